@@ -1,0 +1,80 @@
+"""Small data sets for tests: every image tells which row of its split it is."""
+
+import io
+import tarfile
+
+import numpy as np
+
+from vaedist.data.manifest import Source
+from vaedist.data.sources import ImageSource
+
+SHAPE = (4, 6, 3)
+CLASSES = ("cat", "dog", "ship")
+
+
+def image_rows(start, stop, shape=SHAPE):
+    """Images start, ..., stop - 1: pixel 0 and 1 hold the row's number."""
+    rows = np.arange(start, stop)
+    images = np.random.default_rng(0).integers(0, 256, (stop, *shape), dtype=np.uint8)[start:]
+    flat = images.reshape(len(rows), -1)
+    flat[:, 0], flat[:, 1] = rows // 256, rows % 256
+    return images
+
+
+def row_of(images):
+    """The numbers that image_rows wrote."""
+    flat = images.reshape(len(images), -1).astype(int)
+    return flat[:, 0] * 256 + flat[:, 1]
+
+
+def source(train=53, test=11, *, batch=7, fails_at=None, error=None, shape=SHAPE):
+    """Numbered images; row n has label n % 3. `error` is raised once `fails_at` rows were given."""
+    counts = {"train": train, "test": test}
+
+    def read(split):
+        for start in range(0, counts[split], batch):
+            if error is not None and split == "train" and start >= fails_at:
+                raise error
+            stop = min(start + batch, counts[split])
+            yield image_rows(start, stop, shape), np.arange(start, stop) % len(CLASSES)
+
+    return ImageSource(
+        name="numbers",
+        shape=shape,
+        classes=CLASSES,
+        provenance=Source(kind="test", name="numbers"),
+        counts=counts,
+        reader=read,
+    )
+
+
+NAMES = "airplane automobile bird cat deer dog frog horse ship truck"
+FOLDER = "cifar-10-batches-bin"
+
+
+def cifar10_records(rows, seed=0):
+    """Records [rows, 3073] as in the binary archive."""
+    records = np.random.default_rng(seed).integers(0, 256, (rows, 3073), dtype=np.uint8)
+    records[:, 0] %= 10
+    return records
+
+
+def cifar10_members(train=50, test=20):
+    """Name and content of each member of a small archive."""
+    batches = np.array_split(cifar10_records(train), 5)
+    members = {f"{FOLDER}/batches.meta.txt": "\n".join(NAMES.split()).encode() + b"\n\n"}
+    members |= {f"{FOLDER}/data_batch_{k}.bin": part.tobytes() for k, part in enumerate(batches, 1)}
+    members[f"{FOLDER}/test_batch.bin"] = cifar10_records(test, seed=1).tobytes()
+    return members
+
+
+def write_archive(path, members, extra=()):
+    """A gzip-compressed tar of members, and of `extra` TarInfo entries without content."""
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        for info in extra:
+            tar.addfile(info)
+    return path

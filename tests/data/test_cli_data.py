@@ -1,0 +1,142 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from synthetic import cifar10_members, source, write_archive
+
+from vaedist.cli.data import data
+from vaedist.data.manifest import load_manifest
+from vaedist.data.prepare import prepare
+from vaedist.errors import DataError
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments):
+    return CliRunner().invoke(data, [str(argument) for argument in arguments])
+
+
+def test_photos_from_nothing_to_a_contact_sheet(here):
+    made = run("prepare", "photos", "--train", 50, "--test", 10, "--shards", 4)
+    assert made.exit_code == 0, made.output
+    assert made.stdout.startswith("data/photos: 50 training and 10 test images, 32x32x3, 5 classes, 4 + 4 shards")
+    assert load_manifest("data/photos").fingerprint in made.stdout
+    checked = run("verify", "data/photos")
+    assert checked.stdout.startswith("data/photos: intact: 50 training")
+    shown = run("inspect", "data/photos")
+    assert shown.exit_code == 0, shown.output
+    assert "astronaut" in shown.stdout
+    assert "contact sheet: photos-contact-sheet.png" in shown.stdout
+    assert Image.open("photos-contact-sheet.png").size[1] == 5 * 66 + 2
+    assert sorted(path.name for path in here.iterdir()) == ["data", "photos-contact-sheet.png"]
+
+
+def test_cifar10_from_an_archive(here):
+    archive = write_archive(here / "cifar.tar.gz", cifar10_members())
+    made = run("prepare", "cifar10", "--archive", archive, "--shards", 2, "--out", "c10")
+    assert made.exit_code == 0, made.output
+    assert made.stderr.startswith("warning: cifar.tar.gz is not the official archive")
+    assert "warning" not in made.stdout
+    assert load_manifest("c10").source.official is False
+
+
+def test_a_folder_of_images(here):
+    for k in range(10):
+        (here / "pictures" / "cat").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (30, 30), (k, 0, 0)).save(here / "pictures" / "cat" / f"{k}.png")
+    made = run("prepare", "folder", "--folder", "pictures", "--size", "8x6", "--shards", 1)
+    assert made.exit_code == 0, made.output
+    assert load_manifest("data/folder").shape == (8, 6, 3)
+
+
+def test_a_data_set_of_tensorflow_datasets(here):
+    import tiny_tfds  # noqa: F401 - importing registers its data sets
+
+    made = run("prepare", "tiny_numbers", "--data-dir", here / "tfds", "--shards", 3)
+    assert made.exit_code == 0, made.output
+    assert load_manifest("data/tiny_numbers").source.kind == "tfds"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cifar10", "--train", "5"], "--train does not go with cifar10"),
+        (["cifar10", "--archive", "a", "--data-dir", "b"], "--data-dir does not go with cifar10"),
+        (["photos", "--archive", "a"], "--archive does not go with photos"),
+        (["mnist", "--archive", "a"], "--archive does not go with mnist"),
+        (["folder"], "folder needs --folder DIR"),
+        (["folder", "--folder", "x", "--size", "0x4"], "must be HEIGHTxWIDTH"),
+        (["folder", "--folder", "x", "--size", "big"], "must be HEIGHTxWIDTH"),
+        (["photos", "--shards", "0"], "--shards"),
+        (["photos", "--seed", "-1"], "--seed"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(here, arguments, message):
+    refused = run("prepare", *arguments)
+    assert refused.exit_code == 2
+    assert message in refused.stderr
+    assert list(here.iterdir()) == []
+
+
+def test_library_errors_are_left_to_the_main_command(here):
+    assert isinstance(run("verify", "nowhere").exception, DataError)
+    assert isinstance(run("inspect", "nowhere").exception, DataError)
+    assert isinstance(run("prepare", "folder", "--folder", "nowhere").exception, DataError)
+
+
+def test_what_exists_is_told_before_the_source_is_opened(here):
+    (here / "data" / "cifar10").mkdir(parents=True)
+    refused = run("prepare", "cifar10", "--archive", "nowhere.tar.gz")
+    assert "data/cifar10 exists already" in str(refused.exception)
+
+
+def test_inspect_as_json_writes_nothing_else(here):
+    manifest = prepare(source(), "numbers", shards=4)
+    shown = run("inspect", "numbers", "--json")
+    facts = json.loads(shown.stdout)
+    assert facts["fingerprint"] == manifest.fingerprint
+    assert facts["splits"]["train"] == {
+        "rows": 53,
+        "shards": 4,
+        "bytes": manifest.splits["train"].bytes,
+        "classes": {"cat": 18, "dog": 18, "ship": 17},
+    }
+    assert [path.name for path in here.iterdir()] == ["numbers"]
+
+
+def test_a_contact_sheet_has_a_row_a_class(here):
+    """Ten images a class in the order of the shards, white where a class has fewer."""
+    prepare(source(train=24, shape=(64, 64, 3)), "numbers", shards=1)
+    shown = run("inspect", "numbers", "--json", "-o", "sheets/numbers.png")
+    assert shown.exit_code == 0, shown.output
+    assert json.loads(shown.stdout)["name"] == "numbers"
+    sheet = np.asarray(Image.open(here / "sheets" / "numbers.png"))
+    cells = sheet[:, -(10 * 66 + 2) :]
+    assert cells.shape == (3 * 66 + 2, 10 * 66 + 2, 3)
+    assert (cells[2:66, 2 + 8 * 66 : 66 + 8 * 66] == 255).all()  # eight of 24 are cats: the ninth place is empty
+    assert (cells[2:66, 2 + 7 * 66 : 66 + 7 * 66] != 255).any()
+
+
+@pytest.mark.parametrize("command", ["prepare", "verify", "inspect"])
+def test_every_command_and_option_has_help(command):
+    shown = run(command, "--help")
+    assert shown.exit_code == 0
+    for parameter in data.commands[command].params:
+        assert parameter.param_type_name == "argument" or parameter.help
+
+
+def test_help_imports_no_heavy_library():
+    code = (
+        "import sys; from vaedist.cli.data import data; data(['prepare', '--help'], standalone_mode=False); "
+        "print([m for m in ('tensorflow', 'ray', 'pyarrow', 'numpy', 'PIL', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,20 @@
+import resource
+from contextlib import contextmanager
+
+import pytest
+
+
+@pytest.fixture
+def file_size_limit():
+    """A context in which no file of this process can grow beyond some bytes, as if the disk were full."""
+
+    @contextmanager
+    def limited(size):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited

@@ -1,0 +1,219 @@
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata as hparams_metadata
+from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
+
+from vaedist.errors import StorageError
+from vaedist.monitor.tensorboard import TensorBoardWriter
+
+
+def read(folder):
+    """What TensorBoard reads, nothing sampled away."""
+    keep_all = dict.fromkeys(("scalars", "images", "histograms", "tensors"), 0)
+    accumulator = EventAccumulator(str(folder), size_guidance=keep_all)
+    accumulator.Reload()
+    return accumulator
+
+
+def curve(folder, tag):
+    return [(event.step, event.value) for event in read(folder).Scalars(tag)]
+
+
+def test_scalars_read_back_by_tag_and_step(tmp_path):
+    writer = TensorBoardWriter(tmp_path / "new" / "tensorboard", purge_step=None)
+    writer.scalars(1, {"elbo/train": -1909.5, "parts/kl": np.float32(72.5)})
+    writer.scalars(np.int64(2), {"elbo/train": -1886.0})
+    writer.close()
+    folder = tmp_path / "new" / "tensorboard"
+    assert curve(folder, "elbo/train") == [(1, -1909.5), (2, -1886.0)]
+    assert curve(folder, "parts/kl") == [(1, 72.5)]
+
+
+def test_what_was_flushed_survives_a_crash(tmp_path):
+    writer = TensorBoardWriter(tmp_path, purge_step=None)
+    writer.scalars(1, {"elbo/train": -1.0})
+    writer.flush()
+    assert curve(tmp_path, "elbo/train") == [(1, -1.0)]
+    writer.close()
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["stopped", "crashed"])
+def test_a_resumed_run_has_each_step_once_with_the_new_values(tmp_path, closed):
+    writer = TensorBoardWriter(tmp_path, purge_step=None)
+    for step in range(1, 11):
+        writer.scalars(step, {"elbo/train": float(step)})
+    writer.scalars(8, {"parts/only_before": 1.0})
+    writer.flush()
+    if closed:
+        writer.close()
+    resumed = TensorBoardWriter(tmp_path, purge_step=6)
+    for step in range(6, 11):
+        resumed.scalars(step, {"elbo/train": float(100 + step)})
+    resumed.close()
+    assert curve(tmp_path, "elbo/train") == [(s, float(s if s < 6 else 100 + s)) for s in range(1, 11)]
+    assert curve(tmp_path, "parts/only_before") == []
+
+
+def test_a_writer_made_in_the_same_second_keeps_the_file_before_it(tmp_path):
+    for step in range(5):
+        writer = TensorBoardWriter(tmp_path, purge_step=step)
+        writer.scalars(step, {"elbo/train": float(step)})
+        writer.close()
+    assert curve(tmp_path, "elbo/train") == [(step, float(step)) for step in range(5)]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_reads_back_pixel_by_pixel(tmp_path, channels):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, channels), dtype=np.uint8)
+    writer = TensorBoardWriter(tmp_path, purge_step=None)
+    writer.picture("pictures/samples", 3, image)
+    writer.close()
+    (event,) = read(tmp_path).Images("pictures/samples")
+    assert (event.step, event.height, event.width) == (3, 5, 7)
+    with Image.open(io.BytesIO(event.encoded_image_string)) as picture:
+        assert (np.asarray(picture) == image).all()
+
+
+def test_a_histogram_counts_the_finite_values(tmp_path):
+    writer = TensorBoardWriter(tmp_path, purge_step=None)
+    writer.histogram("latent/kl", 4, np.array([[0.0, 1.0, 1.0], [4.0, np.nan, np.inf]]))
+    writer.histogram("latent/kl", 5, np.array([np.nan]))
+    writer.close()
+    (event,) = read(tmp_path).Histograms("latent/kl")
+    found = event.histogram_value
+    assert (event.step, found.min, found.max, found.num, found.sum) == (4, 0.0, 4.0, 4, 6.0)
+    counts = {limit: n for limit, n in zip(found.bucket_limit, found.bucket, strict=True) if n}
+    assert sum(counts.values()) == 4
+    assert sum(n for limit, n in counts.items() if 1.0 < limit < 1.2) == 2
+
+
+def test_a_text_is_one_of_the_text_plugins(tmp_path):
+    writer = TensorBoardWriter(tmp_path, purge_step=None)
+    writer.text("experiment", "# depth = 3, π")
+    writer.close()
+    accumulator = read(tmp_path)
+    (event,) = accumulator.Tensors("experiment/text_summary")
+    assert event.tensor_proto.string_val[0].decode() == "# depth = 3, π"
+    assert accumulator.SummaryMetadata("experiment/text_summary").plugin_data.plugin_name == "text"
+
+
+def test_hyperparameters_stand_in_the_runs_own_folder(tmp_path):
+    writer = TensorBoardWriter(tmp_path, purge_step=None)
+    writer.hparams(
+        {"depth": 3, "rate": 1e-4, "flow": True, "likelihood": "bernoulli"}, {"hparam/elbo": -1841.75}, step=9
+    )
+    writer.close()
+    assert [path.is_dir() for path in tmp_path.iterdir()] == [False]
+    accumulator = read(tmp_path)
+    contents = accumulator.PluginTagToContent("hparams")
+    start = hparams_metadata.parse_session_start_info_plugin_data(contents["_hparams_/session_start_info"])
+    assert start.hparams["depth"].number_value == 3
+    assert start.hparams["rate"].number_value == 1e-4
+    assert start.hparams["flow"].bool_value is True
+    assert start.hparams["likelihood"].string_value == "bernoulli"
+    experiment = hparams_metadata.parse_experiment_plugin_data(contents["_hparams_/experiment"])
+    assert [info.name.tag for info in experiment.metric_infos] == ["hparam/elbo"]
+    assert {info.name for info in experiment.hparam_infos} == {"depth", "rate", "flow", "likelihood"}
+    hparams_metadata.parse_session_end_info_plugin_data(contents["_hparams_/session_end_info"])
+    assert curve(tmp_path, "hparam/elbo") == [(9, -1841.75)]
+
+
+def points(n, size=4, width=5):
+    vectors = np.random.default_rng(n).normal(size=(n, 3))
+    thumbnails = np.random.default_rng(n).integers(0, 255, (n, size, width, 3), dtype=np.uint8)
+    return vectors, [f"cat {i}\n\tstriped" for i in range(n)], thumbnails
+
+
+def projected(folder):
+    return text_format.Parse((folder / "projector_config.pbtxt").read_text(), ProjectorConfig())
+
+
+def test_the_projector_finds_vectors_labels_and_thumbnails_in_one_order(tmp_path):
+    vectors, labels, thumbnails = points(5)
+    writer = TensorBoardWriter(tmp_path, purge_step=None)
+    writer.projector("latent/z", 7, vectors, labels, thumbnails)
+    writer.close()
+    (embedding,) = projected(tmp_path).embeddings
+    assert embedding.tensor_name == "latent/z (step 7)"
+    np.testing.assert_allclose(np.loadtxt(tmp_path / embedding.tensor_path, delimiter="\t"), vectors, rtol=1e-6)
+    lines = (tmp_path / embedding.metadata_path).read_text().splitlines()
+    assert lines == [f"cat {i} striped" for i in range(5)]
+    assert list(embedding.sprite.single_image_dim) == [5, 4]
+    with Image.open(tmp_path / embedding.sprite.image_path) as picture:
+        sprite = np.asarray(picture)
+    per_row = sprite.shape[1] // 5  # as the Projector counts them
+    for i in range(5):
+        y, x = i // per_row * 4, i % per_row * 5
+        assert (sprite[y : y + 4, x : x + 5] == thumbnails[i]).all()
+
+
+def test_the_projector_keeps_the_newest_of_each_tag(tmp_path):
+    for step in (1, 2):
+        writer = TensorBoardWriter(tmp_path, purge_step=step)
+        writer.projector("z", step, *points(4 + step))
+        writer.projector("mu", step, *points(2))
+        writer.close()
+    embeddings = projected(tmp_path).embeddings
+    assert [e.tensor_name for e in embeddings] == ["z (step 2)", "mu (step 2)"]
+    assert np.loadtxt(tmp_path / embeddings[0].tensor_path, delimiter="\t").shape == (6, 3)
+    assert not [path.name for path in tmp_path.rglob(".*")]
+
+
+def test_the_projectors_sprite_stays_within_what_browsers_draw(tmp_path):
+    vectors, labels, thumbnails = points(4, size=4100, width=4)
+    writer = TensorBoardWriter(tmp_path, purge_step=None)
+    writer.projector("z", 1, vectors, labels, thumbnails)
+    writer.close()
+    (embedding,) = projected(tmp_path).embeddings
+    assert list(embedding.sprite.single_image_dim) == [2, 2050]
+    with Image.open(tmp_path / embedding.sprite.image_path) as picture:
+        assert picture.size == (4, 4100)
+
+
+def test_the_projector_refuses_points_that_do_not_match(tmp_path):
+    vectors, labels, thumbnails = points(3)
+    writer = TensorBoardWriter(tmp_path, purge_step=None)
+    with pytest.raises(ValueError, match="3 vectors, 2 labels and 3 thumbnails"):
+        writer.projector("z", 1, vectors, labels[:2], thumbnails)
+    writer.close()
+
+
+def test_a_folder_below_a_file_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write TensorBoard's"):
+        TensorBoardWriter(tmp_path / "file" / "tensorboard", purge_step=None)
+
+
+def test_a_full_disk_is_told_where_it_happens(tmp_path, file_size_limit):
+    writer = TensorBoardWriter(tmp_path, purge_step=None)
+    many = {f"group/{i}": 0.0 for i in range(2000)}  # far more than any queue or buffer holds
+    with file_size_limit(2000), pytest.raises(StorageError, match="cannot write TensorBoard's"):
+        writer.scalars(1, many)
+    writer.close()  # there is room again
+
+
+def test_tensorflow_is_not_needed(tmp_path):
+    program = f"""
+import sys
+sys.modules["tensorflow"] = None  # importing it fails
+import numpy as np
+from vaedist.monitor.tensorboard import TensorBoardWriter
+writer = TensorBoardWriter({str(tmp_path)!r}, purge_step=1)
+image = np.zeros((2, 2, 3), np.uint8)
+writer.scalars(1, {{"a": 1.0}})
+writer.picture("b", 1, image)
+writer.histogram("c", 1, np.arange(3))
+writer.text("d", "e")
+writer.hparams({{"f": 1}}, {{"g": 1.0}})
+writer.projector("h", 1, np.eye(2), ["i", "j"], image[None].repeat(2, 0))
+writer.close()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    assert curve(tmp_path, "a") == [(1, 1.0)]

@@ -1,0 +1,27 @@
+"""`vaedist config`: what a job says, and what it may say."""
+
+import json
+from pathlib import Path
+
+import click
+
+from vaedist.cli.options import job_argument
+from vaedist.config import Experiment
+
+
+@click.group()
+def config() -> None:
+    """Show jobs as they are read, and the keys they may have."""
+
+
+@config.command()
+@job_argument
+def show(job: Path, overrides: tuple[str, ...]) -> None:
+    """Print JOB resolved: every key, with defaults and --set applied, as TOML."""
+    click.echo(Experiment.from_file(job, overrides).to_toml(), nl=False)
+
+
+@config.command()
+def schema() -> None:
+    """Print the JSON schema of a job: every key with its type, range, default and meaning."""
+    click.echo(json.dumps(Experiment.model_json_schema(), indent=2))

@@ -1,0 +1,225 @@
+"""`vaedist data`: prepare a data set, check it, look at it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import click
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vaedist.data.manifest import Manifest, SplitName
+    from vaedist.data.sources import ImageSource
+
+Counts: TypeAlias = "dict[SplitName, list[int]]"
+"""Rows of each class, by split."""
+
+SHEET_CLASSES = 40  # rows of a contact sheet, a class a row
+SHEET_COLUMNS = 10
+SHEET_SIDE = 64  # pixels; smaller images are enlarged to about this
+
+
+def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """Height and width from "32x48", or from one number for both."""
+    if value is None:
+        return None
+    height, _, width = value.lower().partition("x")
+    try:
+        size = int(height), int(width or height)
+    except ValueError:
+        size = 0, 0
+    if not all(1 <= side <= 4096 for side in size):
+        raise click.BadParameter(f"{value!r} must be HEIGHTxWIDTH in pixels, such as 32x32, each 1 to 4096")
+    return size
+
+
+@click.group()
+def data() -> None:
+    """Prepare data sets, check them, look at them."""
+
+
+@data.command()
+@click.argument("source")
+@click.option("--out", metavar="DIR", help="Folder to make, or the URI of one.  [default: data/SOURCE]")
+@click.option("--archive", metavar="FILE", help="cifar10: the official cifar-10-binary.tar.gz, instead of a download.")
+@click.option("--folder", metavar="DIR", help="folder: holds CLASS/*.png, or train/CLASS/ and test/CLASS/.")
+@click.option("--size", metavar="HxW", callback=_size, help="folder: size of the images to make.  [default: 32x32]")
+@click.option("--train", type=click.IntRange(1), help="photos: training crops.  [default: 20000]")
+@click.option("--test", type=click.IntRange(1), help="photos: test crops.  [default: 2000]")
+@click.option("--data-dir", metavar="DIR", help="Where tensorflow-datasets keeps what it downloads.")
+@click.option("--shards", type=click.IntRange(1), default=32, show_default=True,
+              help="Files of each split; at most so many workers share the data.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every random choice.")
+def prepare(source: str, out: str | None, shards: int, seed: int, **options: Any) -> None:
+    """Turn SOURCE into Arrow shards, once, before training.
+
+    SOURCE is cifar10, photos (crops of photographs that come with vaedist[photos], no network needed), folder
+    (your own images), or the name of any image data set of tensorflow-datasets.
+    """
+    from vaedist.data.prepare import prepare, require_new
+    from vaedist.data.sources.source import plain_name
+
+    out = out or f"data/{plain_name(source)}"
+    require_new(out)
+    images = _open_source(source, seed, {key: value for key, value in options.items() if value is not None})
+    for warning in images.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    with _progress(f"preparing {images.name}", sum(images.counts.values())) as done:
+        manifest = prepare(images, out, shards=shards, seed=seed, progress=done)
+    click.echo(f"{out}: {_in_words(manifest)}")
+    click.echo(f"fingerprint {manifest.fingerprint}")
+
+
+@data.command()
+@click.argument("dataset", metavar="DIR")
+def verify(dataset: str) -> None:
+    """Read every shard in DIR again and compare it with what was written."""
+    from vaedist.data.manifest import load_manifest, verify
+
+    with _progress(f"checking {dataset}", load_manifest(dataset).bytes) as done:
+        manifest = verify(dataset, progress=done)
+    click.echo(f"{dataset}: intact: {_in_words(manifest)}")
+    click.echo(f"fingerprint {manifest.fingerprint}")
+
+
+@data.command()
+@click.argument("dataset", metavar="DIR")
+@click.option("-o", "--output", metavar="PNG", help="The contact sheet.  [default: NAME-contact-sheet.png, here]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; a contact sheet is then written with -o only.")
+def inspect(dataset: str, output: str | None, as_json: bool) -> None:
+    """Show what the data set in DIR holds, and write a contact sheet of its classes."""
+    from vaedist.data.manifest import SPLITS, load_manifest
+    from vaedist.data.summary import class_counts, examples
+
+    manifest = load_manifest(dataset)
+    counts: Counts = {split: class_counts(dataset, manifest, split).tolist() for split in SPLITS}
+    if as_json:
+        click.echo(json.dumps(_facts(manifest, counts), indent=2))
+    else:
+        _print_tables(dataset, manifest, counts)
+        output = output or f"{manifest.name}-contact-sheet.png"
+    if output:
+        shown = examples(dataset, manifest, "train", SHEET_COLUMNS, SHEET_CLASSES)
+        _write_sheet(output, shown, manifest.classes)
+        click.echo(f"contact sheet: {output}", err=as_json)
+
+
+def _open_source(name: str, seed: int, options: Mapping[str, Any]) -> ImageSource:
+    """The source that a name and the options given stand for."""
+    takes = {"photos": {"train", "test"}, "folder": {"folder", "size"}}.get(name, {"data_dir"})
+    if name == "cifar10" and "archive" in options:
+        takes = {"archive"}
+    for key in options:
+        if key not in takes:
+            raise click.UsageError(f"--{key.replace('_', '-')} does not go with {name}")
+    if name == "folder" and "folder" not in options:
+        raise click.UsageError("folder needs --folder DIR, which holds CLASS/*.png")
+
+    from vaedist.data import sources
+
+    if name == "photos":
+        return sources.photos(**options, seed=seed)
+    if name == "folder":
+        return sources.folder(options["folder"], options.get("size", (32, 32)), seed=seed)
+    if "archive" in options:
+        return sources.cifar10_archive(options["archive"])
+    hint = "; without a network, --archive FILE reads it from a file" if name == "cifar10" else ""
+    click.echo(f"{name} comes from tensorflow-datasets, which downloads it the first time{hint}", err=True)
+    return sources.tfds_source(name, **options)
+
+
+@contextmanager
+def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr where that is a terminal; gives what is to be called with the amount done."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
+        task = bars.add_task(escape(title), total=total)
+        yield lambda done: bars.update(task, completed=done)
+
+
+def _in_words(manifest: Manifest) -> str:
+    from rich.filesize import decimal
+
+    train, test = manifest.splits["train"], manifest.splits["test"]
+    shape = "x".join(map(str, manifest.shape))
+    return (
+        f"{train.rows:,} training and {test.rows:,} test images, {shape}, {len(manifest.classes)} classes, "
+        f"{len(train.shards)} + {len(test.shards)} shards, {decimal(manifest.bytes)}"
+    )
+
+
+def _facts(manifest: Manifest, counts: Counts) -> dict[str, Any]:
+    """What --json prints."""
+    return {
+        "name": manifest.name,
+        "fingerprint": manifest.fingerprint,
+        "shape": manifest.shape,
+        "seed": manifest.seed,
+        "source": manifest.source.model_dump(),
+        "splits": {
+            name: {
+                "rows": manifest.splits[name].rows,
+                "shards": len(manifest.splits[name].shards),
+                "bytes": manifest.splits[name].bytes,
+                "classes": dict(zip(manifest.classes, of_class, strict=True)),
+            }
+            for name, of_class in counts.items()
+        },
+    }
+
+
+def _print_tables(dataset: str, manifest: Manifest, counts: Counts) -> None:
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.markup import escape
+    from rich.table import Table
+
+    source = manifest.source
+    official = {True: ", official", False: ", not the official file", None: ""}[source.official]
+    about = Table.grid(padding=(0, 2))
+    about.add_row("data set", escape(f"{manifest.name} in {dataset}"))
+    about.add_row("images", "x".join(map(str, manifest.shape)) + " uint8")
+    about.add_row("source", escape(f"{source.kind}: {source.name}{official}"))
+    if source.sha256:
+        about.add_row("source SHA-256", source.sha256)
+    about.add_row("seed", str(manifest.seed))
+    about.add_row("shards", " + ".join(str(len(manifest.splits[name].shards)) for name in counts))
+    about.add_row("size", decimal(manifest.bytes))
+    about.add_row("fingerprint", manifest.fingerprint)
+    rows = Table("class", show_footer=True)
+    rows.columns[0].footer = "all"
+    for name in counts:
+        rows.add_column(name, f"{manifest.splits[name].rows:,}", justify="right")
+    for k, label in enumerate(manifest.classes):
+        rows.add_row(escape(label), *(f"{of_class[k]:,}" for of_class in counts.values()))
+    Console().print(about, rows)
+
+
+def _write_sheet(path: str, images: np.ndarray, classes: Sequence[str]) -> None:
+    """Write images [classes, n, H, W, C] as a grid, a class a row, with the names at the left."""
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    from vaedist.monitor.pictures import grid, save_png
+
+    images = images[..., :3] if images.shape[-1] >= 3 else images[..., :1].repeat(3, axis=-1)
+    scale = max(1, SHEET_SIDE // images.shape[2])
+    images = images.repeat(scale, axis=2).repeat(scale, axis=3)
+    sheet = Image.fromarray(grid(images.reshape(-1, *images.shape[2:]), images.shape[1]))
+    font = ImageFont.load_default(14)
+    names = [name[:24] for name in classes[: len(images)]]
+    margin = int(max(font.getlength(name) for name in names)) + 12
+    page = Image.new("RGB", (margin + sheet.width, sheet.height), "white")
+    page.paste(sheet, (margin, 0))
+    draw = ImageDraw.Draw(page)
+    for row, name in enumerate(names):
+        draw.text((6, sheet.height * (row + 0.5) / len(names)), name, "black", font, anchor="lm")
+    save_png(path, np.asarray(page))

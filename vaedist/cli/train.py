@@ -1,0 +1,71 @@
+"""`vaedist train`."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vaedist.cli.options import job_argument
+from vaedist.config import Experiment
+
+
+@click.command()
+@job_argument
+@click.option("--name", metavar="NAME", help="Name of the run.  [default: the job's run.name, or its file's name]")
+@click.option("--runs", metavar="DIR", help="Folder that holds the runs.  [default: the job's run.folder]")
+@click.option("--resume", is_flag=True, help="Go on with a run that exists, from its newest checkpoint.")
+@click.option(
+    "--address",
+    metavar="HOST:PORT",
+    help="Ray cluster to train on.  [default: RAY_ADDRESS, or a Ray of its own]",
+)
+def train(
+    job: Path,
+    overrides: tuple[str, ...],
+    name: str | None,
+    runs: str | None,
+    resume: bool,
+    address: str | None,
+) -> None:
+    """Train the experiment in the file JOB with Ray Train.
+
+    The run's folder gets TensorBoard events, pictures, metrics and checkpoints. Ctrl-C saves the step it is at and
+    stops; --resume goes on from there.
+    """
+    given = {"run.name": name, "run.folder": runs}
+    overrides += tuple(f"{key}='{value}'" for key, value in given.items() if value is not None)
+    experiment = Experiment.from_file(job, overrides)
+    signal.signal(signal.SIGTERM, _interrupt)  # a scheduler that ends a job is to get its checkpoint too
+
+    from rich.console import Console
+
+    from vaedist.monitor.terminal import Terminal
+
+    begin = time.monotonic()
+    # A stream of its own: what Ray prints on the usual ones goes to the run's log.
+    with os.fdopen(os.dup(2), "w") as stream, Terminal(Console(file=stream)) as terminal:
+        terminal.status("starting")
+        from vaedist.launch.train import train as launch
+
+        run = launch(experiment, resume=resume, address=address, observe=terminal.show)
+    _print_result(run, time.monotonic() - begin)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _print_result(run: Any, seconds: float) -> None:
+    from vaedist.monitor.metrics import read_metrics
+
+    test = [row for row in read_metrics(run.metrics) if row["kind"] == "test"][-1]
+    path = os.path.relpath(run.path)
+    click.echo(
+        f"test ELBO    {test['elbo']:.2f} nats an image (reconstruction {test['reconstruction']:.2f}, "
+        f"KL {test['kl']:.2f}), after {test['epoch']} epochs, {test['step']} steps; {seconds / 60:.1f} minutes in all\n"
+        f"pictures     {path}/pictures/reconstructions.png, samples.png, interpolations.png\n"
+        f"look at it   vaedist tensorboard {path}"
+    )

@@ -1,0 +1,202 @@
+"""The manifest of a data set: what its shards are, and the proof that they are still that.
+
+A data set is a folder, local or behind a pyarrow filesystem URI, that holds shard files and `manifest.json`.
+The manifest has no dates and no absolute paths, so that the same source and seed give the same bytes
+anywhere; their SHA-256 is the data set's fingerprint.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Literal, Self
+
+import pyarrow as pa
+import pyarrow.fs
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from vaedist.data.filesystem import first_line, open_filesystem, sha256_of
+from vaedist.errors import DataError
+
+MANIFEST = "manifest.json"
+
+SplitName = Literal["train", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "test")
+
+PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+SHA256 = r"^[0-9a-f]{64}$"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Shard(_Record):
+    """One Arrow IPC file; `file` is its name within the data set's folder, never a path."""
+
+    file: str = Field(pattern=PLAIN_NAME, max_length=255)
+    rows: int = Field(ge=1)
+    bytes: int = Field(ge=1)
+    sha256: str = Field(pattern=SHA256)
+
+
+class Split(_Record):
+    """The shards of the training or of the test images; shard l of S holds ceil((rows - l) / S) rows."""
+
+    rows: int = Field(ge=1)
+    shards: tuple[Shard, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _dealt_evenly(self) -> Self:
+        for lane, shard in enumerate(self.shards):
+            expected = shard_rows(self.rows, len(self.shards), lane)
+            if shard.rows != expected:
+                raise ValueError(f"{shard.file} has {shard.rows} rows where an even deal gives {expected}")
+        return self
+
+    @property
+    def bytes(self) -> int:
+        """Size of the shards."""
+        return sum(shard.bytes for shard in self.shards)
+
+
+class Source(_Record):
+    """Where the images came from.
+
+    kind: which reader: "cifar10-archive", "tfds", "photos" or "folder".
+    name: what it read, as a base name or a data set's name and version.
+    sha256: of the one file that was read, or of several joined; None where there is no such thing.
+    official: whether sha256 is the one that the source's publisher states; None where none is stated.
+    """
+
+    kind: str
+    name: str
+    sha256: str | None = Field(default=None, pattern=SHA256)
+    official: bool | None = None
+
+
+class Manifest(_Record):
+    """What a data set is; `fingerprint` names it."""
+
+    format: Literal[1] = 1
+    name: str = Field(pattern=PLAIN_NAME, max_length=128)
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...] = Field(min_length=1)
+    seed: int
+    source: Source
+    splits: dict[SplitName, Split]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if min(self.shape) < 1:
+            raise ValueError(f"shape {self.shape} must be height, width and channels, each at least 1")
+        missing = set(SPLITS) - set(self.splits)
+        if missing:
+            raise ValueError(f"no {' and no '.join(sorted(missing))} split")
+        files = [shard.file for split in self.splits.values() for shard in split.shards]
+        if len(set(files)) < len(files):
+            raise ValueError("a shard file is listed twice")
+        return self
+
+    def to_bytes(self) -> bytes:
+        """The canonical JSON that manifest.json holds."""
+        tables = self.model_dump(mode="json")
+        return (json.dumps(tables, indent=1, sort_keys=True) + "\n").encode()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the canonical JSON, 64 hexadecimal digits."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @property
+    def bytes(self) -> int:
+        """Size of all the shards."""
+        return sum(split.bytes for split in self.splits.values())
+
+
+def shard_rows(rows: int, shards: int, lane: int) -> int:
+    """Rows of shard `lane` when `rows` are dealt to `shards` in turn: ceil((rows - lane) / shards)."""
+    return -((lane - rows) // shards)
+
+
+def load_manifest(uri: str) -> Manifest:
+    """Read the manifest of a data set; the shards are not looked at.
+
+    Raises:
+        DataError: there is no data set at `uri`, or its manifest is damaged or of another format.
+    """
+    filesystem, path = open_filesystem(uri)
+    where = f"{uri.rstrip('/')}/{MANIFEST}"
+    try:
+        with filesystem.open_input_stream(f"{path}/{MANIFEST}") as stream:
+            text = stream.read()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"no data set at {uri}: run `vaedist data prepare SOURCE --out {uri}`") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"cannot read {where}: {first_line(error)}") from error
+    return parse_manifest(text, where)
+
+
+def parse_manifest(text: bytes, where: str) -> Manifest:
+    """Validate the text of a manifest; `where` names it in errors.
+
+    Raises:
+        DataError: with the first fault.
+    """
+    try:
+        tables = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON: {first_line(error)}") from error
+    found = tables.get("format") if isinstance(tables, dict) else None
+    if found != 1:
+        raise DataError(f"{where} has format {found!r}; this version of vaedist reads format 1")
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in fault["loc"])
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "string_pattern_mismatch":
+            message = f"{fault['input']!r} must match {fault['ctx']['pattern']}"
+        raise DataError(f"{where} is damaged: {key + ': ' if key else ''}{message}") from error
+
+
+def verify(uri: str, *, progress: Callable[[int], None] | None = None) -> Manifest:
+    """Read every shard again and compare its size and SHA-256 with the manifest's.
+
+    Args:
+        uri: the data set.
+        progress: called, as reading goes on, with the bytes read so far; `Manifest.bytes` is their end.
+
+    Raises:
+        DataError: no data set, or a shard that is missing or differs; the message names it.
+    """
+    manifest = load_manifest(uri)
+    filesystem, path = open_filesystem(uri)
+    done = 0
+
+    def seen(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done)
+
+    for split in SPLITS:
+        for shard in manifest.splits[split].shards:
+            _verify_shard(filesystem, f"{path}/{shard.file}", shard, f"{uri.rstrip('/')}/{shard.file}", seen)
+    return manifest
+
+
+def _verify_shard(
+    filesystem: pyarrow.fs.FileSystem, path: str, shard: Shard, where: str, seen: Callable[[int], None]
+) -> None:
+    try:
+        info = filesystem.get_file_info(path)
+        if info.type != pyarrow.fs.FileType.File:
+            raise DataError(f"shard {where} is missing; prepare the data set again")
+        if info.size != shard.bytes:
+            raise DataError(f"shard {where} is damaged: {info.size} bytes where {shard.bytes} were written")
+        found = sha256_of(filesystem, path, seen)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"cannot read shard {where}: {first_line(error)}") from error
+    if found != shard.sha256:
+        raise DataError(f"shard {where} is damaged: SHA-256 {found[:12]}... where {shard.sha256[:12]}... was written")

@@ -1,0 +1,169 @@
+"""`prepare`: read a source once and write it as shards with a manifest.
+
+The rule that streaming builds on: the rows of a split are permuted at random, and the row at position p of
+the permuted order becomes row p // S of shard p % S. So shard l of S holds ceil((N - l) / S) of the N rows:
+sizes differ by one at most, and the earlier shards have the extra row.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow.fs
+
+from vaedist.data.commit import committed_folder, exists, storage_errors, sync, uploaded_folder
+from vaedist.data.filesystem import open_filesystem, sha256_of
+from vaedist.data.manifest import MANIFEST, SPLITS, Manifest, Shard, Split, SplitName, shard_rows
+from vaedist.data.shards import write_shard
+from vaedist.data.sources.source import ImageSource
+from vaedist.data.spill import Spill
+from vaedist.errors import DataError
+
+Progress = Callable[[int], None]
+
+
+def prepare(
+    source: ImageSource, out: str, *, shards: int = 32, seed: int = 0, progress: Progress | None = None
+) -> Manifest:
+    """Write a data set, whole or not at all.
+
+    Images are never held in memory but a batch at a time; what grows with the number of rows is their
+    permutation, a few numbers a row. The same source and seed give the same bytes, hence the same
+    fingerprint.
+
+    Args:
+        source: what to read.
+        out: folder to make, or the pyarrow filesystem URI of one; it must not exist yet.
+        shards: files of each split; no more workers than this can share the data.
+        seed: of the permutation.
+        progress: called with the rows read so far, over both splits.
+
+    Raises:
+        DataError: `out` exists, a split has fewer rows than shards, or the source is damaged.
+        StorageError: `out` cannot be written.
+    """
+    _check_request(source, shards, seed)
+    filesystem, path = require_new(out)
+    local = isinstance(filesystem, pyarrow.fs.LocalFileSystem)
+    target = committed_folder(Path(path)) if local else uploaded_folder(filesystem, path, out, last=MANIFEST)
+    with target as folder:
+        return _Writer(source, folder, out, shards, seed, progress).write()
+
+
+def require_new(out: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """The filesystem and path of a data set to be made; to be asked before a source is downloaded, too.
+
+    Raises:
+        DataError: something is there already.
+        StorageError: that cannot be found out.
+    """
+    filesystem, path = open_filesystem(out)
+    if exists(filesystem, path, out):
+        raise DataError(f"{out} exists already: choose another --out, or remove it")
+    return filesystem, path
+
+
+def row_places(rows: int, shards: int, seed: int, split: SplitName) -> np.ndarray:
+    """Each source row's place when the shards of a split stand one after the other, [rows]."""
+    position = np.random.default_rng([seed, SPLITS.index(split)]).permutation(rows)
+    return _first_rows(rows, shards)[position % shards] + position // shards
+
+
+def _first_rows(rows: int, shards: int) -> np.ndarray:
+    """The place of each shard's first row, and at last the number of rows, [shards + 1]."""
+    return np.cumsum([0] + [shard_rows(rows, shards, lane) for lane in range(shards)])
+
+
+def _check_request(source: ImageSource, shards: int, seed: int) -> None:
+    if shards < 1 or seed < 0:
+        raise DataError(f"shards = {shards} must be at least 1 and seed = {seed} at least 0")
+    for split in SPLITS:
+        rows = source.rows(split)
+        if rows < shards:
+            allowed = f"use --shards {rows} or less" if rows else "there must be at least one"
+            raise DataError(f"{source.name} has {rows} {split} images for {shards} shards: {allowed}")
+
+
+class _Writer:
+    """One data set on its way into a folder."""
+
+    def __init__(
+        self, source: ImageSource, folder: Path, out: str, shards: int, seed: int, progress: Progress | None
+    ) -> None:
+        self.source, self.folder, self.out = source, folder, out
+        self.shards, self.seed, self.progress = shards, seed, progress
+        self.done = 0  # rows, over both splits
+
+    def write(self) -> Manifest:
+        """All shards, then the manifest."""
+        source = self.source
+        manifest = Manifest(
+            name=source.name,
+            shape=source.shape,
+            classes=source.classes,
+            seed=self.seed,
+            source=source.provenance,
+            splits={split: self.write_split(split) for split in SPLITS},
+        )
+        with storage_errors(self.out):
+            (self.folder / MANIFEST).write_bytes(manifest.to_bytes())
+            sync(self.folder / MANIFEST)
+        return manifest
+
+    def write_split(self, split: SplitName) -> Split:
+        rows = self.source.rows(split)
+        first = _first_rows(rows, self.shards)
+        with storage_errors(self.out):
+            spill = Spill(self.folder, (rows, *self.source.shape))
+        with spill:
+            labels = self.fill(spill, split)
+            images = spill.images()
+            shards = tuple(
+                self.write_shard(f"{split}-{lane:05d}-of-{self.shards:05d}.arrow", images[a:b], labels[a:b])
+                for lane, (a, b) in enumerate(pairwise(first))
+            )
+        return Split(rows=rows, shards=shards)
+
+    def fill(self, spill: Spill, split: SplitName) -> np.ndarray:
+        """Read the split's rows into their places; gives the labels in theirs, [rows]."""
+        rows = self.source.rows(split)
+        places = row_places(rows, self.shards, self.seed, split)
+        labels = np.empty(rows, np.int32)
+        read = 0
+        for images, some in self.source.read(split):
+            self.check_batch(images, some, split)
+            some_places = places[read : read + len(images)]
+            read += len(images)
+            if read > rows:
+                break
+            with storage_errors(self.out):
+                spill.put(some_places, images)
+            labels[some_places] = some
+            if self.progress is not None:
+                self.progress(self.done + read)
+        if read != rows:
+            raise DataError(f"{self.source.name} gave {read} rows of its {split} split where it has {rows}")
+        self.done += rows
+        return labels
+
+    def check_batch(self, images: np.ndarray, labels: np.ndarray, split: SplitName) -> None:
+        source = self.source
+        if images.dtype != np.uint8 or images.shape[1:] != source.shape or labels.shape != images.shape[:1]:
+            raise DataError(
+                f"{source.name} gave {split} images {list(images.shape)} of {images.dtype} and labels "
+                f"{list(labels.shape)}, not uint8 [n, {', '.join(map(str, source.shape))}] and [n]"
+            )
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(source.classes):
+            raise DataError(
+                f"{source.name} has {split} labels from {labels.min()} to {labels.max()}; its classes are "
+                f"0 to {len(source.classes) - 1}"
+            )
+
+    def write_shard(self, file: str, images: np.ndarray, labels: np.ndarray) -> Shard:
+        path = self.folder / file
+        with storage_errors(self.out):
+            write_shard(str(path), images, labels)
+            sync(path)
+            digest = sha256_of(pyarrow.fs.LocalFileSystem(), str(path))
+            return Shard(file=file, rows=len(images), bytes=path.stat().st_size, sha256=digest)

@@ -1,0 +1,9 @@
+"""Where images come from: each source is one module and one function that makes an `ImageSource`."""
+
+from vaedist.data.sources.cifar10 import cifar10_archive
+from vaedist.data.sources.folder import folder
+from vaedist.data.sources.photos import photos
+from vaedist.data.sources.source import Batch, ImageSource
+from vaedist.data.sources.tfds import tfds_source
+
+__all__ = ["Batch", "ImageSource", "cifar10_archive", "folder", "photos", "tfds_source"]

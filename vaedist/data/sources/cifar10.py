@@ -1,0 +1,142 @@
+"""CIFAR-10 (Krizhevsky 2009) from its official binary archive, cifar-10-binary.tar.gz, without a network.
+
+The archive is read as a stream and never unpacked to disk. A record is 3073 bytes: the label, then 1024 red,
+1024 green and 1024 blue pixels, row by row.
+"""
+
+import gzip
+import hashlib
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import numpy as np
+
+from vaedist.data.manifest import Source, SplitName
+from vaedist.data.sources.source import Batch, ImageSource
+from vaedist.errors import DataError
+
+OFFICIAL_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+SHAPE = (32, 32, 3)
+RECORD = 1 + 32 * 32 * 3  # bytes
+FOLDER = "cifar-10-batches-bin"
+META = f"{FOLDER}/batches.meta.txt"
+MEMBERS: dict[SplitName, tuple[str, ...]] = {
+    "train": tuple(f"{FOLDER}/data_batch_{k}.bin" for k in range(1, 6)),
+    "test": (f"{FOLDER}/test_batch.bin",),
+}
+META_LIMIT = 1 << 16  # bytes; ten names take less than a hundred
+BATCH = 1000  # rows read at a time
+
+
+def cifar10_archive(path: str | Path) -> ImageSource:
+    """CIFAR-10 from the binary archive at `path`, checked from end to end before any row is given.
+
+    An archive whose SHA-256 is not the official one is taken, with a warning.
+
+    Raises:
+        DataError: the file is missing, is no gzip-compressed tar or a truncated one, has a member whose name
+            leads outside or that is no plain file, or lacks a member or holds one of the wrong size.
+    """
+    path = Path(path)
+    sha256 = _sha256(path)
+    sizes, classes = _survey(path)
+    expected = [META, *MEMBERS["train"], *MEMBERS["test"]]
+    missing = [name for name in expected if name not in sizes]
+    if missing:
+        raise DataError(f"archive {path} has no member {missing[0]}: is it the CIFAR-10 binary version?")
+    for name in expected[1:]:
+        if sizes[name] == 0 or sizes[name] % RECORD:
+            raise DataError(f"archive {path}: {name} has {sizes[name]} bytes, not a multiple of {RECORD}")
+    official = sha256 == OFFICIAL_SHA256
+    digests = f"SHA-256 {sha256[:12]}... where {OFFICIAL_SHA256[:12]}... is published"
+    warning = f"{path.name} is not the official archive: {digests}"
+    return ImageSource(
+        name="cifar10",
+        shape=SHAPE,
+        classes=classes,
+        provenance=Source(kind="cifar10-archive", name=path.name, sha256=sha256, official=official),
+        counts={split: sum(sizes[name] for name in names) // RECORD for split, names in MEMBERS.items()},
+        reader=lambda split: _read(path, split, len(classes)),
+        warnings=() if official else (warning,),
+    )
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read archive {path}: {error.strerror}") from error
+
+
+def _survey(path: Path) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Every plain member's size, and the names of the classes."""
+    sizes: dict[str, int] = {}
+    classes: tuple[str, ...] = ()
+    with _members(path) as members:
+        for name, size, content in members:
+            if name in sizes:
+                raise DataError(f"archive {path} holds {name} twice")
+            sizes[name] = size
+            if name == META:
+                classes = _class_names(content.read(META_LIMIT), path)
+    return sizes, classes
+
+
+def _class_names(text: bytes, path: Path) -> tuple[str, ...]:
+    try:
+        names = tuple(text.decode("ascii").split())
+    except UnicodeDecodeError:
+        names = ()
+    if not names or len(names) > 256:  # a label is one byte
+        raise DataError(f"archive {path}: {META} does not hold the names of the classes")
+    return names
+
+
+def _read(path: Path, split: SplitName, classes: int) -> Iterator[Batch]:
+    """The records of a split, in the order of the archive's members."""
+    with _members(path) as members:
+        for name, _, content in members:
+            if name in MEMBERS[split]:
+                while block := content.read(BATCH * RECORD):
+                    yield _decode(block, classes, f"archive {path}: {name}")
+
+
+def _decode(block: bytes, classes: int, where: str) -> Batch:
+    records = np.frombuffer(block, np.uint8).reshape(-1, RECORD)
+    labels = records[:, 0]
+    if labels.max() >= classes:
+        raise DataError(f"{where} has label {labels.max()}; the {classes} classes are 0 to {classes - 1}")
+    images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # [n, H, W, C]
+    return images, labels
+
+
+@contextmanager
+def _members(path: Path) -> Iterator[Iterator[tuple[str, int, IO[bytes]]]]:
+    """The plain files as (name, size, content), as they come; the archive's faults become DataError."""
+    try:
+        with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+            yield _plain_files(tar, path)
+            while stream.read(1 << 20):  # to the end, where gzip checks length and CRC
+                pass
+    except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
+        raise DataError(f"archive {path} is damaged or no gzip-compressed tar: {error}") from error
+    except OSError as error:
+        raise DataError(f"cannot read archive {path}: {error.strerror or error}") from error
+
+
+def _plain_files(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
+    for member in tar:
+        name = PurePosixPath(member.name)
+        if name.is_absolute() or ".." in name.parts:
+            raise DataError(f"archive {path}: member {member.name!r} leads outside the archive")
+        if member.isdir():
+            continue
+        content = tar.extractfile(member) if member.isreg() else None
+        if content is None:
+            raise DataError(f"archive {path}: member {member.name!r} is a link or a device, not a file")
+        yield str(name), member.size, content

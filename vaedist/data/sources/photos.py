@@ -1,0 +1,96 @@
+"""`photos`: 32x32 crops of the photographs that ship inside scikit-image; they need no network.
+
+Each photograph is cut into cells, some of which are test cells; a crop lies within one cell. So no pixel is
+seen both in training and in testing, whatever the seeds. A class is a photograph.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+
+import numpy as np
+from PIL import Image
+
+from vaedist.data.manifest import SPLITS, Source, SplitName
+from vaedist.data.sources.source import Batch, ImageSource
+from vaedist.errors import DataError
+
+# Colour photographs of scenes that are in the wheel itself. motorcycle_right is left out: the other half of a
+# stereo pair, it would show the test cells of motorcycle_left.
+PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
+SIZE = 32  # pixels, both ways
+LARGEST = 128  # pixels, the largest square that is shrunk to one crop; cells are at least as large
+BATCH = 500  # rows made at a time
+
+Cell = tuple[int, int, int, int]
+"""Left, top, right, bottom, in pixels, half-open."""
+
+
+def photos(train: int = 20_000, test: int = 2_000, seed: int = 0) -> ImageSource:
+    """Square crops, 32 to 128 pixels a side, averaged down to 32x32, half of them mirrored.
+
+    Args:
+        train: crops from the training cells.
+        test: crops from the test cells.
+        seed: of places, sizes and mirroring.
+
+    Raises:
+        DataError: scikit-image is not installed, or came without its photographs.
+    """
+    contents = [_file(name) for name in PHOTOGRAPHS]
+    pictures = [Image.open(io.BytesIO(content)).convert("RGB") for content in contents]
+    digest = hashlib.sha256(b"".join(contents)).hexdigest()
+    counts: dict[SplitName, int] = {"train": train, "test": test}
+    return ImageSource(
+        name="photos",
+        shape=(SIZE, SIZE, 3),
+        classes=tuple(name.partition(".")[0].partition("_")[0] for name in PHOTOGRAPHS),
+        provenance=Source(kind="photos", name="scikit-image", sha256=digest),
+        counts=counts,
+        reader=lambda split: crops(pictures, split, counts[split], seed),
+    )
+
+
+def cells(width: int, height: int, split: SplitName) -> list[Cell]:
+    """The cells of one split in a photograph; the two splits' cells have no pixel in common.
+
+    Test cells are a knight's move apart, about one in five, so that they show all parts of the photograph.
+    """
+    columns, rows = width // LARGEST, height // LARGEST
+    xs, ys = (np.linspace(0, side, n + 1).astype(int).tolist() for side, n in ((width, columns), (height, rows)))
+    return [
+        (xs[column], ys[row], xs[column + 1], ys[row + 1])
+        for row in range(rows)
+        for column in range(columns)
+        if ((row + 2 * column) % 5 == 2) == (split == "test")
+    ]
+
+
+def _file(name: str) -> bytes:
+    try:
+        return (files("skimage") / "data" / name).read_bytes()
+    except ModuleNotFoundError as error:
+        raise DataError("the photographs are part of scikit-image: install `vaedist[photos]`") from error
+    except OSError as error:
+        raise DataError(f"scikit-image is installed without {name}: install `vaedist[photos]` again") from error
+
+
+def crops(pictures: Sequence[Image.Image], split: SplitName, rows: int, seed: int) -> Iterator[Batch]:
+    """`rows` crops from the cells of one split, from each picture in turn; a label is a picture's number."""
+    rng = np.random.default_rng([seed, SPLITS.index(split)])
+    places = [cells(*picture.size, split) for picture in pictures]
+    for start in range(0, rows, BATCH):
+        labels = np.arange(start, min(start + BATCH, rows)) % len(pictures)
+        yield np.stack([_crop(pictures[k], places[k], rng) for k in labels.tolist()]), labels
+
+
+def _crop(picture: Image.Image, places: Sequence[Cell], rng: np.random.Generator) -> np.ndarray:
+    """One crop from a random cell, [32, 32, 3]; every place within the cell is as likely as another."""
+    left, top, right, bottom = places[int(rng.integers(len(places)))]
+    side = int(rng.integers(SIZE, LARGEST, endpoint=True))
+    x = int(rng.integers(left, right - side, endpoint=True))
+    y = int(rng.integers(top, bottom - side, endpoint=True))
+    box = (x, y, x + side, y + side)
+    small = np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BOX, box=box))
+    return small[:, ::-1] if rng.random() < 0.5 else small

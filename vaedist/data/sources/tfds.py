@@ -1,0 +1,125 @@
+"""Any image data set of tensorflow-datasets, by its name."""
+
+import difflib
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vaedist.data.filesystem import first_line
+from vaedist.data.manifest import SPLITS, Source, SplitName
+from vaedist.data.sources.source import Batch, ImageSource, plain_name
+from vaedist.errors import DataError
+
+# name, name/config, name:version: what tensorflow-datasets holds itself. A community name (owner:name) would
+# run code that is fetched from elsewhere.
+_NAME = re.compile(r"[a-z0-9_]+(/[\w.+-]+)?(:\d+\.[\d.*]+)?")
+BATCH = 256  # rows read at a time
+
+
+def tfds_source(name: str, data_dir: str | Path | None = None) -> ImageSource:
+    """The images of a tensorflow-datasets data set, downloaded and prepared where that was not done before.
+
+    A data set without class labels gets the one class "unlabelled".
+
+    Args:
+        name: as tensorflow-datasets has it, such as "cifar10" or "mnist:3.0.1".
+        data_dir: where tensorflow-datasets keeps its files; None is its own default, ~/tensorflow_datasets.
+
+    Raises:
+        DataError: an unknown name, images of no fixed shape, no training or test split, or a failed download.
+    """
+    if not _NAME.fullmatch(name):
+        raise DataError(f"{name!r} is no data set's name: expected NAME, NAME/CONFIG or NAME:VERSION")
+    _leave_gpus_free()
+    builder = _builder(name, data_dir)
+    shape = _image_shape(builder, name)
+    classes = _class_names(builder)
+    _download(builder, name)
+    missing = [split for split in SPLITS if split not in builder.info.splits]
+    if missing:
+        has = ", ".join(sorted(builder.info.splits))
+        raise DataError(f"data set {name} has no {missing[0]} split; it has {has}, and both train and test are needed")
+    return ImageSource(
+        name=plain_name(name.partition(":")[0]),
+        shape=shape,
+        classes=classes or ("unlabelled",),
+        provenance=Source(kind="tfds", name=builder.info.full_name),
+        counts={split: builder.info.splits[split].num_examples for split in SPLITS},
+        reader=lambda split: _read(builder, split, labelled=bool(classes)),
+    )
+
+
+def _leave_gpus_free() -> None:
+    """Keep TensorFlow from taking all of a GPU's memory, only to read files."""
+    import tensorflow as tf
+
+    for gpu in tf.config.list_physical_devices("GPU"):
+        with suppress(RuntimeError):  # in use already: as it is then
+            tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def _builder(name: str, data_dir: str | Path | None) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        known = tfds.list_builders(with_community_datasets=False)
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise DataError(f"no data set {name!r} in tensorflow-datasets{hint}") from error
+    except Exception as error:  # a wrong version or config, each with its own kind of error
+        raise DataError(f"cannot open data set {name}: {first_line(error)}") from error
+
+
+def _image_shape(builder: Any, name: str) -> tuple[int, int, int]:
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    image = features["image"] if "image" in features else None  # noqa: SIM401 - it is no dict
+    if not isinstance(image, tfds.features.Image):
+        raise DataError(f"data set {name} has no image feature; it has {', '.join(sorted(features))}")
+    if None in image.shape or image.np_dtype != np.uint8:
+        shape = "x".join("?" if side is None else str(side) for side in image.shape)
+        raise DataError(
+            f"data set {name} has images {shape} of {image.np_dtype.__name__}; one fixed shape of uint8 is needed"
+        )
+    height, width, channels = image.shape
+    return height, width, channels
+
+
+def _class_names(builder: Any) -> tuple[str, ...]:
+    """Names of the labels; none where the images have no label that is a class."""
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    label = features["label"] if "label" in features else None  # noqa: SIM401 - it is no dict
+    return tuple(label.names) if isinstance(label, tfds.features.ClassLabel) and label.num_classes else ()
+
+
+def _download(builder: Any, name: str) -> None:
+    try:
+        with redirect_stdout(sys.stderr):  # where it tells what it does
+            builder.download_and_prepare()
+    except Exception as error:  # each data set's own code runs here
+        hint = "; --archive FILE reads CIFAR-10 without a network" if name.partition(":")[0] == "cifar10" else ""
+        raise DataError(f"cannot download and prepare {name}: {first_line(error)}{hint}") from error
+
+
+def _read(builder: Any, split: SplitName, *, labelled: bool) -> Iterator[Batch]:
+    import tensorflow_datasets as tfds
+
+    features = {"image": True, "label": True} if labelled else {"image": True}
+    try:
+        rows = builder.as_dataset(
+            split=split, shuffle_files=False, decoders=tfds.decode.PartialDecoding(features)
+        ).batch(BATCH)
+        for row in tfds.as_numpy(rows):
+            yield row["image"], row["label"] if labelled else np.zeros(len(row["image"]), np.int32)
+    except Exception as error:  # TensorFlow's own errors
+        raise DataError(f"cannot read the {split} split of {builder.info.full_name}: {first_line(error)}") from error

@@ -1,0 +1,107 @@
+"""Batches from lanes, read ahead while a step computes."""
+
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from vaedist.data.lanes import LanePlan, lane_order
+
+READ_AHEAD = 2  # chunks: one being handed over, one being filled
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive batches of one epoch, split over a worker's replicas; room for K of Q rows a replica.
+
+    epoch, first_step: position of the first batch, its step counted within the epoch.
+    steps: batches that are filled; the rest of K is left over.
+    images: [replicas, K, Q, D], uint8; rows beyond a replica's count are zero.
+    first_rows: [replicas, K], int64, number within the global batch of each replica's first row.
+    counts: [replicas, K], int32, rows that each replica has.
+    """
+
+    epoch: int
+    first_step: int
+    steps: int
+    images: np.ndarray
+    first_rows: np.ndarray
+    counts: np.ndarray
+
+
+class LaneReader:
+    """Fills chunks from one worker's lanes.
+
+    Args:
+        plan: which rows make up which batch.
+        lanes: the images of each owned lane, [rows, ...] uint8, in the order of `plan.owned`.
+        replicas: devices that share the worker's rows.
+        seed: of the order of rows; None keeps every lane in its stored order.
+    """
+
+    def __init__(self, plan: LanePlan, lanes: Sequence[np.ndarray], *, replicas: int = 1, seed: int | None) -> None:
+        self.plan, self.replicas, self.seed = plan, replicas, seed
+        self.lanes = [lane.reshape(len(lane), -1) for lane in lanes]
+        self.local_batch = -(-plan.local_batch // replicas)  # rows of one replica, at most
+        self._orders: tuple[int, list[np.ndarray]] | None = None
+
+    def read(self, epoch: int, first_step: int, steps: int, capacity: int) -> Chunk:
+        """Batches first_step, ..., first_step + steps - 1 of an epoch, in a chunk that holds `capacity`."""
+        pixels = self.lanes[0].shape[1]
+        images = np.empty((self.replicas, capacity, self.local_batch, pixels), np.uint8)
+        first_rows = np.zeros((self.replicas, capacity), np.int64)
+        counts = np.zeros((self.replicas, capacity), np.int32)
+        orders = self._order(epoch)
+        for k in range(steps):
+            part = self.plan.slice(first_step + k)
+            runs = zip(self.lanes, orders, part.start.tolist(), part.stop.tolist(), strict=True)
+            rows = [(lane, order[a:b]) for lane, order, a, b in runs if b > a]
+            starts = np.arange(self.replicas) * self.local_batch
+            first_rows[:, k] = part.first_row + starts
+            counts[:, k] = np.clip(part.rows - starts, 0, self.local_batch)
+            if self.replicas == 1:
+                _gather(rows, images[0, k])
+            else:
+                whole = np.empty((self.replicas * self.local_batch, pixels), np.uint8)
+                _gather(rows, whole)
+                images[:, k] = whole.reshape(self.replicas, self.local_batch, pixels)
+        return Chunk(epoch, first_step, steps, images, first_rows, counts)
+
+    def _order(self, epoch: int) -> list[np.ndarray]:
+        """The order of each owned lane in an epoch; the newest epoch's is kept."""
+        if self._orders is None or self._orders[0] != epoch:
+            sizes = [(lane, self.plan.lane_rows(lane)) for lane in self.plan.owned]
+            if self.seed is None:
+                orders = [np.arange(size) for _, size in sizes]
+            else:
+                orders = [lane_order(self.seed, epoch, lane, size) for lane, size in sizes]
+            self._orders = epoch, orders
+        return self._orders[1]
+
+
+def _gather(rows: Iterable[tuple[np.ndarray, np.ndarray]], out: np.ndarray) -> None:
+    """Copy the chosen rows of each lane one after another into `out`, and zero what remains."""
+    end = 0
+    for lane, chosen in rows:
+        start, end = end, end + len(chosen)
+        np.take(lane, chosen, axis=0, out=out[start:end], mode="clip")  # "raise" would copy twice
+    out[end:] = 0
+
+
+def read_ahead(
+    reader: LaneReader, requests: Iterable[tuple[int, int, int]], capacity: int
+) -> Generator[Chunk, None, None]:
+    """Chunks for (epoch, first_step, steps) requests, in order, each read ahead of time in another thread.
+
+    Closing the iterator ends the thread.
+    """
+    source = iter(requests)
+    with ThreadPoolExecutor(1, thread_name_prefix="lanes") as pool:
+        pending = deque(pool.submit(reader.read, *request, capacity) for request in islice(source, READ_AHEAD))
+        while pending:
+            chunk = pending.popleft().result()
+            pending.extend(pool.submit(reader.read, *request, capacity) for request in islice(source, 1))
+            yield chunk

@@ -1,0 +1,50 @@
+"""What a user can get wrong, as typed errors; the command line turns each into one line and an exit code."""
+
+
+class VaedistError(Exception):
+    """Base of every error whose message is meant for the user: what, where, and what is allowed.
+
+    `exit_code` is what the command line ends with.
+    """
+
+    exit_code = 2
+
+
+class ConfigError(VaedistError):
+    """An experiment cannot be read: no such file, unknown key, wrong type, value out of range."""
+
+
+class DataError(VaedistError):
+    """A data set or a source is missing, damaged, or does not fit the experiment."""
+
+
+class RunError(VaedistError):
+    """A run folder is missing, exists already, or does not fit the experiment."""
+
+
+class CheckpointError(RunError):
+    """No committed and intact checkpoint can be loaded."""
+
+
+class StorageError(VaedistError):
+    """Nothing could be written: the disk is full, read-only, or gone."""
+
+
+class ClusterError(VaedistError):
+    """The Ray cluster cannot be reached, or does not have what a job asks for."""
+
+
+class NonFiniteError(VaedistError):
+    """A loss or a gradient became NaN or infinite; the update was not applied."""
+
+
+class Interrupted(VaedistError):  # noqa: N818 - it is a request, not a fault
+    """The user stopped a run; what was committed stays."""
+
+    exit_code = 130
+
+
+class WorkerError(VaedistError):
+    """Workers died or failed more often than they may be started again."""
+
+    exit_code = 1

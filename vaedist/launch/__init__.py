@@ -1,0 +1,1 @@
+"""Launching on Ray: the only place that imports it."""

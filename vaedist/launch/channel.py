@@ -1,0 +1,75 @@
+"""The line between a run's workers and the command that started it: an actor, so that nobody has to poll."""
+
+import asyncio
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from vaedist.errors import VaedistError
+from vaedist.monitor.events import Event
+
+
+class Channel:
+    """Events one way, the wish to stop the other; and the one error that starting again would not mend."""
+
+    def __init__(self) -> None:
+        self._events: asyncio.Queue[Any] = asyncio.Queue()
+        self._stop = asyncio.Event()
+        self._error: VaedistError | None = None
+
+    async def put(self, event: Any) -> None:
+        """Queue an event for the command."""
+        await self._events.put(event)
+
+    async def get(self) -> Any:
+        """The next event, as soon as there is one."""
+        return await self._events.get()
+
+    async def request_stop(self) -> None:
+        """Ask the workers to stop."""
+        self._stop.set()
+
+    async def stop_requested(self) -> bool:
+        """Returns once somebody asks to stop."""
+        return await self._stop.wait()
+
+    async def fail(self, error: VaedistError) -> None:
+        """Keep the first error that is final."""
+        self._error = self._error or error
+
+    async def error(self) -> VaedistError | None:
+        """The error that is final, if there is one."""
+        return self._error
+
+
+def open_channel() -> Any:
+    """Start the actor, on the caller's machine."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # Every waiting call holds a place: the command's, and one a worker.
+    return ray.remote(Channel).options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here).remote()
+
+
+class WorkerLine:
+    """A worker's end of the channel."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        self._stop = channel.stop_requested.remote()
+
+    def notify(self, event: Event) -> None:
+        """Send an event; does not wait."""
+        self._channel.put.remote(event)
+
+    def should_stop(self) -> bool:
+        """Whether the command asked to stop; does not wait."""
+        ready, _ = ray.wait([self._stop], timeout=0)
+        return bool(ready)
+
+    def fail(self, error: VaedistError) -> None:
+        """Report an error that is final; waits until it is heard."""
+        ray.get(self._channel.fail.remote(error))
+
+    def given_up(self) -> bool:
+        """Whether a worker reported a final error before."""
+        return ray.get(self._channel.error.remote()) is not None

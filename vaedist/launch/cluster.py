@@ -1,0 +1,102 @@
+"""Ray clusters: reaching one, or starting one on this machine, and what it has room for."""
+
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from vaedist.config import ScalingSection
+from vaedist.errors import ClusterError
+
+CONNECT_SECONDS = 5.0
+
+
+@contextmanager
+def ray_session(address: str | None = None) -> Iterator[None]:
+    """Be connected to Ray.
+
+    Args:
+        address: HOST:PORT of a cluster, or "auto" for the one on this machine; None takes RAY_ADDRESS, and where
+            that is not set starts a Ray on this machine that ends with the session. A connection that is there
+            already is used as it is.
+
+    Raises:
+        ClusterError: the address cannot be reached.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    _check_address(address)
+    try:
+        if address == "local":
+            ray.init(address="local", include_dashboard=False)
+        else:
+            ray.init(address=address)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"cannot join the Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Fail at once, and with one line, where Ray would try for a minute and print a page."""
+    if address in ("local", "auto"):
+        return
+    if "://" in address:
+        raise ClusterError(f"address {address}: must be HOST:PORT of the cluster's head, or auto")
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        raise ClusterError(f"address {address}: must be HOST:PORT of the cluster's head, as in 10.0.0.1:6379, or auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"no Ray cluster answers at {address}: {error}") from error
+
+
+def resources_per_worker(
+    scaling: ScalingSection, nodes: Sequence[Mapping[str, float]] | None = None
+) -> dict[str, float]:
+    """What each worker reserves; CPUs that the experiment leaves open are divided so that all workers find a place.
+
+    Args:
+        scaling: of the experiment.
+        nodes: resources of each node; the connected cluster's where not given.
+
+    Raises:
+        ClusterError: the cluster has no room for the workers.
+    """
+    if nodes is None:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus, gpus = scaling.cpus_per_worker, scaling.gpus_per_worker
+    if not cpus:
+        most = int(max((node.get("CPU", 0) for node in nodes), default=0))
+        fitting = [c for c in range(most, 0, -1) if _places(nodes, c, gpus) >= scaling.workers]
+        cpus = fitting[0] if fitting else 1
+    if not scaling.autoscaling and (room := _places(nodes, cpus, gpus)) < scaling.workers:
+        each = f"{cpus} CPU" + (f" and {gpus} GPU" if gpus else "")
+        has = ", ".join(f"{total(nodes, kind):g} {kind}" for kind in ("CPU", "GPU"))
+        raise ClusterError(
+            f"the cluster has no room for the job: scaling.workers = {scaling.workers}, each of {each}, and "
+            f"{len(nodes)} node(s) with {has} in all fit {room}; ask for less, or set scaling.autoscaling = true "
+            f"if the cluster adds nodes on demand"
+        )
+    return {"CPU": float(cpus)} | ({"GPU": float(gpus)} if gpus else {})
+
+
+def total(nodes: Sequence[Mapping[str, Any]], kind: str) -> float:
+    """How much of a resource the nodes have together."""
+    return sum(node.get(kind, 0) for node in nodes)
+
+
+def _places(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: int) -> int:
+    """How many workers of this size the nodes hold."""
+    return sum(
+        int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) // gpus if gpus else float("inf"))) for node in nodes
+    )

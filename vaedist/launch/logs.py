@@ -1,0 +1,39 @@
+"""Keeping Ray's and TensorFlow's chatter out of the terminal and in a file."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vaedist.errors import StorageError
+
+
+@contextmanager
+def output_to(path: Path) -> Iterator[None]:
+    """Send all that this process and its children print from here on to a file, which is appended to.
+
+    It works on the file descriptors 1 and 2, for Ray's and TensorFlow's C++ parts print there, and on `sys.stdout` and
+    `sys.stderr`. Whoever wants to reach the user meanwhile keeps a stream on a copy of the descriptor.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Left open: loggers that are made meanwhile keep it, and speak again when the process ends.
+        log = path.open("a", buffering=1, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+    streams = sys.stdout, sys.stderr
+    for stream in streams:
+        stream.flush()
+    saved = os.dup(1), os.dup(2)
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    sys.stdout = sys.stderr = log
+    try:
+        yield
+    finally:
+        log.flush()
+        sys.stdout, sys.stderr = streams
+        for descriptor, copy in zip((1, 2), saved, strict=True):
+            os.dup2(copy, descriptor)
+            os.close(copy)

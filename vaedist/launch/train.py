@@ -1,0 +1,234 @@
+"""Training on Ray: checks first, then Ray Train's workers, and their events to whoever watches."""
+
+import fcntl
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+
+from vaedist.config import Experiment, differences
+from vaedist.data.lanes import LanePlan
+from vaedist.data.manifest import load_manifest, verify
+from vaedist.errors import ConfigError, Interrupted, RunError, StorageError, WorkerError
+from vaedist.launch.channel import open_channel
+from vaedist.launch.cluster import ray_session, resources_per_worker
+from vaedist.launch.logs import output_to
+from vaedist.launch.worker import work
+from vaedist.monitor.events import Event, Notice, Started, Waiting
+from vaedist.training.run_folder import RunFolder
+
+# What a run that goes on may have otherwise than before: it does not change the numbers, or only how many there are.
+MAY_CHANGE = (
+    "run.",
+    "data.",
+    "scaling.",
+    "checkpoint.",
+    "monitor.",
+    "training.epochs",
+    "training.steps_per_call",
+)
+STOP_SECONDS = 120.0  # for the workers to end their step and commit a checkpoint
+ENDED = "ended"
+
+
+def train(
+    experiment: Experiment,
+    *,
+    resume: bool = False,
+    address: str | None = None,
+    observe: Callable[[Event], None] = lambda _: None,
+    quiet: bool = True,
+) -> RunFolder:
+    """Train an experiment with Ray Train, and return the run's folder.
+
+    Args:
+        experiment: what to train; `run.name` must be set.
+        resume: go on with the run of that name; without it, one that exists is refused.
+        address: of the Ray cluster, see `ray_session`.
+        observe: called with each event, in this thread.
+        quiet: send what Ray prints to logs/ray.log in the run's folder instead of the terminal.
+
+    Raises:
+        VaedistError: what the user has to know; nothing was started, or what was committed stays.
+        Interrupted: on KeyboardInterrupt; if training had begun, its last step is in a checkpoint.
+    """
+    experiment = _absolute(experiment)
+    run = RunFolder.of(experiment)
+    _check_run(run, experiment, resume=resume)
+    observe(Waiting("checking the data"))
+    _check_data(experiment)
+    with _claimed(run, experiment) as began, output_to(run.logs / "ray.log") if quiet else nullcontext():
+        observe(Waiting(f"joining Ray at {address}" if address else "starting Ray"))
+        with ray_session(address):
+            resources = resources_per_worker(experiment.scaling)
+            observe(Waiting(f"starting {experiment.scaling.workers} worker(s)"))
+            began()
+            _fit(experiment, run, resources, observe)
+    return run
+
+
+def _absolute(experiment: Experiment) -> Experiment:
+    """The experiment with local paths that mean the same wherever a worker runs."""
+    if not experiment.run.name:
+        raise ConfigError("run.name is empty: give the run a name")
+    data = experiment.data.path
+    path = data if "://" in data else str(Path(data).absolute())
+    folder = str(Path(experiment.run.folder).absolute())
+    return experiment.model_copy(
+        update={
+            "data": experiment.data.model_copy(update={"path": path}),
+            "run": experiment.run.model_copy(update={"folder": folder}),
+        }
+    )
+
+
+def _check_run(run: RunFolder, experiment: Experiment, *, resume: bool) -> None:
+    """Refuse to write over a run, and to go on with one as what it was not."""
+    if not run.path.exists():
+        return
+    if not resume:
+        raise RunError(f"run {run.path} exists: use --resume to go on with it, or --name to start another")
+    before = run.read_experiment()
+    for key, old, new in differences(before, experiment):
+        if not key.startswith(MAY_CHANGE):
+            raise RunError(
+                f"run {run.path} was started with {key} = {old!r}, and the job says {new!r}: it would be another run; "
+                f"use --name to start one"
+            )
+
+
+def _check_data(experiment: Experiment) -> None:
+    """Find out here, in a second, what workers would find out in a minute."""
+    path = experiment.data.path
+    manifest = verify(path) if experiment.data.verify else load_manifest(path)
+    training, scaling = experiment.training, experiment.scaling
+    for split, batch in (("train", training.global_batch), ("test", training.eval_batch)):
+        listed = manifest.splits[split]  # type: ignore[index]
+        LanePlan(listed.rows, len(listed.shards), batch, 0, scaling.workers)
+    devices = scaling.workers * max(scaling.gpus_per_worker, scaling.logical_devices)
+    if training.global_batch < devices:
+        raise ConfigError(
+            f"training.global_batch = {training.global_batch}: must be at least the number of devices, {devices} "
+            f"({scaling.workers} workers of {devices // scaling.workers})"
+        )
+
+
+@contextmanager
+def _claimed(run: RunFolder, experiment: Experiment) -> Iterator[Callable[[], None]]:
+    """Own a run's folder while it is trained; gives what to call when it is really begun.
+
+    A folder that was made here and not begun is removed again.
+    """
+    made, begun = not run.path.exists(), False
+
+    def began() -> None:
+        nonlocal begun
+        begun = True
+
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(run.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StorageError(f"cannot write {run.path}: {error.strerror or error}") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            made = False
+            raise RunError(f"run {run.path} is being trained by another process") from error
+        try:
+            beside = run.experiment.with_name(f".{run.experiment.name}.{os.getpid()}")
+            beside.write_text(experiment.to_toml(), encoding="utf-8")
+            beside.replace(run.experiment)
+        except OSError as error:
+            raise StorageError(f"cannot write {run.experiment}: {error.strerror or error}") from error
+        yield began
+    finally:
+        if made and not begun:
+            shutil.rmtree(run.path, ignore_errors=True)
+        os.close(lock)  # and with it the lock
+
+
+def _fit(experiment: Experiment, run: RunFolder, resources: dict[str, float], observe: Callable[[Event], None]) -> None:
+    """Run Ray Train in a thread of its own, and pass events on in this one."""
+    from ray.train.tensorflow import TensorflowTrainer  # it imports TensorFlow, which takes seconds and talks
+
+    scaling, channel = experiment.scaling, open_channel()
+    trainer = TensorflowTrainer(
+        work,
+        train_loop_config={
+            "experiment": experiment.to_toml(),
+            "run": str(run.path),
+            "channel": channel,
+            "threads": int(resources["CPU"]),
+        },
+        scaling_config=ScalingConfig(
+            num_workers=scaling.workers, use_gpu=scaling.gpus_per_worker > 0, resources_per_worker=resources
+        ),
+        # Checkpoints are ours, and the newest is found by looking: Ray's own record of a run is never read again.
+        run_config=RunConfig(
+            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+            storage_path=str(run.path / "ray"),
+            failure_config=FailureConfig(max_failures=scaling.max_failures),
+        ),
+    )
+    errors: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+            errors.append(error)
+        finally:
+            channel.put.remote(ENDED)
+
+    threading.Thread(target=fit, name="ray-train", daemon=True).start()
+    _watch(channel, observe)
+    final = ray.get(channel.error.remote())
+    if final is not None:
+        raise final
+    if errors:
+        reason = _last_line(errors[0])
+        raise WorkerError(
+            f"the workers failed more than {scaling.max_failures} times; last: {reason}; "
+            f"{run.logs / 'ray.log'} tells more, --resume goes on from the newest checkpoint"
+        )
+
+
+def _watch(channel: Any, observe: Callable[[Event], None]) -> None:
+    """Pass events on until the end; a first KeyboardInterrupt asks the workers to stop, a second one does not wait."""
+    started, deadline = False, None
+    pending = channel.get.remote()
+    while True:
+        try:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0)
+            event = ray.get(pending, timeout=left)
+        except KeyboardInterrupt:
+            channel.request_stop.remote()
+            if not started:
+                raise Interrupted("stopped before training began") from None
+            if deadline is not None:
+                raise Interrupted("stopped at once; the newest checkpoint stays") from None
+            deadline = time.monotonic() + STOP_SECONDS
+            observe(Notice("stopping after this step, to save it; Ctrl-C again stops at once"))
+            continue
+        except ray.exceptions.GetTimeoutError:
+            raise Interrupted(f"stopped: the workers did not end within {STOP_SECONDS:.0f} s") from None
+        if event == ENDED:
+            return
+        started = started or isinstance(event, Started)
+        observe(event)
+        pending = channel.get.remote()
+
+
+def _last_line(error: BaseException) -> str:
+    """The line of a worker's traceback that says what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

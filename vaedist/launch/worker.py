@@ -1,0 +1,47 @@
+"""A Ray Train worker: what the training needs to know of Ray, and what it raises, translated."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.collective import broadcast_from_rank_zero
+
+from vaedist.config import Experiment
+from vaedist.errors import Interrupted, NonFiniteError, VaedistError
+from vaedist.launch.channel import WorkerLine
+from vaedist.training.run_folder import RunFolder
+
+
+def work(config: dict[str, Any]) -> None:
+    """Train as one worker of the group.
+
+    An error that the user has to know is final: starting the workers again would only repeat it. It is reported
+    through the channel; the group that Ray Train may start after it ends at once.
+
+    Args:
+        config: "experiment" as TOML, the run's folder as "run", the "channel", and "threads" to compute with.
+    """
+    line = WorkerLine(config["channel"])
+    if line.given_up():
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    from vaedist.training.worker import Worker, train  # TensorFlow takes seconds, and reads the environment
+
+    context = ray.train.get_context()
+    worker = Worker(
+        rank=context.get_world_rank(),
+        workers=context.get_world_size(),
+        threads=config["threads"],
+        notify=line.notify,
+        should_stop=line.should_stop,
+        agree=broadcast_from_rank_zero,
+    )
+    try:
+        train(Experiment.from_toml(config["experiment"]), RunFolder(Path(config["run"])), worker)
+    except (Interrupted, NonFiniteError) as error:  # of all workers, after the same step
+        line.fail(error)
+    except VaedistError as error:  # of this one: the others wait for it, until Ray Train ends them
+        line.fail(error)
+        raise

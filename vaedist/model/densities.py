@@ -1,0 +1,22 @@
+"""Log-densities of normal distributions, in nats, each written once."""
+
+import math
+from typing import Any
+
+from keras import ops
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+def log_normal(x: Any, mu: Any, log_sigma: Any) -> Any:
+    """Log-density log N(x; mu, sigma^2) of each component: x, mu, log_sigma and the result are [..., D].
+
+    `log_sigma` is the logarithm of the standard deviation.
+    """
+    scaled = (x - mu) * ops.exp(-log_sigma)
+    return -0.5 * (ops.square(scaled) + LOG_2PI) - log_sigma
+
+
+def log_standard_normal(z: Any) -> Any:
+    """Log-density log N(z; 0, 1) of each component, [..., D] to [..., D]."""
+    return -0.5 * (ops.square(z) + LOG_2PI)

@@ -1,0 +1,179 @@
+"""A VAE with MLP encoder and decoder and an inverse autoregressive flow posterior.
+
+    x -> encoder -> mu, log_sigma, h; z_0 = mu + sigma * eps; z_T = flow(z_0; h); z_T -> decoder -> p(x|z_T)
+
+The prior is N(0, I) on z_T, so a new image is decode(z) with z ~ N(0, I): no flow at generation.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from vaedist.model.densities import log_standard_normal
+from vaedist.model.flow import InverseAutoregressiveFlow
+from vaedist.model.likelihoods import LIKELIHOODS
+
+
+class Encoding(NamedTuple):
+    """Parameters of q(z_0|x) and the flow's context, each [B, latent]; sigma is a standard deviation."""
+
+    mu: Any
+    log_sigma: Any
+    h: Any
+
+
+class Posterior(NamedTuple):
+    """A sample of q(z|x) and what it took.
+
+    z: z_T, [B, latent].
+    log_q: what each unit adds to log q(z|x), [B, latent], in nats; their sum over the latents is the
+        log-density.
+    log_gates: log g of each flow step, [B, latent] each.
+    encoding: as it came from the encoder.
+    """
+
+    z: Any
+    log_q: Any
+    log_gates: tuple[Any, ...]
+    encoding: Encoding
+
+
+class VAEOutput(NamedTuple):
+    """log p(x|z), [B], in nats, at the sample `posterior.z`."""
+
+    log_px: Any
+    posterior: Posterior
+
+
+class MLP(keras.layers.Layer):
+    """One tanh hidden layer and a linear output: [B, inputs] -> [B, outputs]."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, *, seed: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.inputs = inputs
+        first, second = (
+            keras.initializers.GlorotUniform(int(s)) for s in np.random.SeedSequence(seed).generate_state(2)
+        )
+        dtype = self.dtype_policy
+        self.hidden = keras.layers.Dense(
+            hidden, activation="tanh", kernel_initializer=first, name="hidden", dtype=dtype
+        )
+        self.out = keras.layers.Dense(outputs, kernel_initializer=second, name="out", dtype=dtype)
+
+    def build(self, input_shape: Any) -> None:
+        """Make the weights of both layers."""
+        self.hidden.build((None, self.inputs))
+        self.out.build((None, self.hidden.units))
+
+    def call(self, x: Any) -> Any:
+        """[B, inputs] -> [B, outputs]."""
+        return self.out(self.hidden(x))
+
+
+@keras.saving.register_keras_serializable("vaedist")
+class VAE(keras.Model):
+    """The model, usable by itself: `VAE((32, 32, 3))(images)` scores a batch of uint8 images.
+
+    Args:
+        image_shape: (height, width, channels).
+        hidden: units of the hidden layer of encoder and decoder.
+        latent: number of latents.
+        likelihood: a key of `LIKELIHOODS`.
+        flow_depth: number of flow steps; 0 is the plain VAE.
+        flow_width, flow_layers: hidden layers of each step's autoregressive network.
+        gate_bias: added to the flow's gate logits.
+        seed: of the initial weights; the same seed gives the same weights.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        hidden: int = 500,
+        latent: int = 500,
+        likelihood: str = "bernoulli",
+        flow_depth: int = 3,
+        flow_width: int = 500,
+        flow_layers: int = 1,
+        gate_bias: float = 2.0,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("name", "vae")
+        super().__init__(**kwargs)
+        self._arguments = {
+            "image_shape": tuple(image_shape), "hidden": hidden, "latent": latent, "likelihood": likelihood,
+            "flow_depth": flow_depth, "flow_width": flow_width, "flow_layers": flow_layers,
+            "gate_bias": gate_bias, "seed": seed,
+        }  # fmt: skip
+        height, width, channels = image_shape
+        self.image_shape, self.latent, self.pixels = (height, width, channels), latent, math.prod(image_shape)
+        self.likelihood = LIKELIHOODS[likelihood]
+        encoder, flow, decoder = (int(s) for s in np.random.SeedSequence(seed).generate_state(3))
+        dtype, outputs = self.dtype_policy, self.likelihood.outputs * self.pixels
+        self.encoder = MLP(self.pixels, hidden, 3 * latent, seed=encoder, name="encoder", dtype=dtype)
+        self.flow = InverseAutoregressiveFlow(
+            latent,
+            flow_depth,
+            flow_width,
+            flow_layers,
+            gate_bias=gate_bias,
+            seed=flow,
+            name="flow",
+            dtype=dtype,
+        )
+        self.decoder = MLP(latent, hidden, outputs, seed=decoder, name="decoder", dtype=dtype)
+        self.build((None, *self.image_shape))
+
+    def build(self, input_shape: Any) -> None:
+        """Make every weight, so that they exist before the first call."""
+        self.encoder.build((None, self.pixels))
+        self.flow.build((None, self.latent))
+        self.decoder.build((None, self.latent))
+        self.built = True
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, from which `from_config` makes the model again."""
+        return {**self._arguments, "name": self.name, "dtype": self.dtype_policy.name}
+
+    def observe(self, images: Any, noise: Any = None) -> Any:
+        """uint8 images [B, H, W, C] -> x [B, D] in [0, 1]; noise [B, D] in [0, 1) dequantises if wanted."""
+        x = self.likelihood.observe(ops.reshape(images, (-1, self.pixels)), noise)
+        return ops.cast(x, self.compute_dtype)
+
+    def encode(self, x: Any) -> Encoding:
+        """X [B, D] -> mu, log_sigma and context h, each [B, latent]."""
+        return Encoding(*ops.split(self.encoder(x), 3, axis=-1))
+
+    def sample_posterior(self, encoding: Encoding, eps: Any) -> Posterior:
+        """z_T from q(z|x) at the noise eps ~ N(0, I), [B, latent].
+
+        log_q = log N(eps; 0, I) - sum log sigma - sum of steps' log_det (Kingma et al. 2016, equation 11).
+        """
+        mu, log_sigma, h = encoding
+        units = log_standard_normal(eps) - log_sigma
+        flow = self.flow(mu + ops.exp(log_sigma) * eps, h)
+        return Posterior(flow.z, self.flow.reorder(units) - flow.log_det, flow.log_gates, encoding)
+
+    def decode(self, z: Any) -> Any:
+        """Z [B, latent] -> the mean image E[x|z], [B, H, W, C], in [0, 1]."""
+        return ops.reshape(self.likelihood.mean(self.decoder(z)), (-1, *self.image_shape))
+
+    def call(self, images: Any, eps: Any = None, noise: Any = None) -> VAEOutput:
+        """Score uint8 images with one sample of z each.
+
+        Args:
+            images: [B, H, W, C], uint8.
+            eps: standard normal noise [B, latent]; drawn when not given.
+            noise: uniform noise [B, D] for likelihoods that dequantise; the middle of each bin when not
+                given.
+        """
+        x = self.observe(images, noise)
+        encoding = self.encode(x)
+        if eps is None:
+            eps = keras.random.normal(ops.shape(encoding.mu), dtype=self.compute_dtype)
+        posterior = self.sample_posterior(encoding, eps)
+        return VAEOutput(self.likelihood.log_prob(self.decoder(posterior.z), x), posterior)

@@ -1,0 +1,111 @@
+"""What the first training worker tells the terminal: small frozen records of builtin types, to be pickled.
+
+Everywhere an `epoch` counts from 1, a `step` is the number of updates made so far in the whole run, and elbo,
+reconstruction and kl are in nats an image, with elbo = reconstruction - kl.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Training has not begun; `text` says what is being waited for."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """The workers are up and the first step is next; comes again when failed workers were started again.
+
+    Attributes:
+        run: the run's name.
+        epochs: passes over the training images that the run makes.
+        steps_per_epoch: updates in one pass.
+        start_step: updates made before, in the checkpoint that the run goes on from; 0 in a new run.
+        workers: worker processes.
+        devices: GPUs, or CPU devices, of all workers together.
+        train_rows: training images.
+        parameters: trained numbers of the model.
+    """
+
+    run: str
+    epochs: int
+    steps_per_epoch: int
+    start_step: int
+    workers: int
+    devices: int
+    train_rows: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Means over the training steps since the last such record.
+
+    Attributes:
+        epoch: the pass being made.
+        step: updates made.
+        elbo: evidence lower bound, nats an image.
+        reconstruction: E log p(x|z), nats an image.
+        kl: KL(q(z|x) || p(z)), nats an image.
+        images_per_second: over all workers.
+        input_wait: share of the time, 0 to 1, that was spent waiting for images.
+    """
+
+    epoch: int
+    step: int
+    elbo: float
+    reconstruction: float
+    kl: float
+    images_per_second: float
+    input_wait: float
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Means over all test images after an epoch; `best` when no earlier test ELBO was higher."""
+
+    epoch: int
+    step: int
+    elbo: float
+    reconstruction: float
+    kl: float
+    best: bool
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint was committed at `path`."""
+
+    epoch: int
+    step: int
+    path: str
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One line that the user should see, such as a damaged checkpoint that was skipped."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Training stopped; `kind` is the error's class name, `message` what it said."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """All epochs are done; `elbo` is the last test ELBO, nats an image."""
+
+    epoch: int
+    step: int
+    elbo: float
+
+
+Event: TypeAlias = Waiting | Started | Progress | Tested | Saved | Notice | Failed | Finished

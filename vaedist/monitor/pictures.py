@@ -1,0 +1,115 @@
+"""Grids of images, and PNG files made of them; images are uint8, [H, W, C] with 1 or 3 channels."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from vaedist.errors import StorageError
+
+WHITE = 255
+
+
+def to_uint8(x: npt.ArrayLike) -> np.ndarray:
+    """Pixels in [0, 1] as the nearest of 256 levels; the inverse of a division by 255.
+
+    Values outside are clipped and NaN becomes black, so that a failing model can still be looked at.
+
+    Args:
+        x: floats, any shape.
+
+    Returns:
+        uint8, shaped like x.
+    """
+    clipped = np.clip(np.asarray(x, dtype=np.float64), 0.0, 1.0)
+    return np.rint(np.nan_to_num(clipped) * 255.0).astype(np.uint8)
+
+
+def grid(images: np.ndarray, columns: int, *, padding: int = 2) -> np.ndarray:
+    """Lay images out in rows, left to right and top to bottom, on white.
+
+    There are never more columns than images; places left over in the last row stay white.
+
+    Args:
+        images: uint8, [n, H, W, C], n >= 1.
+        columns: images in one row.
+        padding: white pixels around each image.
+
+    Returns:
+        uint8, [rows * (H + padding) + padding, columns * (W + padding) + padding, C].
+
+    Raises:
+        ValueError: images of another shape or type, or none; less than one column.
+    """
+    _require_images(images)
+    if columns < 1 or padding < 0:
+        raise ValueError(f"columns = {columns} must be at least 1 and padding = {padding} at least 0")
+    n, height, width, channels = images.shape
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    cells = np.full((rows * columns, height + padding, width + padding, channels), WHITE, dtype=np.uint8)
+    cells[:n, padding:, padding:] = images
+    cells = cells.reshape(rows, columns, height + padding, width + padding, channels)
+    sheet = cells.transpose(0, 2, 1, 3, 4).reshape(rows * (height + padding), -1, channels)
+    return np.pad(sheet, ((0, padding), (0, padding), (0, 0)), constant_values=WHITE)
+
+
+def side_by_side(originals: np.ndarray, reconstructions: np.ndarray, columns: int) -> np.ndarray:
+    """A grid of pairs: each original touches its reconstruction at the right, and white parts the pairs.
+
+    Args:
+        originals: uint8, [n, H, W, C], n >= 1.
+        reconstructions: shaped like originals.
+        columns: pairs in one row.
+
+    Returns:
+        uint8, [H', W', C].
+
+    Raises:
+        ValueError: images that are not uint8 [n, H, W, C], or not of one shape.
+    """
+    if originals.shape != reconstructions.shape:
+        raise ValueError(f"originals {originals.shape} are shaped unlike {reconstructions.shape}")
+    _require_images(originals)
+    _require_images(reconstructions)
+    pairs = np.concatenate([originals, reconstructions], axis=2)  # [n, H, 2 W, C]
+    return grid(pairs, columns, padding=max(4, originals.shape[2] // 4))
+
+
+def save_png(path: str | Path, array: np.ndarray, *, scale: int = 1) -> None:
+    """Write a picture as PNG, beside its place and then by one rename; missing folders are made.
+
+    Args:
+        path: the file; an older one is replaced.
+        array: uint8, [H, W, C] with 1 or 3 channels, or [H, W].
+        scale: each pixel becomes a square of scale x scale pixels.
+
+    Raises:
+        ValueError: an array of another shape or type.
+        StorageError: the file cannot be written; an older one is left as it was.
+    """
+    from PIL import Image
+
+    array = array[..., None] if array.ndim == 2 else array
+    _require_images(array[None])
+    enlarged = array.repeat(scale, axis=0).repeat(scale, axis=1)
+    picture = Image.fromarray(enlarged[..., 0] if enlarged.shape[2] == 1 else enlarged)
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            picture.save(beside, format="PNG")
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot write picture {path}: {error.strerror or error}") from error
+
+
+def _require_images(images: np.ndarray) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
+        raise ValueError(
+            f"images must be uint8 [n, H, W, 1 or 3] and not empty, not {images.dtype} {list(images.shape)}"
+        )

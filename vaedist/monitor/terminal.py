@@ -1,0 +1,189 @@
+"""A run on the terminal: a live bar where there is one, plain lines where there is not."""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+from rich.status import Status
+from rich.text import Text
+
+from vaedist.monitor.events import Event, Failed, Finished, Notice, Progress, Saved, Started, Tested, Waiting
+
+LINE_SECONDS = 10.0  # least time between two progress lines where there is no bar
+SPEED_SECONDS = 600.0  # time left comes from the steps of the last ten minutes, test passes included
+
+
+class Terminal:
+    """Show a run's events; a context manager, so that the terminal is left as it was found.
+
+    On an interactive console a spinner stands until the run starts and a bar over all its steps from then on;
+    lines that should stay are printed above. Elsewhere (a file, a pipe) there are plain lines without control
+    characters: one for each test, and one of progress for a new tenth of an epoch, but not within ten seconds
+    of the last.
+
+    Args:
+        console: where to write.
+        clock: seconds that never run backwards.
+    """
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._live = console.is_interactive
+        self._spinner: Status | None = None
+        self._bar: _RunBar | None = None
+        self._started: Started | None = None
+        self._status = self._saved = ""
+        self._next_line = (0, float("-inf"))  # tenth of an epoch, time: no progress line before both
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def status(self, text: str) -> None:
+        """Say what is being waited for, until the next call or until the run starts."""
+        if text == self._status:
+            return
+        self._stop()
+        self._status = text
+        if self._live:
+            self._spinner = Status(_plain(text), console=self._console)
+            self._spinner.start()
+        else:
+            self._line(text)
+
+    def show(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case Waiting():
+                self.status(event.text)
+            case Started():
+                self._start(event)
+            case Progress():
+                self._progress(event)
+            case Tested():
+                best = "  best" if event.best else ""
+                self._line(f"{self._epoch(event.epoch)}  test {_elbo(event)}{best}")
+            case Saved():
+                self._saved = f"  saved step {event.step}"  # too frequent for a line of its own
+            case Notice():
+                self._line(event.text)
+            case Failed():
+                self._line(f"{event.kind}: {event.message}", style="red")
+            case Finished():
+                self._stop()
+                self._line(f"finished after step {event.step}: test ELBO {event.elbo:.1f}")
+
+    def _start(self, event: Started) -> None:
+        self._stop()
+        self._started, self._saved = event, ""
+        self._next_line = (0, float("-inf"))
+        resumed = f", resumed at step {event.start_step}" if event.start_step else ""
+        self._line(
+            f"run {event.run}: {_count(event.workers, 'worker')}, {_count(event.devices, 'device')}, "
+            f"{event.train_rows:,} images, {event.parameters:,} parameters{resumed}"
+        )
+        total = event.epochs * event.steps_per_epoch
+        self._bar = _RunBar(self._console, self._clock, total, event.start_step)
+        if self._live:
+            first_epoch = min(event.start_step // event.steps_per_epoch + 1, event.epochs)
+            self._bar.start()
+            self._bar.advance_to(event.start_step, self._epoch(first_epoch), "")
+
+    def _progress(self, event: Progress) -> None:
+        if self._bar is None or self._started is None:
+            return  # left over from workers that are being started again
+        numbers = f"{_elbo(event)}  {event.images_per_second:,.0f} images/s  input wait {event.input_wait:.0%}"
+        self._bar.advance_to(event.step, self._epoch(event.epoch), numbers + self._saved)
+        if self._live:
+            return
+        tenth, now = 10 * event.step // self._started.steps_per_epoch, self._clock()
+        if tenth >= self._next_line[0] and now >= self._next_line[1]:
+            self._next_line = (tenth + 1, now + LINE_SECONDS)
+            self._line(
+                f"{self._epoch(event.epoch)}  step {event.step}/{self._bar.total}  {numbers}  left {self._bar.left()}"
+            )
+
+    def _epoch(self, epoch: int) -> str:
+        return f"epoch {epoch}/{self._started.epochs}" if self._started else f"epoch {epoch}"
+
+    def _line(self, text: str, style: str = "") -> None:
+        """Print what stays, in one line however narrow the console is."""
+        line = _plain(text)
+        line.stylize(style)
+        self._console.print(line, soft_wrap=True, highlight=False)
+
+    def _stop(self) -> None:
+        """End whatever is live; it leaves no trace."""
+        if self._spinner is not None:
+            self._spinner.stop()
+        if self._bar is not None and self._live:
+            self._bar.stop()  # one that was never drawn would print an empty line
+        self._spinner = self._bar = None
+        self._status = ""
+
+
+class _RunBar(RichProgress):
+    """A bar over all steps of a run, and below it a line of numbers.
+
+    Time left comes from the steps made since the bar was made, never from those of an earlier start.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float], total: int, start_step: int) -> None:
+        self._numbers = Text()  # first, for rich draws once while it is made
+        super().__init__(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("step {task.completed}/{task.total}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            get_time=clock,
+            speed_estimate_period=SPEED_SECONDS,
+            transient=True,
+            expand=True,
+        )
+        self.total = total
+        self._run: TaskID = self.add_task("", total=total, completed=start_step)
+
+    def advance_to(self, step: int, epoch: str, numbers: str) -> None:
+        """Move the bar and draw it at once; rich draws it between, so that the clock goes on."""
+        self._numbers = Text(numbers, no_wrap=True, overflow="ellipsis")
+        self.update(self._run, completed=step, description=epoch, refresh=True)
+
+    def left(self) -> str:
+        """Time left as h:mm:ss."""
+        return TimeRemainingColumn().render(self.tasks[0]).plain
+
+    def get_renderables(self) -> list[RenderableType]:
+        """The bar and the numbers, as rich asks for them."""
+        return [self.make_tasks_table(self.tasks), self._numbers]
+
+
+def _elbo(event: Progress | Tested) -> str:
+    return f"ELBO {event.elbo:.1f}  (recon {event.reconstruction:.1f}, KL {event.kl:.1f})"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _plain(text: str) -> Text:
+    """Text as it stands, without markup, colours or control characters that came with it."""
+    decoded = Text.from_ansi(text).plain
+    return Text("".join(c for c in decoded if c.isprintable() or c in "\n\t"))

@@ -1,0 +1,1 @@
+"""Training: strategy, the compiled step, the loop, evaluation and checkpoints. It knows no Ray."""

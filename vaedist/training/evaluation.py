@@ -1,0 +1,78 @@
+"""The test pass: every row exactly once, on all workers, and the same numbers for any number of them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from vaedist.data.stream import Chunk, LaneReader, read_ahead
+from vaedist.model import VAE
+from vaedist.model.noise import EVALUATION, EVALUATION_DEQUANTISATION, row_normal, row_uniform
+from vaedist.training.step import Batch, column_names, row_sums
+from vaedist.training.strategy import per_replica
+
+CHUNK = 8  # batches a call
+
+
+class Evaluator:
+    """Means of the ELBO and its parts over a split, one sample of z an image.
+
+    Args:
+        model: made under the strategy's scope.
+        strategy: whose replicas share the work.
+        reader: this worker's rows of the split, in stored order.
+        seed: key of the noise; together with the epoch and a row's place it decides the row's sample.
+    """
+
+    def __init__(self, model: VAE, strategy: Any, reader: LaneReader, *, seed: int) -> None:
+        self.model, self.strategy, self.reader, self.seed = model, strategy, reader, seed
+        self.names = column_names(len(model.flow.networks))
+        self._call = tf.function(self._replicas)
+        self._sums = tf.function(self._chunk_sums, jit_compile=True)
+
+    def run(self, epoch: int) -> dict[str, float]:
+        """The means over all rows of the split, in nats an image, by column; "rows" is their number."""
+        replicas = self.strategy.num_replicas_in_sync
+        totals = np.zeros((self.reader.replicas, len(self.names)))
+        for chunk in read_ahead(self.reader, self._requests(), CHUNK):
+            totals += self._evaluate(chunk, epoch)
+        if replicas > 1:
+            parts = per_replica(self.strategy, totals)
+            total = self.strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None).numpy()
+        else:
+            total = totals[0]
+        means = total / total[0]
+        return {"rows": float(total[0])} | dict(zip(self.names[1:], means[1:].tolist(), strict=True))
+
+    def _requests(self) -> Iterator[tuple[int, int, int]]:
+        steps = self.reader.plan.steps
+        for first in range(0, steps, CHUNK):
+            yield 0, first, min(CHUNK, steps - first)
+
+    def _evaluate(self, chunk: Chunk, epoch: int) -> np.ndarray:
+        """Sums over a chunk's rows, a row a local replica, [replicas, columns]."""
+        parts = (chunk.images, chunk.first_rows, chunk.counts)
+        batches = Batch(*(per_replica(self.strategy, part) for part in parts))
+        first = tf.constant(epoch * self.reader.plan.steps + chunk.first_step, tf.int64)
+        sums = self._call(batches, tf.constant(chunk.steps), first)
+        return np.stack([part.numpy() for part in self.strategy.experimental_local_results(sums)])
+
+    def _replicas(self, batches: Batch, steps: Any, first_step: Any) -> Any:
+        return self.strategy.run(self._sums, args=(batches, steps, first_step))
+
+    def _chunk_sums(self, batches: Batch, steps: Any, first_step: Any) -> Any:
+        """Sums over the batches of a chunk on one replica, [columns], in float64 from batch to batch."""
+
+        def body(k: Any, total: Any) -> Any:
+            batch, step = Batch(*(part[k] for part in batches)), first_step + tf.cast(k, tf.int64)
+            rows = batch.images.shape[0]
+            eps = row_normal(self.seed, EVALUATION, step, batch.first_row, rows, self.model.latent)
+            noise = None
+            if self.model.likelihood.dequantised:
+                stream = EVALUATION_DEQUANTISATION
+                noise = row_uniform(self.seed, stream, step, batch.first_row, rows, self.model.pixels)
+            return k + 1, total + tf.cast(row_sums(self.model, batch, eps, noise), tf.float64)
+
+        start = (tf.constant(0), tf.zeros(len(self.names), tf.float64))
+        return tf.while_loop(lambda k, _: k < steps, body, start, maximum_iterations=CHUNK)[1]

@@ -1,0 +1,92 @@
+"""What a model shows of itself: reconstructions, samples, interpolations, and how much its latents carry.
+
+All of it is drawn from fixed noise, so that pictures of different epochs can be compared.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from vaedist.model import VAE, Posterior
+from vaedist.model.noise import INSPECTION, PRIOR, row_normal
+from vaedist.objective import Bound, active_units, bound, kl_per_unit
+
+BLOCK = 256  # images at a time
+
+
+class LatentStatistics(NamedTuple):
+    """How much the latents carry.
+
+    active_units: number of them with Var_x(E_q[z]) > 0.01.
+    kl_per_unit: [latent], in nats, a mean over images and samples.
+    """
+
+    active_units: int
+    kl_per_unit: np.ndarray
+
+
+def posterior(model: VAE, images: np.ndarray, *, seed: int = 0, draw: int = 0) -> Posterior:
+    """One sample of q(z|x) for uint8 images [n, H, W, C], as NumPy arrays; `draw` numbers independent samples."""
+    return _in_blocks(images, lambda block, first: _posterior(model, block, seed, tf.constant(draw), first))
+
+
+def reconstruct(model: VAE, images: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """E[x|z] at one sample z of q(z|x), [n, H, W, C], float32 in [0, 1], for uint8 images of that shape."""
+    return decode(model, posterior(model, images, seed=seed).z)
+
+
+def score(model: VAE, images: np.ndarray, *, seed: int = 0) -> Bound:
+    """The ELBO of each uint8 image [n, H, W, C] and its parts, from one sample of z, [n] each, in nats."""
+    return _in_blocks(images, lambda block, first: _score(model, block, seed, first))
+
+
+def decode(model: VAE, z: np.ndarray) -> np.ndarray:
+    """E[x|z], [n, H, W, C], float32 in [0, 1], for latents [n, latent]."""
+    return _in_blocks(np.asarray(z, np.float32), lambda block, _: model.decode(block))
+
+
+def sample(model: VAE, count: int, *, seed: int = 0) -> np.ndarray:
+    """E[x|z] for `count` draws z ~ N(0, I), [count, H, W, C], float32 in [0, 1]; image i depends on seed and i only."""
+    return decode(model, row_normal(seed, PRIOR, 0, 0, count, model.latent).numpy())
+
+
+def interpolate(model: VAE, images: np.ndarray, *, steps: int = 8, seed: int = 0) -> np.ndarray:
+    """Decoded paths in z between neighbours: for images [2 n, ...], [n * steps, H, W, C], float32 in [0, 1].
+
+    A path goes along the great circle, as z of the prior lies near a sphere (White 2016).
+    """
+    z = posterior(model, images, seed=seed).z
+    t = np.linspace(0, 1, steps)[None, :, None]
+    a, b = z[0::2, None], z[1::2, None]
+    cosine = np.sum(a * b, -1, keepdims=True) / (
+        np.linalg.norm(a, axis=-1, keepdims=True) * np.linalg.norm(b, axis=-1, keepdims=True)
+    )
+    angle = np.maximum(np.arccos(np.clip(cosine, -1, 1)), 1e-6)
+    path = (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
+    return decode(model, path.reshape(-1, model.latent))
+
+
+def latent_statistics(model: VAE, images: np.ndarray, *, samples: int = 8, seed: int = 0) -> LatentStatistics:
+    """Active units and the KL of each unit over some uint8 images, from several samples of z an image."""
+    draws = [posterior(model, images, seed=seed, draw=k) for k in range(samples)]
+    kl = np.mean([np.asarray(kl_per_unit(draw)).mean(0) for draw in draws], axis=0)
+    return LatentStatistics(int(active_units(np.stack([draw.z for draw in draws]))), kl)
+
+
+@tf.function
+def _posterior(model: VAE, images: Any, seed: int, draw: Any, first: Any) -> Posterior:
+    eps = row_normal(seed, INSPECTION, draw, first, images.shape[0], model.latent)
+    return model.sample_posterior(model.encode(model.observe(images)), eps)
+
+
+@tf.function
+def _score(model: VAE, images: Any, seed: int, first: Any) -> Bound:
+    return bound(model(images, row_normal(seed, INSPECTION, 0, first, images.shape[0], model.latent)))
+
+
+def _in_blocks(rows: np.ndarray, function: Any) -> Any:
+    """Apply function(block, number of its first row) to blocks of rows, and join what it gives back."""
+    starts = range(0, len(rows), BLOCK)
+    parts = [function(tf.constant(rows[i : i + BLOCK]), tf.constant(i)) for i in starts]
+    return tf.nest.map_structure(lambda *blocks: np.concatenate([block.numpy() for block in blocks]), *parts)

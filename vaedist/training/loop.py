@@ -1,0 +1,255 @@
+"""The training loop: from a position to the end of the run, on whatever strategy a worker has.
+
+Every worker runs the same loop over the same steps; the first one also records. A position is (epoch, step) and
+nothing else: the rows of a batch, the noise and the update follow from it, so that a run that was interrupted goes on
+to the same weights as one that was not.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vaedist.config import Experiment
+from vaedist.data.stream import Chunk, LaneReader, read_ahead
+from vaedist.errors import Interrupted, NonFiniteError, RunError
+from vaedist.model import VAE
+from vaedist.monitor.events import Finished, Saved, Started
+from vaedist.training.checkpoint import Checkpoint, CheckpointStore, Position
+from vaedist.training.evaluation import Evaluator
+from vaedist.training.meters import Meters, Stopwatch
+from vaedist.training.optimizer import Adam
+from vaedist.training.recorder import Probe, Recorder
+from vaedist.training.state import load_variables, named_slots, named_weights
+from vaedist.training.step import TrainStep
+
+PROBE_IMAGES = 2048  # for statistics of the latents
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A worker's rows, and what identifies the data.
+
+    train, test: readers of the worker's lanes.
+    probe: test images for pictures and statistics, on the first worker.
+    fingerprint: of the data set.
+    """
+
+    train: LaneReader
+    test: LaneReader
+    probe: Probe | None
+    fingerprint: str
+
+
+class Loop:
+    """One worker's part in a run.
+
+    Args:
+        experiment: what to train.
+        model, strategy: the model, made under the strategy's scope.
+        inputs: the worker's rows.
+        store: the run's checkpoints.
+        checkpoint: where to go on from; None starts anew.
+        recorder: on the first worker; None on the others.
+        workers: how many there are.
+        should_stop: asked before every call of the step; when one worker says yes, all stop after the same step.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        model: VAE,
+        strategy: Any,
+        inputs: Inputs,
+        store: CheckpointStore,
+        *,
+        checkpoint: Checkpoint | None = None,
+        recorder: Recorder | None = None,
+        workers: int = 1,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.experiment, self.model, self.strategy, self.inputs = experiment, model, strategy, inputs
+        self.store, self.recorder, self.workers, self.should_stop = store, recorder, workers, should_stop
+        training = experiment.training
+        self.optimizer = Adam(training.learning_rate)
+        self.step = TrainStep(
+            model, strategy, self.optimizer, global_batch=training.global_batch,
+            steps_per_call=training.steps_per_call, norm_every=experiment.monitor.log_every, seed=experiment.seed,
+        )  # fmt: skip
+        self.evaluator = Evaluator(model, strategy, inputs.test, seed=experiment.seed)
+        self.steps_per_epoch = inputs.train.plan.steps
+        self.total_steps = training.epochs * self.steps_per_epoch
+        self.taken, saved, self.best = 0, None, -math.inf
+        if checkpoint is not None:
+            self._restore(checkpoint)
+            saved = checkpoint.position.meters
+        self.meters = Meters(self.evaluator.names, saved)
+        self.clock = Stopwatch()
+        self.test_elbo = math.nan
+
+    def run(self) -> dict[str, float]:
+        """Train to the end.
+
+        Returns:
+            the last test pass's means.
+
+        Raises:
+            NonFiniteError: a loss, a gradient or a test ELBO was not finite; what was committed before stays.
+            Interrupted: somebody asked to stop; the position reached is committed.
+            StorageError: the run's folder cannot be written.
+        """
+        self._announce()
+        means: dict[str, float] = {}
+        if self.taken == self.total_steps:  # resumed at its end
+            means = self.evaluator.run(self._epoch)
+        capacity = self.experiment.training.steps_per_call
+        chunks = read_ahead(self.inputs.train, self._requests(), capacity)
+        try:
+            while (chunk := self._next(chunks)) is not None:
+                stop = self._take(chunk)
+                at_epoch_end = self.taken % self.steps_per_epoch == 0
+                if at_epoch_end:
+                    means = self._end_epoch()
+                elif stop or self._due(self.experiment.checkpoint.every_steps):
+                    self._save()
+                if stop and self.taken < self.total_steps:
+                    raise Interrupted(f"stopped at step {self.taken} of {self.total_steps}, which is saved")
+        finally:
+            chunks.close()
+        self._finish(means)
+        return means
+
+    @property
+    def _epoch(self) -> int:
+        """Passes completed."""
+        return self.taken // self.steps_per_epoch
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.taken % every == 0
+
+    def _requests(self) -> Iterator[tuple[int, int, int]]:
+        """Chunks from here to the end, cut at epochs and at checkpoints."""
+        step, every = self.taken, self.experiment.checkpoint.every_steps
+        while step < self.total_steps:
+            epoch, within = divmod(step, self.steps_per_epoch)
+            count = min(self.experiment.training.steps_per_call, self.steps_per_epoch - within)
+            if every:
+                count = min(count, every - step % every)
+            yield epoch, within, count
+            step += count
+
+    def _next(self, chunks: Iterator[Chunk]) -> Chunk | None:
+        start = time.perf_counter()
+        chunk = next(chunks, None)
+        self.clock.waiting += time.perf_counter() - start
+        return chunk
+
+    def _take(self, chunk: Chunk) -> bool:
+        """Take a chunk's steps and record them; returns whether anyone wants to stop."""
+        first, start = self.taken, time.perf_counter()
+        metrics, finite = self.step.run(chunk, first, stop=self.should_stop())
+        self.clock.computing += time.perf_counter() - start
+        columns = len(self.meters.names)
+        self._check(metrics, finite, first)
+        for row in metrics:
+            self.taken += 1
+            self.meters.add(row[:columns].astype(np.float64))
+            self.clock.steps += 1
+            self.clock.images += float(row[0])
+            if self._due(self.experiment.monitor.log_every):
+                self._log(float(row[-1]))
+        return bool(metrics[:, columns].any())
+
+    def _check(self, metrics: np.ndarray, finite: bool, first: int) -> None:
+        if finite:
+            return
+        step, row = first + len(metrics), metrics[-1]
+        bad = [name for name, value in zip(self.step.names, row, strict=True) if not np.isfinite(value)]
+        what = ", ".join(bad) if bad else "the gradient"
+        raise NonFiniteError(
+            f"step {step} (epoch {first // self.steps_per_epoch + 1}): {what} became NaN or infinite; the run stopped, "
+            f"and checkpoints up to step {self._last_saved()} are intact; a smaller training.learning_rate may help"
+        )
+
+    def _last_saved(self) -> int:
+        newest = self.store.newest()
+        return newest.position.step if newest else 0
+
+    def _log(self, gradient_norm: float) -> None:
+        means = self.meters.row()
+        if self.recorder is not None:
+            values = {
+                **means, "learning_rate": self.optimizer.learning_rate, "gradient_norm": gradient_norm,
+                **self.clock.rates(),
+            }  # fmt: skip
+            epoch = (self.taken - 1) // self.steps_per_epoch + 1
+            self.recorder.train(epoch, self.taken, values)
+        self.clock.reset()
+
+    def _end_epoch(self) -> dict[str, float]:
+        means = self.evaluator.run(self._epoch)
+        train_elbo = self.meters.epoch()["elbo"]
+        if not math.isfinite(means["elbo"]):
+            raise NonFiniteError(f"epoch {self._epoch}: the test ELBO is {means['elbo']}; the weights have diverged")
+        best = means["elbo"] > self.best
+        self.best = max(self.best, means["elbo"])
+        if self.recorder is not None:
+            assert self.inputs.probe is not None
+            self.recorder.test(self._epoch, self.taken, means, train_elbo, best=best)
+            self.recorder.latents(self.taken, self.model, self.inputs.probe)
+            every = self.experiment.monitor.pictures_every
+            if self.taken == self.total_steps or (every and self._epoch % every == 0):
+                self.recorder.pictures(self._epoch, self.taken, self.model, self.inputs.probe)
+        self._save(means["elbo"])
+        return means
+
+    def _save(self, test_elbo: float | None = None) -> None:
+        if self.recorder is None:
+            return
+        self.recorder.flush()
+        position = Position(
+            self._epoch,
+            self.taken,
+            self.inputs.fingerprint,
+            self.model.image_shape,
+            test_elbo,
+            self.meters.state(),
+        )
+        weights = named_weights(self.model)
+        path = self.store.save(position, weights, named_slots(self.model, self.step), self.experiment.to_toml())
+        self.recorder.notify(Saved(self._epoch, self.taken, str(path)))
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        position = checkpoint.position
+        if position.fingerprint != self.inputs.fingerprint:
+            raise RunError(
+                f"the data has changed under the run: checkpoint {checkpoint.path} was made on data "
+                f"{position.fingerprint[:12]}, and {self.experiment.data.path} is {self.inputs.fingerprint[:12]}"
+            )
+        load_variables(self.model, self.step, checkpoint)
+        self.taken = position.step
+        best = self.store.best()
+        if best is not None and best.position.test_elbo is not None:
+            self.best = best.position.test_elbo
+
+    def _announce(self) -> None:
+        if self.recorder is None:
+            return
+        plan = self.inputs.train.plan
+        devices = self.strategy.num_replicas_in_sync
+        parameters = sum(int(np.prod(w.shape)) for w in self.step.weights)
+        training = self.experiment.training
+        name = self.recorder.run.name
+        self.recorder.notify(
+            Started(name, training.epochs, plan.steps, self.taken, self.workers, devices, plan.rows, parameters)
+        )
+
+    def _finish(self, means: dict[str, float]) -> None:
+        if self.recorder is None:
+            return
+        assert self.inputs.probe is not None
+        self.recorder.finish(self.taken, self.model, self.inputs.probe)
+        self.recorder.notify(Finished(self._epoch, self.taken, means["elbo"]))

@@ -1,0 +1,136 @@
+"""What the first worker writes while a run goes on: metrics, TensorBoard, pictures; and what it tells the terminal."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from vaedist.config import Experiment
+from vaedist.model import VAE
+from vaedist.monitor.events import Event, Progress, Tested
+from vaedist.monitor.metrics import MetricsLog
+from vaedist.monitor.pictures import grid, save_png, side_by_side, to_uint8
+from vaedist.monitor.tensorboard import TensorBoardWriter
+from vaedist.training import inspection
+from vaedist.training.run_folder import RunFolder
+
+PICTURE_SCALE = 2  # screen pixels a pixel
+PICTURE_COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Test images that the model is looked at with: the same ones for any number of workers.
+
+    images: [n, H, W, C], uint8. labels: [n], numbers of `classes`.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+
+class Recorder:
+    """The one writer of a run's folder, checkpoints aside.
+
+    Args:
+        run: the folder.
+        experiment: is shown as text in TensorBoard.
+        resume_step: step of the checkpoint that the run goes on from; None for a new run.
+        workers: over which the rate is divided.
+        notify: told of each event.
+
+    Raises:
+        StorageError: from every method, when the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        experiment: Experiment,
+        *,
+        resume_step: int | None,
+        workers: int,
+        notify: Callable[[Event], None],
+    ) -> None:
+        self.run, self.workers, self.notify = run, workers, notify
+        self.settings = experiment.monitor
+        self.seed = experiment.seed
+        self.metrics = MetricsLog(run.metrics, resume_step=resume_step)
+        purge = None if resume_step is None else resume_step + 1
+        self.board = TensorBoardWriter(run.tensorboard, purge_step=purge)
+        if resume_step is None:
+            self.board.text("experiment", f"```toml\n{experiment.to_toml()}\n```")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.metrics.close()
+        self.board.close()
+
+    def train(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
+        """A row of training means: the ELBO's columns, learning_rate, gradient_norm and the rates of the loop."""
+        self.metrics.append("train", epoch, step, values)
+        scalars = {
+            "elbo/train": values["elbo"],
+            "parts/reconstruction_train": values["reconstruction"],
+            "parts/kl_train": values["kl"],
+            "optim/learning_rate": values["learning_rate"],
+            "optim/gradient_norm": values["gradient_norm"],
+            "perf/images_per_second": values["images_per_second"],
+            "perf/images_per_second_per_worker": values["images_per_second"] / self.workers,
+            "perf/step_ms": 1000 * values["step_seconds"],
+            "perf/input_wait": values["input_wait"],
+        }
+        flow = {f"parts/{name}": value for name, value in values.items() if name.startswith(("log_det_", "gate_"))}
+        self.board.scalars(step, scalars | flow)
+        numbers = (values[k] for k in ("elbo", "reconstruction", "kl", "images_per_second", "input_wait"))
+        self.notify(Progress(epoch, step, *numbers))
+
+    def test(self, epoch: int, step: int, values: Mapping[str, float], train_elbo: float, *, best: bool) -> None:
+        """The means of a test pass, and the training ELBO over the epoch before it."""
+        self.metrics.append("test", epoch, step, {**values, "train_elbo": train_elbo, "best": best})
+        scalars = {
+            "elbo/test": values["elbo"],
+            "elbo/train_epoch": train_elbo,
+            "parts/reconstruction_test": values["reconstruction"],
+            "parts/kl_test": values["kl"],
+        }
+        self.board.scalars(step, scalars)
+        self.notify(Tested(epoch, step, values["elbo"], values["reconstruction"], values["kl"], best))
+
+    def latents(self, step: int, model: VAE, probe: Probe) -> None:
+        """Active units and the KL of each unit, over the probe's images."""
+        statistics = inspection.latent_statistics(model, probe.images, seed=self.seed)
+        self.board.scalars(step, {"latent/active_units": statistics.active_units})
+        self.board.histogram("latent/kl_per_unit", step, statistics.kl_per_unit)
+
+    def pictures(self, epoch: int, step: int, model: VAE, probe: Probe) -> None:
+        """Originals beside reconstructions, samples and interpolations, for TensorBoard and as PNG."""
+        count, seed = self.settings.pictures, self.seed
+        originals = probe.images[:count]
+        reconstructions = to_uint8(inspection.reconstruct(model, originals, seed=seed))
+        ends = probe.images[: 2 * (min(PICTURE_COLUMNS, len(probe.images)) // 2)]
+        sheets = {
+            "reconstructions": side_by_side(originals, reconstructions, PICTURE_COLUMNS // 2),
+            "samples": grid(to_uint8(inspection.sample(model, 2 * count, seed=seed)), PICTURE_COLUMNS),
+        }
+        if len(ends):
+            paths = inspection.interpolate(model, ends, steps=PICTURE_COLUMNS, seed=seed)
+            sheets["interpolations"] = grid(to_uint8(paths), PICTURE_COLUMNS)
+        for name, sheet in sheets.items():
+            self.board.picture(f"pictures/{name}", step, sheet)
+            save_png(self.run.pictures / f"{name}-epoch-{epoch:04d}.png", sheet, scale=PICTURE_SCALE)
+            save_png(self.run.pictures / f"{name}.png", sheet, scale=PICTURE_SCALE)
+
+    def finish(self, step: int, model: VAE, probe: Probe) -> None:
+        """The probe's latents, for TensorBoard's projector."""
+        z = inspection.posterior(model, probe.images, seed=self.seed).z
+        labels = [probe.classes[label] for label in probe.labels]
+        self.board.projector("latents", step, z, labels, probe.images)
+
+    def flush(self) -> None:
+        """Have TensorBoard's events on disk."""
+        self.board.flush()

@@ -1,0 +1,68 @@
+"""A run's folder: what lies where."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vaedist.config import Experiment
+from vaedist.errors import RunError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run; nothing is made until something is written.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "RunFolder":
+        """The folder that an experiment asks for."""
+        return cls(Path(experiment.run.folder).absolute() / experiment.run.name)
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.name
+
+    @property
+    def experiment(self) -> Path:
+        """The resolved experiment, as TOML."""
+        return self.path / "experiment.toml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line: training means every so many steps, test means every epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One folder a checkpoint."""
+        return self.path / "checkpoints"
+
+    @property
+    def pictures(self) -> Path:
+        """Reconstructions, samples and interpolations, as PNG."""
+        return self.path / "pictures"
+
+    @property
+    def logs(self) -> Path:
+        """What Ray and TensorFlow said."""
+        return self.path / "logs"
+
+    def read_experiment(self) -> Experiment:
+        """The experiment that the run was started with.
+
+        Raises:
+            RunError: there is no run here.
+        """
+        if not self.experiment.is_file():
+            raise RunError(f"no run at {self.path}: it has no {self.experiment.name}")
+        return Experiment.from_file(self.experiment)

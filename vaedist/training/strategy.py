@@ -1,0 +1,60 @@
+"""Devices and tf.distribute strategies: which one a worker uses, and the few things asked of it."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+def configure_devices(threads: int, gpus: int, logical_devices: int) -> None:
+    """Set threads, GPU memory growth and logical devices; must come before anything else touches TensorFlow.
+
+    Args:
+        threads: for operations on the CPU.
+        gpus: GPUs that the worker was given; 0 hides any that are there.
+        logical_devices: devices that the CPU is split into.
+    """
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(max(2, logical_devices))
+    visible = tf.config.list_physical_devices("GPU")[:gpus]
+    tf.config.set_visible_devices(visible, "GPU")
+    for gpu in visible:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if logical_devices > 1:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * logical_devices)
+
+
+def make_strategy(workers: int) -> Any:
+    """MirroredStrategy over a lone worker's devices; MultiWorkerMirroredStrategy, by TF_CONFIG, across several."""
+    gpus = tf.config.list_logical_devices("GPU")
+    if workers > 1:
+        ring = tf.distribute.experimental.CommunicationImplementation
+        options = tf.distribute.experimental.CommunicationOptions(implementation=ring.NCCL if gpus else ring.RING)
+        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+    devices = gpus or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def local_devices(strategy: Any) -> int:
+    """Replicas that live in this process."""
+    return len(strategy.extended.worker_devices)
+
+
+def component(variable: Any) -> Any:
+    """The copy of a mirrored variable that belongs to the replica which asks."""
+    (device,) = tf.nest.flatten(tf.distribute.get_replica_context().devices)
+    (own,) = (copy for copy in variable.values if copy.device == device)
+    return own
+
+
+def per_replica(strategy: Any, parts: np.ndarray) -> Any:
+    """One tensor a local replica, from an array whose first axis counts the local replicas."""
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: tf.convert_to_tensor(parts[context.replica_id_in_sync_group % len(parts)])
+    )
+
+
+def first_local(strategy: Any, value: Any) -> Any:
+    """The value of this process's first replica, of one that all replicas agree on."""
+    return strategy.experimental_local_results(value)[0]

@@ -1,0 +1,107 @@
+"""What one worker does, from nothing to the end of a run. Who starts workers, and how, is not its business."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from vaedist.config import Experiment, ModelSection
+from vaedist.data.manifest import load_manifest
+from vaedist.errors import RunError
+from vaedist.model import VAE
+from vaedist.monitor.events import Event, Notice
+from vaedist.training.checkpoint import Checkpoint, CheckpointStore, open_checkpoint
+from vaedist.training.inputs import open_inputs
+from vaedist.training.loop import Loop
+from vaedist.training.recorder import Recorder
+from vaedist.training.run_folder import RunFolder
+from vaedist.training.strategy import configure_devices, local_devices, make_strategy
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker's place and its ways to the outside.
+
+    Attributes:
+        rank, workers: which one it is, and of how many.
+        threads: CPUs that it was given.
+        notify: takes the events of the first worker.
+        should_stop: whether the user asked to stop.
+        agree: gives every worker what the first one passed in.
+    """
+
+    rank: int = 0
+    workers: int = 1
+    threads: int = 1
+    notify: Callable[[Event], None] = lambda _: None
+    should_stop: Callable[[], bool] = lambda: False
+    agree: Callable[[Any], Any] = lambda value: value
+
+
+def build_model(section: ModelSection, image_shape: tuple[int, int, int], seed: int) -> VAE:
+    """The model that an experiment describes, with its first weights."""
+    flow = section.flow
+    return VAE(
+        image_shape,
+        hidden=section.hidden,
+        latent=section.latent,
+        likelihood=section.likelihood,
+        flow_depth=flow.depth,
+        flow_width=flow.width,
+        flow_layers=flow.layers,
+        gate_bias=flow.gate_bias,
+        seed=seed,
+    )
+
+
+def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, float]:
+    """Train a run, from its newest intact checkpoint if it has one, to its end.
+
+    Every worker of a run calls this, in a process where TensorFlow was not used before.
+
+    Returns:
+        the means of the last test pass, in nats an image.
+
+    Raises:
+        VaedistError: whatever the user has to know; what was committed stays.
+    """
+    scaling = experiment.scaling
+    configure_devices(worker.threads, scaling.gpus_per_worker, scaling.logical_devices)
+    strategy = make_strategy(worker.workers)
+    manifest = load_manifest(experiment.data.path)
+    inputs = open_inputs(
+        experiment, manifest, rank=worker.rank, workers=worker.workers, replicas=local_devices(strategy)
+    )
+    store = CheckpointStore(run.checkpoints, experiment.checkpoint.keep)
+    checkpoint = _checkpoint(store, worker)
+    with strategy.scope():
+        model = build_model(experiment.model, manifest.shape, experiment.seed)
+    with ExitStack() as stack:
+        recorder = None
+        if worker.rank == 0:
+            step = checkpoint.position.step if checkpoint else None
+            if step is not None:
+                store.drop_after(step)
+            recorder = stack.enter_context(
+                Recorder(run, experiment, resume_step=step, workers=worker.workers, notify=worker.notify)
+            )
+        loop = Loop(
+            experiment, model, strategy, inputs, store, checkpoint=checkpoint, recorder=recorder,
+            workers=worker.workers, should_stop=worker.should_stop,
+        )  # fmt: skip
+        return loop.run()
+
+
+def _checkpoint(store: CheckpointStore, worker: Worker) -> Checkpoint | None:
+    """The checkpoint that the first worker finds to be the newest intact one, opened by every worker."""
+    path = None
+    if worker.rank == 0:
+        store.clean()
+        newest = store.newest(lambda text: worker.notify(Notice(text)))
+        path = newest.path if newest else None
+    path = worker.agree(path)
+    if path is None:
+        return None
+    if not path.is_dir():
+        raise RunError(f"worker {worker.rank} cannot see {path}: run.folder must be shared by all workers' machines")
+    return open_checkpoint(path)
