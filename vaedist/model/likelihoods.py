@@ -65,7 +65,8 @@ class Gaussian:
 
     def observe(self, images: Any, noise: Any = None) -> Any:
         """(pixel + noise) / 256; the middle of the bin where there is no noise."""
-        return (ops.cast(images, "float32") + (0.5 if noise is None else noise)) / 256.0
+        offset = 0.5 if noise is None else ops.cast(noise, "float32")
+        return (ops.cast(images, "float32") + offset) / 256.0
 
     def log_prob(self, raw: Any, x: Any) -> Any:
         """Log-density log N(x; mu, sigma^2), summed over pixel values."""

@@ -59,7 +59,11 @@ class Evaluator:
         return np.stack([part.numpy() for part in self.strategy.experimental_local_results(sums)])
 
     def _replicas(self, batches: Batch, steps: Any, first_step: Any) -> Any:
-        return self.strategy.run(self._sums, args=(batches, steps, first_step))
+        # Called from a plain function, for tf.distribute would not keep a compiled one on its replica's device.
+        def replica(*args: Any) -> Any:
+            return self._sums(*args)
+
+        return self.strategy.run(replica, args=(batches, steps, first_step))
 
     def _chunk_sums(self, batches: Batch, steps: Any, first_step: Any) -> Any:
         """Sums over the batches of a chunk on one replica, [columns], in float64 from batch to batch."""

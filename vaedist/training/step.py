@@ -17,7 +17,7 @@ from vaedist.model import VAE
 from vaedist.model.noise import DEQUANTISATION, POSTERIOR, row_normal, row_uniform
 from vaedist.objective import bound
 from vaedist.training.optimizer import Adam
-from vaedist.training.strategy import component, first_local, per_replica
+from vaedist.training.strategy import first_local, local_replica, per_replica
 
 
 class Batch(NamedTuple):
@@ -120,7 +120,7 @@ class TrainStep:
         """All steps of a call in one program, on the one device."""
 
         def take(k: Any, step: Any) -> Any:
-            return self._update(*self._gradients(Batch(*(part[k] for part in batches)), step, stop), step)
+            return self._update(*self._gradients(Batch(*(part[k] for part in batches)), step, stop, 0), step, 0)
 
         return self._loop(take, steps, first_step)
 
@@ -128,9 +128,10 @@ class TrainStep:
         """Each step joined by all replicas, of all workers."""
 
         def replica(batches: Batch, k: Any, step: Any) -> Any:
-            packed = self._compiled_gradients(Batch(*(part[k] for part in batches)), step, stop)
+            own = local_replica(self.strategy)
+            packed = self._compiled_gradients(Batch(*(part[k] for part in batches)), step, stop, own)
             context = tf.distribute.get_replica_context()
-            return self._compiled_update(context.all_reduce(tf.distribute.ReduceOp.SUM, packed), step)
+            return self._compiled_update(context.all_reduce(tf.distribute.ReduceOp.SUM, packed), step, own)
 
         def take(k: Any, step: Any) -> Any:
             result = self.strategy.run(replica, args=(batches, k, step))
@@ -151,9 +152,12 @@ class TrainStep:
         empty = tf.zeros((self.capacity, len(self.names)))
         return tf.while_loop(more, body, (tf.constant(0), tf.constant(True), empty), maximum_iterations=self.capacity)
 
-    def _gradients(self, batch: Batch, step: Any, stop: Any) -> tuple[list[Any], Any]:
-        """This replica's part of the gradient, one tensor a weight, and of the metrics' sums."""
-        rows, weights = batch.images.shape[0], [component(w) for w in self.weights]
+    def _gradients(self, batch: Batch, step: Any, stop: Any, own: int) -> tuple[list[Any], Any]:
+        """This replica's part of the gradient, one tensor a weight, and of the metrics' sums.
+
+        `own` is the replica's number among the process's: whose copies of the mirrored variables are read.
+        """
+        rows, weights = batch.images.shape[0], [weight.values[own] for weight in self.weights]
         eps = row_normal(self.seed, POSTERIOR, step, batch.first_row, rows, self.model.latent)
         noise = None
         if self.model.likelihood.dequantised:
@@ -163,7 +167,7 @@ class TrainStep:
             loss = -sums[1] / self.global_batch
         return tape.gradient(loss, weights), tf.concat([sums, [stop]], 0)
 
-    def _update(self, gradients: Sequence[Any], sums: Any, step: Any) -> tuple[Any, Any]:
+    def _update(self, gradients: Sequence[Any], sums: Any, step: Any, own: int) -> tuple[Any, Any]:
         """Apply the whole gradient, weight by weight; returns whether all was finite, and the metrics' row.
 
         From the last layer to the first, as the gradients come out: each is used while it is in the cache, which is
@@ -178,7 +182,7 @@ class TrainStep:
             if gradient.shape.rank == 1:
                 finite = tf.logical_and(finite, tf.math.is_finite(tf.reduce_sum(gradient)))
             squares.append(tf.cond(wanted, partial(sum_of_squares, gradient), partial(tf.constant, 0.0)))
-            owned = [component(v[i]) for v in (self.weights, *self.slots.values())]
+            owned = [mirrored[i].values[own] for mirrored in (self.weights, *self.slots.values())]
             old = [variable.read_value() for variable in owned]
             new = self.optimizer.update(rate, old[0], gradient, *old[1:])
             for variable, before, after in zip(owned, old, new, strict=True):
@@ -186,11 +190,11 @@ class TrainStep:
         norm = tf.sqrt(tf.add_n(squares))
         return tf.logical_and(finite, tf.math.is_finite(norm)), tf.concat([sums, [norm]], 0)
 
-    def _packed_gradients(self, batch: Batch, step: Any, stop: Any) -> Any:
-        gradients, sums = self._gradients(batch, step, stop)
+    def _packed_gradients(self, batch: Batch, step: Any, stop: Any, own: int) -> Any:
+        gradients, sums = self._gradients(batch, step, stop, own)
         return tf.concat([*(tf.reshape(g, [-1]) for g in gradients), sums], 0)
 
-    def _packed_update(self, packed: Any, step: Any) -> Any:
+    def _packed_update(self, packed: Any, step: Any, own: int) -> Any:
         sizes = [int(np.prod(w.shape)) for w in self.weights]
         *flat, sums = tf.split(packed, [*sizes, packed.shape[0] - sum(sizes)])
-        return self._update([tf.reshape(g, w.shape) for g, w in zip(flat, self.weights, strict=True)], sums, step)
+        return self._update([tf.reshape(g, w.shape) for g, w in zip(flat, self.weights, strict=True)], sums, step, own)

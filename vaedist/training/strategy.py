@@ -27,12 +27,14 @@ def configure_devices(threads: int, gpus: int, logical_devices: int) -> None:
 
 def make_strategy(workers: int) -> Any:
     """MirroredStrategy over a lone worker's devices; MultiWorkerMirroredStrategy, by TF_CONFIG, across several."""
-    gpus = tf.config.list_logical_devices("GPU")
+    gpus = tf.config.get_visible_devices("GPU")  # asking for logical ones would start TensorFlow's context too early
     if workers > 1:
-        ring = tf.distribute.experimental.CommunicationImplementation
-        options = tf.distribute.experimental.CommunicationOptions(implementation=ring.NCCL if gpus else ring.RING)
+        implementations = tf.distribute.experimental.CommunicationImplementation
+        options = tf.distribute.experimental.CommunicationOptions(
+            implementation=implementations.NCCL if gpus else implementations.RING
+        )
         return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
-    devices = gpus or tf.config.list_logical_devices("CPU")
+    devices = tf.config.list_logical_devices("GPU" if gpus else "CPU")
     return tf.distribute.MirroredStrategy([device.name for device in devices])
 
 
@@ -41,11 +43,10 @@ def local_devices(strategy: Any) -> int:
     return len(strategy.extended.worker_devices)
 
 
-def component(variable: Any) -> Any:
-    """The copy of a mirrored variable that belongs to the replica which asks."""
-    (device,) = tf.nest.flatten(tf.distribute.get_replica_context().devices)
-    (own,) = (copy for copy in variable.values if copy.device == device)
-    return own
+def local_replica(strategy: Any) -> int:
+    """Number, among this process's replicas, of the one that asks; not to be asked inside a compiled function."""
+    replica = tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group)
+    return int(replica) % local_devices(strategy)
 
 
 def per_replica(strategy: Any, parts: np.ndarray) -> Any:
