@@ -172,7 +172,7 @@ class Experiment(Section):
         Raises:
             ConfigError: the file is missing, is no TOML, or holds an invalid key or value.
         """
-        path, overrides = Path(path), tuple(overrides)
+        path = Path(path)
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -34,6 +35,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     _check_address(address)
     try:
         if address == "local":
+            _check_interpreter()
             ray.init(address="local", include_dashboard=False)
         else:
             ray.init(address=address)
@@ -43,6 +45,12 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_interpreter() -> None:
+    """Ray starts its workers through a shell, without quotes, and would wait for them for ever."""
+    if any(letter.isspace() for letter in sys.executable):
+        raise ClusterError(f"Ray cannot start workers from {sys.executable}: its path must have no space")
 
 
 def _check_address(address: str) -> None:

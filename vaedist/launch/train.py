@@ -210,6 +210,11 @@ def _watch(channel: Any, observe: Callable[[Event], None]) -> None:
         try:
             left = None if deadline is None else max(deadline - time.monotonic(), 0)
             event = ray.get(pending, timeout=left)
+            if event == ENDED:
+                return
+            pending = channel.get.remote()
+            started = started or isinstance(event, Started)
+            observe(event)
         except KeyboardInterrupt:
             channel.request_stop.remote()
             if not started:
@@ -218,14 +223,8 @@ def _watch(channel: Any, observe: Callable[[Event], None]) -> None:
                 raise Interrupted("stopped at once; the newest checkpoint stays") from None
             deadline = time.monotonic() + STOP_SECONDS
             observe(Notice("stopping after this step, to save it; Ctrl-C again stops at once"))
-            continue
         except ray.exceptions.GetTimeoutError:
             raise Interrupted(f"stopped: the workers did not end within {STOP_SECONDS:.0f} s") from None
-        if event == ENDED:
-            return
-        started = started or isinstance(event, Started)
-        observe(event)
-        pending = channel.get.remote()
 
 
 def _last_line(error: BaseException) -> str:

@@ -38,7 +38,7 @@ def row_uniform(seed: int, stream: int, step: Any, first_row: Any, rows: int, wi
 def row_normal(seed: int, stream: int, step: Any, first_row: Any, rows: int, width: int) -> Any:
     """Standard normal numbers, [rows, width], float32, by the inverse distribution function; |eps| < 5.3.
 
-    Compiled by XLA they are the same bits however rows are split. Run eagerly, the last bit of a number depends
+    Compiled by XLA they are the same bits however rows are split. Run eagerly, the last bits of a number depend
     on where it stands in the tensor: vectorised and scalar code round erfinv differently.
     """
     uniform = row_uniform(seed, stream, step, first_row, rows, width)

@@ -141,8 +141,9 @@ class CheckpointStore:
             _write_synced(target / MARKER, _sha256(target / STATE).encode())
             _sync(target)
             self._prune()
-        except OSError as error:
-            raise StorageError(f"cannot write checkpoint {target}: {error.strerror or error}") from error
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise StorageError(f"cannot write checkpoint {target}: {reason}") from error
         return target
 
     def newest(self, warn: Callable[[str], None] = lambda _: None) -> Checkpoint | None:

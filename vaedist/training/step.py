@@ -170,10 +170,11 @@ class TrainStep:
     def _update(self, gradients: Sequence[Any], sums: Any, step: Any, own: int) -> tuple[Any, Any]:
         """Apply the whole gradient, weight by weight; returns whether all was finite, and the metrics' row.
 
-        From the last layer to the first, as the gradients come out: each is used while it is in the cache, which is
-        worth a sixth of the step on a CPU. A layer's bias gradient is the sum over rows of what its kernel's gradient
-        is made of, so where the loss and the bias gradients down to a layer are finite, the kernel's is. A weight
-        whose gradient is not finite thus stays as it is, without a pass over the large gradients to find out.
+        From the last layer to the first, as the gradients come out: each is used while it is in the cache. A layer's
+        bias gradient is the sum over rows of what its kernel's gradient is made of, so where the loss and the bias
+        gradients down to a layer are finite, the kernel's is, without a pass over it to find out. Where they are not,
+        the weight is updated by a gradient of 0 at a rate of 0. (To choose between the new weight and the old instead
+        costs a quarter of the step on a CPU, for XLA then updates nothing in place.)
         """
         finite = tf.reduce_all(tf.math.is_finite(sums))
         wanted = tf.equal((step + 1) % self.norm_every, 0)
@@ -183,10 +184,11 @@ class TrainStep:
                 finite = tf.logical_and(finite, tf.math.is_finite(tf.reduce_sum(gradient)))
             squares.append(tf.cond(wanted, partial(sum_of_squares, gradient), partial(tf.constant, 0.0)))
             owned = [mirrored[i].values[own] for mirrored in (self.weights, *self.slots.values())]
-            old = [variable.read_value() for variable in owned]
-            new = self.optimizer.update(rate, old[0], gradient, *old[1:])
-            for variable, before, after in zip(owned, old, new, strict=True):
-                variable.assign(tf.where(finite, after, before))
+            weight, *slots = (variable.read_value() for variable in owned)
+            safe = tf.where(finite, gradient, 0.0)
+            updated = self.optimizer.update(tf.where(finite, rate, 0.0), weight, safe, *slots)
+            for variable, value in zip(owned, updated, strict=True):
+                variable.assign(value)
         norm = tf.sqrt(tf.add_n(squares))
         return tf.logical_and(finite, tf.math.is_finite(norm)), tf.concat([sums, [norm]], 0)
 

@@ -1,0 +1,53 @@
+# Everything runs in .venv, which is made on first use. `make` alone lists the targets.
+#
+#   make train                        on a fresh machine: set up, prepare data, train
+#   make setup PYTHON=python3.12      with another Python
+
+PYTHON ?= python3
+
+# Relative throughout: make splits at spaces, and the path of the project's folder may have some.
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+PHOTOS := data/photos/manifest.json
+TOO_OLD := vaedist needs Python 3.11 or newer; choose one with PYTHON=...
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test lint format clean
+
+help: ## Print the targets (the default)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(INSTALLED) ## Make .venv and install the project into it; the targets below do so by themselves
+
+train: $(INSTALLED) $(PHOTOS) ## Prepare data/photos unless it is there, and train jobs/photos-iaf.toml as a new run
+	@$(BIN)/vaedist train jobs/photos-iaf.toml --name "photos-iaf-$$(date +%Y%m%d-%H%M%S)"
+
+test: $(INSTALLED) ## Run all tests, those that start Ray included
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## Check style, formatting, types and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## Mend style and formatting
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## Remove .venv, caches and build output; runs and data stay
+	rm -rf .venv build dist vaedist.egg-info
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find vaedist tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" >/dev/null || { echo "no $(PYTHON) here: $(TOO_OLD)" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(TOO_OLD)" or 0)'
+	@echo "installing into .venv: a few minutes, once"
+	@"$(PYTHON)" -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,photos]'
+	@touch $@
+
+# Order-only: data that is there stays, however new .venv is.
+$(PHOTOS): | $(INSTALLED)
+	@$(BIN)/vaedist data prepare photos

@@ -1,0 +1,144 @@
+"""Bad input: one line on stderr, exit code 2, no traceback, and nothing half-written."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+JOB = """
+[data]
+path = "{data}"
+
+[model]
+hidden = 8
+latent = 4
+
+[training]
+epochs = 1
+global_batch = 8
+"""
+
+
+@pytest.fixture
+def place(tmp_path, small_dataset):
+    """A folder with a job, a data set of its own and no runs."""
+    shutil.copytree(small_dataset, tmp_path / "numbers")
+    (tmp_path / "job.toml").write_text(JOB.format(data=tmp_path / "numbers"))
+    return tmp_path
+
+
+def vaedist(place, *arguments):
+    program = [sys.executable, "-c", "from vaedist.cli import main; main(prog_name='vaedist')", *map(str, arguments)]
+    return subprocess.run(program, cwd=place, capture_output=True, text=True, timeout=120, check=False)
+
+
+def refused(place, *arguments):
+    """The error line of a command that must fail cleanly."""
+    before = sorted(path.relative_to(place) for path in place.rglob("*"))
+    done = vaedist(place, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert sorted(path.relative_to(place) for path in place.rglob("*")) == before
+    *waiting, line = done.stderr.splitlines()
+    assert set(waiting) <= {"starting", "checking the data", "starting Ray"} or waiting[0].startswith("joining Ray"), (
+        waiting
+    )
+    return line
+
+
+def test_a_missing_job(place):
+    assert refused(place, "train", "jop.toml") == "error: no job file at jop.toml; did you mean job.toml?"
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("model.flow.dept=3", "unknown key 'model.flow.dept'; did you mean 'model.flow.depth'?"),
+        ("model.latent=many", "model.latent = 'many': must be a valid integer"),
+        ("model.latent=0", "model.latent = 0: must be greater than or equal to 1"),
+        ("model.likelihood=poisson", "model.likelihood = 'poisson': must be 'bernoulli' or 'gaussian'"),
+        ("training.global_batch=1.5", "training.global_batch = 1.5: must be a valid integer"),
+    ],
+)
+def test_a_bad_override(place, override, says):
+    for command in (("config", "show"), ("train",)):
+        assert says in refused(place, *command, "job.toml", "--set", override)
+
+
+def test_an_unknown_table_in_the_job(place):
+    (place / "job.toml").write_text("[modle]\nlatent = 3\n")
+    assert refused(place, "train", "job.toml") == "error: job.toml: unknown key 'modle'; did you mean 'model'?"
+
+
+def test_a_missing_data_set(place):
+    line = refused(place, "train", "job.toml", "--set", "data.path=nowhere")
+    assert line.startswith("error: no data set at ")
+    assert "vaedist data prepare" in line
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_damaged_shard(place, damage):
+    shard = sorted((place / "numbers").glob("train-*.arrow"))[3]
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "remove":
+        shard.unlink()
+    else:
+        shard.write_bytes(content if damage == "flip" else content[:-1])
+    line = refused(place, "train", "job.toml")
+    assert shard.name in line
+    assert ("missing" if damage == "remove" else "damaged") in line
+
+
+def test_more_workers_than_shards(place):
+    line = refused(place, "train", "job.toml", "--set", "scaling.workers=9", "--set", "training.global_batch=64")
+    assert "9 workers cannot share 8 shards" in line
+
+
+def test_fewer_images_a_step_than_devices(place):
+    line = refused(place, "train", "job.toml", "--set", "training.global_batch=3", "--set", "scaling.workers=4")
+    assert "training.global_batch = 3: must be at least the number of devices, 4" in line
+
+
+def test_a_run_that_exists(place):
+    (place / "runs" / "job").mkdir(parents=True)
+    (place / "runs" / "job" / "experiment.toml").write_text((place / "job.toml").read_text())
+    assert "exists: use --resume to go on with it" in refused(place, "train", "job.toml")
+
+
+def test_a_folder_that_is_no_run_is_not_resumed(place):
+    (place / "runs" / "job").mkdir(parents=True)
+    assert "no run at" in refused(place, "train", "job.toml", "--resume")
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("127.0.0.1:9", "no Ray cluster answers at 127.0.0.1:9"),
+        ("localhost", "must be HOST:PORT"),
+        ("ray://127.0.0.1:10001", "must be HOST:PORT"),
+    ],
+)
+def test_an_address_that_cannot_be_reached(place, address, says):
+    assert says in refused(place, "train", "job.toml", "--address", address)
+
+
+def test_runs_that_are_not_there(place):
+    for command in (
+        ("evaluate", "nowhere"),
+        ("sample", "nowhere"),
+        ("reconstruct", "nowhere"),
+        ("runs", "show", "nowhere"),
+    ):
+        assert "no run at" in refused(place, *command)
+    for command in (("runs", "list", "nowhere"), ("tensorboard", "nowhere")):
+        assert "no runs at nowhere" in refused(place, *command)
+
+
+def test_a_run_without_a_checkpoint(place):
+    (place / "runs" / "job").mkdir(parents=True)
+    (place / "runs" / "job" / "experiment.toml").write_text((place / "job.toml").read_text())
+    for command in ("evaluate", "sample", "reconstruct"):
+        assert "has no checkpoint yet" in refused(place, command, "runs/job")

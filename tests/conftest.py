@@ -1,0 +1,48 @@
+"""What all tests share: a quiet TensorFlow on few threads, a small data set, and the tests that want a real one."""
+
+import os
+import sys
+from pathlib import Path
+
+# TensorFlow reads these once, when it is imported.
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+sys.path.append(str(Path(__file__).parent / "data"))  # for `synthetic`, which makes small sources
+
+import pytest
+from hypothesis import settings
+from synthetic import source
+
+from vaedist.data.prepare import prepare
+
+ARCHIVE = "VAEDIST_CIFAR10_ARCHIVE"
+
+settings.register_profile("vaedist", deadline=None)  # how long an example takes depends on the machine's load
+settings.load_profile("vaedist")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests that want the CIFAR-10 archive where there is none."""
+    if os.environ.get(ARCHIVE):
+        return
+    wanting = [item for item in items if item.get_closest_marker("cifar10")]
+    if wanting:
+        config.hook.pytest_deselected(items=wanting)
+        items[:] = [item for item in items if item not in wanting]
+
+
+@pytest.fixture(scope="session")
+def cifar10_archive():
+    """The official binary archive, for tests marked `cifar10`."""
+    return Path(os.environ[ARCHIVE])
+
+
+@pytest.fixture(scope="session")
+def small_dataset(tmp_path_factory):
+    """A prepared data set of 53 training and 19 test images [4, 6, 3] in 8 shards; not to be written to."""
+    out = tmp_path_factory.mktemp("data") / "numbers"
+    prepare(source(train=53, test=19), str(out), shards=8)
+    return out

@@ -1,0 +1,204 @@
+"""Training through Ray Train, with real workers and real strategies."""
+
+import contextlib
+import os
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vaedist.errors import ClusterError, Interrupted, NonFiniteError, RunError
+from vaedist.launch.train import train
+from vaedist.monitor.events import Finished, Notice, Progress, Saved, Started, Tested
+from vaedist.monitor.metrics import read_metrics
+from vaedist.runs import load_run
+from vaedist.training.checkpoint import CheckpointStore
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+
+
+def weights(run):
+    return CheckpointStore(run.checkpoints).newest().weights()
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def worker_processes():
+    """Process ids of Ray Train's workers on this machine, by their titles."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and b"RayTrainWorker" in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+@pytest.fixture(scope="module")
+def reference(request):
+    """A run of two workers that nothing disturbed; made by the first test that asks."""
+    return {}
+
+
+def undisturbed(reference, experiment):
+    if not reference:
+        reference["run"] = train(experiment.with_overrides("run.name=undisturbed", "scaling.workers=2"))
+    return reference["run"]
+
+
+def test_one_worker_two_workers_and_two_devices_compute_the_same(experiment):
+    short = experiment.with_overrides("training.epochs=1", "monitor.log_every=1", "training.global_batch=30")
+    ways = {
+        "one": (),
+        "two": ("scaling.workers=2",),
+        "split": ("scaling.logical_devices=2", "scaling.cpus_per_worker=2"),
+    }
+    rows = {}
+    for name, overrides in ways.items():
+        run = train(short.with_overrides(f"run.name={name}", *overrides))
+        rows[name] = read_metrics(run.metrics)
+    steps = -(-1600 // 30)
+    assert [row["step"] for row in rows["one"]] == [*range(1, steps + 1), steps]
+    for other in ("two", "split"):
+        assert len(rows[other]) == len(rows["one"])
+        for a, b in zip(rows["one"], rows[other], strict=True):
+            assert a["kind"] == b["kind"]
+            for key in ("elbo", "reconstruction", "kl", "log_det_1", "gate_2"):
+                assert b[key] == pytest.approx(a[key], rel=1e-4), (other, a["step"], key)
+
+
+def test_a_run_tells_what_happens_and_leaves_its_folder(experiment):
+    events = []
+    run = train(experiment, observe=events.append)
+    kinds = [type(event) for event in events]
+    assert kinds.index(Started) < kinds.index(Progress) < kinds.index(Tested) < kinds.index(Finished)
+    assert [event.step for event in events if isinstance(event, Tested)] == [100, 200]
+    assert [event.step for event in events if isinstance(event, Saved)] == [30, 60, 90, 100, 120, 150, 180, 200]
+    assert events[-1].step == 200
+    assert {path.name for path in run.path.iterdir()} >= {
+        "experiment.toml", "metrics.jsonl", "tensorboard", "checkpoints", "pictures", "logs",
+    }  # fmt: skip
+    assert run.read_experiment() == experiment
+    rows = read_metrics(run.metrics)
+    assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(5, 201, 5))
+    tests = [row["elbo"] for row in rows if row["kind"] == "test"]
+    assert tests[1] > tests[0]
+    assert [row["rows"] for row in rows if row["kind"] == "test"] == [96, 96]
+    for name in ("reconstructions.png", "samples.png", "interpolations.png"):
+        assert (run.pictures / name).stat().st_size > 100
+    evaluated = load_run(run.path, checkpoint="newest").evaluate()
+    assert evaluated["elbo"] == pytest.approx(tests[1], rel=1e-6)
+
+    with pytest.raises(RunError, match="exists: use --resume"):
+        train(experiment)
+    with pytest.raises(RunError, match=r"model\.latent = 6, and the job says 7"):
+        train(experiment.with_overrides("model.latent=7"), resume=True)
+    longer = train(experiment.with_overrides("training.epochs=3"), resume=True)
+    assert [row["step"] for row in read_metrics(longer.metrics) if row["kind"] == "test"] == [100, 200, 300]
+
+
+def test_a_run_goes_on_by_itself_when_workers_are_killed(experiment, reference):
+    expected = weights(undisturbed(reference, experiment))
+    killed, events = [], []
+
+    def kill(event):
+        events.append(event)
+        at = {0: 75, 1: 140}.get(len(killed))  # in the middle of an epoch, and not at a checkpoint
+        if isinstance(event, Progress) and at is not None and event.step >= at:
+            victim = worker_processes()[-1 if killed else 0]
+            killed.append(victim)
+            os.kill(victim, signal.SIGKILL)
+
+    run = train(experiment.with_overrides("scaling.workers=2"), observe=kill)
+    assert len(killed) == 2
+    starts = [event.start_step for event in events if isinstance(event, Started)]
+    assert len(starts) == 3
+    assert starts[0] == 0
+    assert starts[1] in (60, 90)
+    assert starts[2] >= 120
+    assert events[-1].step == 200
+    assert same(weights(run), expected)
+    rows = read_metrics(run.metrics)
+    undisturbed_rows = read_metrics(reference["run"].metrics)
+    assert [(r["kind"], r["step"]) for r in rows] == [(r["kind"], r["step"]) for r in undisturbed_rows]
+    assert [r["elbo"] for r in rows] == [r["elbo"] for r in undisturbed_rows]
+
+
+def test_ctrl_c_saves_the_step_and_resume_goes_on_to_the_same_weights(experiment, reference):
+    expected = weights(undisturbed(reference, experiment))
+    events = []
+
+    def interrupt(event):
+        events.append(event)
+        if isinstance(event, Progress) and event.step >= 40 and not any(isinstance(e, Notice) for e in events):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    two = experiment.with_overrides("scaling.workers=2")
+    with pytest.raises(Interrupted, match=r"stopped at step \d+ of 200, which is saved"):
+        train(two, observe=interrupt)
+    stopped = CheckpointStore(Path(two.run.folder, "run", "checkpoints")).newest().position.step
+    assert 40 <= stopped < 200
+    resumed = []
+    run = train(two, resume=True, observe=resumed.append)
+    assert next(event.start_step for event in resumed if isinstance(event, Started)) == stopped
+    assert same(weights(run), expected)
+
+
+def test_a_diverging_run_stops_by_name_and_is_not_started_again(experiment):
+    events = []
+    with pytest.raises(NonFiniteError, match=r"step \d+ \(epoch 1\): .*elbo.* became NaN or infinite"):
+        train(experiment.with_overrides("training.learning_rate=10.0", "monitor.log_every=1"), observe=events.append)
+    assert sum(isinstance(event, Started) for event in events) == 1
+    run = Path(experiment.run.folder, "run")
+    assert all(np.isfinite(row["elbo"]) for row in read_metrics(run / "metrics.jsonl"))
+
+
+def test_a_job_larger_than_the_cluster_is_refused_and_leaves_nothing(experiment):
+    with pytest.raises(ClusterError, match=r"no room for the job: scaling.workers = 3, each of 1 CPU.* 2 CPU"):
+        train(experiment.with_overrides("scaling.workers=3"))
+    assert not Path(experiment.run.folder, "run").exists()
+
+
+def test_a_run_that_is_being_trained_is_refused(experiment):
+    seen = threading.Event()
+    errors = []
+
+    def second(event):
+        if isinstance(event, Started) and not seen.is_set():
+            seen.set()
+            try:
+                train(experiment, resume=True)
+            except RunError as error:
+                errors.append(str(error))
+
+    train(experiment.with_overrides("training.epochs=1"), observe=second)
+    assert errors
+    assert "being trained by another process" in errors[0]
+
+
+def test_tensorboard_reads_each_step_once_after_a_resume(experiment):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def interrupt(event):
+        if isinstance(event, Progress) and event.step == 45:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        train(experiment, observe=interrupt)
+    run = train(experiment, resume=True)
+    board = EventAccumulator(str(run.tensorboard), size_guidance={"scalars": 0, "images": 0})
+    board.Reload()
+    tags = board.Tags()
+    assert {
+        "elbo/train", "elbo/test", "parts/kl_test", "parts/log_det_2", "parts/gate_1", "latent/active_units",
+        "optim/gradient_norm", "optim/learning_rate", "perf/images_per_second", "perf/input_wait",
+    } <= set(tags["scalars"])  # fmt: skip
+    assert {"pictures/reconstructions", "pictures/samples", "pictures/interpolations"} <= set(tags["images"])
+    assert "latent/kl_per_unit" in tags["histograms"]
+    assert [event.step for event in board.Scalars("elbo/train")] == list(range(5, 201, 5))
+    assert [event.step for event in board.Scalars("elbo/test")] == [100, 200]
+    logged = {row["step"]: row["elbo"] for row in read_metrics(run.metrics) if row["kind"] == "train"}
+    assert all(event.value == pytest.approx(logged[event.step], rel=1e-5) for event in board.Scalars("elbo/train"))

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vaedist.model import masks
+
+sizes = {"latent": st.integers(1, 12), "width": st.integers(1, 30), "layers": st.integers(1, 4)}
+
+
+def paths(latent, width, layers):
+    """How many ways there are from each input to each output, [in, out]."""
+    hidden = masks.hidden_degrees(width, latent)
+    count = masks.hidden_mask(masks.input_degrees(latent), hidden)
+    for _ in range(layers - 1):
+        count = count @ masks.hidden_mask(hidden, hidden)
+    return count @ masks.output_mask(hidden, latent)
+
+
+@given(**sizes)
+def test_no_path_leads_from_an_input_to_its_own_or_an_earlier_output(latent, width, layers):
+    assert not np.tril(paths(latent, width, layers)).any()
+
+
+@given(**sizes)
+def test_a_path_leads_to_a_later_output_wherever_a_hidden_unit_has_a_degree_between(latent, width, layers):
+    degrees = masks.hidden_degrees(width, latent)
+    between = [
+        [bool(((degrees >= i) & (degrees < o)).any()) for o in range(1, latent + 1)] for i in range(1, latent + 1)
+    ]
+    np.testing.assert_array_equal(paths(latent, width, layers) > 0, between)
+
+
+@given(latent=sizes["latent"], spare=st.integers(0, 20), layers=sizes["layers"])
+def test_every_input_reaches_every_later_output_when_no_layer_is_narrower_than_the_latents(latent, spare, layers):
+    allowed = np.triu(np.ones((latent, latent), bool), 1)
+    np.testing.assert_array_equal(paths(latent, latent + spare, layers) > 0, allowed)
+
+
+@given(latent=sizes["latent"], width=sizes["width"])
+def test_degrees_rise_from_0_and_are_evenly_spread(latent, width):
+    degrees = masks.hidden_degrees(width, latent)
+    assert degrees[0] == 0  # a unit that carries the context alone
+    assert degrees.max() < latent
+    assert (np.diff(degrees) >= 0).all()
+    counts = np.bincount(degrees, minlength=latent)
+    assert counts.max() - counts.min() <= 1
+
+
+@pytest.mark.parametrize(("latent", "width"), [(3, 3), (3, 5), (4, 2)])
+def test_masks_hold_zeros_and_ones_only(latent, width):
+    hidden = masks.hidden_degrees(width, latent)
+    for mask in (
+        masks.hidden_mask(masks.input_degrees(latent), hidden),
+        masks.hidden_mask(hidden, hidden),
+        masks.output_mask(hidden, latent),
+    ):
+        assert mask.dtype == np.float32
+        assert set(np.unique(mask)) <= {0.0, 1.0}
+
+
+def test_the_masks_of_four_latents_and_four_units():
+    hidden = masks.hidden_degrees(4, 4)
+    assert hidden.tolist() == [0, 1, 2, 3]
+    assert masks.hidden_mask(masks.input_degrees(4), hidden).tolist() == [
+        [0, 1, 1, 1],
+        [0, 0, 1, 1],
+        [0, 0, 0, 1],
+        [0, 0, 0, 0],
+    ]
+    assert masks.output_mask(hidden, 4).tolist() == [
+        [1, 1, 1, 1],
+        [0, 1, 1, 1],
+        [0, 0, 1, 1],
+        [0, 0, 0, 1],
+    ]

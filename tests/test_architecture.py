@@ -1,0 +1,89 @@
+"""What may import what, and that the command line answers without loading TensorFlow or Ray."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("tensorflow", "keras", "ray", "tensorflow_datasets", "skimage")
+
+# Runs `vaedist ARGUMENTS` for every list of arguments and prints what each said and which modules are loaded.
+RUN = """
+import contextlib, io, json, sys
+from vaedist.cli import main
+said = []
+for arguments in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        main.main(arguments, prog_name="vaedist", standalone_mode=False)
+    said.append(out.getvalue())
+print(json.dumps([said, sorted({name.partition(".")[0] for name in sys.modules})]))
+"""
+
+# Prints the words of every command below the group, and its help.
+WALK = """
+import json
+import click
+from vaedist.cli import main
+
+def walk(command, words):
+    yield words, command.help
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            yield from walk(command.get_command(context, name), [*words, name])
+
+print(json.dumps(list(walk(main, []))))
+"""
+
+
+def python(code, *arguments):
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def commands():
+    """(words, help) of every command."""
+    return python(WALK)
+
+
+def test_imports_go_one_way():
+    code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["vaedist", "vaedist.cli", "vaedist.config", "vaedist.errors", "vaedist.data.prepare", "vaedist.monitor.terminal"],
+)
+def test_importing_is_light(module):
+    loaded = python(f"import json, sys, {module}; print(json.dumps(list(sys.modules)))")
+    assert {name.partition(".")[0] for name in loaded}.isdisjoint(HEAVY)
+
+
+def test_help_of_every_command_is_light(commands):
+    asked = [[*words, "--help"] for words, _ in commands]
+    said, loaded = python(RUN, json.dumps(asked))
+    assert set(loaded).isdisjoint(HEAVY)
+    for arguments, text in zip(asked, said, strict=True):
+        assert text.startswith("Usage: vaedist"), arguments
+
+
+def test_every_command_says_what_it_does(commands):
+    assert [words for words, help_text in commands if not help_text] == []
+
+
+def test_the_commands_are_those_of_the_design(commands):
+    names = {words[0] for words, _ in commands if words}
+    assert {"data", "train", "tensorboard", "evaluate", "sample", "reconstruct", "config"} <= names
+
+
+def test_no_module_imports_tensorflow_through_tf_keras():
+    """Ray sets TF_USE_LEGACY_KERAS in its workers, where tf.keras is another library."""
+    uses = [path for path in (ROOT / "vaedist").rglob("*.py") if "tf.keras" in path.read_text()]
+    assert uses == []

@@ -1,0 +1,163 @@
+"""What the pages and the jobs' comments name is there: commands, options, keys, files, tests."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import click
+import pytest
+
+import vaedist
+from vaedist.cli import main
+from vaedist.config import Experiment, keys
+from vaedist.training.run_folder import RunFolder
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+JOBS = sorted((ROOT / "jobs").glob("*.toml"))
+MADE = ("data", "runs")  # folders of the root that are made by use
+
+
+def fences(page: Path, language: str) -> list[str]:
+    """The code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def inline(page: Path) -> list[str]:
+    """Words in backticks, outside of blocks."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", text)]
+
+
+def header(job: Path) -> str:
+    """The comments that a job begins with."""
+    return re.match(r"(#.*\n)*", job.read_text()).group()
+
+
+def shell_lines(page: Path) -> list[str]:
+    if page.suffix == ".toml":
+        return [line.partition("Command:")[2] or line.lstrip("# ") for line in header(page).splitlines()]
+    return [line for block in fences(page, "sh") for line in block.splitlines()]
+
+
+def calls(program: str, *pages: Path) -> list[str]:
+    """Lines that call a program."""
+    return sorted({line.strip() for page in pages for line in shell_lines(page) if line.split()[:1] == [program]})
+
+
+def in_inline(pattern: str) -> list[str]:
+    """What is in backticks on any page and matches as a whole."""
+    return sorted({code for page in PAGES for code in inline(page) if re.fullmatch(pattern, code)})
+
+
+def read_call(line: str) -> click.Context:
+    """A call of vaedist as click reads it, not carried out.
+
+    Raises:
+        KeyError: there is no such command.
+        click.UsageError: an option is unknown, or an argument missing.
+    """
+    words, command = shlex.split(line, comments=True)[1:], main
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        command = command.commands[words.pop(0)]
+    return command.make_context(command.name, words)
+
+
+def commands(command: click.Command = main) -> Iterator[click.Command]:
+    yield command
+    for below in getattr(command, "commands", {}).values():
+        yield from commands(below)
+
+
+def file_names() -> list[str]:
+    """What is in backticks or linked to, and looks like a file or a folder of the project."""
+    linked = [link for page in PAGES for link in re.findall(r"\]\(([^)]+)\)", page.read_text()) if "://" not in link]
+    named = [code.partition("::")[0] for code in in_inline(r"[\w.][\w./-]*(::\w+)?")]
+    run = RunFolder(Path())
+    of_a_run = {run.experiment.name, run.metrics.name, run.logs.name, run.tensorboard.name, run.pictures.name,
+                run.checkpoints.name, "ray"}  # fmt: skip
+    paths = [name for name in named if "/" in name or Path(name).suffix in (".md", ".toml", ".txt", ".py", ".jsonl")]
+    return sorted({path for path in paths + linked if Path(path).parts[0] not in {*MADE, *of_a_run}})
+
+
+@pytest.mark.parametrize("line", calls("vaedist", *PAGES, *JOBS))
+def test_a_call_in_a_block_is_complete_and_its_job_and_overrides_are_valid(line):
+    given = read_call(line).params
+    if "job" in given:
+        Experiment.from_file(ROOT / given["job"], given["overrides"])
+
+
+@pytest.mark.parametrize("code", in_inline(r"vaedist( .*)?"))
+def test_a_command_in_backticks_exists(code):
+    # It is named, not called in full; or it is --help.
+    with suppress(click.MissingParameter, click.exceptions.NoArgsIsHelpError, click.exceptions.Exit):
+        read_call(code)
+
+
+def test_options_in_backticks_exist():
+    options = {name for command in commands() for option in command.params for name in option.opts} | {"--help"}
+    assert {code.split()[0] for code in in_inline(r"--.*")} <= options
+
+
+def test_configuration_keys_in_backticks_exist():
+    named = in_inline(rf"({'|'.join(Experiment.model_fields)})(\.[a-z_]+)+")
+    assert named
+    assert set(named) <= set(keys())
+
+
+@pytest.mark.parametrize("name", file_names())
+def test_files_and_folders_exist(name):
+    assert (ROOT / name).exists()
+
+
+@pytest.mark.parametrize("name", in_inline(r"tests/.*::.*"))
+def test_tests_exist(name):
+    file, _, test = name.partition("::")
+    assert f"def {test}(" in (ROOT / file).read_text()
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {line.split()[1] for line in calls("make", *PAGES)} | {code.split()[1] for code in in_inline(r"make \w+.*")}
+    assert {"train", "test"} <= named <= targets
+
+
+@pytest.mark.parametrize("snippet", fences(README, "python"))
+def test_python_snippets_compile_and_use_what_there_is(snippet):
+    compile(snippet, "README.md", "exec")
+    assert set(re.findall(r"\bvaedist\.(\w+)", snippet)) <= set(vaedist.__all__)
+    for method in re.findall(r"\brun\.(\w+)\(", snippet):
+        assert callable(getattr(vaedist.Run, method))
+
+
+def test_python_names_in_backticks_exist():
+    assert {code.split(".")[1] for code in in_inline(r"vaedist\.\w+")} <= set(vaedist.__all__)
+
+
+def test_the_readme_names_all_that_a_run_leaves_behind():
+    run, named = RunFolder(Path()), {Path(code).parts[0] for code in in_inline(r"[\w./]+")}
+    left = (run.experiment, run.metrics, run.tensorboard, run.pictures, run.checkpoints, run.logs)
+    assert {path.name for path in left} <= named
+
+
+@pytest.mark.parametrize("command", commands(), ids=lambda command: command.name)
+def test_every_command_and_option_has_help(command):
+    assert command.help
+    for option in command.params:
+        assert isinstance(option, click.Argument) or option.help
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_every_job_is_valid_and_headed_by_purpose_command_hardware_and_expected_result(job):
+    Experiment.from_file(job)
+    labels = re.findall(r"^# (\w+):\s+\S", header(job), re.MULTILINE)
+    assert labels == ["Purpose", "Command", "Hardware", "Expected"]
+    assert f"vaedist train jobs/{job.name}" in calls("vaedist", job)
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_overrides_in_a_jobs_comments_are_valid(job):
+    Experiment.from_file(job, re.findall(r"--set (\S+)", header(job)))

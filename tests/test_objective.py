@@ -1,0 +1,154 @@
+"""The bound against models whose evidence, posterior or KL is known in closed form."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vaedist.model import VAE, Encoding, Posterior, VAEOutput
+from vaedist.model.densities import log_normal
+from vaedist.model.flow import InverseAutoregressiveFlow
+from vaedist.objective import active_units, bound, kl_per_unit
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def plain_posterior(mu, log_sigma, eps):
+    """A sample of N(mu, sigma^2) without a flow."""
+    z = mu + np.exp(log_sigma) * eps
+    mu, log_sigma = np.broadcast_to(mu, z.shape), np.broadcast_to(log_sigma, z.shape)
+    return Posterior(tf.constant(z), log_normal(z, mu, log_sigma), (), Encoding(mu, log_sigma, None))
+
+
+def closed_kl(mu, log_sigma):
+    """KL(N(mu, sigma^2) || N(0, 1)) of each unit."""
+    return 0.5 * (np.exp(2 * log_sigma) + mu**2 - 1) - log_sigma
+
+
+def within_standard_errors(samples, expected, count=5):
+    return abs(samples.mean() - expected) < count * samples.std() / np.sqrt(len(samples))
+
+
+def test_the_elbo_is_reconstruction_less_kl():
+    output = VAE((2, 2, 3), hidden=5, latent=3, flow_depth=2, flow_width=6)(np.zeros((4, 2, 2, 3), np.uint8))
+    parts = bound(output)
+    assert [part.shape for part in parts] == [(4,)] * 3
+    np.testing.assert_array_equal(parts.elbo, parts.reconstruction - parts.kl)
+    np.testing.assert_array_equal(parts.reconstruction, output.log_px)
+
+
+def test_the_kl_is_the_sum_of_its_units():
+    posterior = plain_posterior(normal(4, 3), normal(4, 3, seed=1), normal(4, 3, seed=2))
+    parts = bound(VAEOutput(tf.zeros(4, tf.float64), posterior))
+    assert kl_per_unit(posterior).shape == (4, 3)
+    np.testing.assert_allclose(parts.kl, kl_per_unit(posterior).numpy().sum(axis=1), atol=1e-12)
+
+
+@given(st.integers(1, 6), st.integers(1, 5))
+def test_chapter_fault_the_kl_is_summed_over_latents_so_it_grows_with_their_number(latent, times):
+    """The chapter takes a mean over (image, latent): its KL is too small by the number of latents."""
+    mu, log_sigma, eps = normal(3, latent), normal(3, latent, seed=1), normal(3, latent, seed=2)
+    once = plain_posterior(mu, log_sigma, eps)
+    often = plain_posterior(*(np.tile(part, (1, times)) for part in (mu, log_sigma, eps)))
+    log_px = tf.zeros(3, tf.float64)
+    kl, grown = (bound(VAEOutput(log_px, posterior)).kl.numpy() for posterior in (once, often))
+    assert kl.shape == (3,)  # one number an image: nothing is averaged over images here
+    np.testing.assert_allclose(grown, times * kl, rtol=1e-10)
+
+
+def test_without_a_flow_the_mean_of_the_kl_estimates_is_the_closed_form():
+    model = VAE((2, 2, 3), hidden=5, latent=3, flow_depth=0, dtype="float64")
+    mu, log_sigma, count = np.array([0.5, -1.0, 0.0]), np.array([-0.7, 0.3, 0.0]), 100_000
+    encoding = Encoding(*(tf.constant(np.broadcast_to(v, (count, 3))) for v in (mu, log_sigma, mu)))
+    units = kl_per_unit(model.sample_posterior(encoding, tf.constant(normal(count, 3)))).numpy()
+    for unit, expected in enumerate(closed_kl(mu, log_sigma)[:2]):
+        assert within_standard_errors(units[:, unit], expected)
+    np.testing.assert_allclose(units[:, 2], 0, atol=1e-12)  # q is the prior
+    assert within_standard_errors(units.sum(axis=1), closed_kl(mu, log_sigma).sum())
+
+
+class LinearGaussian:
+    """z ~ N(0, I), x ~ N(W z + b, s^2 I) with orthogonal columns of W: evidence and posterior in closed form."""
+
+    w = np.array([[1.2, 0.4], [0.6, -0.8], [0.0, 0.0]])
+    b, s, x = np.array([0.3, -0.2, 0.1]), 0.5, np.array([1.0, 0.4, -0.3])
+
+    def __init__(self):
+        precision = 1 + (self.w**2).sum(axis=0) / self.s**2
+        self.mu, self.log_sigma = (self.x - self.b) @ self.w / self.s**2 / precision, -0.5 * np.log(precision)
+        covariance = self.w @ self.w.T + self.s**2 * np.eye(3)
+        r = self.x - self.b
+        self.evidence = -0.5 * (r @ np.linalg.solve(covariance, r) + np.linalg.slogdet(2 * np.pi * covariance)[1])
+
+    def elbo(self, posterior):
+        """One-sample estimates, [B]."""
+        mean = posterior.z.numpy() @ self.w.T + self.b
+        log_px = tf.reduce_sum(log_normal(self.x, mean, np.log(self.s)), axis=-1)
+        return bound(VAEOutput(log_px, posterior)).elbo.numpy()
+
+
+toy = LinearGaussian()
+
+
+def test_the_toy_has_a_diagonal_posterior():
+    assert (toy.w.T @ toy.w)[0, 1] == pytest.approx(0)
+
+
+def test_at_the_exact_posterior_every_estimate_of_the_elbo_is_the_evidence():
+    estimates = toy.elbo(plain_posterior(toy.mu, toy.log_sigma, normal(1000, 2)))
+    np.testing.assert_allclose(estimates, toy.evidence, atol=1e-10)
+
+
+@pytest.mark.parametrize("shift", [0.2, -1.0])
+@pytest.mark.parametrize("widen", [-0.5, 0.0, 0.4])
+def test_elsewhere_the_elbo_is_below_the_evidence_by_the_kl_to_the_exact_posterior(shift, widen):
+    mu, log_sigma = toy.mu + shift * np.exp(toy.log_sigma), toy.log_sigma + widen
+    gap = closed_kl(np.full(2, shift), np.full(2, widen)).sum()
+    estimates = toy.elbo(plain_posterior(mu, log_sigma, normal(50_000, 2)))
+    assert within_standard_errors(estimates, toy.evidence - gap)
+    assert toy.evidence - gap < toy.evidence
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_flow_lifts_the_elbo_above_the_evidence_and_its_weights_average_to_the_evidence(depth, seed):
+    """E exp(log p(x, z) - log q(z)) = p(x) whatever the flow, which a wrong log_det breaks."""
+    model = VAE((1, 1, 3), hidden=2, latent=2, flow_depth=depth, flow_width=6, dtype="float64")
+    rng = np.random.default_rng(seed)
+    assert isinstance(model.flow, InverseAutoregressiveFlow)
+    model.flow.set_weights([rng.normal(0, 0.5, w.shape) for w in model.flow.get_weights()])
+    count = 50_000
+    wide = toy.log_sigma + 0.7  # q must cover the posterior, or the average has no variance to speak of
+    encoding = Encoding(*(tf.constant(np.broadcast_to(v, (count, 2))) for v in (toy.mu, wide, toy.mu)))
+    estimates = toy.elbo(model.sample_posterior(encoding, tf.constant(normal(count, 2, seed=seed))))
+    assert estimates.mean() < toy.evidence
+    weights = np.exp(estimates - toy.evidence)
+    assert weights.mean() == pytest.approx(1, abs=5 * weights.std() / np.sqrt(count))
+
+
+def samples_with(spreads, *, sigma=1.0, count=4, images=2000):
+    """[K, N, latent] samples whose posterior means have these standard deviations over images."""
+    means = normal(1, images, len(spreads)) * np.asarray(spreads)
+    return tf.constant(means + sigma * normal(count, images, len(spreads), seed=1))
+
+
+def test_units_whose_posterior_mean_moves_with_the_image_are_active():
+    assert int(active_units(samples_with([0.0, 1.0, 0.0, 0.5, 2.0], sigma=0.3))) == 3
+
+
+@pytest.mark.parametrize("count", [2, 3, 20])
+def test_a_dead_unit_is_not_counted_for_the_noise_of_its_mean(count):
+    """Var(mean of K) is 1 / K for a unit that follows the prior: far above the threshold."""
+    assert int(active_units(samples_with([0.0] * 30, count=count, images=20_000), threshold=0.05)) == 0
+
+
+def test_a_unit_counts_from_the_threshold_on():
+    samples = samples_with([0.2, 0.4], sigma=0.01)  # variances 0.04 and 0.16
+    assert [int(active_units(samples, threshold)) for threshold in (0.01, 0.1, 0.3)] == [2, 1, 0]
+
+
+def test_the_same_mean_for_every_image_is_no_information():
+    assert int(active_units(tf.constant(np.full((3, 50, 4), 7.0)))) == 0

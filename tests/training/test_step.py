@@ -1,0 +1,128 @@
+"""The compiled step against the same step taken eagerly, by Keras's own optimizer."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from vaedist.model import VAE
+from vaedist.model.noise import DEQUANTISATION, POSTERIOR, row_normal, row_uniform
+from vaedist.objective import bound
+from vaedist.training.optimizer import Adam
+from vaedist.training.step import TrainStep
+
+import keras  # isort: skip
+
+SEED, BATCH, RATE = 11, 16, 0.01
+
+
+@pytest.fixture(params=["bernoulli", "gaussian"])
+def likelihood(request):
+    return request.param
+
+
+def make_step(model, strategy, **changes):
+    settings = {"global_batch": BATCH, "steps_per_call": 3, "norm_every": 1, "seed": SEED} | changes
+    return TrainStep(model, strategy, Adam(RATE), **settings)
+
+
+def snapshot(model):
+    return {variable.path: variable.numpy() for variable in model.trainable_variables}
+
+
+def eager_epoch(model, reader, steps):
+    """Train eagerly over the first steps of an epoch; returns each step's means and the gradient's norm."""
+    optimizer, rows = keras.optimizers.Adam(RATE), []
+    for step in range(steps):
+        chunk = reader.read(0, step, 1, 1)
+        count = int(chunk.counts[0, 0])
+        images = chunk.images[0, 0, :count].reshape(-1, *model.image_shape)
+        eps = row_normal(SEED, POSTERIOR, step, 0, count, model.latent)
+        noise = row_uniform(SEED, DEQUANTISATION, step, 0, count, model.pixels)
+        with tf.GradientTape() as tape:
+            terms = bound(model(images, eps, noise if model.likelihood.dequantised else None))
+            loss = -tf.reduce_sum(terms.elbo) / BATCH
+        weights = model.trainable_variables
+        gradients = tape.gradient(loss, [weight.value for weight in weights])
+        optimizer.apply(gradients, weights)
+        rows.append([count, float(tf.reduce_sum(terms.elbo)), float(tf.linalg.global_norm(gradients))])
+    return np.array(rows)
+
+
+def test_the_compiled_step_is_the_eager_one(make_model, strategy, reader, likelihood):
+    compiled = make_model(likelihood=likelihood)
+    eager = VAE.from_config(compiled.get_config())  # outside the strategy, with the same first weights
+    step, lanes = make_step(compiled, strategy), reader(BATCH)
+    first, finite = step.run(lanes.read(0, 0, 3, 3), 0)
+    last, also_finite = step.run(lanes.read(0, 3, 1, 3), 3)  # 53 rows: the last batch has 5
+    assert finite
+    assert also_finite
+    metrics = np.concatenate([first, last])
+    expected = eager_epoch(eager, lanes, 4)
+    names = step.names
+    assert metrics[:, 0].tolist() == [16, 16, 16, 5]
+    np.testing.assert_allclose(metrics[:, [0, names.index("elbo"), names.index("gradient_norm")]], expected, rtol=2e-4)
+    for name, weight in snapshot(eager).items():
+        np.testing.assert_allclose(snapshot(compiled)[name], weight, rtol=1e-3, atol=2e-5, err_msg=name)
+
+
+def test_steps_per_call_changes_nothing(make_model, strategy, reader):
+    results = []
+    for calls in ([3, 1], [1, 1, 1, 1], [2, 2]):
+        model, taken = make_model(), 0
+        step, lanes = make_step(model, strategy), reader(BATCH)
+        for count in calls:
+            step.run(lanes.read(0, taken, count, 3), taken)
+            taken += count
+        results.append(snapshot(model))
+    for other in results[1:]:
+        assert all(np.array_equal(results[0][name], other[name]) for name in other)
+
+
+def test_a_loss_that_is_not_finite_changes_no_weight(make_model, strategy, reader):
+    model = make_model()
+    step = make_step(model, strategy)
+    bias = model.decoder.out.bias
+    bias.assign(np.where(np.arange(bias.shape[0]) == 7, np.nan, bias.numpy()))
+    before = snapshot(model)
+    metrics, finite = step.run(reader(BATCH).read(0, 0, 3, 3), 0)
+    assert not finite
+    assert len(metrics) == 1  # no later step was taken
+    after = snapshot(model)
+    assert all(np.array_equal(before[name], after[name], equal_nan=True) for name in before)
+
+
+def test_a_gradient_that_is_not_finite_never_enters_a_weight(make_model, strategy, reader):
+    model = make_model()
+    step = make_step(model, strategy, norm_every=1000)  # found without the norm
+    gradients = step._gradients
+
+    def poisoned(*args):
+        values, sums = gradients(*args)
+        paths = [weight.path for weight in model.trainable_variables]
+        for name in ("vae/encoder/hidden/kernel", "vae/encoder/hidden/bias"):
+            values[paths.index(name)] *= np.inf
+        return values, sums
+
+    step._gradients = poisoned
+    metrics, finite = step.run(reader(BATCH).read(0, 0, 3, 3), 0)
+    assert not finite
+    assert len(metrics) == 1
+    assert np.isfinite(metrics[0, : len(step.names) - 1]).all()
+    assert all(np.isfinite(value).all() for value in snapshot(model).values())
+    assert all(np.isfinite(v.numpy()).all() for slot in step.slots.values() for v in slot)
+
+
+def test_the_norm_is_taken_where_asked(make_model, strategy, reader):
+    step = make_step(make_model(), strategy, norm_every=2)
+    metrics, _ = step.run(reader(BATCH).read(0, 0, 3, 3), 0)
+    assert metrics[0, -1] == 0
+    assert metrics[1, -1] > 0
+    assert metrics[2, -1] == 0
+
+
+def test_a_wish_to_stop_is_seen_in_every_step(make_model, strategy, reader):
+    step = make_step(make_model(), strategy)
+    column = step.names.index("stop")
+    for stop in (False, True):
+        metrics, _ = step.run(reader(BATCH).read(0, 0, 2, 3), 0, stop=stop)
+        assert metrics[:, column].tolist() == [float(stop)] * 2
