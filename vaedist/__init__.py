@@ -12,14 +12,15 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from vaedist.config import Experiment
     from vaedist.launch.train import train
-    from vaedist.runs import Run, list_runs, load_run
+    from vaedist.runs import Run, load_run
+    from vaedist.training.summary import list_runs
 
 __all__ = ["Experiment", "Run", "list_runs", "load_run", "train"]
 
 _HOMES = {
     "Experiment": "vaedist.config",
     "Run": "vaedist.runs",
-    "list_runs": "vaedist.runs",
+    "list_runs": "vaedist.training.summary",
     "load_run": "vaedist.runs",
     "train": "vaedist.launch.train",
 }

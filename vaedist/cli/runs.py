@@ -2,6 +2,9 @@
 
 import json
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,11 +24,15 @@ checkpoint_option = click.option(
 data_option = click.option("--data", metavar="DIR", help="Where the run's data set lies now, if it was moved.")
 
 
-def _load(run: Path, **options: Any) -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from vaedist.runs import load_run
+@contextmanager
+def _loaded(run: Path, **options: Any) -> Iterator[Any]:
+    """A run, and meanwhile no word from TensorFlow, which would greet the user on stderr."""
+    from vaedist.launch.logs import output_to
 
-    return load_run(run, **options)
+    with output_to(Path(os.devnull)):
+        from vaedist.runs import load_run
+
+        yield load_run(run, **options)
 
 
 @click.command()
@@ -35,8 +42,8 @@ def _load(run: Path, **options: Any) -> Any:
 @json_option
 def evaluate(run: Path, checkpoint: str, data: str | None, as_json: bool) -> None:
     """Score the whole test split with a checkpoint of RUN: ELBO and its parts, in nats an image."""
-    loaded = _load(run, checkpoint=checkpoint, data=data)
-    means = loaded.evaluate()
+    with _loaded(run, checkpoint=checkpoint, data=data) as loaded:
+        means = loaded.evaluate()
     position = loaded.checkpoint.position
     if as_json:
         record = {
@@ -76,7 +83,8 @@ def sample(run: Path, count: int, seed: int, checkpoint: str, output: Path, as_j
     """Draw new images from RUN's model, z ~ N(0, I), into a PNG grid."""
     from vaedist.monitor.pictures import grid, to_uint8
 
-    images = to_uint8(_load(run, checkpoint=checkpoint).sample(count, seed=seed))
+    with _loaded(run, checkpoint=checkpoint) as loaded:
+        images = to_uint8(loaded.sample(count, seed=seed))
     _write_picture(output, grid(images, _columns(count)), as_json, images=count, seed=seed)
 
 
@@ -101,9 +109,10 @@ def reconstruct(
     """Show test images beside RUN's reconstructions of them in a PNG grid."""
     from vaedist.monitor.pictures import side_by_side, to_uint8
 
-    loaded = _load(run, checkpoint=checkpoint, data=data)
-    originals = loaded.probe(count).images
-    sheet = side_by_side(originals, to_uint8(loaded.reconstruct(originals, seed=seed)), max(1, _columns(count) // 2))
+    with _loaded(run, checkpoint=checkpoint, data=data) as loaded:
+        originals = loaded.probe(count).images
+        reconstructions = to_uint8(loaded.reconstruct(originals, seed=seed))
+    sheet = side_by_side(originals, reconstructions, max(1, _columns(count) // 2))
     _write_picture(output, sheet, as_json, images=len(originals), seed=seed)
 
 
@@ -117,7 +126,7 @@ def runs() -> None:
 @json_option
 def list_(folder: Path, as_json: bool) -> None:
     """One row a run in the folder RUNS ("runs" if not given), the best test ELBO first."""
-    from vaedist.runs import list_runs, summarize
+    from vaedist.training.summary import list_runs, summarize
 
     summaries = [summarize(run) for run in list_runs(folder)]
     summaries.sort(key=lambda s: (s.best_elbo is None, -(s.best_elbo or 0), s.name))
@@ -153,9 +162,9 @@ def list_(folder: Path, as_json: bool) -> None:
 @json_option
 def show(run: Path, as_json: bool) -> None:
     """Where RUN stands: its scores, its checkpoints, its files and its experiment."""
-    from vaedist.runs import summarize
     from vaedist.training.checkpoint import CheckpointStore
     from vaedist.training.run_folder import RunFolder
+    from vaedist.training.summary import summarize
 
     folder = RunFolder(run)
     summary, experiment = summarize(folder), folder.read_experiment()
@@ -189,7 +198,7 @@ def _write_picture(output: Path, sheet: Any, as_json: bool, **facts: Any) -> Non
 def _console() -> Any:
     from rich.console import Console
 
-    return Console()
+    return Console(width=None if sys.stdout.isatty() else 160)  # a pipe has no width: cut nothing
 
 
 def _print_pairs(title: str, rows: dict[str, str]) -> None:

@@ -1,0 +1,75 @@
+"""The command in a process of its own, with a Ray of its own, interrupted and killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from vaedist.launch.train import train
+from vaedist.monitor.metrics import read_metrics
+from vaedist.training.checkpoint import CheckpointStore
+from vaedist.training.run_folder import RunFolder
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+
+SECONDS = 240  # far more than it takes
+
+
+def command(job, *arguments):
+    """Start `vaedist train JOB`, away from the Ray of the tests."""
+    program = [sys.executable, "-c", "from vaedist.cli import main; main(prog_name='vaedist')", "train", str(job)]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        [*program, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def wait_for_step(process, run, step):
+    """Until the run's metrics reach a step."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        if run.metrics.exists() and any(row["step"] >= step for row in read_metrics(run.metrics)):
+            return
+        time.sleep(0.01)
+    pytest.fail(f"step {step} was not reached: {process.communicate()[1] if process.poll() is not None else ''}")
+
+
+def test_a_run_survives_ctrl_c_and_kill_9_of_the_whole_command(experiment, tmp_path):
+    reference = train(experiment.with_overrides("run.name=undisturbed"))
+    job = tmp_path / "run.toml"
+    job.write_text(experiment.with_overrides("training.steps_per_call=4").to_toml())
+    run = RunFolder.of(experiment)
+
+    first = command(job)
+    wait_for_step(first, run, 20)
+    first.send_signal(signal.SIGINT)
+    _, said = first.communicate(timeout=SECONDS)
+    assert first.returncode == 130, said
+    assert said.splitlines()[-1].startswith("stopped: stopped at step ")
+    assert "Traceback" not in said
+    stopped = CheckpointStore(run.checkpoints).newest().position.step
+    assert 20 <= stopped < 200
+    assert f"stopped at step {stopped} of 200" in said
+
+    second = command(job, "--resume")
+    wait_for_step(second, run, stopped + 60)
+    second.kill()
+    second.communicate(timeout=SECONDS)
+    assert CheckpointStore(run.checkpoints).newest().position.step < 200, "it was to be killed before its end"
+
+    third = command(job, "--resume")
+    printed, said = third.communicate(timeout=SECONDS)
+    assert third.returncode == 0, said
+    assert printed.startswith("test ELBO ")
+    assert "tensorboard" in printed
+    expected, found = (CheckpointStore(folder.checkpoints).newest() for folder in (reference, run))
+    assert found.position.step == expected.position.step == 200
+    for part in ("weights", "optimizer"):
+        theirs, ours = getattr(expected, part)(), getattr(found, part)()
+        assert all(np.array_equal(theirs[name], ours[name]) for name in theirs), part
+    rows, undisturbed = read_metrics(run.metrics), read_metrics(reference.metrics)
+    assert [(r["kind"], r["step"], r["elbo"]) for r in rows] == [(r["kind"], r["step"], r["elbo"]) for r in undisturbed]
