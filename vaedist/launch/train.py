@@ -6,7 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ def _claimed(run: RunFolder, experiment: Experiment) -> Iterator[Callable[[], No
 
     A folder that was made here and not begun is removed again.
     """
-    made, begun = not run.path.exists(), False
+    made, made_parent, begun = not run.path.exists(), not run.path.parent.exists(), False
 
     def began() -> None:
         nonlocal begun
@@ -153,6 +153,9 @@ def _claimed(run: RunFolder, experiment: Experiment) -> Iterator[Callable[[], No
     finally:
         if made and not begun:
             shutil.rmtree(run.path, ignore_errors=True)
+            if made_parent:
+                with suppress(OSError):  # somebody else's run may be in it by now
+                    run.path.parent.rmdir()
         os.close(lock)  # and with it the lock
 
 
