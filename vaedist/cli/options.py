@@ -6,8 +6,6 @@ from typing import Any
 
 import click
 
-from vaedist.config import Experiment
-
 
 def job_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     """JOB, a TOML file, and --set to override its keys."""
@@ -26,8 +24,3 @@ def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """--json, for machines."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
-
-
-def read_job(job: Path, overrides: tuple[str, ...]) -> Experiment:
-    """The experiment of a job file with its overrides."""
-    return Experiment.from_file(job, overrides)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vaedist.data.manifest import shard_rows
 from vaedist.errors import DataError
 
 
@@ -75,7 +76,7 @@ class LanePlan:
 
     def lane_rows(self, lane: int) -> int:
         """Rows that a lane holds."""
-        return (self.rows - lane + self.lanes - 1) // self.lanes
+        return shard_rows(self.rows, self.lanes, lane)
 
     def slice(self, step: int) -> Slice:
         """This worker's part of batch `step` of an epoch."""
