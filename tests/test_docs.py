@@ -105,7 +105,7 @@ def test_options_in_backticks_exist():
 def test_configuration_keys_in_backticks_exist():
     named = in_inline(rf"({'|'.join(Experiment.model_fields)})(\.[a-z_]+)+")
     assert named
-    assert set(named) <= set(keys())
+    assert set(named) <= set(keys(Experiment))
 
 
 @pytest.mark.parametrize("name", file_names())

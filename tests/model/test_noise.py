@@ -11,7 +11,7 @@ from vaedist.model import noise
 from vaedist.model.noise import POSTERIOR, row_bits, row_normal, row_uniform
 
 STREAMS = [
-    noise.POSTERIOR, noise.DEQUANTISATION, noise.EVALUATION, noise.EVALUATION_DEQUANTISATION, noise.PRIOR,
+    noise.POSTERIOR, noise.OBSERVATION, noise.EVALUATION, noise.EVALUATION_OBSERVATION, noise.PRIOR, noise.IMPORTANCE,
     noise.INSPECTION,
 ]  # fmt: skip
 WIDTHS = [1, 3, 4, 5, 8, 10]

@@ -64,16 +64,6 @@ def test_log_q_is_the_density_of_the_noise_less_the_log_det_of_all_that_is_done_
     np.testing.assert_allclose(total(posterior.log_q), expected, atol=1e-10)
 
 
-def inverted(step, z, h):
-    """The z that a step, without its reversal, takes to `z`, unit by unit: the first one's m and s are known."""
-    before = np.zeros_like(z)
-    for unit in range(z.shape[1]):
-        m, s = (np.asarray(v) for v in step(tf.constant(before), h))
-        gate = 1 / (1 + np.exp(-s - 2.0))
-        before[:, unit] = (z[:, unit] - (1 - gate[:, unit]) * m[:, unit]) / gate[:, unit]
-    return before
-
-
 def test_the_posterior_density_over_the_whole_plane_integrates_to_1():
     """z_T on a grid is taken back to eps by inverting the flow, and log_q is asked for there."""
     model = vae(3, spread=0.5, latent=2)
@@ -81,10 +71,8 @@ def test_the_posterior_density_over_the_whole_plane_integrates_to_1():
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     same = np.ones((len(grid), 1))
     encoding = Encoding(*(tf.constant(same * v) for v in ([0.3, -0.4], [-0.2, 0.3], [0.5, -1.0])))
-    z = grid
-    for step in reversed(model.flow.networks):
-        z = inverted(step, z[:, ::-1], encoding.h)
-    eps = (z - encoding.mu.numpy()) / np.exp(encoding.log_sigma)
+    z = model.flow.inverse(tf.constant(grid), encoding.h)
+    eps = (z.numpy() - encoding.mu.numpy()) / np.exp(encoding.log_sigma)
     posterior = model.sample_posterior(encoding, tf.constant(eps))
     np.testing.assert_allclose(posterior.z, grid, atol=1e-9)
     density = np.exp(total(posterior.log_q)).reshape(241, 241)
@@ -115,7 +103,6 @@ def test_every_weight_has_a_gradient_from_the_elbo(depth, likelihood):
         for w, gradient in zip(model.trainable_variables, tape.gradient(loss, weights), strict=True)
         if gradient is None or not np.any(gradient)
     ]
-    # Without a flow nothing uses h; it is a third of the encoder's last layer, which has a gradient elsewhere.
     assert without == []
 
 
@@ -184,6 +171,25 @@ def test_pixels_keep_their_place_from_image_to_x_and_from_decoder_to_picture():
     model.decoder.out.bias.assign(wanted)
     picture = model.decode(normal(1, 4)).numpy()[0]
     np.testing.assert_allclose(picture.ravel(), 1 / (1 + np.exp(-wanted)), atol=1e-12)
+
+
+@pytest.mark.parametrize(("depth", "context"), [(0, True), (0, False), (2, False)])
+def test_where_no_step_takes_a_context_the_encoder_gives_none(depth, context):
+    model = vae(depth, flow_context=context)
+    encoding = model.encode(model.observe(images(3)))
+    assert encoding.h.shape == (3, 0)
+    assert model.encoder.out.units == 2 * 4
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_samples_of_an_image_may_share_its_encoding(depth):
+    model, eps = vae(depth, spread=0.4), normal(3, 6, 4)
+    encoding = model.encode(model.observe(images(3)))
+    together = model.sample_posterior(Encoding(*(part[:, None] for part in encoding)), eps)
+    for k in range(6):
+        alone = model.sample_posterior(encoding, eps[:, k])
+        np.testing.assert_allclose(together.z[:, k], alone.z, atol=1e-12)
+        np.testing.assert_allclose(together.log_q[:, k], alone.log_q, atol=1e-12)
 
 
 def test_an_image_of_any_shape_is_scored():
@@ -267,7 +273,7 @@ def test_every_weight_exists_before_the_first_call():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_model_made_from_its_config_is_the_same_model(dtype):
-    model = vae(2, dtype=dtype, likelihood="gaussian", flow_layers=2, gate_bias=1.0, seed=5)
+    model = vae(2, dtype=dtype, likelihood="gaussian", flow_layers=2, flow_transform="affine", seed=5)
     twin = VAE.from_config(model.get_config())
     assert twin.get_config() == model.get_config()
     for path, value in weights_of(model).items():

@@ -1,22 +1,90 @@
-"""Adam against Keras's."""
+"""Optimizers against Keras's, schedules and averages against their formulas."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import vaedist.model  # noqa: F401 - chooses Keras's backend
-from vaedist.training.optimizer import Adam
+from vaedist.config import Experiment
+from vaedist.training.optimizer import Adam, Adamax, Averaged, Schedule, make_optimizer, mass
 
 import keras  # isort: skip
 
+CONSTANT = Schedule(0.01)
 
-def test_adam_makes_the_steps_that_keras_makes():
+
+def steps(optimizer, reference, count=50, shape=(5, 3)):
+    """Weights after the same gradients, by the optimizer and by Keras's."""
     rng = np.random.default_rng(0)
-    start = rng.normal(size=(5, 3)).astype(np.float32)
-    reference = keras.Variable(start)
-    theirs, ours = keras.optimizers.Adam(0.01), Adam(0.01)
-    weight, m, v = tf.constant(start), tf.zeros((5, 3)), tf.zeros((5, 3))
-    for step in range(50):
-        gradient = tf.constant(rng.normal(scale=10.0 ** (step % 5 - 2), size=(5, 3)), tf.float32)
-        theirs.apply([gradient], [reference])
-        weight, m, v = ours.update(ours.rate(tf.constant(step)), weight, gradient, m, v)
-    np.testing.assert_allclose(weight, reference.numpy(), rtol=1e-5, atol=1e-6)
+    start = rng.normal(size=shape).astype(np.float32)
+    theirs = keras.Variable(start)
+    ours = [tf.constant(start), *(tf.zeros(shape) for _ in optimizer.slots)]
+    for step in range(count):
+        gradient = tf.constant(rng.normal(scale=10.0 ** (step % 5 - 2), size=shape), tf.float32)
+        reference.apply([gradient], [theirs])
+        weight, *slots = ours
+        ours = optimizer.update(optimizer.rates(tf.constant(step)), weight, gradient, *slots)
+    return ours, theirs.numpy()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "reference"),
+    [
+        (Adam(CONSTANT), keras.optimizers.Adam(0.01)),
+        (Adam(CONSTANT, weight_decay=0.1), keras.optimizers.AdamW(0.01, weight_decay=0.1)),
+        (Adamax(CONSTANT), keras.optimizers.Adamax(0.01)),
+    ],
+    ids=["adam", "adamw", "adamax"],
+)
+def test_each_makes_the_steps_that_keras_makes(optimizer, reference):
+    ours, theirs = steps(optimizer, reference)
+    np.testing.assert_allclose(ours[0], theirs, rtol=2e-5, atol=2e-6)
+
+
+def test_biases_do_not_decay():
+    plain, decaying = (
+        steps(Adam(CONSTANT, weight_decay=d), keras.optimizers.Adam(0.01), shape=(4,))[0][0] for d in (0.0, 0.5)
+    )
+    np.testing.assert_array_equal(plain, decaying)
+
+
+@pytest.mark.parametrize("optimizer", [Adam(CONSTANT, 0.1), Adamax(CONSTANT)], ids=["adamw", "adamax"])
+def test_at_rates_of_0_and_a_gradient_of_0_no_weight_changes(optimizer):
+    weight, zero = tf.constant([[0.3, -2.0]]), tf.zeros((1, 2))
+    rates = tuple(tf.constant(0.0) for _ in optimizer.rates(tf.constant(3)))
+    np.testing.assert_array_equal(optimizer.update(rates, weight, zero, zero, zero)[0], weight)
+
+
+def test_a_schedule_rises_and_falls_by_its_formula():
+    schedule = Schedule(2.0, warmup=4, total=12)
+    found = [float(schedule(step)) for step in range(14)]
+    cosine = [1 + np.cos(np.pi * (t - 4) / 8) for t in range(4, 13)]
+    np.testing.assert_allclose(found, [0.5, 1.0, 1.5, 2.0, *cosine, 0.0], atol=1e-6)
+    assert [float(Schedule(2.0)(step)) for step in (0, 10**6)] == [2.0, 2.0]
+
+
+def test_an_average_is_the_mean_of_the_weights_that_were_with_powers_of_the_decay():
+    decay, count = 0.9, 30
+    optimizer = Averaged(Adam(CONSTANT), decay)
+    rng, weight, slots = np.random.default_rng(0), tf.constant([[1.0, -1.0]]), [tf.zeros((1, 2))] * 3
+    seen = []
+    for step in range(count):
+        gradient = tf.constant(rng.normal(size=(1, 2)), tf.float32)
+        weight, *slots = optimizer.update(optimizer.rates(tf.constant(step)), weight, gradient, *slots)
+        seen.append(weight.numpy())
+    powers = decay ** np.arange(count)[::-1]
+    expected = np.tensordot(powers, np.array(seen), 1) / powers.sum()
+    np.testing.assert_allclose(slots[-1] / mass(decay, count), expected, rtol=1e-5)
+    plain = steps(Adam(CONSTANT), keras.optimizers.Adam(0.01))[0][0]
+    np.testing.assert_array_equal(steps(optimizer, keras.optimizers.Adam(0.01))[0][0], plain)
+
+
+def test_an_experiment_names_its_optimizer():
+    def made(*overrides):
+        return make_optimizer(Experiment().with_overrides(*overrides).training, 100)
+
+    assert made() == Adam(Schedule(1e-4))
+    adamw = made("training.optimizer=adamw", "training.weight_decay=0.1", "training.warmup_steps=7")
+    assert adamw == Adam(Schedule(1e-4, 7), 0.1)
+    assert made("training.optimizer=adamax", "training.schedule=cosine") == Adamax(Schedule(1e-4, 0, 100))
+    assert made("training.ema_decay=0.99") == Averaged(Adam(Schedule(1e-4)), 0.99)

@@ -5,14 +5,15 @@ import pytest
 import tensorflow as tf
 
 from vaedist.model import VAE
-from vaedist.model.noise import DEQUANTISATION, POSTERIOR, row_normal, row_uniform
-from vaedist.objective import bound
-from vaedist.training.optimizer import Adam
+from vaedist.model.noise import OBSERVATION, POSTERIOR, row_normal, row_uniform
+from vaedist.objective import Objective, bound
+from vaedist.training.optimizer import Adam, Schedule
 from vaedist.training.step import TrainStep
 
 import keras  # isort: skip
 
 SEED, BATCH, RATE = 11, 16, 0.01
+ADAM, ELBO = Adam(Schedule(RATE)), Objective()
 
 
 @pytest.fixture(params=["bernoulli", "gaussian"])
@@ -20,9 +21,9 @@ def likelihood(request):
     return request.param
 
 
-def make_step(model, strategy, **changes):
+def make_step(model, strategy, optimizer=ADAM, objective=ELBO, **changes):
     settings = {"global_batch": BATCH, "steps_per_call": 3, "norm_every": 1, "seed": SEED} | changes
-    return TrainStep(model, strategy, Adam(RATE), **settings)
+    return TrainStep(model, strategy, optimizer, objective, **settings)
 
 
 def snapshot(model):
@@ -37,9 +38,9 @@ def eager_epoch(model, reader, steps):
         count = int(chunk.counts[0, 0])
         images = chunk.images[0, 0, :count].reshape(-1, *model.image_shape)
         eps = row_normal(SEED, POSTERIOR, step, 0, count, model.latent)
-        noise = row_uniform(SEED, DEQUANTISATION, step, 0, count, model.pixels)
+        noise = row_uniform(SEED, OBSERVATION, step, 0, count, model.pixels)
         with tf.GradientTape() as tape:
-            terms = bound(model(images, eps, noise if model.likelihood.dequantised else None))
+            terms = bound(model(images, eps, noise if model.noisy else None))
             loss = -tf.reduce_sum(terms.elbo) / BATCH
         weights = model.trainable_variables
         gradients = tape.gradient(loss, [weight.value for weight in weights])

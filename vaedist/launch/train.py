@@ -62,6 +62,8 @@ def train(
     experiment = _absolute(experiment)
     run = RunFolder.of(experiment)
     _check_run(run, experiment, resume=resume)
+    if resume and not run.path.exists():
+        observe(Notice(f"there is no run at {run.path} to go on with: starting it"))
     observe(Waiting("checking the data"))
     _check_data(experiment)
     with _claimed(run, experiment) as began, output_to(run.logs / "ray.log") if quiet else nullcontext():
@@ -97,7 +99,8 @@ def _check_run(run: RunFolder, experiment: Experiment, *, resume: bool) -> None:
         raise RunError(f"run {run.path} exists: use --resume to go on with it, or --name to start another")
     before = run.read_experiment()
     for key, old, new in differences(before, experiment):
-        if not key.startswith(MAY_CHANGE):
+        scheduled = key == "training.epochs" and experiment.training.schedule == "cosine"
+        if scheduled or not key.startswith(MAY_CHANGE):
             raise RunError(
                 f"run {run.path} was started with {key} = {old!r}, and the job says {new!r}: it would be another run; "
                 f"use --name to start one"

@@ -10,147 +10,37 @@ import keras
 import numpy as np
 from keras import ops
 
-from vaedist.model import masks
-
-BLOCKS = 2  # of each masked product, see `MaskedDense`; on two cores 2 was faster than 1 and 4
+from vaedist.model.autoregressive import AutoregressiveNetwork
+from vaedist.model.transforms import make_transform
 
 
 class FlowOutput(NamedTuple):
     """What a flow gives back.
 
-    z: z_T, [B, latent].
-    log_det: what each unit adds to log |det dz_T/dz_0|, [B, latent], in nats, in the order of z_T.
-    log_gates: log g of each step, [B, latent], in the order of the step's input; their sum over the latents
-        is the step's log_det.
+    z: z_T, [..., latent].
+    log_det: what each unit adds to log |det dz_T/dz_0|, [..., latent], in nats, in the order of z_T.
+    log_scales: log |dz'_i/dz_i| of each step (log g, where steps are gated), [..., latent], in the order of the
+        step's input; their sum over the latents is the step's log_det.
     """
 
     z: Any
     log_det: Any
-    log_gates: tuple[Any, ...]
-
-
-def gated_step(z: Any, m: Any, s: Any) -> tuple[Any, Any]:
-    """Blend a latent with its autoregressive proposal: z' = g z + (1 - g) m with g = sigmoid(s).
-
-    The Jacobian is triangular when m_i and s_i depend on z_<i only, so log_det = sum_i log g_i
-    (Kingma et al. 2016, section 4).
-
-    Args:
-        z: latent sample, [B, latent].
-        m: proposal, shaped like z.
-        s: gate logits, shaped like z.
-
-    Returns:
-        z' and log g, shaped like z.
-    """
-    return ops.sigmoid(s) * z + ops.sigmoid(-s) * m, ops.log_sigmoid(s)
-
-
-class MaskedDense(keras.layers.Layer):
-    """A dense layer whose kernel is multiplied by a constant mask: y = x (W * mask) + b.
-
-    The outputs are computed in blocks of neighbours, and a block's kernel ends at the last input that any of its
-    outputs may see. For a mask that is about triangular, as those of `masks` are, B blocks hold (B + 1) / (2 B) of the
-    kernel: what is left out needs no memory, no multiplication, no gradient and no optimizer state.
-
-    Args:
-        mask: [in, out], of zeros and ones.
-        blocks: into how many blocks the outputs are cut; more leave out more, but make smaller products.
-        scale: factor on the Glorot initialisation of the kernel.
-        seed: of the initialisation.
-    """
-
-    def __init__(self, mask: np.ndarray, *, blocks: int = 1, scale: float = 1.0, seed: int = 0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.limit = scale * float(np.sqrt(6 / sum(mask.shape)))
-        self.seed, self.units = seed, mask.shape[1]
-        self.masks = masks.column_blocks(mask, blocks)
-
-    def build(self, input_shape: Any) -> None:
-        """Make the kernels of the blocks and the bias."""
-        seeds = np.random.SeedSequence(self.seed).generate_state(len(self.masks)).tolist()
-        self.kernels = [
-            self.add_weight(
-                shape=mask.shape,
-                initializer=keras.initializers.RandomUniform(-self.limit, self.limit, seed=seed),
-                name=f"kernel_{i}",
-            )
-            for i, (mask, seed) in enumerate(zip(self.masks, seeds, strict=True))
-        ]
-        self.bias = self.add_weight(shape=(self.units,), initializer="zeros", name="bias")
-
-    def call(self, x: Any) -> Any:
-        """[B, in] -> [B, out]."""
-        blocks = [
-            ops.matmul(x[:, : mask.shape[0]], kernel * ops.convert_to_tensor(mask, self.compute_dtype))
-            for kernel, mask in zip(self.kernels, self.masks, strict=True)
-        ]
-        return ops.concatenate(blocks, axis=-1) + self.bias
-
-
-@keras.saving.register_keras_serializable("vaedist")
-class AutoregressiveNetwork(keras.layers.Layer):
-    """A masked MLP that maps (z, h) to (m, s), where m_i and s_i depend on z_<i and on all of the context h.
-
-    The context enters the first hidden layer unmasked. The last layer starts at a tenth of Glorot's scale, so
-    that a new flow is near the identity.
-
-    Args:
-        latent: number of latents.
-        width: units of each hidden layer.
-        layers: number of hidden layers.
-        seed: of the initialisation.
-    """
-
-    def __init__(self, latent: int, width: int, layers: int = 1, *, seed: int = 0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        seeds = np.random.SeedSequence(seed).generate_state(layers + 2).tolist()
-        hidden = masks.hidden_degrees(width, latent)
-        into = [masks.input_degrees(latent)] + [hidden] * (layers - 1)
-        self.latent = latent
-        self.context = keras.layers.Dense(
-            width,
-            use_bias=False,
-            kernel_initializer=keras.initializers.GlorotUniform(seeds[0]),
-            name="context",
-            dtype=self.dtype_policy,
-        )
-        self.hidden = [
-            MaskedDense(
-                masks.hidden_mask(degrees, hidden),
-                blocks=BLOCKS,
-                seed=seed,
-                name=f"hidden_{i}",
-                dtype=self.dtype_policy,
-            )
-            for i, (degrees, seed) in enumerate(zip(into, seeds[1:-1], strict=True))
-        ]
-        out = np.tile(masks.output_mask(hidden, latent), (1, 2))
-        self.out = MaskedDense(out, blocks=2 * BLOCKS, scale=0.1, seed=seeds[-1], name="out", dtype=self.dtype_policy)
-
-    def build(self, input_shape: Any) -> None:
-        """Make the weights of every layer."""
-        for layer in (self.context, *self.hidden, self.out):
-            layer.build((None, self.latent))
-
-    def call(self, z: Any, h: Any) -> tuple[Any, Any]:
-        """From z [B, latent] and h [B, latent] to proposal m and gate logits s, each [B, latent]."""
-        y = ops.tanh(self.hidden[0](z) + self.context(h))
-        for layer in self.hidden[1:]:
-            y = ops.tanh(layer(y))
-        m, s = ops.split(self.out(y), 2, axis=-1)
-        return m, s
+    log_scales: tuple[Any, ...]
 
 
 @keras.saving.register_keras_serializable("vaedist")
 class InverseAutoregressiveFlow(keras.layers.Layer):
-    """A stack of gated steps; the order of the latents is reversed after each.
+    """A stack of steps, each a `Transform` with the parameters of an `AutoregressiveNetwork`.
+
+    The order of the latents is reversed after each step. The context h enters every step through one product.
 
     Args:
         latent: number of latents.
         depth: number of steps; 0 is the identity.
-        width, layers: sizes of each step's `AutoregressiveNetwork`.
-        gate_bias: added to the gate logits; about +2 starts a step near the identity.
+        width, layers: sizes of each step's network.
+        context: width of h; 0 does without.
+        transform: "gated", "affine" or "location".
+        gate_bias: added to the logits of gates.
         seed: of the initialisation.
     """
 
@@ -161,35 +51,76 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
         width: int,
         layers: int = 1,
         *,
+        context: int = 0,
+        transform: str = "gated",
         gate_bias: float = 2.0,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.gate_bias = gate_bias
+        self.latent, self.context_width = latent, context
+        self.transform = make_transform(transform, gate_bias)
+        *seeds, last = (int(s) for s in np.random.SeedSequence(seed).generate_state(depth + 1))
+        self.context = None
+        if context and depth:
+            limit = float(np.sqrt(6 / (context + width)))  # Glorot's, of one step
+            self.context = keras.layers.Dense(
+                depth * width,
+                use_bias=False,
+                kernel_initializer=keras.initializers.RandomUniform(-limit, limit, seed=last),
+                name="context",
+                dtype=self.dtype_policy,
+            )
         self.networks = [
-            AutoregressiveNetwork(latent, width, layers, seed=int(s), name=f"step_{i}", dtype=self.dtype_policy)
-            for i, s in enumerate(np.random.SeedSequence(seed).generate_state(depth))
+            AutoregressiveNetwork(
+                latent,
+                width,
+                layers,
+                parameters=self.transform.parameters,
+                seed=seed,
+                name=f"step_{i}",
+                dtype=self.dtype_policy,
+            )
+            for i, seed in enumerate(seeds)
         ]
 
     def build(self, input_shape: Any) -> None:
         """Make the weights of every step."""
+        if self.context is not None:
+            self.context.build((None, self.context_width))
         for network in self.networks:
-            network.build(input_shape)
+            network.build((None, self.latent))
 
     def call(self, z: Any, h: Any) -> FlowOutput:
-        """z_0 [B, latent] and context h [B, latent] -> z_T, its log_det and each step's gates."""
-        log_det, log_gates = ops.zeros_like(z), []
-        for network in self.networks:
-            m, s = network(z, h)
-            z, log_gate = gated_step(z, m, s + self.gate_bias)
-            log_gates.append(log_gate)
-            z, log_det = self._reverse(z), self._reverse(log_det + log_gate)
-        return FlowOutput(z, log_det, tuple(log_gates))
+        """From z_0 [..., latent] and h [..., context] to z_T, its log_det and each step's scales.
+
+        Several samples of an image, z_0 [B, K, latent], may share its h [B, 1, context].
+        """
+        log_det, log_scales = ops.zeros_like(z), []
+        for network, context in zip(self.networks, self._contexts(h), strict=True):
+            z, log_scale = self.transform.forward(z, *network(z, context))
+            log_scales.append(log_scale)
+            z, log_det = self._reverse(z), self._reverse(log_det + log_scale)
+        return FlowOutput(z, log_det, tuple(log_scales))
+
+    def inverse(self, z: Any, h: Any) -> Any:
+        """The z_0 that the flow takes to z_T [B, latent]: unit by unit, `latent` times the cost of `call`."""
+        for network, context in reversed(list(zip(self.networks, self._contexts(h), strict=True))):
+            after, z = self._reverse(z), ops.zeros_like(z)
+            for unit in range(self.latent):  # the parameters of a unit are right when all units before it are
+                before = self.transform.inverse(after, *network(z, context))
+                z = ops.where(ops.arange(self.latent) == unit, before, z)
+        return z
 
     def reorder(self, x: Any) -> Any:
-        """Numbers that belong to the units of z_0, [B, latent], in the order that these units have in z_T."""
+        """Numbers that belong to the units of z_0, [..., latent], in the order that these units have in z_T."""
         return self._reverse(x) if len(self.networks) % 2 else x
+
+    def _contexts(self, h: Any) -> list[Any]:
+        """What h adds to the first hidden layer of each step."""
+        if self.context is None:
+            return [None] * len(self.networks)
+        return ops.split(self.context(h), len(self.networks), axis=-1)
 
     @staticmethod
     def _reverse(x: Any) -> Any:

@@ -18,7 +18,10 @@ from vaedist.model.likelihoods import LIKELIHOODS
 
 
 class Encoding(NamedTuple):
-    """Parameters of q(z_0|x) and the flow's context, each [B, latent]; sigma is a standard deviation."""
+    """Parameters of q(z_0|x), each [B, latent], and the flow's context.
+
+    sigma is a standard deviation. h is [B, latent], or [B, 0] where the flow takes no context.
+    """
 
     mu: Any
     log_sigma: Any
@@ -28,16 +31,16 @@ class Encoding(NamedTuple):
 class Posterior(NamedTuple):
     """A sample of q(z|x) and what it took.
 
-    z: z_T, [B, latent].
-    log_q: what each unit adds to log q(z|x), [B, latent], in nats; their sum over the latents is the
+    z: z_T, [..., latent].
+    log_q: what each unit adds to log q(z|x), [..., latent], in nats; their sum over the latents is the
         log-density.
-    log_gates: log g of each flow step, [B, latent] each.
+    log_scales: of each flow step, see `FlowOutput`.
     encoding: as it came from the encoder.
     """
 
     z: Any
     log_q: Any
-    log_gates: tuple[Any, ...]
+    log_scales: tuple[Any, ...]
     encoding: Encoding
 
 
@@ -49,7 +52,7 @@ class VAEOutput(NamedTuple):
 
 
 class MLP(keras.layers.Layer):
-    """One tanh hidden layer and a linear output: [B, inputs] -> [B, outputs]."""
+    """One tanh hidden layer and a linear output: [..., inputs] -> [..., outputs]."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, *, seed: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -69,7 +72,7 @@ class MLP(keras.layers.Layer):
         self.out.build((None, self.hidden.units))
 
     def call(self, x: Any) -> Any:
-        """[B, inputs] -> [B, outputs]."""
+        """[..., inputs] -> [..., outputs]."""
         return self.out(self.hidden(x))
 
 
@@ -84,7 +87,9 @@ class VAE(keras.Model):
         likelihood: a key of `LIKELIHOODS`.
         flow_depth: number of flow steps; 0 is the plain VAE.
         flow_width, flow_layers: hidden layers of each step's autoregressive network.
-        gate_bias: added to the flow's gate logits.
+        flow_transform: what a step does, "gated", "affine" or "location"; see `transforms`.
+        flow_context: whether the encoder gives the flow a context h beside z_0.
+        gate_bias: added to the gate's logits of gated steps.
         seed: of the initial weights; the same seed gives the same weights.
     """
 
@@ -98,6 +103,8 @@ class VAE(keras.Model):
         flow_depth: int = 3,
         flow_width: int = 500,
         flow_layers: int = 1,
+        flow_transform: str = "gated",
+        flow_context: bool = True,
         gate_bias: float = 2.0,
         seed: int = 0,
         **kwargs: Any,
@@ -107,19 +114,22 @@ class VAE(keras.Model):
         self._arguments = {
             "image_shape": tuple(image_shape), "hidden": hidden, "latent": latent, "likelihood": likelihood,
             "flow_depth": flow_depth, "flow_width": flow_width, "flow_layers": flow_layers,
-            "gate_bias": gate_bias, "seed": seed,
+            "flow_transform": flow_transform, "flow_context": flow_context, "gate_bias": gate_bias, "seed": seed,
         }  # fmt: skip
         height, width, channels = image_shape
         self.image_shape, self.latent, self.pixels = (height, width, channels), latent, math.prod(image_shape)
         self.likelihood = LIKELIHOODS[likelihood]
         encoder, flow, decoder = (int(s) for s in np.random.SeedSequence(seed).generate_state(3))
         dtype, outputs = self.dtype_policy, self.likelihood.outputs * self.pixels
-        self.encoder = MLP(self.pixels, hidden, 3 * latent, seed=encoder, name="encoder", dtype=dtype)
+        self.context = latent if flow_context and flow_depth else 0
+        self.encoder = MLP(self.pixels, hidden, 2 * latent + self.context, seed=encoder, name="encoder", dtype=dtype)
         self.flow = InverseAutoregressiveFlow(
             latent,
             flow_depth,
             flow_width,
             flow_layers,
+            context=self.context,
+            transform=flow_transform,
             gate_bias=gate_bias,
             seed=flow,
             name="flow",
@@ -127,6 +137,11 @@ class VAE(keras.Model):
         )
         self.decoder = MLP(latent, hidden, outputs, seed=decoder, name="decoder", dtype=dtype)
         self.build((None, *self.image_shape))
+
+    @property
+    def noisy(self) -> bool:
+        """Whether `observe` is to be given noise."""
+        return self.likelihood.dequantised
 
     def build(self, input_shape: Any) -> None:
         """Make every weight, so that they exist before the first call."""
@@ -145,18 +160,20 @@ class VAE(keras.Model):
         return ops.cast(x, self.compute_dtype)
 
     def encode(self, x: Any) -> Encoding:
-        """X [B, D] -> mu, log_sigma and context h, each [B, latent]."""
-        return Encoding(*ops.split(self.encoder(x), 3, axis=-1))
+        """X [B, D] -> mu and log_sigma, each [B, latent], and the context h, [B, latent or 0]."""
+        return Encoding(*ops.split(self.encoder(x), [self.latent, 2 * self.latent], axis=-1))
 
     def sample_posterior(self, encoding: Encoding, eps: Any) -> Posterior:
         """z_T from q(z|x) at the noise eps ~ N(0, I), [B, latent].
+
+        Several samples of an image, eps [B, K, latent], may share its encoding, [B, 1, latent].
 
         log_q = log N(eps; 0, I) - sum log sigma - sum of steps' log_det (Kingma et al. 2016, equation 11).
         """
         mu, log_sigma, h = encoding
         units = log_standard_normal(eps) - log_sigma
         flow = self.flow(mu + ops.exp(log_sigma) * eps, h)
-        return Posterior(flow.z, self.flow.reorder(units) - flow.log_det, flow.log_gates, encoding)
+        return Posterior(flow.z, self.flow.reorder(units) - flow.log_det, flow.log_scales, encoding)
 
     def decode(self, z: Any) -> Any:
         """Z [B, latent] -> the mean image E[x|z], [B, H, W, C], in [0, 1]."""

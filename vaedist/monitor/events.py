@@ -92,14 +92,6 @@ class Notice:
 
 
 @dataclass(frozen=True)
-class Failed:
-    """Training stopped; `kind` is the error's class name, `message` what it said."""
-
-    kind: str
-    message: str
-
-
-@dataclass(frozen=True)
 class Finished:
     """All epochs are done; `elbo` is the last test ELBO, nats an image."""
 
@@ -108,4 +100,4 @@ class Finished:
     elbo: float
 
 
-Event: TypeAlias = Waiting | Started | Progress | Tested | Saved | Notice | Failed | Finished
+Event: TypeAlias = Waiting | Started | Progress | Tested | Saved | Notice | Finished

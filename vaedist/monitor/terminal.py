@@ -17,7 +17,7 @@ from rich.progress import Progress as RichProgress
 from rich.status import Status
 from rich.text import Text
 
-from vaedist.monitor.events import Event, Failed, Finished, Notice, Progress, Saved, Started, Tested, Waiting
+from vaedist.monitor.events import Event, Finished, Notice, Progress, Saved, Started, Tested, Waiting
 
 LINE_SECONDS = 10.0  # least time between two progress lines where there is no bar
 SPEED_SECONDS = 600.0  # time left comes from the steps of the last ten minutes, test passes included
@@ -82,8 +82,6 @@ class Terminal:
                 self._saved = f"  saved step {event.step}"  # too frequent for a line of its own
             case Notice():
                 self._line(event.text)
-            case Failed():
-                self._line(f"{event.kind}: {event.message}", style="red")
             case Finished():
                 self._stop()
                 self._line(f"finished after step {event.step}: test ELBO {event.elbo:.1f}")
@@ -121,11 +119,9 @@ class Terminal:
     def _epoch(self, epoch: int) -> str:
         return f"epoch {epoch}/{self._started.epochs}" if self._started else f"epoch {epoch}"
 
-    def _line(self, text: str, style: str = "") -> None:
+    def _line(self, text: str) -> None:
         """Print what stays, in one line however narrow the console is."""
-        line = _plain(text)
-        line.stylize(style)
-        self._console.print(line, soft_wrap=True, highlight=False)
+        self._console.print(_plain(text), soft_wrap=True, highlight=False)
 
     def _stop(self) -> None:
         """End whatever is live; it leaves no trace."""

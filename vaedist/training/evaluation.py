@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from vaedist.data.stream import Chunk, LaneReader, read_ahead
 from vaedist.model import VAE
-from vaedist.model.noise import EVALUATION, EVALUATION_DEQUANTISATION, row_normal, row_uniform
-from vaedist.training.step import Batch, column_names, row_sums
+from vaedist.model.noise import EVALUATION, EVALUATION_OBSERVATION, row_normal, row_uniform
+from vaedist.training.step import Batch, column_names, row_sums, score
 from vaedist.training.strategy import per_replica
 
 CHUNK = 8  # batches a call
@@ -27,7 +27,7 @@ class Evaluator:
 
     def __init__(self, model: VAE, strategy: Any, reader: LaneReader, *, seed: int) -> None:
         self.model, self.strategy, self.reader, self.seed = model, strategy, reader, seed
-        self.names = column_names(len(model.flow.networks))
+        self.names = column_names(model)
         self._call = tf.function(self._replicas)
         self._sums = tf.function(self._chunk_sums, jit_compile=True)
 
@@ -73,10 +73,10 @@ class Evaluator:
             rows = batch.images.shape[0]
             eps = row_normal(self.seed, EVALUATION, step, batch.first_row, rows, self.model.latent)
             noise = None
-            if self.model.likelihood.dequantised:
-                stream = EVALUATION_DEQUANTISATION
-                noise = row_uniform(self.seed, stream, step, batch.first_row, rows, self.model.pixels)
-            return k + 1, total + tf.cast(row_sums(self.model, batch, eps, noise), tf.float64)
+            if self.model.noisy:  # the same images in every epoch
+                place = step % self.reader.plan.steps
+                noise = row_uniform(self.seed, EVALUATION_OBSERVATION, place, batch.first_row, rows, self.model.pixels)
+            return k + 1, total + tf.cast(row_sums(batch, score(self.model, batch, eps, noise)), tf.float64)
 
         start = (tf.constant(0), tf.zeros(len(self.names), tf.float64))
         return tf.while_loop(lambda k, _: k < steps, body, start, maximum_iterations=CHUNK)[1]

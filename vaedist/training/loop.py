@@ -18,12 +18,13 @@ from vaedist.data.stream import Chunk, LaneReader, read_ahead
 from vaedist.errors import Interrupted, NonFiniteError, RunError
 from vaedist.model import VAE
 from vaedist.monitor.events import Finished, Saved, Started
+from vaedist.objective import Objective
 from vaedist.training.checkpoint import Checkpoint, CheckpointStore, Position
 from vaedist.training.evaluation import Evaluator
 from vaedist.training.meters import Meters, Stopwatch
-from vaedist.training.optimizer import Adam
+from vaedist.training.optimizer import make_optimizer
 from vaedist.training.recorder import Probe, Recorder
-from vaedist.training.state import load_variables, named_slots, named_weights
+from vaedist.training.state import averaged, load_variables, named_slots, named_weights
 from vaedist.training.step import TrainStep
 
 PROBE_IMAGES = 2048  # for statistics of the latents
@@ -74,19 +75,22 @@ class Loop:
         self.experiment, self.model, self.strategy, self.inputs = experiment, model, strategy, inputs
         self.store, self.recorder, self.workers, self.should_stop = store, recorder, workers, should_stop
         training = experiment.training
-        self.optimizer = Adam(training.learning_rate)
-        self.step = TrainStep(
-            model, strategy, self.optimizer, global_batch=training.global_batch,
-            steps_per_call=training.steps_per_call, norm_every=experiment.monitor.log_every, seed=experiment.seed,
-        )  # fmt: skip
-        self.evaluator = Evaluator(model, strategy, inputs.test, seed=experiment.seed)
         self.steps_per_epoch = inputs.train.plan.steps
         self.total_steps = training.epochs * self.steps_per_epoch
+        self.optimizer = make_optimizer(training, self.total_steps)
+        goal, per_epoch = experiment.objective, self.steps_per_epoch
+        objective = Objective(round(goal.kl_warmup_epochs * per_epoch), goal.free_bits, goal.free_bits_group)
+        self.step = TrainStep(
+            model, strategy, self.optimizer, objective, global_batch=training.global_batch,
+            steps_per_call=training.steps_per_call, norm_every=experiment.monitor.log_every,
+            clip_norm=training.clip_norm, seed=experiment.seed,
+        )  # fmt: skip
+        self.evaluator = Evaluator(model, strategy, inputs.test, seed=experiment.seed)
         self.taken, saved, self.best = 0, None, -math.inf
         if checkpoint is not None:
             self._restore(checkpoint)
             saved = checkpoint.position.meters
-        self.meters = Meters(self.evaluator.names, saved)
+        self.meters = Meters(self.step.sums, saved)
         self.clock = Stopwatch()
         self.test_elbo = math.nan
 
@@ -104,7 +108,8 @@ class Loop:
         self._announce()
         means: dict[str, float] = {}
         if self.taken == self.total_steps:  # resumed at its end
-            means = self.evaluator.run(self._epoch)
+            with averaged(self.model, self.step, self.taken):
+                means = self.evaluator.run(self._epoch)
         capacity = self.experiment.training.steps_per_call
         chunks = read_ahead(self.inputs.train, self._requests(), capacity)
         try:
@@ -181,15 +186,22 @@ class Loop:
     def _log(self, gradient_norm: float) -> None:
         means = self.meters.row()
         if self.recorder is not None:
-            values = {
-                **means, "learning_rate": self.optimizer.learning_rate, "gradient_norm": gradient_norm,
-                **self.clock.rates(),
-            }  # fmt: skip
+            rate = float(self.optimizer.schedule(self.taken - 1))
+            values = {**means, "learning_rate": rate, "gradient_norm": gradient_norm, **self.clock.rates()}
+            if "objective" in means:
+                values["kl_weight"] = float(self.step.objective.kl_weight(self.taken - 1))
             epoch = (self.taken - 1) // self.steps_per_epoch + 1
             self.recorder.train(epoch, self.taken, values)
         self.clock.reset()
 
     def _end_epoch(self) -> dict[str, float]:
+        with averaged(self.model, self.step, self.taken):
+            means = self._test()
+        self._save(means["elbo"])
+        return means
+
+    def _test(self) -> dict[str, float]:
+        """Score the test split, and look at the model."""
         means = self.evaluator.run(self._epoch)
         train_elbo = self.meters.epoch()["elbo"]
         if not math.isfinite(means["elbo"]):
@@ -203,7 +215,6 @@ class Loop:
             every = self.experiment.monitor.pictures_every
             if self.taken == self.total_steps or (every and self._epoch % every == 0):
                 self.recorder.pictures(self._epoch, self.taken, self.model, self.inputs.probe)
-        self._save(means["elbo"])
         return means
 
     def _save(self, test_elbo: float | None = None) -> None:
@@ -251,5 +262,6 @@ class Loop:
         if self.recorder is None:
             return
         assert self.inputs.probe is not None
-        self.recorder.finish(self.taken, self.model, self.inputs.probe)
+        with averaged(self.model, self.step, self.taken):
+            self.recorder.finish(self.taken, self.model, self.inputs.probe)
         self.recorder.notify(Finished(self._epoch, self.taken, means["elbo"]))

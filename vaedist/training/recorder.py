@@ -84,7 +84,11 @@ class Recorder:
             "perf/step_ms": 1000 * values["step_seconds"],
             "perf/input_wait": values["input_wait"],
         }
-        flow = {f"parts/{name}": value for name, value in values.items() if name.startswith(("log_det_", "gate_"))}
+        if "objective" in values:
+            scalars |= {"elbo/objective_train": values["objective"], "optim/kl_weight": values["kl_weight"]}
+        flow = {
+            f"parts/{name}": value for name, value in values.items() if name.startswith(("log_det_", "gate_", "scale_"))
+        }
         self.board.scalars(step, scalars | flow)
         numbers = (values[k] for k in ("elbo", "reconstruction", "kl", "images_per_second", "input_wait"))
         self.notify(Progress(epoch, step, *numbers))

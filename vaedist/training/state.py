@@ -1,6 +1,7 @@
 """The state of a training, as named arrays: what goes into a checkpoint and comes back out of it."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from vaedist.errors import CheckpointError
 from vaedist.model import VAE
 from vaedist.training.checkpoint import Checkpoint
+from vaedist.training.optimizer import Averaged, mass
 from vaedist.training.step import TrainStep
 
 
@@ -32,13 +34,41 @@ def load_variables(model: VAE, step: TrainStep, checkpoint: Checkpoint) -> None:
     assign(dict(_slots(model, step)), checkpoint.optimizer(), where)
 
 
-def load_weights(model: VAE, checkpoint: Checkpoint) -> None:
-    """Give the model the checkpoint's weights.
+def load_weights(model: VAE, checkpoint: Checkpoint, ema_decay: float = 0.0) -> None:
+    """Give the model the checkpoint's weights, or their moving averages, where they were kept with a decay.
 
     Raises:
         CheckpointError: a tensor is missing or has another shape; nothing was changed.
     """
-    assign({v.path: v.value for v in model.trainable_variables}, checkpoint.weights(), str(checkpoint.path))
+    arrays = checkpoint.weights()
+    if ema_decay and checkpoint.position.step:
+        slots, whole = checkpoint.optimizer(), np.float32(mass(ema_decay, checkpoint.position.step))
+        arrays = {path: slots[f"average/{path}"] / whole for path in arrays if f"average/{path}" in slots}
+    assign({v.path: v.value for v in model.trainable_variables}, arrays, str(checkpoint.path))
+
+
+@contextmanager
+def averaged(model: VAE, step: TrainStep, taken: int) -> Iterator[None]:
+    """Have the model's weights be their moving averages meanwhile, where the optimizer keeps these.
+
+    Args:
+        model: whose weights.
+        step: with the averages.
+        taken: updates made.
+    """
+    optimizer = step.optimizer
+    if not isinstance(optimizer, Averaged) or not taken:
+        yield
+        return
+    variables = [variable.value for variable in model.trainable_variables]
+    own = [variable.numpy() for variable in variables]
+    for variable, average in zip(variables, step.slots["average"], strict=True):
+        variable.assign(average.numpy() / np.float32(mass(optimizer.decay, taken)))
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, own, strict=True):
+            variable.assign(value)
 
 
 def assign(variables: Mapping[str, Any], arrays: Mapping[str, np.ndarray], where: str) -> None:

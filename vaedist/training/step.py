@@ -13,10 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from vaedist.data.stream import Chunk
-from vaedist.model import VAE
-from vaedist.model.noise import DEQUANTISATION, POSTERIOR, row_normal, row_uniform
-from vaedist.objective import bound
-from vaedist.training.optimizer import Adam
+from vaedist.model import VAE, VAEOutput
+from vaedist.model.noise import OBSERVATION, POSTERIOR, row_normal, row_uniform
+from vaedist.objective import Objective, bound
+from vaedist.training.optimizer import Optimizer
 from vaedist.training.strategy import first_local, local_replica, per_replica
 
 
@@ -36,11 +36,11 @@ class Batch(NamedTuple):
         return tf.cast(tf.range(self.images.shape[0]) < self.count, tf.float32)
 
 
-def column_names(flow_depth: int) -> tuple[str, ...]:
+def column_names(model: VAE) -> tuple[str, ...]:
     """What `row_sums` sums, in its order."""
-    steps = range(1, flow_depth + 1)
+    steps, scale = range(1, len(model.flow.networks) + 1), model.flow.transform.scale_name
     return (
-        "rows", "elbo", "reconstruction", "kl", *(f"log_det_{t}" for t in steps), *(f"gate_{t}" for t in steps),
+        "rows", "elbo", "reconstruction", "kl", *(f"log_det_{t}" for t in steps), *(f"{scale}_{t}" for t in steps),
     )  # fmt: skip
 
 
@@ -49,15 +49,20 @@ def sum_of_squares(x: Any) -> Any:
     return tf.reduce_sum(tf.reduce_sum(tf.square(x), axis=0))
 
 
-def row_sums(model: VAE, batch: Batch, eps: Any, noise: Any) -> Any:
-    """Sums over the real rows of a batch, [4 + 2 depth], float32: rows, elbo, its parts, log_det and gate a step."""
-    output = model(tf.reshape(batch.images, (-1, *model.image_shape)), eps, noise)
-    gates = output.posterior.log_gates
+def score(model: VAE, batch: Batch, eps: Any, noise: Any) -> VAEOutput:
+    """The model's output for a batch, padding included."""
+    return model(tf.reshape(batch.images, (-1, *model.image_shape)), eps, noise)
+
+
+def row_sums(batch: Batch, output: VAEOutput, *more: Any) -> Any:
+    """Sums over the real rows of a batch, float32: rows, elbo, its parts, log_det and scale a step, and `more`, [B]."""
+    scales = output.posterior.log_scales
     columns = [
         tf.ones_like(output.log_px),
         *bound(output),
-        *(tf.reduce_sum(log_gate, axis=-1) for log_gate in gates),
-        *(tf.reduce_mean(tf.exp(log_gate), axis=-1) for log_gate in gates),
+        *(tf.reduce_sum(log_scale, axis=-1) for log_scale in scales),
+        *(tf.reduce_mean(tf.exp(log_scale), axis=-1) for log_scale in scales),
+        *more,
     ]
     # Padding is cut out, not multiplied away: its numbers may be anything.
     real = batch.weight > 0
@@ -65,26 +70,30 @@ def row_sums(model: VAE, batch: Batch, eps: Any, noise: Any) -> Any:
 
 
 class TrainStep:
-    """The update of a model by Adam on minus the ELBO, over the replicas of a strategy.
+    """The update of a model that raises its objective, over the replicas of a strategy.
 
     Args:
         model: made under the strategy's scope.
         strategy: MirroredStrategy or MultiWorkerMirroredStrategy.
         optimizer: its slots are made here, under the strategy's scope.
+        objective: what is maximised.
         global_batch: rows of a full batch; the loss is a sum over rows divided by this, so every row weighs the same.
         steps_per_call: the most batches that one call takes.
         norm_every: the gradient's norm is taken at every such step, and 0 in between.
+        clip_norm: the most that the gradient's norm may be, or it is scaled down to it, and the norm is taken at every
+            step; 0 leaves it.
         seed: key of the noise.
     """
 
     def __init__(
-        self, model: VAE, strategy: Any, optimizer: Adam, *,
-        global_batch: int, steps_per_call: int, norm_every: int, seed: int,
+        self, model: VAE, strategy: Any, optimizer: Optimizer, objective: Objective, *,
+        global_batch: int, steps_per_call: int, norm_every: int, clip_norm: float = 0.0, seed: int,
     ) -> None:  # fmt: skip
-        self.model, self.strategy, self.optimizer = model, strategy, optimizer
+        self.model, self.strategy, self.optimizer, self.objective = model, strategy, optimizer, objective
         self.global_batch, self.capacity, self.seed = global_batch, steps_per_call, seed
-        self.norm_every = norm_every
-        self.names = (*column_names(len(model.flow.networks)), "stop", "gradient_norm")
+        self.norm_every, self.clip_norm = norm_every, clip_norm
+        self.sums = column_names(model) if objective.is_elbo else (*column_names(model), "objective")
+        self.names = (*self.sums, "stop", "gradient_norm")
         self.weights = [variable.value for variable in model.trainable_variables]
         with strategy.scope():
             self.slots = {
@@ -93,6 +102,7 @@ class TrainStep:
             }
         alone = strategy.num_replicas_in_sync == 1
         self._call = tf.function(self._alone, jit_compile=True) if alone else tf.function(self._together)
+        self._compiled_group_sums = tf.function(self._group_sums, jit_compile=True)
         self._compiled_gradients = tf.function(self._packed_gradients, jit_compile=True)
         self._compiled_update = tf.function(self._packed_update, jit_compile=True)
 
@@ -102,7 +112,7 @@ class TrainStep:
         `stop` is this worker's wish to end; every worker reads the sum of all in the column "stop".
 
         Returns:
-            metrics, [steps taken, len(names)]: sums over the batch's rows (gate and log_det too), then "stop" and the
+            metrics, [steps taken, len(names)]: sums over the batch's rows (scale and log_det too), then "stop" and the
             norm of the gradient; and whether all was finite. If not, the last row belongs to the step at fault, and no
             later one was taken: a loss that is not finite changes no weight, a gradient that is not never enters one.
         """
@@ -129,8 +139,12 @@ class TrainStep:
 
         def replica(batches: Batch, k: Any, step: Any) -> Any:
             own = local_replica(self.strategy)
-            packed = self._compiled_gradients(Batch(*(part[k] for part in batches)), step, stop, own)
-            context = tf.distribute.get_replica_context()
+            batch, context = Batch(*(part[k] for part in batches)), tf.distribute.get_replica_context()
+            group_sums = None
+            if self.objective.free_bits:  # which groups are to be pushed down is the whole batch's to say
+                group_sums = self._compiled_group_sums(batch, step, own)
+                group_sums = context.all_reduce(tf.distribute.ReduceOp.SUM, group_sums)
+            packed = self._compiled_gradients(batch, step, stop, own, group_sums)
             return self._compiled_update(context.all_reduce(tf.distribute.ReduceOp.SUM, packed), step, own)
 
         def take(k: Any, step: Any) -> Any:
@@ -152,48 +166,104 @@ class TrainStep:
         empty = tf.zeros((self.capacity, len(self.names)))
         return tf.while_loop(more, body, (tf.constant(0), tf.constant(True), empty), maximum_iterations=self.capacity)
 
-    def _gradients(self, batch: Batch, step: Any, stop: Any, own: int) -> tuple[list[Any], Any]:
+    def _output(self, batch: Batch, step: Any) -> VAEOutput:
+        """The model's output for this replica's part of a batch, with the noise of its rows."""
+        rows, noise = batch.images.shape[0], None
+        eps = row_normal(self.seed, POSTERIOR, step, batch.first_row, rows, self.model.latent)
+        if self.model.noisy:
+            noise = row_uniform(self.seed, OBSERVATION, step, batch.first_row, rows, self.model.pixels)
+        return score(self.model, batch, eps, noise)
+
+    def _sum_groups(self, batch: Batch, output: VAEOutput) -> Any:
+        """Sums over the real rows of each group's KL, and the number of these rows, [groups + 1]."""
+        groups = self.objective.group_kl(output.posterior)
+        sums = tf.reduce_sum(tf.where(batch.weight[:, None] > 0, groups, 0.0), axis=0)
+        return tf.concat([sums, [tf.reduce_sum(batch.weight)]], 0)
+
+    def _group_sums(self, batch: Batch, step: Any, own: int) -> Any:
+        return self._sum_groups(batch, self._output(batch, step))
+
+    def _gradients(self, batch: Batch, step: Any, stop: Any, own: int, group_sums: Any = None) -> tuple[list[Any], Any]:
         """This replica's part of the gradient, one tensor a weight, and of the metrics' sums.
 
         `own` is the replica's number among the process's: whose copies of the mirrored variables are read.
+        `group_sums` are those of the whole batch, where it has other parts.
         """
-        rows, weights = batch.images.shape[0], [weight.values[own] for weight in self.weights]
-        eps = row_normal(self.seed, POSTERIOR, step, batch.first_row, rows, self.model.latent)
-        noise = None
-        if self.model.likelihood.dequantised:
-            noise = row_uniform(self.seed, DEQUANTISATION, step, batch.first_row, rows, self.model.pixels)
+        weights = [weight.values[own] for weight in self.weights]
         with tf.GradientTape() as tape:
-            sums = row_sums(self.model, batch, eps, noise)
-            loss = -sums[1] / self.global_batch
+            output = self._output(batch, step)
+            if self.objective.is_elbo:
+                sums = row_sums(batch, output)
+                value = sums[1]
+            else:
+                means = None
+                if self.objective.free_bits:
+                    whole = self._sum_groups(batch, output) if group_sums is None else group_sums
+                    means = tf.stop_gradient(whole[:-1] / whole[-1])
+                sums = row_sums(batch, output, self.objective.value(bound(output), output.posterior, step, means))
+                value = sums[-1]
+            loss = -value / self.global_batch
         return tape.gradient(loss, weights), tf.concat([sums, [stop]], 0)
 
     def _update(self, gradients: Sequence[Any], sums: Any, step: Any, own: int) -> tuple[Any, Any]:
-        """Apply the whole gradient, weight by weight; returns whether all was finite, and the metrics' row.
+        """Apply the whole gradient; returns whether all was finite, and the metrics' row."""
+        finite = tf.reduce_all(tf.math.is_finite(sums))
+        update = self._update_clipped if self.clip_norm else self._update_in_turn
+        finite, norm = update(gradients, finite, step, own)
+        return finite, tf.concat([sums, [norm]], 0)
+
+    def _update_in_turn(self, gradients: Sequence[Any], finite: Any, step: Any, own: int) -> tuple[Any, Any]:
+        """Apply the gradient weight by weight; returns whether all was finite, and its norm where that is wanted.
 
         From the last layer to the first, as the gradients come out: each is used while it is in the cache. A layer's
         bias gradient is the sum over rows of what its kernel's gradient is made of, so where the loss and the bias
-        gradients down to a layer are finite, the kernel's is, without a pass over it to find out. Where they are not,
-        the weight is updated by a gradient of 0 at a rate of 0. (To choose between the new weight and the old instead
-        costs a quarter of the step on a CPU, for XLA then updates nothing in place.)
+        gradients down to a layer are finite, the kernel's is, without a pass over it to find out.
+
+        A kernel waits for the bias gradient of the layer before its own, for which it is still needed: so XLA knows
+        that it is read for the last time, and keeps no copy.
         """
-        finite = tf.reduce_all(tf.math.is_finite(sums))
         wanted = tf.equal((step + 1) % self.norm_every, 0)
-        rate, squares = self.optimizer.rate(step), []
+        rates, squares = self.optimizer.rates(step), []
+        waiting: list[int] = []
+
+        def update_waiting() -> None:
+            for i in waiting:
+                squares.append(tf.cond(wanted, partial(sum_of_squares, gradients[i]), partial(tf.constant, 0.0)))
+                self._apply(i, gradients[i], rates, finite, own)
+            waiting.clear()
+
         for i, gradient in reversed(list(enumerate(gradients))):
             if gradient.shape.rank == 1:
                 finite = tf.logical_and(finite, tf.math.is_finite(tf.reduce_sum(gradient)))
-            squares.append(tf.cond(wanted, partial(sum_of_squares, gradient), partial(tf.constant, 0.0)))
-            owned = [mirrored[i].values[own] for mirrored in (self.weights, *self.slots.values())]
-            weight, *slots = (variable.read_value() for variable in owned)
-            safe = tf.where(finite, gradient, 0.0)
-            updated = self.optimizer.update(tf.where(finite, rate, 0.0), weight, safe, *slots)
-            for variable, value in zip(owned, updated, strict=True):
-                variable.assign(value)
+                update_waiting()
+            waiting.append(i)
+        update_waiting()
         norm = tf.sqrt(tf.add_n(squares))
-        return tf.logical_and(finite, tf.math.is_finite(norm)), tf.concat([sums, [norm]], 0)
+        return tf.logical_and(finite, tf.math.is_finite(norm)), norm
 
-    def _packed_gradients(self, batch: Batch, step: Any, stop: Any, own: int) -> Any:
-        gradients, sums = self._gradients(batch, step, stop, own)
+    def _update_clipped(self, gradients: Sequence[Any], finite: Any, step: Any, own: int) -> tuple[Any, Any]:
+        """Apply the gradient, scaled down to `clip_norm` where its norm is larger; returns as `_update_in_turn`."""
+        norm = tf.sqrt(tf.add_n([sum_of_squares(gradient) for gradient in gradients]))
+        finite = tf.logical_and(finite, tf.math.is_finite(norm))
+        scale, rates = tf.minimum(1.0, self.clip_norm / tf.maximum(norm, 1e-30)), self.optimizer.rates(step)
+        for i, gradient in enumerate(gradients):
+            self._apply(i, scale * gradient, rates, finite, own)
+        return finite, norm
+
+    def _apply(self, i: int, gradient: Any, rates: tuple[Any, ...], finite: Any, own: int) -> None:
+        """Update weight i; where not all was finite, by a gradient of 0 at rates of 0.
+
+        (To choose between the new weight and the old instead costs a quarter of the step on a CPU, for XLA then updates
+        nothing in place.)
+        """
+        owned = [mirrored[i].values[own] for mirrored in (self.weights, *self.slots.values())]
+        weight, *slots = (variable.read_value() for variable in owned)
+        safe, rates = tf.where(finite, gradient, 0.0), tuple(tf.where(finite, rate, 0.0) for rate in rates)
+        for variable, value in zip(owned, self.optimizer.update(rates, weight, safe, *slots), strict=True):
+            variable.assign(value)
+
+    def _packed_gradients(self, batch: Batch, step: Any, stop: Any, own: int, group_sums: Any) -> Any:
+        gradients, sums = self._gradients(batch, step, stop, own, group_sums)
         return tf.concat([*(tf.reshape(g, [-1]) for g in gradients), sums], 0)
 
     def _packed_update(self, packed: Any, step: Any, own: int) -> Any:

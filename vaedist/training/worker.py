@@ -49,6 +49,8 @@ def build_model(section: ModelSection, image_shape: tuple[int, int, int], seed: 
         flow_depth=flow.depth,
         flow_width=flow.width,
         flow_layers=flow.layers,
+        flow_transform=flow.transform,
+        flow_context=flow.context,
         gate_bias=flow.gate_bias,
         seed=seed,
     )

@@ -1,0 +1,27 @@
+"""The experiment: frozen, validated sections, read from one TOML file.
+
+`vaedist config schema` prints every key with its type, its range and its default.
+"""
+
+from vaedist.config.experiment import Experiment, differences
+from vaedist.config.sections import (
+    FlowSection,
+    ModelSection,
+    ObjectiveSection,
+    ScalingSection,
+    Section,
+    TrainingSection,
+    keys,
+)
+
+__all__ = [
+    "Experiment",
+    "FlowSection",
+    "ModelSection",
+    "ObjectiveSection",
+    "ScalingSection",
+    "Section",
+    "TrainingSection",
+    "differences",
+    "keys",
+]

@@ -1,0 +1,105 @@
+"""The experiment: all sections together, read from one TOML file.
+
+Nothing changes an experiment once it is made: `with_overrides` makes another.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import tomli_w
+from pydantic import Field, ValidationError
+
+from vaedist.config.reading import first_fault, nearby_jobs, overridden, parse
+from vaedist.config.sections import (
+    CheckpointSection,
+    DataSection,
+    ModelSection,
+    MonitorSection,
+    ObjectiveSection,
+    RunSection,
+    ScalingSection,
+    Section,
+    TrainingSection,
+    keys,
+)
+from vaedist.errors import ConfigError
+
+
+class Experiment(Section):
+    """All that decides a run: the same experiment on the same data gives the same numbers."""
+
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Key of every random number in the run.")
+    run: RunSection = RunSection()
+    data: DataSection = DataSection()
+    model: ModelSection = ModelSection()
+    objective: ObjectiveSection = ObjectiveSection()
+    training: TrainingSection = TrainingSection()
+    scaling: ScalingSection = ScalingSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    monitor: MonitorSection = MonitorSection()
+
+    @classmethod
+    def from_dict(cls, tables: Mapping[str, Any], where: str = "experiment") -> Self:
+        """Validate nested tables.
+
+        Raises:
+            ConfigError: with the first fault: key, value and what is allowed.
+        """
+        try:
+            return cls.model_validate(tables)
+        except ValidationError as error:
+            raise ConfigError(f"{where}: {first_fault(cls, error)}") from None
+
+    @classmethod
+    def from_toml(cls, text: str, where: str = "experiment") -> Self:
+        """Read an experiment from TOML text; `where` names it in errors."""
+        return cls.from_dict(parse(text, where), where)
+
+    @classmethod
+    def from_file(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
+        """Read a job file and apply `section.key=value` overrides to it.
+
+        A run without a name takes the file's.
+
+        Raises:
+            ConfigError: the file is missing, is no TOML, or holds an invalid key or value.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise ConfigError(f"no job file at {path}{nearby_jobs(path)}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"cannot read job file {path}: not UTF-8 text") from None
+        except OSError as error:
+            raise ConfigError(f"cannot read job file {path}: {error.strerror}") from None
+        tables = parse(text, str(path))
+        cls.from_dict(tables, str(path))  # so that the file's own faults are told as the file's
+        merged = overridden(cls, tables, overrides)
+        if not cls.from_dict(merged, "--set").run.name:
+            merged["run"] = {**merged.get("run", {}), "name": path.stem}
+        return cls.from_dict(merged, f"{path}: its own name cannot be the run's, so set run.name")
+
+    def with_overrides(self, *overrides: str) -> Self:
+        """A new experiment with `section.key=value` overrides applied, values read as TOML."""
+        return self.from_dict(overridden(type(self), self.model_dump(), overrides), "--set")
+
+    def to_toml(self) -> str:
+        """The resolved experiment as TOML; `from_toml` reads it back to an equal one."""
+        return tomli_w.dumps(self.model_dump())
+
+
+def differences(old: Experiment, new: Experiment) -> Iterator[tuple[str, Any, Any]]:
+    """The keys in which two experiments differ, with both values."""
+    for key in keys(Experiment):
+        before, after = (_lookup(experiment, key) for experiment in (old, new))
+        if before != after:
+            yield key, before, after
+
+
+def _lookup(experiment: Experiment, key: str) -> Any:
+    value: Any = experiment
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value

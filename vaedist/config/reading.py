@@ -1,0 +1,101 @@
+"""From TOML and `section.key=value` to nested tables, and from what pydantic finds wrong in them to one line."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from vaedist.config.sections import Section, keys, tables
+from vaedist.errors import ConfigError
+
+
+def parse(text: str, where: str) -> dict[str, Any]:
+    """TOML as nested tables; `where` names it in errors."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{where}: not valid TOML: nested too deeply") from None
+    except ValueError as error:  # a TOMLDecodeError, or a number of too many digits
+        raise ConfigError(f"{where}: not valid TOML: {error}") from None
+
+
+def overridden(section: type[Section], nested: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of `nested` with each `section.key=value` put in its place."""
+    known = set(keys(section))
+    merged = {k: dict(v) if isinstance(v, Mapping) else v for k, v in nested.items()}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        key = key.strip()
+        shown = override if override.isprintable() else repr(override)
+        if not equals:
+            raise ConfigError(f"--set {shown}: must be KEY=VALUE, as in model.flow.depth=4")
+        if key not in known:
+            raise ConfigError(f"--set {shown}: unknown key {key!r}{_nearest(key, known)}")
+        table = merged
+        *path, leaf = key.split(".")
+        for name in path:
+            table[name] = dict(table.get(name, {}))
+            table = table[name]
+        table[leaf] = _toml_value(value.strip())
+    return merged
+
+
+def _toml_value(text: str) -> Any:
+    """A TOML value; a bare word that is none is taken as a string, as a shell user means it."""
+    try:
+        read = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return read["value"] if len(read) == 1 else text  # a second line is no second key
+
+
+def first_fault(section: type[Section], error: ValidationError) -> str:
+    """One line for the first fault: the key, its value, and what is allowed."""
+    faults = error.errors(include_url=False)
+    unknown = [fault for fault in faults if fault["type"] == "extra_forbidden"]
+    fault = (unknown or faults)[0]
+    key = ".".join(str(part) for part in fault["loc"])
+    if unknown:
+        known = list(keys(section))
+        return f"unknown key {key!r}{_nearest(key, [*known, *tables(section)])}"
+    message = fault["msg"].removeprefix("Value error, ")
+    message = message.replace("Input should", "must").replace("String should", "must")
+    if fault["type"] == "string_pattern_mismatch":
+        message = "must be letters, digits, '.', '_' or '-', and start with a letter or a digit"
+    if fault["type"] in ("model_type", "model_attributes_type"):
+        return f"{key} must be a table, [{key}]"
+    value = fault["input"]
+    shown = f" = {_short(value)}" if not isinstance(value, Mapping) else ""
+    return f"{key}{shown}: {message}"
+
+
+def _short(value: Any) -> str:
+    """A value as it stands in a message: a line that is not endless."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no integer of more than 4300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:60]}...{text[-15:]}"
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    """A hint that names the valid key most like `key`, by the whole key or else by its last part."""
+    known = list(known)
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if not close:
+        leaf = key.rpartition(".")[2]
+        leaves = {k.rpartition(".")[2]: k for k in known}
+        close = [leaves[match] for match in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.6)]
+    return f"; did you mean {close[0]!r}?" if close else "; `vaedist config schema` lists the valid ones"
+
+
+def nearby_jobs(path: Path) -> str:
+    """A hint that names the job files beside a missing one."""
+    names = sorted(p.name for p in path.parent.glob("*.toml"))
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {path.parent / close[0]}?"
+    return f"; {path.parent} has {', '.join(names)}" if names else ""

@@ -1,0 +1,182 @@
+"""The sections of an experiment.
+
+A default stands here and nowhere else; every key has a type, a range and a sentence.
+"""
+
+from collections.abc import Iterator
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+class Section(BaseModel):
+    """A frozen table of an experiment; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class RunSection(Section):
+    """Where a run is kept."""
+
+    name: str = Field(
+        default="",
+        pattern=r"^$|" + NAME_PATTERN,
+        max_length=128,
+        description="Name of the run's folder; empty takes the job file's name.",
+    )
+    folder: str = Field(
+        default="runs", min_length=1, description="Folder that holds the runs; every worker must reach it."
+    )
+
+
+class DataSection(Section):
+    """Which images are trained on."""
+
+    path: str = Field(
+        default="data/cifar10",
+        min_length=1,
+        description="Data set made by `vaedist data prepare`: a folder or a pyarrow filesystem URI.",
+    )
+    verify: bool = Field(default=True, description="Check every shard's SHA-256 before the run starts.")
+
+
+class FlowSection(Section):
+    """The inverse autoregressive flow of the posterior (Kingma et al. 2016)."""
+
+    depth: int = Field(default=3, ge=0, le=64, description="Number of flow steps; 0 is the plain VAE.")
+    width: int = Field(default=500, ge=1, description="Units of each hidden layer of a step's autoregressive network.")
+    layers: int = Field(default=1, ge=1, le=16, description="Hidden layers of a step's autoregressive network.")
+    transform: Literal["gated", "affine", "location"] = Field(
+        default="gated",
+        description="What a step does: g z + (1 - g) m, (z - m) / exp(s), or z + m, which keeps volumes.",
+    )
+    context: bool = Field(default=True, description="Feed each step the encoder's third output, h, beside z.")
+    gate_bias: float = Field(
+        default=2.0,
+        ge=-20,
+        le=20,
+        description="Added to the logits of a gated step's gates, so that it starts near the identity.",
+    )
+
+
+class ModelSection(Section):
+    """Sizes of the VAE."""
+
+    hidden: int = Field(default=500, ge=1, description="Units of the hidden layer of the encoder and of the decoder.")
+    latent: int = Field(default=500, ge=1, description="Number of latents.")
+    likelihood: Literal["bernoulli", "gaussian"] = Field(default="bernoulli", description="Distribution of the pixels.")
+    flow: FlowSection = FlowSection()
+
+
+class ObjectiveSection(Section):
+    """What training maximises, where it is not the ELBO itself; the ELBO is logged beside it."""
+
+    kl_warmup_epochs: float = Field(
+        default=0.0, ge=0, description="Epochs in which the weight of the KL rises from 0 to 1."
+    )
+    free_bits: float = Field(
+        default=0.0, ge=0, description="Nats of KL that each group of latents may use for free (Kingma et al. 2016)."
+    )
+    free_bits_group: int = Field(default=1, ge=1, description="Latents in a group; the last may be smaller.")
+
+
+class TrainingSection(Section):
+    """How the model is fitted."""
+
+    epochs: int = Field(default=100, ge=1, description="Passes over the training images.")
+    global_batch: int = Field(default=32, ge=1, description="Images in one step, over all workers and devices.")
+    optimizer: Literal["adam", "adamw", "adamax"] = Field(default="adam", description="How gradients become updates.")
+    learning_rate: float = Field(default=1e-4, gt=0, le=10, description="The optimizer's step size, at its highest.")
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="Learning rate after the warm-up: kept, or down to 0 at the end of the epochs."
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="Steps in which the learning rate rises from 0.")
+    weight_decay: float = Field(default=0.0, ge=0, le=10, description="Of the kernels, for adamw.")
+    clip_norm: float = Field(
+        default=0.0, ge=0, description="Scale gradients down to this norm, of all weights together; 0 does not."
+    )
+    ema_decay: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Keep an exponential moving average of the weights, and test and sample with it; 0 does not.",
+    )
+    steps_per_call: int = Field(
+        default=16,
+        ge=1,
+        le=1024,
+        description="Steps that one compiled call takes; the results do not depend on it.",
+    )
+    eval_batch: int = Field(default=256, ge=1, description="Images in one step of the test pass, over all devices.")
+
+    @model_validator(mode="after")
+    def _decay_of_adamw(self) -> Self:
+        if self.weight_decay and self.optimizer != "adamw":
+            raise ValueError(f"weight_decay is for optimizer = 'adamw'; it must be 0 for {self.optimizer!r}")
+        return self
+
+
+class ScalingSection(Section):
+    """What Ray Train starts."""
+
+    workers: int = Field(default=1, ge=1, le=4096, description="Worker processes, each with its own share of the data.")
+    gpus_per_worker: int = Field(default=0, ge=0, le=64, description="GPUs of one worker; 0 trains on its CPUs.")
+    cpus_per_worker: int = Field(
+        default=0, ge=0, le=1024, description="CPUs of one worker; 0 divides the cluster's among the workers."
+    )
+    logical_devices: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Devices that a CPU worker's processor is split into (to try what several GPUs will do).",
+    )
+    max_failures: int = Field(default=3, ge=0, description="Times that a failed group of workers is started again.")
+    autoscaling: bool = Field(
+        default=False,
+        description="The cluster adds nodes on demand: wait for them instead of "
+        "refusing a job that is larger than the cluster is now.",
+    )
+
+    @model_validator(mode="after")
+    def _devices_of_one_kind(self) -> Self:
+        if self.gpus_per_worker and self.logical_devices > 1:
+            raise ValueError("logical_devices splits a CPU; it must be 1 when gpus_per_worker is set")
+        return self
+
+
+class CheckpointSection(Section):
+    """When checkpoints are written, and how many stay."""
+
+    every_steps: int = Field(
+        default=1000, ge=0, description="Steps between checkpoints; 0 writes at the end of epochs only."
+    )
+    keep: int = Field(default=2, ge=1, description="Newest checkpoints to keep; the best by test ELBO stays besides.")
+
+
+class MonitorSection(Section):
+    """What is logged, and how often."""
+
+    log_every: int = Field(default=50, ge=1, description="Steps between two rows of training metrics.")
+    pictures_every: int = Field(default=1, ge=0, description="Epochs between pictures; 0 makes them at the end only.")
+    pictures: int = Field(
+        default=32, ge=1, le=256, description="Images in the grid of reconstructions; twice that in samples."
+    )
+
+
+def keys(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a section and of the sections in it."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def tables(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """Every dotted name of a table that an experiment may have."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield prefix + name
+            yield from tables(field.annotation, f"{prefix}{name}.")
