@@ -17,6 +17,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "run.folder": ("elsewhere", ""),
     "data.path": ("s3://bucket/cifar10", ""),
     "data.verify": (False, 1),
+    "data.binarize": ("dynamic", "median"),
     "model.hidden": (64, 0),
     "model.latent": (32, 2.5),
     "model.likelihood": ("gaussian", "poisson"),
@@ -141,7 +142,10 @@ def test_a_wrong_value_is_told_with_its_key_and_place(tmp_path, key):
 @pytest.mark.parametrize(
     ("override", "allowed"),
     [
-        ("model.likelihood=poisson", "must be 'bernoulli' or 'gaussian'"),
+        (
+            "model.likelihood=poisson",
+            "must be 'bernoulli', 'continuous_bernoulli', 'gaussian' or 'discretized_logistic'",
+        ),
         ("training.epochs=0", "greater than or equal to 1"),
         ("model.flow.depth=65", "less than or equal to 64"),
         ("training.learning_rate=0", "greater than 0"),
@@ -370,3 +374,12 @@ def test_the_jobs_that_ship_with_the_project_are_valid():
     assert jobs
     for path in jobs:
         assert Experiment.from_file(path).run.name == path.stem
+
+
+def test_binary_pixels_are_for_the_bernoulli_only():
+    Experiment.from_toml('[data]\nbinarize = "threshold"')
+    message = message_of(Experiment.from_toml, '[data]\nbinarize = "dynamic"\n[model]\nlikelihood = "gaussian"')
+    assert message == (
+        "experiment: data.binarize = 'dynamic' makes pixels 0 or 1, which model.likelihood = 'bernoulli' scores, "
+        "not 'gaussian'"
+    )

@@ -78,7 +78,7 @@ def file_names() -> list[str]:
     named = [code.partition("::")[0] for code in in_inline(r"[\w.][\w./-]*(::\w+)?")]
     run = RunFolder(Path())
     of_a_run = {run.experiment.name, run.metrics.name, run.logs.name, run.tensorboard.name, run.pictures.name,
-                run.checkpoints.name, "ray"}  # fmt: skip
+                run.checkpoints.name, run.evaluations.name, "ray"}  # fmt: skip
     paths = [name for name in named if "/" in name or Path(name).suffix in (".md", ".toml", ".txt", ".py", ".jsonl")]
     return sorted({path for path in paths + linked if Path(path).parts[0] not in {*MADE, *of_a_run}})
 
@@ -98,7 +98,9 @@ def test_a_command_in_backticks_exists(code):
 
 
 def test_options_in_backticks_exist():
-    options = {name for command in commands() for option in command.params for name in option.opts} | {"--help"}
+    options = {"--help"}
+    for command in commands():
+        options |= {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
     assert {code.split()[0] for code in in_inline(r"--.*")} <= options
 
 
@@ -139,7 +141,7 @@ def test_python_names_in_backticks_exist():
 
 def test_the_readme_names_all_that_a_run_leaves_behind():
     run, named = RunFolder(Path()), {Path(code).parts[0] for code in in_inline(r"[\w./]+")}
-    left = (run.experiment, run.metrics, run.tensorboard, run.pictures, run.checkpoints, run.logs)
+    left = (run.experiment, run.metrics, run.tensorboard, run.pictures, run.evaluations, run.checkpoints, run.logs)
     assert {path.name for path in left} <= named
 
 

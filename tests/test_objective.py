@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from vaedist.model import VAE, Encoding, Posterior, VAEOutput
 from vaedist.model.densities import log_normal
 from vaedist.model.flow import InverseAutoregressiveFlow
-from vaedist.objective import active_units, bound, kl_per_unit
+from vaedist.objective import (
+    active_units,
+    bits_per_dim,
+    bound,
+    effective_sample_size,
+    group_sizes,
+    importance_bounds,
+    kl_per_unit,
+    latent_moments,
+)
 
 
 def normal(*shape, seed=0):
@@ -132,23 +141,107 @@ def test_no_flow_lifts_the_elbo_above_the_evidence_and_its_weights_average_to_th
 def samples_with(spreads, *, sigma=1.0, count=4, images=2000):
     """[K, N, latent] samples whose posterior means have these standard deviations over images."""
     means = normal(1, images, len(spreads)) * np.asarray(spreads)
-    return tf.constant(means + sigma * normal(count, images, len(spreads), seed=1))
+    return means + sigma * normal(count, images, len(spreads), seed=1)
+
+
+def active(samples, threshold=0.01):
+    return active_units(latent_moments(samples.sum(0), (samples**2).sum(0), len(samples)), threshold)
 
 
 def test_units_whose_posterior_mean_moves_with_the_image_are_active():
-    assert int(active_units(samples_with([0.0, 1.0, 0.0, 0.5, 2.0], sigma=0.3))) == 3
+    assert active(samples_with([0.0, 1.0, 0.0, 0.5, 2.0], sigma=0.3)) == 3
 
 
 @pytest.mark.parametrize("count", [2, 3, 20])
 def test_a_dead_unit_is_not_counted_for_the_noise_of_its_mean(count):
     """Var(mean of K) is 1 / K for a unit that follows the prior: far above the threshold."""
-    assert int(active_units(samples_with([0.0] * 30, count=count, images=20_000), threshold=0.05)) == 0
+    assert active(samples_with([0.0] * 30, count=count, images=20_000), threshold=0.05) == 0
 
 
 def test_a_unit_counts_from_the_threshold_on():
     samples = samples_with([0.2, 0.4], sigma=0.01)  # variances 0.04 and 0.16
-    assert [int(active_units(samples, threshold)) for threshold in (0.01, 0.1, 0.3)] == [2, 1, 0]
+    assert [active(samples, threshold) for threshold in (0.01, 0.1, 0.3)] == [2, 1, 0]
 
 
 def test_the_same_mean_for_every_image_is_no_information():
-    assert int(active_units(tf.constant(np.full((3, 50, 4), 7.0)))) == 0
+    assert active(np.full((3, 50, 4), 7.0)) == 0
+
+
+def test_moments_of_parts_add_up_to_those_of_the_whole():
+    samples = samples_with([0.3, 1.0, 0.0], count=5, images=60)
+
+    def moments(part):
+        return latent_moments(part.sum(0), (part**2).sum(0), 5)
+
+    whole, parts = moments(samples), moments(samples[:, :17]) + moments(samples[:, 17:])
+    assert whole.images == parts.images == 60
+    for name in ("mean", "square", "within"):
+        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-12)
+    np.testing.assert_allclose(whole.within, samples.var(0, ddof=1).sum(0) / 5, rtol=1e-10)
+
+
+def test_group_sizes_double_up_to_the_number_of_samples():
+    assert [group_sizes(k) for k in (1, 2, 3, 8, 9)] == [(1,), (1, 2), (1, 2, 3), (1, 2, 4, 8), (1, 2, 4, 8, 9)]
+
+
+def test_bounds_of_small_k_by_their_definition():
+    log_w = normal(4, 6)
+    bounds = importance_bounds(log_w)
+    assert list(bounds) == [1, 2, 4, 6]
+    np.testing.assert_allclose(bounds[1], log_w.mean(1), rtol=1e-12)
+    pairs = [np.log((np.exp(log_w[:, i]) + np.exp(log_w[:, i + 1])) / 2) for i in (0, 2, 4)]
+    np.testing.assert_allclose(bounds[2], np.mean(pairs, axis=0), rtol=1e-12)
+    np.testing.assert_allclose(bounds[4], np.log(np.exp(log_w[:, :4]).mean(1)), rtol=1e-12)
+    np.testing.assert_allclose(bounds[6], np.log(np.exp(log_w).mean(1)), rtol=1e-12)
+
+
+@given(st.integers(0, 7), st.floats(-1e5, 1e5), st.floats(0, 300), st.integers(0, 2**31))
+def test_bounds_never_fall_where_groups_use_up_the_samples_and_are_finite_for_any_weights(j, level, spread, seed):
+    log_w = level + spread * normal(3, 2**j, seed=seed)
+    bounds = np.stack(list(importance_bounds(log_w).values()))
+    assert np.isfinite(bounds).all()
+    assert (np.diff(bounds, axis=0) >= -1e-9 * max(1, abs(level))).all()
+    assert (bounds <= log_w.max(1) + 1e-9 * max(1, abs(level))).all()
+
+
+def toy_weights(images, samples, *, shift=0.6, widen=0.3):
+    """log w of a posterior that is off, for as many repetitions of the one image."""
+    mu, log_sigma = toy.mu + shift * np.exp(toy.log_sigma), toy.log_sigma + widen
+    eps = normal(images * samples, 2, seed=3)
+    return toy.elbo(plain_posterior(mu, log_sigma, eps)).reshape(images, samples)
+
+
+def test_the_bounds_rise_to_the_known_evidence_and_stay_below_it_on_average():
+    bounds = importance_bounds(toy_weights(4000, 256))
+    means = {k: values.mean() for k, values in bounds.items()}
+    errors = {k: values.std() / np.sqrt(len(values)) for k, values in bounds.items()}
+    assert list(means.values()) == sorted(means.values())
+    for k in (1, 2, 4, 8):
+        assert means[k] + 3 * errors[k] < toy.evidence
+    for k, mean in means.items():
+        assert mean < toy.evidence + 4 * errors[k]
+    assert means[256] == pytest.approx(toy.evidence, abs=5e-3)
+
+
+def test_the_bound_of_two_samples_is_the_integral_that_defines_it():
+    """E log((w_1 + w_2) / 2) over both samples by Gauss-Hermite quadrature, one latent off in its mean."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    weights = weights / weights.sum()
+    shift = np.array([0.8, 0.0])
+    eps = np.stack([nodes, np.zeros_like(nodes)], axis=1)
+    log_w = toy.elbo(plain_posterior(toy.mu + shift * np.exp(toy.log_sigma), toy.log_sigma, eps))
+    pairs = np.logaddexp(log_w[:, None], log_w[None, :]) - np.log(2)
+    expected = weights @ pairs @ weights
+    estimates = importance_bounds(toy_weights(50_000, 2, shift=np.array([0.8, 0.0]), widen=0.0))[2]
+    assert within_standard_errors(estimates, expected)
+
+
+def test_the_effective_sample_size_is_k_for_equal_weights_and_1_for_one_that_outweighs_all():
+    log_w = np.array([[3.0] * 5, [1000.0, 0, 0, 0, 0], [0.0, 0.0, -2000, -2000, -2000]])
+    np.testing.assert_allclose(effective_sample_size(log_w), [5, 1, 2])
+
+
+def test_bits_per_dim_by_hand():
+    assert bits_per_dim(-4 * np.log(2), 4, 1) == pytest.approx(1)
+    assert bits_per_dim(0.0, 3072, 256) == pytest.approx(8)  # the uniform density on [0, 1]: 8 bits a pixel
+    assert bits_per_dim(3072 * np.log(256), 3072, 256) == pytest.approx(0)  # all of it in one bin

@@ -6,9 +6,11 @@ in nats an image (Kingma and Welling 2014, equation 2; log q through the flow as
 equation 11).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 from keras import ops
 
 from vaedist.model import Posterior, VAEOutput
@@ -85,20 +87,109 @@ class Objective:
         kl = terms.kl
         if self.free_bits:
             kl = ops.sum(ops.where(group_means > self.free_bits, self.group_kl(posterior), self.free_bits), axis=-1)
-        return terms.reconstruction - self.kl_weight(step) * kl
+        return terms.reconstruction - ops.cast(self.kl_weight(step), kl.dtype) * kl
 
 
-def active_units(samples: Any, threshold: float = 0.01) -> Any:
-    """How many latents carry information: Var_x(E_q[z_i]) > threshold (Burda et al. 2016, section 5.2).
+@dataclass(frozen=True)
+class LatentMoments:
+    """What posterior samples say of each unit, added up over images, so that parts of a data set can be added.
 
-    E_q[z] is estimated by the mean of K samples; the part of its variance over images that comes from K being
-    finite, E_x[Var_q(z_i)] / K, is taken off, so that a dead unit is not counted for its noise.
+    Attributes:
+        images: how many.
+        mean, square: sums over images of E_q[z_i], estimated by a mean of samples, and of its square, [latent].
+        within: sum over images of the variance of that estimate, [latent].
+    """
+
+    images: int
+    mean: np.ndarray
+    square: np.ndarray
+    within: np.ndarray
+
+    def __add__(self, other: "LatentMoments") -> "LatentMoments":
+        """The moments of both sets of images."""
+        return LatentMoments(
+            self.images + other.images,
+            self.mean + other.mean,
+            self.square + other.square,
+            self.within + other.within,
+        )
+
+
+def latent_moments(sums: np.ndarray, squares: np.ndarray, samples: int) -> LatentMoments:
+    """The moments of some images, from sums over their samples.
 
     Args:
-        samples: [K, N, latent], K >= 2 samples of z for each of N images.
-        threshold: in squared units of z.
+        sums: of z, [N, latent].
+        squares: of z^2, [N, latent].
+        samples: how many there were of each image, at least 2.
     """
-    count = samples.shape[0]
-    between = ops.var(ops.mean(samples, axis=0), axis=0)
-    within = ops.mean(ops.var(samples, axis=0), axis=0) / (count - 1)
-    return ops.sum(ops.cast(between - within > threshold, "int32"))
+    mean = np.asarray(sums, np.float64) / samples
+    variance = np.maximum(np.asarray(squares, np.float64) / samples - mean**2, 0) * samples / (samples - 1)
+    return LatentMoments(len(mean), mean.sum(0), (mean**2).sum(0), variance.sum(0) / samples)
+
+
+def active_units(moments: LatentMoments, threshold: float = 0.01) -> int:
+    """How many latents carry information: Var_x(E_q[z_i]) > threshold (Burda et al. 2016, section 5.2).
+
+    The part of the variance over images that comes from E_q[z] being a mean of finitely many samples is taken off, so
+    that a dead unit is not counted for its noise. `threshold` is in squared units of z.
+    """
+    between = moments.square / moments.images - (moments.mean / moments.images) ** 2
+    return int(np.sum(between - moments.within / moments.images > threshold))
+
+
+def bits_per_dim(log_px: Any, dims: int, levels: int) -> Any:
+    """Bits that a code for an image takes per pixel value, -log p(x) / (D ln 2) + log2(levels).
+
+    A density of x in [0, 1]^D, spread over bins of width 1 / levels, gives a bin the probability p(x) levels^-D, of
+    which -log2, divided by D, is the above. With levels = 256 the constant is 8 bits. Where log_px is a lower bound,
+    so is the probability, and the bits are an upper bound.
+
+    Args:
+        log_px: log p(x) in nats an image, or a bound on it, any shape.
+        dims: D, pixel values of an image.
+        levels: bins that x was spread over; 1 where log_px is the logarithm of a probability. See `VAE.levels`.
+    """
+    return -log_px / (dims * math.log(2)) + math.log2(levels)
+
+
+def group_sizes(samples: int) -> tuple[int, ...]:
+    """1, 2, 4, ... below a number of samples, and that number."""
+    return (*(2**j for j in range((samples - 1).bit_length())), samples)
+
+
+def importance_bounds(log_w: np.ndarray) -> dict[int, np.ndarray]:
+    """The importance-weighted bound of each image for k = 1, 2, 4, ..., K, in nats (Burda et al. 2016, equation 8).
+
+        L_k = E log 1/k sum_{j <= k} w_j  <=  log p(x),  w = p(x, z) / q(z|x)
+
+    L_1 is the ELBO, and L_k does not fall with k. Each is the mean over as many disjoint groups of k neighbouring
+    samples as there are: unbiased, and, as groups of 2 k are made of groups of k, L_2k >= L_k for each image where the
+    groups use up all samples.
+
+    Args:
+        log_w: log p(x, z) - log q(z|x) of K samples of each image, [N, K].
+
+    Returns:
+        L_k by k, [N] each, float64.
+    """
+    log_w = np.asarray(log_w, np.float64)
+    bounds = {}
+    for k in group_sizes(log_w.shape[1]):
+        groups = log_w.shape[1] // k
+        grouped = log_w[:, : groups * k].reshape(len(log_w), groups, k)
+        bounds[k] = _log_mean_exp(grouped).mean(axis=1)
+    return bounds
+
+
+def effective_sample_size(log_w: np.ndarray) -> np.ndarray:
+    """(sum w)^2 / sum w^2 of each image, between 1 and K (Kong 1992), for log_w [N, K]."""
+    log_w = np.asarray(log_w, np.float64)
+    w = np.exp(log_w - log_w.max(axis=1, keepdims=True))
+    return w.sum(axis=1) ** 2 / (w**2).sum(axis=1)
+
+
+def _log_mean_exp(x: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    most = x.max(axis=-1, keepdims=True)
+    return most[..., 0] + np.log(np.exp(x - most).mean(axis=-1))

@@ -5,8 +5,10 @@ z = run.encode(images)               # [n, latent]
 pictures = run.decode(z)             # [n, H, W, C] in [0, 1]
 pictures = run.sample(64, seed=0)
 bound = run.score(images)            # the ELBO of each image and its parts, in nats
+result = run.evaluate(samples=128)   # result.elbo.mean, result.log_p.standard_error, ...
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,18 +17,23 @@ from typing import Literal
 import numpy as np
 
 from vaedist.config import Experiment
-from vaedist.data.manifest import Manifest, load_manifest
-from vaedist.errors import CheckpointError, DataError
+from vaedist.data.manifest import Manifest, SplitName, load_manifest
+from vaedist.data.rows import SplitRows
+from vaedist.errors import CheckpointError, ConfigError, DataError, RunError
 from vaedist.model import VAE
 from vaedist.objective import Bound
 from vaedist.training import inspection
+from vaedist.training.build import build_model
 from vaedist.training.checkpoint import Checkpoint, CheckpointStore
-from vaedist.training.inputs import open_inputs, open_probe
-from vaedist.training.recorder import Probe
+from vaedist.training.importance import Evaluation, ImportanceEvaluator
+from vaedist.training.inputs import Probe, open_probe
+from vaedist.training.inspection import Pixels
 from vaedist.training.run_folder import RunFolder
 from vaedist.training.state import load_weights
 
 Which = Literal["best", "newest"]
+
+SAMPLES = 16  # of z for an image, where not said otherwise
 
 
 @dataclass(frozen=True)
@@ -37,11 +44,13 @@ class Run:
         folder: where it lies.
         experiment: what it was started with.
         checkpoint: the one whose weights are used.
+        ema: whether they are the moving averages of the weights.
     """
 
     folder: RunFolder
     experiment: Experiment
     checkpoint: Checkpoint
+    ema: bool = False
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -51,10 +60,12 @@ class Run:
     @cached_property
     def model(self) -> VAE:
         """The model with the checkpoint's weights."""
-        from vaedist.training.worker import build_model
+        return self.build()
 
-        model = build_model(self.experiment.model, self.image_shape, self.experiment.seed)
-        load_weights(model, self.checkpoint)
+    def build(self, dtype: str = "float32") -> VAE:
+        """The model with the checkpoint's weights, made anew."""
+        model = build_model(self.experiment, self.image_shape, dtype)
+        load_weights(model, self.checkpoint, self.experiment.training.ema_decay if self.ema else 0.0)
         return model
 
     def encode(self, images: np.ndarray, *, seed: int = 0) -> np.ndarray:
@@ -69,9 +80,9 @@ class Run:
         """E[x|z], [n, H, W, C], float32 in [0, 1], for latents [n, latent]."""
         return inspection.decode(self.model, z)
 
-    def sample(self, count: int, *, seed: int = 0) -> np.ndarray:
-        """New images, decode(z) with z ~ N(0, I), [count, H, W, C], float32 in [0, 1]."""
-        return inspection.sample(self.model, count, seed=seed)
+    def sample(self, count: int, *, seed: int = 0, pixels: Pixels = "mean") -> np.ndarray:
+        """New images, [count, H, W, C], float32 in [0, 1]: decode(z) with z ~ N(0, I), or drawn from p(x|z)."""
+        return inspection.sample(self.model, count, seed=seed, pixels=pixels)
 
     def reconstruct(self, images: np.ndarray, *, seed: int = 0) -> np.ndarray:
         """decode(encode(images)), [n, H, W, C], float32 in [0, 1].
@@ -80,6 +91,14 @@ class Run:
             DataError: the images have another shape or type.
         """
         return inspection.reconstruct(self.model, self._checked(images), seed=seed)
+
+    def observed(self, images: np.ndarray) -> np.ndarray:
+        """What the model sees of the images, [n, H, W, C], float32 in [0, 1].
+
+        Raises:
+            DataError: the images have another shape or type.
+        """
+        return inspection.observed(self.model, self._checked(images))
 
     def score(self, images: np.ndarray, *, seed: int = 0) -> Bound:
         """The ELBO of each uint8 image and its parts, from one sample of z, [n] each, in nats.
@@ -97,25 +116,54 @@ class Run:
         """
         return open_probe(self.experiment.data.path, self._manifest(), count)
 
-    def evaluate(self) -> dict[str, float]:
-        """Means over the whole test split, one sample an image: what training printed at this checkpoint.
+    def evaluator(
+        self, *, samples: int = SAMPLES, split: SplitName = "test", limit: int | None = None
+    ) -> ImportanceEvaluator:
+        """What scores the split's images block by block; see `evaluate`."""
+        rows = SplitRows(self.experiment.data.path, self._manifest(), split, limit)
+        return ImportanceEvaluator(self.model, rows, samples=samples, seed=self.experiment.seed)
 
-        Returns:
-            rows; elbo, reconstruction and kl in nats an image; log_det and gate of each flow step; active_units.
+    def evaluate(
+        self,
+        *,
+        samples: int = SAMPLES,
+        split: SplitName = "test",
+        limit: int | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Evaluation:
+        """The variational bound, the importance-weighted bounds, and what the latents carry.
+
+        The model was fitted to lower bounds of one sample; several samples an image make the estimates more exact, and
+        the bound on log p(x) tighter.
+
+        Args:
+            samples: of z for each image.
+            split: whose images.
+            limit: the most images; they are then a random part of the split, always the same.
+            progress: told how many blocks are scored, of how many.
 
         Raises:
             DataError: the data set is not there, or has changed.
         """
-        from vaedist.training.evaluation import Evaluator
-        from vaedist.training.strategy import make_strategy
+        evaluator = self.evaluator(samples=samples, split=split, limit=limit)
+        scores = []
+        for number in range(evaluator.blocks):
+            scores.append(evaluator.score(number))
+            progress(number + 1, evaluator.blocks)
+        return evaluator.summary(scores)
 
-        manifest = self._manifest()
-        inputs = open_inputs(self.experiment, manifest, rank=0, workers=1, replicas=1)
-        assert inputs.probe is not None
-        evaluator = Evaluator(self.model, make_strategy(workers=1), inputs.test, seed=self.experiment.seed)
-        means = evaluator.run(self.checkpoint.position.epoch)
-        statistics = inspection.latent_statistics(self.model, inputs.probe.images, seed=self.experiment.seed)
-        return means | {"active_units": statistics.active_units}
+    def require_bits_per_dim(self) -> None:
+        """Refuse to state the run's numbers in bits/dim where they are none.
+
+        Raises:
+            ConfigError: the likelihood is neither a density of the pixels nor a distribution over their values.
+        """
+        if self.model.levels is None:
+            raise ConfigError(
+                f"run {self.folder.path} has no bits/dim: model.likelihood = {self.experiment.model.likelihood!r} on "
+                f"grey values is a score, not a density or a probability of the pixels; use another likelihood, or "
+                f"data.binarize"
+            )
 
     def _manifest(self) -> Manifest:
         manifest = load_manifest(self.experiment.data.path)
@@ -136,16 +184,18 @@ class Run:
         return images
 
 
-def load_run(path: str | Path, *, checkpoint: Which = "best", data: str | None = None) -> Run:
+def load_run(path: str | Path, *, checkpoint: Which = "best", data: str | None = None, ema: bool | None = None) -> Run:
     """Open a run by its folder.
 
     Args:
         path: the run's folder.
         checkpoint: "best" by test ELBO, or "newest".
         data: where the run's data set lies now, if it was moved.
+        ema: use the moving averages of the weights, or the weights; None takes the averages where the run kept them,
+            as its test passes did.
 
     Raises:
-        RunError: there is no run there.
+        RunError: there is no run there, or it kept no averages.
         CheckpointError: it has no intact checkpoint.
     """
     folder = RunFolder(Path(path))
@@ -153,7 +203,10 @@ def load_run(path: str | Path, *, checkpoint: Which = "best", data: str | None =
     if data is not None:
         experiment = experiment.model_copy(update={"data": experiment.data.model_copy(update={"path": data})})
     store = CheckpointStore(folder.checkpoints)
+    kept = experiment.training.ema_decay > 0
+    if ema and not kept:
+        raise RunError(f"run {path} kept no moving averages of its weights: training.ema_decay is 0")
     chosen = store.best() if checkpoint == "best" else store.newest()
     if chosen is None:
         raise CheckpointError(f"run {path} has no checkpoint yet")
-    return Run(folder, experiment, chosen)
+    return Run(folder, experiment, chosen, kept if ema is None else ema)

@@ -56,7 +56,7 @@ def test_a_missing_job(place):
         ("model.flow.dept=3", "unknown key 'model.flow.dept'; did you mean 'model.flow.depth'?"),
         ("model.latent=many", "model.latent = 'many': must be a valid integer"),
         ("model.latent=0", "model.latent = 0: must be greater than or equal to 1"),
-        ("model.likelihood=poisson", "model.likelihood = 'poisson': must be 'bernoulli' or 'gaussian'"),
+        ("model.likelihood=poisson", "model.likelihood = 'poisson': must be 'bernoulli', 'continuous_bernoulli'"),
         ("training.global_batch=1.5", "training.global_batch = 1.5: must be a valid integer"),
     ],
 )
@@ -133,6 +133,32 @@ def test_runs_that_are_not_there(place):
         assert "no run at" in refused(place, *command)
     for command in (("runs", "list", "nowhere"), ("tensorboard", "nowhere")):
         assert "no runs at nowhere" in refused(place, *command)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("evaluate", "runs/job", "--samples", "0"), "error: Invalid value for '--samples': 0 is not in the range"),
+        (("evaluate", "runs/job", "--split", "validation"), "error: Invalid value for '--split': 'validation' is not"),
+        (("evaluate",), "error: Missing argument 'RUN'; see vaedist evaluate --help"),
+        (("evaluate", "--sample", "3", "runs/job"), "No such option"),
+        (("trian",), "error: No such command 'trian'"),
+    ],
+)
+def test_a_wrong_call_is_one_line(place, arguments, says):
+    assert says in refused(place, *arguments)
+
+
+def test_binary_pixels_of_coloured_images(place):
+    line = refused(place, "train", "job.toml", "--set", "data.binarize=dynamic")
+    assert "data.binarize = 'dynamic' is for grey images, of 1 channel" in line
+    assert line.endswith("have 3")
+
+
+def test_binary_pixels_of_another_likelihood(place):
+    overrides = ("--set", "data.binarize=threshold", "--set", "model.likelihood=gaussian")
+    line = refused(place, "train", "job.toml", *overrides)
+    assert line.startswith("error: data.binarize = 'threshold' makes pixels 0 or 1") or "--set: data.binarize" in line
 
 
 def test_a_run_without_a_checkpoint(place):

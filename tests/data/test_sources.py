@@ -225,6 +225,16 @@ def test_train_and_test_folders_are_taken_as_they_are(tmp_path):
     assert images[0, 0, 0].tolist() == [0, 0, 255]
 
 
+def test_grey_images_have_one_channel(tmp_path):
+    for split in ("train", "test"):
+        paint(tmp_path / split / "a" / "1.png", (200, 200, 200))
+    source = folder(tmp_path, (8, 8), grey=True)
+    assert source.shape == (8, 8, 1)
+    images, _ = everything(source, "test")
+    assert images.shape == (1, 8, 8, 1)
+    assert (images == 200).all()
+
+
 def test_images_are_turned_upright_and_cut_in_the_middle(tmp_path):
     """A wide picture, red at its left end; its EXIF says it was taken with the camera turned."""
     picture = Image.new("RGB", (64, 32), "blue")

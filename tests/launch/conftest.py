@@ -1,5 +1,8 @@
 """One Ray for all tests that train, and a small experiment for it."""
 
+import contextlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 import ray
@@ -53,3 +56,18 @@ def cluster():
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """Gives the process ids, on this machine, of all whose command line holds some text."""
+
+    def find(text):
+        found = []
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and text.encode() in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+        return sorted(found)
+
+    return find

@@ -1,6 +1,5 @@
 """Training through Ray Train, with real workers and real strategies."""
 
-import contextlib
 import os
 import signal
 import threading
@@ -25,16 +24,6 @@ def weights(run):
 
 def same(a, b):
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
-
-
-def worker_processes():
-    """Process ids of Ray Train's workers on this machine, by their titles."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and b"RayTrainWorker" in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-    return sorted(found)
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +78,8 @@ def test_a_run_tells_what_happens_and_leaves_its_folder(experiment):
     assert [row["rows"] for row in rows if row["kind"] == "test"] == [96, 96]
     for name in ("reconstructions.png", "samples.png", "interpolations.png"):
         assert (run.pictures / name).stat().st_size > 100
-    evaluated = load_run(run.path, checkpoint="newest").evaluate()
-    assert evaluated["elbo"] == pytest.approx(tests[1], rel=1e-6)
+    evaluated = load_run(run.path, checkpoint="newest").evaluate(samples=16)
+    assert evaluated.elbo.mean == pytest.approx(tests[1], abs=0.5)
 
     with pytest.raises(RunError, match="exists: use --resume"):
         train(experiment)
@@ -100,7 +89,7 @@ def test_a_run_tells_what_happens_and_leaves_its_folder(experiment):
     assert [row["step"] for row in read_metrics(longer.metrics) if row["kind"] == "test"] == [100, 200, 300]
 
 
-def test_a_run_goes_on_by_itself_when_workers_are_killed(experiment, reference):
+def test_a_run_goes_on_by_itself_when_workers_are_killed(experiment, reference, processes):
     expected = weights(undisturbed(reference, experiment))
     killed, events = [], []
 
@@ -108,7 +97,7 @@ def test_a_run_goes_on_by_itself_when_workers_are_killed(experiment, reference):
         events.append(event)
         at = {0: 75, 1: 140}.get(len(killed))  # in the middle of an epoch, and not at a checkpoint
         if isinstance(event, Progress) and at is not None and event.step >= at:
-            victim = worker_processes()[-1 if killed else 0]
+            victim = processes("RayTrainWorker")[-1 if killed else 0]
             killed.append(victim)
             os.kill(victim, signal.SIGKILL)
 

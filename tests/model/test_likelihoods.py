@@ -8,12 +8,12 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import integrate, stats
 
 from vaedist.config import ModelSection
-from vaedist.model.likelihoods import LIKELIHOODS, Bernoulli, Gaussian
+from vaedist.model.likelihoods import LIKELIHOODS, Bernoulli, ContinuousBernoulli, DiscretizedLogistic, Gaussian
 
-bernoulli, gaussian = Bernoulli(), Gaussian()
-pixels = hnp.arrays(np.uint8, (2, 5))
+bernoulli, continuous, gaussian, logistic = Bernoulli(), ContinuousBernoulli(), Gaussian(), DiscretizedLogistic()
 
 
 def sigmoid(x):
@@ -87,14 +87,6 @@ def test_chapter_fault_the_sigmoid_is_applied_once_so_pixels_below_0_50_and_abov
     assert mean.max() > 0.99
 
 
-@given(pixels)
-def test_bernoulli_observes_pixels_over_255_whatever_the_noise(images):
-    for noise in (None, np.full(images.shape, 0.9, np.float32)):
-        x = bernoulli.observe(images, noise).numpy()
-        assert x.dtype == np.float32
-        np.testing.assert_array_equal(x, images.astype(np.float32) / np.float32(255))
-
-
 @given(hnp.arrays(np.float64, (2, 8), elements=st.floats(-5, 5)), st.integers(0, 2**31))
 def test_gaussian_log_prob_is_the_formula_of_the_normal_density(raw, seed):
     x = np.random.default_rng(seed).uniform(size=(2, 4))
@@ -120,21 +112,146 @@ def test_gaussian_is_finite_for_extreme_log_sigma_and_so_are_its_gradients(log_s
     assert np.isfinite(gradient).all()
 
 
-@given(pixels, st.integers(0, 2**31))
-def test_gaussian_spreads_a_pixel_over_its_own_bin(images, seed):
-    noise = np.random.default_rng(seed).uniform(size=images.shape).astype(np.float32)
-    x = gaussian.observe(images, noise).numpy()
-    np.testing.assert_allclose(x * 256, images + noise, atol=1e-4)
-    np.testing.assert_allclose(gaussian.observe(images).numpy() * 256, images + 0.5, atol=1e-4)
-    assert x.min() >= 0
-    assert x.max() <= 1
-
-
 def test_the_gaussian_mean_is_mu_clipped_to_what_a_picture_can_show():
     raw = np.array([[-0.5, 0.25, 1.5, 9.0, 9.0, 9.0]])
     np.testing.assert_allclose(gaussian.mean(raw), [[0.0, 0.25, 1.0]])
 
 
-def test_only_the_density_is_dequantised_and_has_two_outputs_a_pixel():
-    assert (bernoulli.outputs, bernoulli.dequantised) == (1, False)
-    assert (gaussian.outputs, gaussian.dequantised) == (2, True)
+# One image of one pixel value for each of many raw outputs, so that log_prob gives each its own number.
+LOGITS = np.concatenate([np.linspace(-40, 40, 81), [-1e-3, -1e-9, 0.0, 1e-9, 1e-3, 0.4999, 0.5, 0.5001]])
+
+
+def test_the_continuous_bernoulli_against_the_definition_normalised_by_quadrature():
+    x = 0.3
+    for logit in LOGITS:
+
+        def unnormalised(v, logit=logit):
+            return np.exp(logit * (v - (logit > 0)))  # lambda^x (1 - lambda)^(1 - x), up to a constant
+
+        mass, _ = integrate.quad(unnormalised, 0, 1, epsabs=1e-13, epsrel=1e-12, points=[float(logit > 0)])
+        found = continuous.log_prob(tf.constant([[logit]], tf.float64), np.array([[x]])).numpy().item()
+        assert found == pytest.approx(np.log(unnormalised(x) / mass), abs=1e-6), logit
+        first, _ = integrate.quad(lambda v: v * unnormalised(v), 0, 1, epsabs=1e-13, epsrel=1e-12)
+        mean = continuous.mean(tf.constant([[logit]], tf.float64)).numpy().item()
+        assert mean == pytest.approx(first / mass, abs=1e-6), logit
+
+
+def test_the_continuous_bernoulli_is_the_formula_of_its_paper_away_from_a_half():
+    """log C(lambda) = log(2 artanh(1 - 2 lambda) / (1 - 2 lambda)), Loaiza-Ganem and Cunningham 2019, equation 8."""
+    p, x = np.array([0.01, 0.2, 0.4, 0.6, 0.97])[:, None], 0.3
+    expected = x * np.log(p) + (1 - x) * np.log1p(-p) + np.log(2 * np.arctanh(1 - 2 * p) / (1 - 2 * p))
+    found = continuous.log_prob(np.log(p / (1 - p)), np.full_like(p, x))
+    np.testing.assert_allclose(found, expected[:, 0], rtol=1e-10)
+    mean = p / (2 * p - 1) + 1 / (2 * np.arctanh(1 - 2 * p))
+    np.testing.assert_allclose(continuous.mean(np.log(p / (1 - p))), mean, rtol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_continuous_bernoulli_is_smooth_where_its_formulas_meet(dtype):
+    raw = tf.constant(np.linspace(-1.2, 1.2, 4801)[:, None], dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(raw)
+        value = continuous.log_prob(raw, tf.constant(0.7, dtype))
+    gradient = tape.gradient(value, raw)
+    mean = continuous.mean(raw).numpy()
+    tolerance = 3e-6 if dtype == "float32" else 1e-9
+    np.testing.assert_allclose(gradient, 0.7 - mean, atol=tolerance)  # the score of an exponential family
+    assert (np.diff(mean[:, 0]) > 0).all() or dtype == "float32"
+
+
+def discretised_by_scipy(raw, level):
+    """P(level) from scipy's logistic distribution, with the tails in the edge levels."""
+    mu, s = raw[0] + 0.5, np.exp(np.clip(raw[1] - 2, -20, 20))
+    low, high = (stats.logistic.cdf(v / 256, mu, s) for v in (level, level + 1))
+    return {0: high, 255: stats.logistic.sf(255 / 256, mu, s)}.get(level, high - low)
+
+
+@pytest.mark.parametrize("raw", [(0.0, 0.0), (0.3, -1.0), (-0.7, 1.5), (0.01, -2.5)])
+def test_the_discretised_logistic_against_scipys(raw):
+    for level in (0, 1, 100, 130, 254, 255):
+        expected = discretised_by_scipy(raw, level)
+        found = np.exp(logistic.log_prob(np.array([raw]), np.array([[(level + 0.5) / 256]])))
+        assert found.item() == pytest.approx(expected, rel=1e-6, abs=1e-12), level
+
+
+@given(st.floats(-1e4, 1e4), st.floats(-30, 30))
+def test_the_256_levels_add_up_to_1(mu, log_s):
+    """Where the sum is no sum of rounded numbers far from the middle: in float64."""
+    x = ((np.arange(256) + 0.5) / 256)[:, None]
+    raw = np.broadcast_to([[mu, log_s]], (256, 2))
+    assert np.exp(logistic.log_prob(raw, x).numpy()).sum() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("raw", [(0.0, 0.0), (0.45, -1.0), (-0.7, 1.0), (0.2, -4.0)])
+def test_the_discretised_logistics_mean_is_that_of_its_levels_within_half_a_level(raw):
+    x = (np.arange(256) + 0.5) / 256
+    p = np.exp(logistic.log_prob(np.broadcast_to([raw], (256, 2)), x[:, None]).numpy())
+    assert logistic.mean(np.array([raw])).numpy().item() == pytest.approx((p * x).sum(), abs=0.5 / 256)
+
+
+EXTREME = {
+    "bernoulli": st.floats(-1e4, 1e4),
+    "continuous_bernoulli": st.floats(-1e4, 1e4),
+    "gaussian": st.floats(-20, 20),
+    "discretized_logistic": st.one_of(st.floats(-20, 20), st.floats(-1e4, 1e4)),
+}
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+@given(data=st.data(), pixels=st.sampled_from([0, 1, 127, 128, 254, 255]), u=st.floats(1e-6, 1 - 1e-6))
+def test_values_gradients_means_and_samples_are_finite_for_extreme_outputs(name, data, pixels, u):
+    likelihood = LIKELIHOODS[name]
+    numbers = data.draw(st.lists(EXTREME[name], min_size=3 * likelihood.outputs, max_size=3 * likelihood.outputs))
+    raw = np.array([numbers], np.float32)
+    noise = np.full((1, 3), u, np.float32)
+    x = likelihood.observation(np.full((1, 3), pixels, np.uint8), noise)
+    value, gradient = value_and_gradient(lambda r: likelihood.log_prob(r, x), raw)
+    assert np.isfinite(value).all()
+    assert np.isfinite(gradient).all()
+    for picture in (likelihood.mean(raw).numpy(), likelihood.sample(tf.constant(raw), noise).numpy()):
+        assert picture.shape == (1, 3)
+        assert picture.min() >= 0
+        assert picture.max() <= 1
+
+
+def distribution_function(name, raw, v):
+    """P(x <= v), from scipy or by hand."""
+    if name == "bernoulli":
+        return np.where(v < 1, 1 - sigmoid(raw[0]), 1.0)
+    if name == "continuous_bernoulli":
+        return np.expm1(raw[0] * v) / np.expm1(raw[0])
+    if name == "gaussian":
+        return stats.norm.cdf(v, raw[0], np.exp(raw[1]))
+    level = np.rint(v * 255)
+    return np.where(level < 255, stats.logistic.cdf((level + 1) / 256, raw[0] + 0.5, np.exp(raw[1] - 2)), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        ("bernoulli", [0.7]),
+        ("continuous_bernoulli", [3.0]),
+        ("continuous_bernoulli", [-0.4]),
+        ("continuous_bernoulli", [60.0]),
+        ("gaussian", [0.5, -3.0]),
+        ("discretized_logistic", [0.1, -0.5]),
+    ],
+)
+def test_samples_have_the_distribution_that_log_prob_says(name, raw):
+    count = 20_000
+    uniform = (np.random.default_rng(5).permutation(count) + 0.5) / count  # evenly spread
+    found = LIKELIHOODS[name].sample(tf.constant([raw] * count, tf.float64), uniform[:, None]).numpy()[:, 0]
+    for v in (0.05, 0.3, 0.5, 0.62, 0.95):
+        level = np.floor(v * 255) / 255 if name == "discretized_logistic" else v
+        share = (found <= level + 1e-9).mean()
+        assert share == pytest.approx(float(distribution_function(name, np.array(raw), np.array(level))), abs=2e-4), v
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_several_samples_of_an_image_are_scored_like_single_ones(name):
+    likelihood, rng = LIKELIHOODS[name], np.random.default_rng(0)
+    raw, x = rng.normal(size=(4, 3, 6 * likelihood.outputs)), rng.uniform(size=(4, 1, 6))
+    together = likelihood.log_prob(tf.constant(raw), tf.constant(x)).numpy()
+    for k in range(3):
+        alone = likelihood.log_prob(tf.constant(raw[:, k]), tf.constant(x[:, 0]))
+        np.testing.assert_allclose(together[:, k], alone, rtol=1e-12)

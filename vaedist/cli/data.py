@@ -48,6 +48,7 @@ def data() -> None:
 @click.option("--archive", metavar="FILE", help="cifar10: the official cifar-10-binary.tar.gz, instead of a download.")
 @click.option("--folder", metavar="DIR", help="folder: holds CLASS/*.png, or train/CLASS/ and test/CLASS/.")
 @click.option("--size", metavar="HxW", callback=_size, help="folder: size of the images to make.  [default: 32x32]")
+@click.option("--grey", is_flag=True, default=None, help="folder: make grey images, which a job may binarize.")
 @click.option("--train", type=click.IntRange(1), help="photos: training crops.  [default: 20000]")
 @click.option("--test", type=click.IntRange(1), help="photos: test crops.  [default: 2000]")
 @click.option("--data-dir", metavar="DIR", help="Where tensorflow-datasets keeps what it downloads.")
@@ -110,7 +111,7 @@ def inspect(dataset: str, output: str | None, as_json: bool) -> None:
 
 def _open_source(name: str, seed: int, options: Mapping[str, Any]) -> ImageSource:
     """The source that a name and the options given stand for."""
-    takes = {"photos": {"train", "test"}, "folder": {"folder", "size"}}.get(name, {"data_dir"})
+    takes = {"photos": {"train", "test"}, "folder": {"folder", "size", "grey"}}.get(name, {"data_dir"})
     if name == "cifar10" and "archive" in options:
         takes = {"archive"}
     for key in options:
@@ -124,7 +125,8 @@ def _open_source(name: str, seed: int, options: Mapping[str, Any]) -> ImageSourc
     if name == "photos":
         return sources.photos(**options, seed=seed)
     if name == "folder":
-        return sources.folder(options["folder"], options.get("size", (32, 32)), seed=seed)
+        size, grey = options.get("size", (32, 32)), options.get("grey", False)
+        return sources.folder(options["folder"], size, seed=seed, grey=grey)
     if "archive" in options:
         return sources.cifar10_archive(options["archive"])
     hint = "; without a network, --archive FILE reads it from a file" if name == "cifar10" else ""

@@ -1,29 +1,41 @@
 """The `vaedist` command: its groups, and what becomes of errors."""
 
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from vaedist import __version__
+from vaedist.cli.check import check
 from vaedist.cli.config import config
 from vaedist.cli.data import data
-from vaedist.cli.runs import evaluate, reconstruct, runs, sample
+from vaedist.cli.evaluate import evaluate
+from vaedist.cli.runs import reconstruct, runs, sample
 from vaedist.cli.tensorboard import tensorboard
 from vaedist.cli.train import train
 from vaedist.errors import Interrupted, VaedistError
 
 
 class OneLineErrors(click.Group):
-    """A group whose library errors become one line on stderr and an exit code."""
+    """A group whose errors, the library's and click's, become one line on stderr and an exit code."""
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run a command and end the process."""
+    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+        """Run a command and, if `standalone_mode`, end the process."""
         try:
-            return super().main(*args, **kwargs)
+            result = super().main(*args, standalone_mode=False, **kwargs)  # type: ignore[call-overload]
         except VaedistError as error:
-            click.echo(f"{'stopped' if isinstance(error, Interrupted) else 'error'}: {_one_line(error)}", err=True)
+            _end(error.exit_code, f"{'stopped' if isinstance(error, Interrupted) else 'error'}: {error}")
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
             sys.exit(error.exit_code)
+        except click.UsageError as error:
+            command = f"; see {error.ctx.command_path} --help" if error.ctx else ""
+            _end(error.exit_code, f"error: {error.format_message().rstrip('.')}{command}")
+        except click.ClickException as error:
+            _end(error.exit_code, f"error: {error.format_message()}")
+        if standalone_mode:
+            sys.exit(result if isinstance(result, int) else 0)
+        return result
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a KeyboardInterrupt that nothing else took is an `Interrupted`."""
@@ -33,8 +45,10 @@ class OneLineErrors(click.Group):
             raise Interrupted("interrupted") from None
 
 
-def _one_line(error: VaedistError) -> str:
-    return " ".join(str(error).split())
+def _end(code: int, text: str) -> NoReturn:
+    """One line on stderr, and the end of the process."""
+    click.echo(" ".join(text.split()), err=True)
+    sys.exit(code)
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,5 +57,5 @@ def main() -> None:
     """Train variational autoencoders with inverse autoregressive flow on Ray, on one machine or many."""
 
 
-for command in (data, train, evaluate, sample, reconstruct, runs, tensorboard, config):
+for command in (data, train, evaluate, sample, reconstruct, runs, tensorboard, check, config):
     main.add_command(command)

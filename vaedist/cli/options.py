@@ -7,13 +7,17 @@ from typing import Any
 import click
 
 
-def job_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """JOB, a TOML file, and --set to override its keys."""
-    command = click.option(
+def set_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--set, to override a job's keys."""
+    return click.option(
         "--set", "overrides", multiple=True, metavar="KEY=VALUE",
         help="Override a key of the job, as in model.flow.depth=4; may be repeated.",
     )(command)  # fmt: skip
-    return click.argument("job", type=click.Path(path_type=Path))(command)
+
+
+def job_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """JOB, a TOML file, and --set to override its keys."""
+    return click.argument("job", type=click.Path(path_type=Path))(set_option(command))
 
 
 def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -24,3 +28,31 @@ def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """--json, for machines."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def checkpoint_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--checkpoint, which one to use."""
+    return click.option(
+        "--checkpoint", type=click.Choice(["best", "newest"]), default="best", show_default=True,
+        help="Best by test ELBO, or newest.",
+    )(command)  # fmt: skip
+
+
+def ema_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--ema or --no-ema, which weights to use."""
+    return click.option(
+        "--ema/--no-ema", default=None,
+        help="Use the moving averages of the weights, or the weights.  [default: the averages, if the run kept any]",
+    )(command)  # fmt: skip
+
+
+def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--data, for data sets that were moved."""
+    return click.option("--data", metavar="DIR", help="Where the run's data set lies now, if it was moved.")(command)
+
+
+def address_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--address, of a Ray cluster."""
+    return click.option(
+        "--address", metavar="HOST:PORT", help="Ray cluster to work on.  [default: RAY_ADDRESS, or a Ray of its own]"
+    )(command)

@@ -1,68 +1,23 @@
-"""`vaedist evaluate`, `sample`, `reconstruct` and `runs`: what came out of a training."""
+"""`vaedist sample`, `reconstruct` and `runs`: what came out of a training, to be looked at."""
 
 import json
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from vaedist.cli.options import json_option, run_argument
+from vaedist.cli.loading import loaded
+from vaedist.cli.options import checkpoint_option, data_option, ema_option, json_option, run_argument
+from vaedist.cli.output import console, print_pairs
 from vaedist.errors import RunError
 
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the noise."
 )
-checkpoint_option = click.option(
-    "--checkpoint", type=click.Choice(["best", "newest"]), default="best", show_default=True,
-    help="Best by test ELBO, or newest.",
-)  # fmt: skip
-data_option = click.option("--data", metavar="DIR", help="Where the run's data set lies now, if it was moved.")
-
-
-@contextmanager
-def _loaded(run: Path, **options: Any) -> Iterator[Any]:
-    """A run, and meanwhile no word from TensorFlow, which would greet the user on stderr."""
-    from vaedist.launch.logs import output_to
-
-    with output_to(Path(os.devnull)):
-        from vaedist.runs import load_run
-
-        yield load_run(run, **options)
-
-
-@click.command()
-@run_argument
-@checkpoint_option
-@data_option
-@json_option
-def evaluate(run: Path, checkpoint: str, data: str | None, as_json: bool) -> None:
-    """Score the whole test split with a checkpoint of RUN: ELBO and its parts, in nats an image."""
-    with _loaded(run, checkpoint=checkpoint, data=data) as loaded:
-        means = loaded.evaluate()
-    position = loaded.checkpoint.position
-    if as_json:
-        record = {
-            "run": str(run),
-            "checkpoint": str(loaded.checkpoint.path),
-            "epoch": position.epoch,
-            "step": position.step,
-        }
-        click.echo(json.dumps(record | means, indent=2))
-        return
-    rows = {
-        "checkpoint": f"step {position.step} ({position.epoch} epochs)",
-        "test images": f"{means['rows']:.0f}",
-        "ELBO": f"{means['elbo']:.3f} nats",
-        "reconstruction": f"{means['reconstruction']:.3f} nats",
-        "KL": f"{means['kl']:.3f} nats",
-        "active units": f"{means['active_units']} of {loaded.experiment.model.latent}",
-    }
-    _print_pairs(str(run), rows)
+output_option = partial(click.option, "-o", "--output", type=click.Path(path_type=Path), show_default=True,
+                        help="PNG to write.")  # fmt: skip
 
 
 @click.command()
@@ -70,21 +25,19 @@ def evaluate(run: Path, checkpoint: str, data: str | None, as_json: bool) -> Non
 @click.option("-n", "--count", type=click.IntRange(1, 65536), default=64, show_default=True, help="Images.")
 @seed_option
 @checkpoint_option
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default="samples.png",
-    show_default=True,
-    help="PNG to write.",
-)
+@ema_option
+@click.option("--pixels", type=click.Choice(["mean", "sample"]), default="mean", show_default=True,
+              help="Show the mean of p(x|z), or draw the pixels too.")  # fmt: skip
+@output_option(default="samples.png")
 @json_option
-def sample(run: Path, count: int, seed: int, checkpoint: str, output: Path, as_json: bool) -> None:
+def sample(
+    run: Path, count: int, seed: int, checkpoint: str, ema: bool | None, pixels: str, output: Path, as_json: bool
+) -> None:
     """Draw new images from RUN's model, z ~ N(0, I), into a PNG grid."""
     from vaedist.monitor.pictures import grid, to_uint8
 
-    with _loaded(run, checkpoint=checkpoint) as loaded:
-        images = to_uint8(loaded.sample(count, seed=seed))
+    with loaded(run, checkpoint=checkpoint, ema=ema) as opened:
+        images = to_uint8(opened.sample(count, seed=seed, pixels=pixels))
     _write_picture(output, grid(images, _columns(count)), as_json, images=count, seed=seed)
 
 
@@ -93,25 +46,20 @@ def sample(run: Path, count: int, seed: int, checkpoint: str, output: Path, as_j
 @click.option("-n", "--count", type=click.IntRange(1, 4096), default=32, show_default=True, help="Test images.")
 @seed_option
 @checkpoint_option
+@ema_option
 @data_option
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default="reconstructions.png",
-    show_default=True,
-    help="PNG to write.",
-)
+@output_option(default="reconstructions.png")
 @json_option
 def reconstruct(
-    run: Path, count: int, seed: int, checkpoint: str, data: str | None, output: Path, as_json: bool
+    run: Path, count: int, seed: int, checkpoint: str, ema: bool | None, data: str | None, output: Path, as_json: bool
 ) -> None:
     """Show test images beside RUN's reconstructions of them in a PNG grid."""
     from vaedist.monitor.pictures import side_by_side, to_uint8
 
-    with _loaded(run, checkpoint=checkpoint, data=data) as loaded:
-        originals = loaded.probe(count).images
-        reconstructions = to_uint8(loaded.reconstruct(originals, seed=seed))
+    with loaded(run, checkpoint=checkpoint, data=data, ema=ema) as opened:
+        images = opened.probe(count).images
+        originals = to_uint8(opened.observed(images))
+        reconstructions = to_uint8(opened.reconstruct(images, seed=seed))
     sheet = side_by_side(originals, reconstructions, max(1, _columns(count) // 2))
     _write_picture(output, sheet, as_json, images=len(originals), seed=seed)
 
@@ -154,7 +102,7 @@ def list_(folder: Path, as_json: bool) -> None:
         scores = ("-" if elbo is None else f"{elbo:.2f}" for elbo in (s.best_elbo, s.elbo))
         sizes = (s.depth, s.latent, s.hidden, s.likelihood, f"{s.learning_rate:g}", s.global_batch)
         table.add_row(s.name, f"{s.epoch}/{s.epochs}", str(s.step), *scores, *map(str, sizes))
-    _console().print(table)
+    console().print(table)
 
 
 @runs.command()
@@ -177,9 +125,10 @@ def show(run: Path, as_json: bool) -> None:
         "epochs": f"{summary.epoch} of {summary.epochs}, {summary.step} steps",
         "test ELBO": "none yet" if summary.elbo is None else f"{summary.elbo:.3f} nats, best {summary.best_elbo:.3f}",
         "checkpoints": "\n".join(checkpoints) or "none yet",
+        "evaluations": "\n".join(map(str, sorted(folder.evaluations.glob("*.json")))) or "none yet",
         "pictures": "\n".join(map(str, sorted(folder.pictures.glob("*[a-z].png")))) or "none yet",
     }
-    _print_pairs(str(run), rows)
+    print_pairs(str(run), rows)
     click.echo(experiment.to_toml(), nl=False)
 
 
@@ -193,18 +142,3 @@ def _write_picture(output: Path, sheet: Any, as_json: bool, **facts: Any) -> Non
 
     save_png(output, sheet, scale=2)
     click.echo(json.dumps({"output": str(output)} | facts) if as_json else f"wrote {output}")
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 160)  # a pipe has no width: cut nothing
-
-
-def _print_pairs(title: str, rows: dict[str, str]) -> None:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", show_header=False, box=None)
-    for name, value in rows.items():
-        table.add_row(name, value)
-    _console().print(table)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from vaedist.cli.options import job_argument
+from vaedist.cli.options import address_option, job_argument
 from vaedist.config import Experiment
 
 
@@ -17,11 +17,7 @@ from vaedist.config import Experiment
 @click.option("--name", metavar="NAME", help="Name of the run.  [default: the job's run.name, or its file's name]")
 @click.option("--runs", metavar="DIR", help="Folder that holds the runs.  [default: the job's run.folder]")
 @click.option("--resume", is_flag=True, help="Go on with a run that exists, from its newest checkpoint.")
-@click.option(
-    "--address",
-    metavar="HOST:PORT",
-    help="Ray cluster to train on.  [default: RAY_ADDRESS, or a Ray of its own]",
-)
+@address_option
 def train(
     job: Path,
     overrides: tuple[str, ...],

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import tomli_w
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from vaedist.config.reading import first_fault, nearby_jobs, overridden, parse
 from vaedist.config.sections import (
@@ -38,6 +38,15 @@ class Experiment(Section):
     scaling: ScalingSection = ScalingSection()
     checkpoint: CheckpointSection = CheckpointSection()
     monitor: MonitorSection = MonitorSection()
+
+    @model_validator(mode="after")
+    def _binary_pixels_of_a_bernoulli(self) -> Self:
+        if self.data.binarize != "none" and self.model.likelihood != "bernoulli":
+            raise ValueError(
+                f"data.binarize = {self.data.binarize!r} makes pixels 0 or 1, which model.likelihood = 'bernoulli' "
+                f"scores, not {self.model.likelihood!r}"
+            )
+        return self
 
     @classmethod
     def from_dict(cls, tables: Mapping[str, Any], where: str = "experiment") -> Self:

@@ -69,7 +69,7 @@ def first_fault(section: type[Section], error: ValidationError) -> str:
         return f"{key} must be a table, [{key}]"
     value = fault["input"]
     shown = f" = {_short(value)}" if not isinstance(value, Mapping) else ""
-    return f"{key}{shown}: {message}"
+    return f"{key}{shown}: {message}" if key else message
 
 
 def _short(value: Any) -> str:

@@ -40,6 +40,11 @@ class DataSection(Section):
         description="Data set made by `vaedist data prepare`: a folder or a pyarrow filesystem URI.",
     )
     verify: bool = Field(default=True, description="Check every shard's SHA-256 before the run starts.")
+    binarize: Literal["none", "threshold", "dynamic"] = Field(
+        default="none",
+        description="Make the pixels of grey images 0 or 1, for the likelihood 'bernoulli': those above half, or each "
+        "with the probability pixel / 255, drawn afresh in every epoch.",
+    )
 
 
 class FlowSection(Section):
@@ -66,7 +71,9 @@ class ModelSection(Section):
 
     hidden: int = Field(default=500, ge=1, description="Units of the hidden layer of the encoder and of the decoder.")
     latent: int = Field(default=500, ge=1, description="Number of latents.")
-    likelihood: Literal["bernoulli", "gaussian"] = Field(default="bernoulli", description="Distribution of the pixels.")
+    likelihood: Literal["bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic"] = Field(
+        default="bernoulli", description="Distribution of the pixels."
+    )
     flow: FlowSection = FlowSection()
 
 

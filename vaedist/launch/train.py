@@ -22,12 +22,14 @@ from vaedist.launch.cluster import ray_session, resources_per_worker
 from vaedist.launch.logs import output_to
 from vaedist.launch.worker import work
 from vaedist.monitor.events import Event, Notice, Started, Waiting
+from vaedist.training.inputs import check_images
 from vaedist.training.run_folder import RunFolder
 
 # What a run that goes on may have otherwise than before: it does not change the numbers, or only how many there are.
 MAY_CHANGE = (
     "run.",
-    "data.",
+    "data.path",
+    "data.verify",
     "scaling.",
     "checkpoint.",
     "monitor.",
@@ -111,6 +113,7 @@ def _check_data(experiment: Experiment) -> None:
     """Find out here, in a second, what workers would find out in a minute."""
     path = experiment.data.path
     manifest = verify(path) if experiment.data.verify else load_manifest(path)
+    check_images(experiment, manifest.shape)
     training, scaling = experiment.training, experiment.scaling
     for split, batch in (("train", training.global_batch), ("test", training.eval_batch)):
         listed = manifest.splits[split]  # type: ignore[index]

@@ -12,50 +12,61 @@ BLOCKS = 2  # of each masked product, see `MaskedDense`; on two cores 2 was fast
 
 
 class MaskedDense(keras.layers.Layer):
-    """A dense layer whose kernel is multiplied by a constant mask: y = x (W * mask) + b.
+    """A dense layer whose kernel is multiplied by a constant mask: y = x (W * mask) + b, once for each parameter.
 
-    The outputs are computed in blocks of neighbours, and a block's kernel ends at the last input that any of its
-    outputs may see. For a mask that is about triangular, as those of `masks` are, B blocks hold (B + 1) / (2 B) of the
+    The outputs are computed in blocks of neighbours, and a block's kernel spans just the inputs that its outputs may
+    see. For a mask that is about triangular, as those of `masks` are, B blocks hold (B + 1) / (2 B) of the
     kernel: what is left out needs no memory, no multiplication, no gradient and no optimizer state.
 
     Args:
         mask: [in, out], of zeros and ones.
+        parameters: how many numbers each output has; all of them go by its mask.
         blocks: into how many blocks the outputs are cut; more leave out more, but make smaller products.
         scale: factor on the Glorot initialisation of the kernel.
         seed: of the initialisation.
     """
 
-    def __init__(self, mask: np.ndarray, *, blocks: int = 1, scale: float = 1.0, seed: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, mask: np.ndarray, *, parameters: int = 1, blocks: int = BLOCKS, scale: float = 1.0, seed: int = 0,
+        **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(**kwargs)
-        self.limit = scale * float(np.sqrt(6 / sum(mask.shape)))
-        self.seed, self.units = seed, mask.shape[1]
-        self.masks = masks.column_blocks(mask, blocks)
+        self.parameters, self.units, self.seed = parameters, mask.shape[1], seed
+        self.limit = scale * float(np.sqrt(6 / (len(mask) + parameters * self.units)))
+        self.blocks = masks.column_blocks(mask, blocks)
 
     def build(self, input_shape: Any) -> None:
-        """Make the kernels of the blocks and the bias."""
-        seeds = np.random.SeedSequence(self.seed).generate_state(len(self.masks)).tolist()
+        """Make the kernel of each block, its parameters side by side, and the bias of each parameter."""
+        seeds = np.random.SeedSequence(self.seed).generate_state(len(self.blocks)).tolist()
         self.kernels = [
             self.add_weight(
-                shape=mask.shape,
+                shape=(len(block.mask), self.parameters * block.mask.shape[1]),
                 initializer=keras.initializers.RandomUniform(-self.limit, self.limit, seed=seed),
                 name=f"kernel_{i}",
             )
-            for i, (mask, seed) in enumerate(zip(self.masks, seeds, strict=True))
+            for i, (block, seed) in enumerate(zip(self.blocks, seeds, strict=True))
         ]
-        self.bias = self.add_weight(shape=(self.units,), initializer="zeros", name="bias")
+        self.bias = self.add_weight(shape=(self.parameters * self.units,), initializer="zeros", name="bias")
 
-    def call(self, x: Any) -> Any:
-        """[..., in] -> [..., out]."""
-        blocks = [
-            ops.matmul(x[..., : mask.shape[0]], kernel * ops.convert_to_tensor(mask, self.compute_dtype))
-            for kernel, mask in zip(self.kernels, self.masks, strict=True)
-        ]
-        return ops.concatenate(blocks, axis=-1) + self.bias
+    def call(self, x: Any) -> tuple[Any, ...]:
+        """[..., in] -> each parameter, [..., out]."""
+        by_block = []
+        for kernel, (first, mask) in zip(self.kernels, self.blocks, strict=True):
+            tiled = ops.convert_to_tensor(np.tile(mask, (1, self.parameters)), self.compute_dtype)
+            y = ops.matmul(x[..., first : first + len(mask)], kernel * tiled)
+            by_block.append(ops.split(y, self.parameters, axis=-1))
+        biases = ops.split(self.bias, self.parameters)
+        return tuple(
+            ops.concatenate(blocks, axis=-1) + bias
+            for blocks, bias in zip(zip(*by_block, strict=True), biases, strict=True)
+        )
 
 
 @keras.saving.register_keras_serializable("vaedist")
 class AutoregressiveNetwork(keras.layers.Layer):
     """A masked MLP that gives each latent i some parameters, which depend on z_<i and on all of the context.
+
+    With `reverse` they depend on z_>i.
 
     The context is added to the first hidden layer, unmasked. The last layer starts at a tenth of Glorot's scale, so
     that its outputs start near 0.
@@ -65,21 +76,30 @@ class AutoregressiveNetwork(keras.layers.Layer):
         width: units of each hidden layer, tanh.
         layers: number of hidden layers.
         parameters: how many each latent gets.
+        reverse: the order of the latents.
         seed: of the initialisation.
     """
 
     def __init__(
-        self, latent: int, width: int, layers: int = 1, *, parameters: int = 2, seed: int = 0, **kwargs: Any
+        self,
+        latent: int,
+        width: int,
+        layers: int = 1,
+        *,
+        parameters: int = 2,
+        reverse: bool = False,
+        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.latent, self.parameters = latent, parameters
+        self.order = range(latent)[::-1] if reverse else range(latent)  # each depends on those before it
         seeds = np.random.SeedSequence(seed).generate_state(layers + 1).tolist()
-        hidden = masks.hidden_degrees(width, latent)
-        into = [masks.input_degrees(latent)] + [hidden] * (layers - 1)
+        inputs, hidden = masks.input_degrees(latent, reverse=reverse), masks.hidden_degrees(width, latent)
+        into = [inputs] + [hidden] * (layers - 1)
         self.hidden = [
             MaskedDense(
                 masks.hidden_mask(degrees, hidden),
-                blocks=BLOCKS,
                 seed=seed,
                 name=f"hidden_{i}",
                 dtype=self.dtype_policy,
@@ -87,8 +107,8 @@ class AutoregressiveNetwork(keras.layers.Layer):
             for i, (degrees, seed) in enumerate(zip(into, seeds[:-1], strict=True))
         ]
         self.out = MaskedDense(
-            np.tile(masks.output_mask(hidden, latent), (1, parameters)),
-            blocks=parameters * BLOCKS,
+            masks.output_mask(hidden, inputs),
+            parameters=parameters,
             scale=0.1,
             seed=seeds[-1],
             name="out",
@@ -102,8 +122,9 @@ class AutoregressiveNetwork(keras.layers.Layer):
 
     def call(self, z: Any, context: Any = None) -> tuple[Any, ...]:
         """From z [..., latent] and a context [..., width], if there is one, to the parameters, each [..., latent]."""
-        y = self.hidden[0](z)
+        (y,) = self.hidden[0](z)
         y = ops.tanh(y if context is None else y + context)
         for layer in self.hidden[1:]:
-            y = ops.tanh(layer(y))
-        return tuple(ops.split(self.out(y), self.parameters, axis=-1))
+            (y,) = layer(y)
+            y = ops.tanh(y)
+        return self.out(y)

@@ -18,9 +18,9 @@ class FlowOutput(NamedTuple):
     """What a flow gives back.
 
     z: z_T, [..., latent].
-    log_det: what each unit adds to log |det dz_T/dz_0|, [..., latent], in nats, in the order of z_T.
-    log_scales: log |dz'_i/dz_i| of each step (log g, where steps are gated), [..., latent], in the order of the
-        step's input; their sum over the latents is the step's log_det.
+    log_det: what each unit adds to log |det dz_T/dz_0|, [..., latent], in nats.
+    log_scales: log |dz'_i/dz_i| of each step (log g, where steps are gated), [..., latent]; their sum over the latents
+        is the step's log_det.
     """
 
     z: Any
@@ -32,7 +32,8 @@ class FlowOutput(NamedTuple):
 class InverseAutoregressiveFlow(keras.layers.Layer):
     """A stack of steps, each a `Transform` with the parameters of an `AutoregressiveNetwork`.
 
-    The order of the latents is reversed after each step. The context h enters every step through one product.
+    Each step takes the latents in the reverse of the order of the one before it, by the masks of its network: nothing
+    is moved, and a unit keeps its place from z_0 to z_T. The context h enters every step through one product.
 
     Args:
         latent: number of latents.
@@ -77,6 +78,7 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
                 width,
                 layers,
                 parameters=self.transform.parameters,
+                reverse=bool(i % 2),
                 seed=seed,
                 name=f"step_{i}",
                 dtype=self.dtype_policy,
@@ -97,32 +99,23 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
         Several samples of an image, z_0 [B, K, latent], may share its h [B, 1, context].
         """
         log_det, log_scales = ops.zeros_like(z), []
-        for network, context in zip(self.networks, self._contexts(h), strict=True):
+        for network, context in zip(self.networks, self.contexts(h), strict=True):
             z, log_scale = self.transform.forward(z, *network(z, context))
             log_scales.append(log_scale)
-            z, log_det = self._reverse(z), self._reverse(log_det + log_scale)
+            log_det += log_scale
         return FlowOutput(z, log_det, tuple(log_scales))
 
     def inverse(self, z: Any, h: Any) -> Any:
         """The z_0 that the flow takes to z_T [B, latent]: unit by unit, `latent` times the cost of `call`."""
-        for network, context in reversed(list(zip(self.networks, self._contexts(h), strict=True))):
-            after, z = self._reverse(z), ops.zeros_like(z)
-            for unit in range(self.latent):  # the parameters of a unit are right when all units before it are
+        for network, context in reversed(list(zip(self.networks, self.contexts(h), strict=True))):
+            after, z = z, ops.zeros_like(z)
+            for unit in network.order:  # the parameters of a unit are right when all units before it are
                 before = self.transform.inverse(after, *network(z, context))
                 z = ops.where(ops.arange(self.latent) == unit, before, z)
         return z
 
-    def reorder(self, x: Any) -> Any:
-        """Numbers that belong to the units of z_0, [..., latent], in the order that these units have in z_T."""
-        return self._reverse(x) if len(self.networks) % 2 else x
-
-    def _contexts(self, h: Any) -> list[Any]:
-        """What h adds to the first hidden layer of each step."""
+    def contexts(self, h: Any) -> list[Any]:
+        """What h adds to the first hidden layer of each step, [..., width] each; None where there is no context."""
         if self.context is None:
             return [None] * len(self.networks)
         return ops.split(self.context(h), len(self.networks), axis=-1)
-
-    @staticmethod
-    def _reverse(x: Any) -> Any:
-        """A permutation: its own log_det is 0."""
-        return ops.flip(x, axis=-1)

@@ -44,13 +44,12 @@ class Gated:
         """Z' and log g, at the proposal m and the gate's logit s."""
         m, s = parameters
         s = s + self.bias
-        return ops.sigmoid(s) * z + ops.sigmoid(-s) * m, ops.log_sigmoid(s)
+        return m + ops.sigmoid(s) * (z - m), ops.log_sigmoid(s)
 
     def inverse(self, z: Any, *parameters: Any) -> Any:
-        """(z' - (1 - g) m) / g."""
+        """Z = m + (z' - m) / g."""
         m, s = parameters
-        s = s + self.bias
-        return (z - ops.sigmoid(-s) * m) / ops.sigmoid(s)
+        return m + (z - m) / ops.sigmoid(s + self.bias)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from keras import ops
 from vaedist.model.densities import log_standard_normal
 from vaedist.model.flow import InverseAutoregressiveFlow
 from vaedist.model.likelihoods import LIKELIHOODS
+from vaedist.model.observations import BINARIZE
 
 
 class Encoding(NamedTuple):
@@ -45,7 +46,7 @@ class Posterior(NamedTuple):
 
 
 class VAEOutput(NamedTuple):
-    """log p(x|z), [B], in nats, at the sample `posterior.z`."""
+    """log p(x|z), [B] or [B, K], in nats, at the sample `posterior.z`."""
 
     log_px: Any
     posterior: Posterior
@@ -85,6 +86,7 @@ class VAE(keras.Model):
         hidden: units of the hidden layer of encoder and decoder.
         latent: number of latents.
         likelihood: a key of `LIKELIHOODS`.
+        binarize: "none", or "threshold" or "dynamic" to see pixels as 0 or 1; for the likelihood "bernoulli".
         flow_depth: number of flow steps; 0 is the plain VAE.
         flow_width, flow_layers: hidden layers of each step's autoregressive network.
         flow_transform: what a step does, "gated", "affine" or "location"; see `transforms`.
@@ -100,6 +102,7 @@ class VAE(keras.Model):
         hidden: int = 500,
         latent: int = 500,
         likelihood: str = "bernoulli",
+        binarize: str = "none",
         flow_depth: int = 3,
         flow_width: int = 500,
         flow_layers: int = 1,
@@ -113,12 +116,13 @@ class VAE(keras.Model):
         super().__init__(**kwargs)
         self._arguments = {
             "image_shape": tuple(image_shape), "hidden": hidden, "latent": latent, "likelihood": likelihood,
-            "flow_depth": flow_depth, "flow_width": flow_width, "flow_layers": flow_layers,
+            "binarize": binarize, "flow_depth": flow_depth, "flow_width": flow_width, "flow_layers": flow_layers,
             "flow_transform": flow_transform, "flow_context": flow_context, "gate_bias": gate_bias, "seed": seed,
         }  # fmt: skip
         height, width, channels = image_shape
         self.image_shape, self.latent, self.pixels = (height, width, channels), latent, math.prod(image_shape)
         self.likelihood = LIKELIHOODS[likelihood]
+        self.observation = BINARIZE[binarize] or self.likelihood.observation
         encoder, flow, decoder = (int(s) for s in np.random.SeedSequence(seed).generate_state(3))
         dtype, outputs = self.dtype_policy, self.likelihood.outputs * self.pixels
         self.context = latent if flow_context and flow_depth else 0
@@ -141,7 +145,12 @@ class VAE(keras.Model):
     @property
     def noisy(self) -> bool:
         """Whether `observe` is to be given noise."""
-        return self.likelihood.dequantised
+        return self.observation.noisy
+
+    @property
+    def levels(self) -> int | None:
+        """What bits/dim need to know of the pixels, see `Observation`; None where there are no bits/dim."""
+        return self.observation.levels
 
     def build(self, input_shape: Any) -> None:
         """Make every weight, so that they exist before the first call."""
@@ -155,8 +164,8 @@ class VAE(keras.Model):
         return {**self._arguments, "name": self.name, "dtype": self.dtype_policy.name}
 
     def observe(self, images: Any, noise: Any = None) -> Any:
-        """uint8 images [B, H, W, C] -> x [B, D] in [0, 1]; noise [B, D] in [0, 1) dequantises if wanted."""
-        x = self.likelihood.observe(ops.reshape(images, (-1, self.pixels)), noise)
+        """uint8 images [B, H, W, C] -> x [B, D] in [0, 1], with uniform noise [B, D] where the model is `noisy`."""
+        x = self.observation(ops.reshape(images, (-1, self.pixels)), noise)
         return ops.cast(x, self.compute_dtype)
 
     def encode(self, x: Any) -> Encoding:
@@ -173,11 +182,15 @@ class VAE(keras.Model):
         mu, log_sigma, h = encoding
         units = log_standard_normal(eps) - log_sigma
         flow = self.flow(mu + ops.exp(log_sigma) * eps, h)
-        return Posterior(flow.z, self.flow.reorder(units) - flow.log_det, flow.log_scales, encoding)
+        return Posterior(flow.z, units - flow.log_det, flow.log_scales, encoding)
 
     def decode(self, z: Any) -> Any:
         """Z [B, latent] -> the mean image E[x|z], [B, H, W, C], in [0, 1]."""
         return ops.reshape(self.likelihood.mean(self.decoder(z)), (-1, *self.image_shape))
+
+    def sample_pixels(self, z: Any, uniform: Any) -> Any:
+        """Z [B, latent] and uniform noise [B, D] -> an image drawn from p(x|z), [B, H, W, C], in [0, 1]."""
+        return ops.reshape(self.likelihood.sample(self.decoder(z), uniform), (-1, *self.image_shape))
 
     def call(self, images: Any, eps: Any = None, noise: Any = None) -> VAEOutput:
         """Score uint8 images with one sample of z each.
@@ -185,12 +198,18 @@ class VAE(keras.Model):
         Args:
             images: [B, H, W, C], uint8.
             eps: standard normal noise [B, latent]; drawn when not given.
-            noise: uniform noise [B, D] for likelihoods that dequantise; the middle of each bin when not
-                given.
+            noise: uniform noise [B, D] where the model is `noisy`; without it pixels are seen at their middle.
         """
         x = self.observe(images, noise)
         encoding = self.encode(x)
         if eps is None:
             eps = keras.random.normal(ops.shape(encoding.mu), dtype=self.compute_dtype)
+        return self.score(x, encoding, eps)
+
+    def score(self, x: Any, encoding: Encoding, eps: Any) -> VAEOutput:
+        """Take the sample of z that the noise eps gives, and score x [B, D], which is encoded already.
+
+        Several samples of an image, eps [B, K, latent], may share its x, [B, 1, D], and its encoding, [B, 1, latent].
+        """
         posterior = self.sample_posterior(encoding, eps)
         return VAEOutput(self.likelihood.log_prob(self.decoder(posterior.z), x), posterior)

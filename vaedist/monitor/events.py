@@ -65,7 +65,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Tested:
-    """Means over all test images after an epoch; `best` when no earlier test ELBO was higher."""
+    """Means over all test images after an epoch; `best` when no earlier test ELBO was higher.
+
+    `bits_per_dim` is an upper bound from the ELBO; None where the likelihood gives none.
+    """
 
     epoch: int
     step: int
@@ -73,6 +76,7 @@ class Tested:
     reconstruction: float
     kl: float
     best: bool
+    bits_per_dim: float | None = None
 
 
 @dataclass(frozen=True)

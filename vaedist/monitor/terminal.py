@@ -76,8 +76,9 @@ class Terminal:
             case Progress():
                 self._progress(event)
             case Tested():
+                bits = "" if event.bits_per_dim is None else f"  {event.bits_per_dim:.3f} bits/dim"
                 best = "  best" if event.best else ""
-                self._line(f"{self._epoch(event.epoch)}  test {_elbo(event)}{best}")
+                self._line(f"{self._epoch(event.epoch)}  test {_elbo(event)}{bits}{best}")
             case Saved():
                 self._saved = f"  saved step {event.step}"  # too frequent for a line of its own
             case Notice():

@@ -9,6 +9,7 @@ import tensorflow as tf
 from vaedist.data.stream import Chunk, LaneReader, read_ahead
 from vaedist.model import VAE
 from vaedist.model.noise import EVALUATION, EVALUATION_OBSERVATION, row_normal, row_uniform
+from vaedist.objective import bits_per_dim
 from vaedist.training.step import Batch, column_names, row_sums, score
 from vaedist.training.strategy import per_replica
 
@@ -32,7 +33,10 @@ class Evaluator:
         self._sums = tf.function(self._chunk_sums, jit_compile=True)
 
     def run(self, epoch: int) -> dict[str, float]:
-        """The means over all rows of the split, in nats an image, by column; "rows" is their number."""
+        """The means over all rows of the split, by column, in nats an image; "rows" is their number.
+
+        With "bits_per_dim", an upper bound from the ELBO, where the model gives any.
+        """
         replicas = self.strategy.num_replicas_in_sync
         totals = np.zeros((self.reader.replicas, len(self.names)))
         for chunk in read_ahead(self.reader, self._requests(), CHUNK):
@@ -42,8 +46,10 @@ class Evaluator:
             total = self.strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None).numpy()
         else:
             total = totals[0]
-        means = total / total[0]
-        return {"rows": float(total[0])} | dict(zip(self.names[1:], means[1:].tolist(), strict=True))
+        named = dict(zip(self.names[1:], (total[1:] / total[0]).tolist(), strict=True))
+        if self.model.levels is not None:
+            named["bits_per_dim"] = bits_per_dim(named["elbo"], self.model.pixels, self.model.levels)
+        return {"rows": float(total[0])} | named
 
     def _requests(self) -> Iterator[tuple[int, int, int]]:
         steps = self.reader.plan.steps

@@ -1,5 +1,7 @@
 """From a data set to the rows of one worker."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from vaedist.config import Experiment
@@ -7,8 +9,49 @@ from vaedist.data.lanes import LanePlan
 from vaedist.data.manifest import Manifest, SplitName
 from vaedist.data.shards import open_split
 from vaedist.data.stream import LaneReader
-from vaedist.training.loop import PROBE_IMAGES, Inputs
-from vaedist.training.recorder import Probe
+from vaedist.errors import DataError
+
+PROBE_IMAGES = 2048  # for statistics of the latents
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Test images that the model is looked at with: the same ones for any number of workers.
+
+    images: [n, H, W, C], uint8. labels: [n], numbers of `classes`.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A worker's rows, and what identifies the data.
+
+    train, test: readers of the worker's lanes.
+    probe: test images for pictures and statistics, on the first worker.
+    fingerprint: of the data set.
+    """
+
+    train: LaneReader
+    test: LaneReader
+    probe: Probe | None
+    fingerprint: str
+
+
+def check_images(experiment: Experiment, shape: tuple[int, int, int]) -> None:
+    """Whether the experiment's model can be trained on images of a shape.
+
+    Raises:
+        DataError: it cannot; the message says why.
+    """
+    if experiment.data.binarize != "none" and shape[2] != 1:
+        raise DataError(
+            f"data.binarize = {experiment.data.binarize!r} is for grey images, of 1 channel; those at "
+            f"{experiment.data.path} have {shape[2]}"
+        )
 
 
 def open_inputs(experiment: Experiment, manifest: Manifest, *, rank: int, workers: int, replicas: int) -> Inputs:

@@ -3,16 +3,18 @@
 All of it is drawn from fixed noise, so that pictures of different epochs can be compared.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from vaedist.model import VAE, Posterior
-from vaedist.model.noise import INSPECTION, PRIOR, row_normal
-from vaedist.objective import Bound, active_units, bound, kl_per_unit
+from vaedist.model.noise import EVALUATION_OBSERVATION, INSPECTION, PIXELS, PRIOR, row_normal, row_uniform
+from vaedist.objective import Bound, active_units, bound, kl_per_unit, latent_moments
 
 BLOCK = 256  # images at a time
+
+Pixels = Literal["mean", "sample"]
 
 
 class LatentStatistics(NamedTuple):
@@ -36,6 +38,11 @@ def reconstruct(model: VAE, images: np.ndarray, *, seed: int = 0) -> np.ndarray:
     return decode(model, posterior(model, images, seed=seed).z)
 
 
+def observed(model: VAE, images: np.ndarray) -> np.ndarray:
+    """What the model sees of uint8 images [n, H, W, C], float32 in [0, 1]: black and white, where it binarizes."""
+    return _in_blocks(images, lambda block, _: tf.reshape(model.observe(block), block.shape))
+
+
 def score(model: VAE, images: np.ndarray, *, seed: int = 0) -> Bound:
     """The ELBO of each uint8 image [n, H, W, C] and its parts, from one sample of z, [n] each, in nats."""
     return _in_blocks(images, lambda block, first: _score(model, block, seed, first))
@@ -46,9 +53,19 @@ def decode(model: VAE, z: np.ndarray) -> np.ndarray:
     return _in_blocks(np.asarray(z, np.float32), lambda block, _: model.decode(block))
 
 
-def sample(model: VAE, count: int, *, seed: int = 0) -> np.ndarray:
-    """E[x|z] for `count` draws z ~ N(0, I), [count, H, W, C], float32 in [0, 1]; image i depends on seed and i only."""
-    return decode(model, row_normal(seed, PRIOR, 0, 0, count, model.latent).numpy())
+def sample(model: VAE, count: int, *, seed: int = 0, pixels: Pixels = "mean") -> np.ndarray:
+    """New images, from `count` draws z ~ N(0, I), [count, H, W, C], float32 in [0, 1].
+
+    They are E[x|z], or with `pixels` = "sample" drawn from p(x|z). Image i depends on seed and i only.
+    """
+    z = row_normal(seed, PRIOR, 0, 0, count, model.latent).numpy()
+    if pixels == "mean":
+        return decode(model, z)
+
+    def draw(block: Any, first: Any) -> Any:
+        return model.sample_pixels(block, row_uniform(seed, PIXELS, 0, first, block.shape[0], model.pixels))
+
+    return _in_blocks(z, draw)
 
 
 def interpolate(model: VAE, images: np.ndarray, *, steps: int = 8, seed: int = 0) -> np.ndarray:
@@ -71,18 +88,26 @@ def latent_statistics(model: VAE, images: np.ndarray, *, samples: int = 8, seed:
     """Active units and the KL of each unit over some uint8 images, from several samples of z an image."""
     draws = [posterior(model, images, seed=seed, draw=k) for k in range(samples)]
     kl = np.mean([np.asarray(kl_per_unit(draw)).mean(0) for draw in draws], axis=0)
-    return LatentStatistics(int(active_units(np.stack([draw.z for draw in draws]))), kl)
+    sums, squares = (sum(draw.z.astype(np.float64) ** power for draw in draws) for power in (1, 2))
+    return LatentStatistics(active_units(latent_moments(sums, squares, samples)), kl)
 
 
 @tf.function
 def _posterior(model: VAE, images: Any, seed: int, draw: Any, first: Any) -> Posterior:
     eps = row_normal(seed, INSPECTION, draw, first, images.shape[0], model.latent)
-    return model.sample_posterior(model.encode(model.observe(images)), eps)
+    return model.sample_posterior(model.encode(model.observe(images, _noise(model, images, seed, first))), eps)
 
 
 @tf.function
 def _score(model: VAE, images: Any, seed: int, first: Any) -> Bound:
-    return bound(model(images, row_normal(seed, INSPECTION, 0, first, images.shape[0], model.latent)))
+    eps = row_normal(seed, INSPECTION, 0, first, images.shape[0], model.latent)
+    return bound(model(images, eps, _noise(model, images, seed, first)))
+
+
+def _noise(model: VAE, images: Any, seed: int, first: Any) -> Any:
+    """For models that see pixels through noise: the same for all draws of an image."""
+    rows = images.shape[0]
+    return row_uniform(seed, EVALUATION_OBSERVATION, 0, first, rows, model.pixels) if model.noisy else None
 
 
 def _in_blocks(rows: np.ndarray, function: Any) -> Any:

@@ -8,41 +8,22 @@ to the same weights as one that was not.
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vaedist.config import Experiment
-from vaedist.data.stream import Chunk, LaneReader, read_ahead
+from vaedist.data.stream import Chunk, read_ahead
 from vaedist.errors import Interrupted, NonFiniteError, RunError
 from vaedist.model import VAE
 from vaedist.monitor.events import Finished, Saved, Started
-from vaedist.objective import Objective
+from vaedist.training.build import build_step
 from vaedist.training.checkpoint import Checkpoint, CheckpointStore, Position
 from vaedist.training.evaluation import Evaluator
+from vaedist.training.inputs import Inputs
 from vaedist.training.meters import Meters, Stopwatch
-from vaedist.training.optimizer import make_optimizer
-from vaedist.training.recorder import Probe, Recorder
+from vaedist.training.recorder import Recorder
 from vaedist.training.state import averaged, load_variables, named_slots, named_weights
-from vaedist.training.step import TrainStep
-
-PROBE_IMAGES = 2048  # for statistics of the latents
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """A worker's rows, and what identifies the data.
-
-    train, test: readers of the worker's lanes.
-    probe: test images for pictures and statistics, on the first worker.
-    fingerprint: of the data set.
-    """
-
-    train: LaneReader
-    test: LaneReader
-    probe: Probe | None
-    fingerprint: str
 
 
 class Loop:
@@ -77,14 +58,9 @@ class Loop:
         training = experiment.training
         self.steps_per_epoch = inputs.train.plan.steps
         self.total_steps = training.epochs * self.steps_per_epoch
-        self.optimizer = make_optimizer(training, self.total_steps)
-        goal, per_epoch = experiment.objective, self.steps_per_epoch
-        objective = Objective(round(goal.kl_warmup_epochs * per_epoch), goal.free_bits, goal.free_bits_group)
-        self.step = TrainStep(
-            model, strategy, self.optimizer, objective, global_batch=training.global_batch,
-            steps_per_call=training.steps_per_call, norm_every=experiment.monitor.log_every,
-            clip_norm=training.clip_norm, seed=experiment.seed,
-        )  # fmt: skip
+        self.step = build_step(
+            experiment, model, strategy, steps_per_epoch=self.steps_per_epoch, global_batch=training.global_batch
+        )
         self.evaluator = Evaluator(model, strategy, inputs.test, seed=experiment.seed)
         self.taken, saved, self.best = 0, None, -math.inf
         if checkpoint is not None:
@@ -186,7 +162,7 @@ class Loop:
     def _log(self, gradient_norm: float) -> None:
         means = self.meters.row()
         if self.recorder is not None:
-            rate = float(self.optimizer.schedule(self.taken - 1))
+            rate = float(self.step.optimizer.schedule(self.taken - 1))
             values = {**means, "learning_rate": rate, "gradient_norm": gradient_norm, **self.clock.rates()}
             if "objective" in means:
                 values["kl_weight"] = float(self.step.objective.kl_weight(self.taken - 1))

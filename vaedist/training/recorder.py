@@ -1,10 +1,7 @@
 """What the first worker writes while a run goes on: metrics, TensorBoard, pictures; and what it tells the terminal."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Self
-
-import numpy as np
 
 from vaedist.config import Experiment
 from vaedist.model import VAE
@@ -13,22 +10,11 @@ from vaedist.monitor.metrics import MetricsLog
 from vaedist.monitor.pictures import grid, save_png, side_by_side, to_uint8
 from vaedist.monitor.tensorboard import TensorBoardWriter
 from vaedist.training import inspection
+from vaedist.training.inputs import Probe
 from vaedist.training.run_folder import RunFolder
 
 PICTURE_SCALE = 2  # screen pixels a pixel
 PICTURE_COLUMNS = 8
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Test images that the model is looked at with: the same ones for any number of workers.
-
-    images: [n, H, W, C], uint8. labels: [n], numbers of `classes`.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    classes: tuple[str, ...]
 
 
 class Recorder:
@@ -102,8 +88,11 @@ class Recorder:
             "parts/reconstruction_test": values["reconstruction"],
             "parts/kl_test": values["kl"],
         }
+        bits = values.get("bits_per_dim")
+        if bits is not None:
+            scalars["elbo/bits_per_dim_test"] = bits
         self.board.scalars(step, scalars)
-        self.notify(Tested(epoch, step, values["elbo"], values["reconstruction"], values["kl"], best))
+        self.notify(Tested(epoch, step, values["elbo"], values["reconstruction"], values["kl"], best, bits))
 
     def latents(self, step: int, model: VAE, probe: Probe) -> None:
         """Active units and the KL of each unit, over the probe's images."""
@@ -114,8 +103,9 @@ class Recorder:
     def pictures(self, epoch: int, step: int, model: VAE, probe: Probe) -> None:
         """Originals beside reconstructions, samples and interpolations, for TensorBoard and as PNG."""
         count, seed = self.settings.pictures, self.seed
-        originals = probe.images[:count]
-        reconstructions = to_uint8(inspection.reconstruct(model, originals, seed=seed))
+        chosen = probe.images[:count]
+        originals = to_uint8(inspection.observed(model, chosen))
+        reconstructions = to_uint8(inspection.reconstruct(model, chosen, seed=seed))
         ends = probe.images[: 2 * (min(PICTURE_COLUMNS, len(probe.images)) // 2)]
         sheets = {
             "reconstructions": side_by_side(originals, reconstructions, PICTURE_COLUMNS // 2),

@@ -22,6 +22,10 @@ class RunFolder:
         """The folder that an experiment asks for."""
         return cls(Path(experiment.run.folder).absolute() / experiment.run.name)
 
+    def absolute(self) -> "RunFolder":
+        """The same folder, by a path that means the same in any process."""
+        return RunFolder(self.path.absolute())
+
     @property
     def name(self) -> str:
         """The run's name."""
@@ -51,6 +55,11 @@ class RunFolder:
     def pictures(self) -> Path:
         """Reconstructions, samples and interpolations, as PNG."""
         return self.path / "pictures"
+
+    @property
+    def evaluations(self) -> Path:
+        """What `vaedist evaluate` found, a JSON file each."""
+        return self.path / "evaluations"
 
     @property
     def logs(self) -> Path:

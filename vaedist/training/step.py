@@ -31,9 +31,9 @@ class Batch(NamedTuple):
     count: Any
 
     @property
-    def weight(self) -> Any:
-        """1 for real rows and 0 for padding, [Q]."""
-        return tf.cast(tf.range(self.images.shape[0]) < self.count, tf.float32)
+    def real(self) -> Any:
+        """Which rows are not padding, [Q], boolean."""
+        return tf.range(self.images.shape[0]) < self.count
 
 
 def column_names(model: VAE) -> tuple[str, ...]:
@@ -51,11 +51,11 @@ def sum_of_squares(x: Any) -> Any:
 
 def score(model: VAE, batch: Batch, eps: Any, noise: Any) -> VAEOutput:
     """The model's output for a batch, padding included."""
-    return model(tf.reshape(batch.images, (-1, *model.image_shape)), eps, noise)
+    return model(tf.reshape(batch.images, (-1, *model.image_shape)), tf.cast(eps, model.compute_dtype), noise)
 
 
 def row_sums(batch: Batch, output: VAEOutput, *more: Any) -> Any:
-    """Sums over the real rows of a batch, float32: rows, elbo, its parts, log_det and scale a step, and `more`, [B]."""
+    """Sums over the real rows of a batch: rows, elbo, its parts, log_det and scale a step, and `more`, [B]."""
     scales = output.posterior.log_scales
     columns = [
         tf.ones_like(output.log_px),
@@ -65,8 +65,7 @@ def row_sums(batch: Batch, output: VAEOutput, *more: Any) -> Any:
         *more,
     ]
     # Padding is cut out, not multiplied away: its numbers may be anything.
-    real = batch.weight > 0
-    return tf.stack([tf.reduce_sum(tf.where(real, column, 0.0)) for column in columns])
+    return tf.stack([tf.reduce_sum(tf.where(batch.real, column, 0.0)) for column in columns])
 
 
 class TrainStep:
@@ -95,6 +94,7 @@ class TrainStep:
         self.sums = column_names(model) if objective.is_elbo else (*column_names(model), "objective")
         self.names = (*self.sums, "stop", "gradient_norm")
         self.weights = [variable.value for variable in model.trainable_variables]
+        self.dtype = self.weights[0].dtype
         with strategy.scope():
             self.slots = {
                 slot: [tf.Variable(tf.zeros_like(w), trainable=False, name=slot) for w in self.weights]
@@ -118,7 +118,7 @@ class TrainStep:
         """
         parts = (chunk.images, chunk.first_rows, chunk.counts)
         batches = Batch(*(per_replica(self.strategy, part) for part in parts))
-        scalars = tf.constant(chunk.steps), tf.constant(step, tf.int64), tf.constant(float(stop))
+        scalars = tf.constant(chunk.steps), tf.constant(step, tf.int64), tf.constant(float(stop), self.dtype)
         if self.strategy.num_replicas_in_sync == 1:
             result = self.strategy.run(self._call, args=(batches, *scalars))
         else:
@@ -163,7 +163,7 @@ class TrainStep:
             finite, row = take(k, first_step + tf.cast(k, tf.int64))
             return k + 1, finite, tf.tensor_scatter_nd_update(metrics, [[k]], [row])
 
-        empty = tf.zeros((self.capacity, len(self.names)))
+        empty = tf.zeros((self.capacity, len(self.names)), self.dtype)
         return tf.while_loop(more, body, (tf.constant(0), tf.constant(True), empty), maximum_iterations=self.capacity)
 
     def _output(self, batch: Batch, step: Any) -> VAEOutput:
@@ -177,8 +177,8 @@ class TrainStep:
     def _sum_groups(self, batch: Batch, output: VAEOutput) -> Any:
         """Sums over the real rows of each group's KL, and the number of these rows, [groups + 1]."""
         groups = self.objective.group_kl(output.posterior)
-        sums = tf.reduce_sum(tf.where(batch.weight[:, None] > 0, groups, 0.0), axis=0)
-        return tf.concat([sums, [tf.reduce_sum(batch.weight)]], 0)
+        sums = tf.reduce_sum(tf.where(batch.real[:, None], groups, 0.0), axis=0)
+        return tf.concat([sums, [tf.cast(batch.count, sums.dtype)]], 0)
 
     def _group_sums(self, batch: Batch, step: Any, own: int) -> Any:
         return self._sum_groups(batch, self._output(batch, step))
@@ -223,12 +223,12 @@ class TrainStep:
         that it is read for the last time, and keeps no copy.
         """
         wanted = tf.equal((step + 1) % self.norm_every, 0)
-        rates, squares = self.optimizer.rates(step), []
+        rates, squares, none = self.optimizer.rates(step), [], tf.zeros((), self.dtype)
         waiting: list[int] = []
 
         def update_waiting() -> None:
             for i in waiting:
-                squares.append(tf.cond(wanted, partial(sum_of_squares, gradients[i]), partial(tf.constant, 0.0)))
+                squares.append(tf.cond(wanted, partial(sum_of_squares, gradients[i]), lambda: none))
                 self._apply(i, gradients[i], rates, finite, own)
             waiting.clear()
 
@@ -245,7 +245,7 @@ class TrainStep:
         """Apply the gradient, scaled down to `clip_norm` where its norm is larger; returns as `_update_in_turn`."""
         norm = tf.sqrt(tf.add_n([sum_of_squares(gradient) for gradient in gradients]))
         finite = tf.logical_and(finite, tf.math.is_finite(norm))
-        scale, rates = tf.minimum(1.0, self.clip_norm / tf.maximum(norm, 1e-30)), self.optimizer.rates(step)
+        scale, rates = tf.minimum(self.clip_norm / tf.maximum(norm, 1e-30), 1.0), self.optimizer.rates(step)
         for i, gradient in enumerate(gradients):
             self._apply(i, scale * gradient, rates, finite, own)
         return finite, norm
@@ -258,7 +258,8 @@ class TrainStep:
         """
         owned = [mirrored[i].values[own] for mirrored in (self.weights, *self.slots.values())]
         weight, *slots = (variable.read_value() for variable in owned)
-        safe, rates = tf.where(finite, gradient, 0.0), tuple(tf.where(finite, rate, 0.0) for rate in rates)
+        safe = tf.where(finite, gradient, 0.0)
+        rates = tuple(tf.cast(tf.where(finite, rate, 0.0), weight.dtype) for rate in rates)
         for variable, value in zip(owned, self.optimizer.update(rates, weight, safe, *slots), strict=True):
             variable.assign(value)
 

@@ -5,11 +5,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from vaedist.config import Experiment, ModelSection
+from vaedist.config import Experiment
 from vaedist.data.manifest import load_manifest
 from vaedist.errors import RunError
-from vaedist.model import VAE
 from vaedist.monitor.events import Event, Notice
+from vaedist.training.build import build_model
 from vaedist.training.checkpoint import Checkpoint, CheckpointStore, open_checkpoint
 from vaedist.training.inputs import open_inputs
 from vaedist.training.loop import Loop
@@ -38,24 +38,6 @@ class Worker:
     agree: Callable[[Any], Any] = lambda value: value
 
 
-def build_model(section: ModelSection, image_shape: tuple[int, int, int], seed: int) -> VAE:
-    """The model that an experiment describes, with its first weights."""
-    flow = section.flow
-    return VAE(
-        image_shape,
-        hidden=section.hidden,
-        latent=section.latent,
-        likelihood=section.likelihood,
-        flow_depth=flow.depth,
-        flow_width=flow.width,
-        flow_layers=flow.layers,
-        flow_transform=flow.transform,
-        flow_context=flow.context,
-        gate_bias=flow.gate_bias,
-        seed=seed,
-    )
-
-
 def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, float]:
     """Train a run, from its newest intact checkpoint if it has one, to its end.
 
@@ -77,7 +59,7 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
     store = CheckpointStore(run.checkpoints, experiment.checkpoint.keep)
     checkpoint = _checkpoint(store, worker)
     with strategy.scope():
-        model = build_model(experiment.model, manifest.shape, experiment.seed)
+        model = build_model(experiment, manifest.shape)
     with ExitStack() as stack:
         recorder = None
         if worker.rank == 0:

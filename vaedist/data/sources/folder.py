@@ -18,7 +18,7 @@ BATCH = 200  # images decoded at a time
 Labelled = tuple[Path, int]
 
 
-def folder(path: str | Path, size: tuple[int, int] = (32, 32), seed: int = 0) -> ImageSource:
+def folder(path: str | Path, size: tuple[int, int] = (32, 32), seed: int = 0, *, grey: bool = False) -> ImageSource:
     """Images at path/CLASS/*.png and the like, turned upright, cut to the aspect of `size`, and resized.
 
     Where path/train and path/test exist, they hold the class folders; else a tenth of each class, drawn at
@@ -28,6 +28,7 @@ def folder(path: str | Path, size: tuple[int, int] = (32, 32), seed: int = 0) ->
         path: the folder.
         size: height and width of the images that are made, in pixels.
         seed: of the draw.
+        grey: make images of one channel instead of three.
 
     Raises:
         DataError: no folder, or no class folder with images in it. Reading raises it for an unreadable image.
@@ -50,11 +51,11 @@ def folder(path: str | Path, size: tuple[int, int] = (32, 32), seed: int = 0) ->
     }
     return ImageSource(
         name=plain_name(path.absolute().name),
-        shape=(*size, 3),
+        shape=(*size, 1 if grey else 3),
         classes=tuple(classes),
         provenance=Source(kind="folder", name=path.absolute().name or "/"),
         counts={split: len(files) for split, files in rows.items()},
-        reader=lambda split: _read(rows[split], size),
+        reader=lambda split: _read(rows[split], size, "L" if grey else "RGB"),
     )
 
 
@@ -83,19 +84,19 @@ def _draw(by_class: dict[str, list[Path]], seed: int) -> dict[SplitName, dict[st
     return found
 
 
-def _read(rows: Sequence[Labelled], size: tuple[int, int]) -> Iterator[Batch]:
+def _read(rows: Sequence[Labelled], size: tuple[int, int], mode: str) -> Iterator[Batch]:
     for start in range(0, len(rows), BATCH):
         some = rows[start : start + BATCH]
-        yield np.stack([_decode(file, size) for file, _ in some]), np.array([label for _, label in some])
+        yield np.stack([_decode(file, size, mode) for file, _ in some]), np.array([label for _, label in some])
 
 
-def _decode(file: Path, size: tuple[int, int]) -> np.ndarray:
-    """One image file as [H, W, 3]."""
+def _decode(file: Path, size: tuple[int, int], mode: str) -> np.ndarray:
+    """One image file as [H, W, 3], or [H, W, 1] in the mode "L"."""
     height, width = size
     try:
         with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-        return np.asarray(ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS))
+            upright = ImageOps.exif_transpose(image).convert(mode)
+        return np.asarray(ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)).reshape(height, width, -1)
     except (
         OSError,
         ValueError,

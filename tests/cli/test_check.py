@@ -1,0 +1,57 @@
+"""`vaedist check`, as a user calls it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+JOB = """
+[data]
+path = "{data}"
+
+[model]
+hidden = 8
+latent = 4
+
+[model.flow]
+depth = 1
+width = 5
+"""
+
+
+@pytest.fixture
+def job(tmp_path, small_dataset):
+    path = tmp_path / "job.toml"
+    path.write_text(JOB.format(data=small_dataset))
+    return path
+
+
+def check(*arguments):
+    program = [sys.executable, "-m", "vaedist", "check", *map(str, arguments)]
+    return subprocess.run(program, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_job_is_checked(job):
+    done = check(job, "--set", "model.likelihood=gaussian", "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    found = json.loads(done.stdout)
+    assert [each["passed"] for each in found] == [True] * 9
+    assert all(each["error"] <= each["allowed"] for each in found)
+
+
+def test_what_cannot_be_checked_is_refused(job, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for arguments, says in {
+        (tmp_path / "nowhere.toml",): "error: no job file at",
+        (tmp_path / "empty",): "error: no run at",
+        (tmp_path / "empty", "--set", "seed=1"): "error: --set goes with a job, not with a run",
+        (job, "--data", tmp_path / "nowhere"): "error: no data set at",
+        (job, "--set", "data.binarize=dynamic"): "is for grey images",
+    }.items():
+        done = check(*arguments)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert says in done.stderr
+        assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,153 @@
+"""Evaluation of a trained run: alone, on Ray workers, from the command line, and in TensorBoard."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vaedist.cli import main
+from vaedist.errors import ClusterError, DataError, RunError
+from vaedist.launch.evaluate import evaluate_on_ray
+from vaedist.launch.train import train
+from vaedist.monitor.metrics import read_metrics
+from vaedist.runs import load_run
+from vaedist.training import importance
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+
+
+@pytest.fixture(scope="module")
+def trained(blob_data, tmp_path_factory):
+    """A run of one epoch that kept moving averages; not to be written to."""
+    from vaedist.config import Experiment
+
+    experiment = Experiment.from_dict(
+        {
+            "run": {"name": "run", "folder": str(tmp_path_factory.mktemp("runs"))},
+            "data": {"path": str(blob_data)},
+            "model": {
+                "hidden": 24,
+                "latent": 6,
+                "likelihood": "discretized_logistic",
+                "flow": {"depth": 2, "width": 12},
+            },
+            "training": {"epochs": 1, "global_batch": 16, "learning_rate": 0.001, "eval_batch": 32, "ema_decay": 0.9},
+            "scaling": {"cpus_per_worker": 1},
+            "monitor": {"pictures": 8},
+        }
+    )
+    return train(experiment)
+
+
+def close(a, b):
+    """Both evaluations to a relative 1e-5."""
+    assert a.images == b.images
+    assert a.active_units == b.active_units
+    for k, bound in a.bounds.items():
+        assert b.bounds[k].mean == pytest.approx(bound.mean, rel=1e-5)
+        assert b.bounds[k].standard_error == pytest.approx(bound.standard_error, rel=1e-5)
+    assert b.kl_per_unit == pytest.approx(a.kl_per_unit, rel=1e-5)
+    assert b.bits_per_dim[1].mean == pytest.approx(a.bits_per_dim[1].mean, rel=1e-5)
+
+
+def test_one_process_and_two_workers_find_the_same(trained):
+    run, progress = load_run(trained.path), []
+    alone = run.evaluate(samples=12, limit=90)
+    shared = evaluate_on_ray(
+        run, workers=2, samples=12, limit=90, progress=lambda done, total: progress.append((done, total))
+    )
+    assert alone.images == 90
+    close(alone, shared)
+    assert progress[-1] == (len(progress), len(progress))
+
+
+def test_many_blocks_on_two_workers_count_every_image_once(trained, monkeypatch):
+    run = load_run(trained.path)
+    alone = run.evaluate(samples=4, split="train")
+    monkeypatch.setattr(importance, "BLOCK_BYTES", 1 << 17)  # here, so that blocks are other ones than there
+    assert run.evaluator(samples=4, split="train").blocks > 10
+    blocks = run.evaluate(samples=4, split="train")
+    assert blocks.images == alone.images == 1600
+    assert blocks.elbo.mean == pytest.approx(alone.elbo.mean, abs=5 * alone.gap.mean / 40 + 0.05)
+
+
+def test_the_averages_are_evaluated_where_they_were_kept(trained):
+    tested = [row for row in read_metrics(trained.metrics) if row["kind"] == "test"][-1]
+    averaged, raw = (load_run(trained.path, ema=ema).evaluate(samples=16) for ema in (None, False))
+    assert averaged.elbo.mean == pytest.approx(tested["elbo"], abs=0.5)
+    assert averaged.bits_per_dim[1].mean == pytest.approx(tested["bits_per_dim"], abs=0.5 / (192 * np.log(2)))
+    assert raw.elbo.mean != averaged.elbo.mean
+
+
+def test_a_worker_that_is_killed_is_started_again_and_its_block_scored(trained, processes):
+    run = load_run(trained.path)
+    expected, killed = run.evaluate(samples=4), []
+
+    def kill(done, total):
+        if not killed:
+            killed.extend(processes("_Scorer"))
+            os.kill(killed[0], signal.SIGKILL)
+
+    found = evaluate_on_ray(run, workers=1, samples=4, progress=kill)
+    assert killed
+    close(expected, found)
+
+
+def test_what_cannot_be_evaluated_is_refused(trained, blob_data, small_dataset):
+    run = load_run(trained.path)
+    with pytest.raises(ClusterError, match="no room"):
+        evaluate_on_ray(run, workers=3, samples=2)
+    with pytest.raises(DataError, match="is not what the run was trained on"):
+        load_run(trained.path, data=str(small_dataset)).evaluate()
+    with pytest.raises(DataError, match="no data set at"):
+        evaluate_on_ray(load_run(trained.path, data=str(blob_data) + "-gone"), workers=1, samples=2)
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, [str(word) for word in arguments], prog_name="vaedist")
+
+
+def test_the_command_prints_keeps_and_shows_what_it_found(trained):
+    done = invoke("evaluate", trained.path, "--samples", 8, "--json")
+    assert done.exit_code == 0, done.output
+    record = json.loads(done.stdout)
+    assert record["images"] == 96
+    assert list(record["bounds"]) == ["1", "2", "4", "8"]
+    assert record["ema"] is True
+    assert set(record["bits_per_dim"]) == {"1", "8"}
+    (file,) = trained.evaluations.glob("test-k8-*.json")
+    assert json.loads(file.read_text()) == record
+
+    again = invoke("evaluate", trained.path, "--samples", 8, "--bits-per-dim")
+    assert again.exit_code == 0, again.output
+    assert "log p(x) >= L_8" in again.stdout
+    assert "bits/dim" in again.stdout
+    board = EventAccumulator(str(trained.tensorboard / "evaluation" / "test-k8"))
+    board.Reload()
+    points = {tag: board.Scalars(tag) for tag in board.Tags()["scalars"]}
+    assert all(len(events) == 1 and events[0].step == record["step"] for events in points.values())
+    assert points["evaluation/bound_00008"][0].value == pytest.approx(record["bounds"]["8"]["mean"], rel=1e-6)
+    assert points["evaluation/active_units"][0].value == record["active_units"]
+    assert "evaluation/kl_per_unit" in board.Tags()["histograms"]
+
+
+def test_samples_of_pixels_and_no_averages_from_the_command_line(trained, tmp_path):
+    for words in (("--pixels", "sample"), ("--no-ema",), ()):
+        done = invoke("sample", trained.path, "-n", 4, "-o", tmp_path / f"{len(words)}.png", *words)
+        assert done.exit_code == 0, done.output
+    pictures = {(tmp_path / f"{n}.png").read_bytes() for n in (2, 1, 0)}
+    assert len(pictures) == 3
+
+
+def test_averages_that_were_not_kept_are_refused(experiment):
+    run = train(experiment.with_overrides("training.epochs=1"))
+    with pytest.raises(RunError, match="kept no moving averages of its weights"):
+        load_run(run.path, ema=True)
+    done = invoke("evaluate", run.path, "--bits-per-dim")
+    assert done.exit_code == 2
+    assert "has no bits/dim: model.likelihood = 'bernoulli' on grey values is a score" in done.stderr
+    assert not run.evaluations.exists()

@@ -1,0 +1,75 @@
+"""What becomes of pixels before they are scored."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from vaedist.model import VAE
+from vaedist.model.observations import Binned, Dequantised, Dynamic, Scaled, Threshold
+
+ALL = [Scaled(), Binned(), Dequantised(), Threshold(), Dynamic()]
+pixels = hnp.arrays(np.uint8, (2, 5))
+LEVELS = np.arange(256, dtype=np.uint8)[None]
+
+
+def uniform(seed, shape):
+    return np.random.default_rng(seed).uniform(1e-6, 1 - 1e-6, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("observation", ALL, ids=lambda o: type(o).__name__)
+@given(images=pixels, seed=st.integers(0, 2**31))
+def test_x_is_float32_in_0_to_1_and_noise_matters_to_noisy_ones_only(observation, images, seed):
+    noise = uniform(seed, images.shape)
+    quiet, noised = observation(images).numpy(), observation(images, noise).numpy()
+    for x in (quiet, noised):
+        assert x.dtype == np.float32
+        assert x.min() >= 0
+        assert x.max() <= 1
+    if not observation.noisy:
+        np.testing.assert_array_equal(quiet, noised)
+
+
+def test_scaled_pixels_are_over_255_and_binned_ones_in_the_middle_of_256_bins():
+    np.testing.assert_array_equal(Scaled()(LEVELS), LEVELS.astype(np.float32) / np.float32(255))
+    np.testing.assert_allclose(Binned()(LEVELS) * 256, LEVELS + 0.5, atol=1e-4)
+
+
+@given(pixels, st.integers(0, 2**31))
+def test_dequantised_pixels_are_spread_over_their_own_bins(images, seed):
+    noise = uniform(seed, images.shape)
+    np.testing.assert_allclose(Dequantised()(images, noise) * 256, images + noise, atol=1e-4)
+    np.testing.assert_allclose(Dequantised()(images) * 256, images + 0.5, atol=1e-4)
+
+
+def test_a_threshold_parts_at_a_half():
+    np.testing.assert_array_equal(Threshold()(LEVELS)[0], np.arange(256) >= 128)
+
+
+def test_dynamic_pixels_are_1_as_often_as_they_are_bright():
+    noise = uniform(0, (20_000, 256))
+    often = Dynamic()(LEVELS.repeat(len(noise), axis=0), noise).numpy().mean(axis=0)
+    expected = LEVELS[0] / 255
+    assert (np.abs(often - expected) < 5 * np.sqrt(expected * (1 - expected) / len(noise)) + 1e-9).all()
+    assert (often[0], often[255]) == (0, 1)
+    np.testing.assert_array_equal(Dynamic()(LEVELS), Threshold()(LEVELS))
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "binarize", "levels", "noisy"),
+    [
+        ("bernoulli", "none", None, False),
+        ("bernoulli", "threshold", 1, False),
+        ("bernoulli", "dynamic", 1, True),
+        ("continuous_bernoulli", "none", 256, True),
+        ("gaussian", "none", 256, True),
+        ("discretized_logistic", "none", 1, False),
+    ],
+)
+def test_a_model_knows_whether_it_has_bits_per_dim(likelihood, binarize, levels, noisy):
+    model = VAE((2, 2, 1), hidden=3, latent=2, flow_depth=0, likelihood=likelihood, binarize=binarize)
+    assert (model.levels, model.noisy) == (levels, noisy)
+    x = model.observe(np.array([[[[0], [100]], [[200], [255]]]], np.uint8)).numpy()
+    assert x.shape == (1, 4)
+    assert (set(np.unique(x)) <= {0.0, 1.0}) == (binarize != "none")

@@ -1,0 +1,84 @@
+"""`vaedist check`: proofs on a built model."""
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vaedist.cli.loading import quiet
+from vaedist.cli.options import checkpoint_option, data_option, ema_option, json_option, set_option
+from vaedist.cli.output import console, progress_bar
+
+
+@click.command()
+@click.argument("target", metavar="RUN|JOB", type=click.Path(path_type=Path))
+@set_option
+@checkpoint_option
+@ema_option
+@data_option
+@json_option
+def check(
+    target: Path, overrides: tuple[str, ...], checkpoint: str, ema: bool | None, data: str | None, as_json: bool
+) -> None:
+    """Prove a model right, in float64: that of RUN, a run's folder, or the first one of JOB, a TOML file.
+
+    Masks, log-determinant, inverse, probabilities that add up to 1, the gradient, the compiled update against an eager
+    one, and one device against two. Exit code 1 if one of them fails.
+    """
+    if target.is_dir() and overrides:
+        raise click.UsageError("--set goes with a job, not with a run")
+    with progress_bar(f"checking {target}") as progress, quiet():
+        from vaedist.training.strategy import configure_devices
+
+        configure_devices(os.cpu_count() or 1, 0, 2)
+        from vaedist.training.checks import run_checks
+
+        if target.is_dir():
+            experiment, make_model, images = _of_run(target, checkpoint=checkpoint, ema=ema, data=data)
+        else:
+            experiment, make_model, images = _of_job(target, overrides, data)
+        found = run_checks(experiment, make_model, images, progress)
+    passed = all(each.passed for each in found)
+    if as_json:
+        click.echo(json.dumps([{**asdict(each), "passed": each.passed} for each in found], indent=2))
+    else:
+        from rich.table import Table
+
+        table = Table("check", "against", "largest error", "allowed", "")
+        for each in found:
+            verdict = "pass" if each.passed else "[red]FAIL[/red]"
+            table.add_row(each.name, each.against, f"{each.error:.2g}", f"{each.allowed:.2g}", verdict)
+        console().print(table)
+        failed = sum(not each.passed for each in found)
+        click.echo(f"{failed} of {len(found)} checks failed" if failed else f"all {len(found)} checks passed")
+    if not passed:
+        sys.exit(1)
+
+
+def _of_run(target: Path, **options: Any) -> tuple[Any, ...]:
+    """A run's experiment, its model in float64, and test images."""
+    from vaedist.runs import load_run
+    from vaedist.training.checks import IMAGES
+
+    run = load_run(target, **options)
+    return run.experiment, lambda: run.build("float64"), run.probe(IMAGES).images
+
+
+def _of_job(target: Path, overrides: tuple[str, ...], data: str | None) -> tuple[Any, ...]:
+    """A job's experiment, its first model in float64, and test images."""
+    from vaedist.config import Experiment
+    from vaedist.data.manifest import load_manifest
+    from vaedist.training.build import build_model
+    from vaedist.training.checks import IMAGES
+    from vaedist.training.inputs import check_images, open_probe
+
+    experiment = Experiment.from_file(target, overrides)
+    path = data or experiment.data.path
+    manifest = load_manifest(path)
+    check_images(experiment, manifest.shape)
+    images = open_probe(path, manifest, IMAGES).images
+    return experiment, lambda: build_model(experiment, manifest.shape, "float64"), images

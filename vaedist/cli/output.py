@@ -1,0 +1,43 @@
+"""What several commands print with."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+
+def console() -> Any:
+    """Stdout; a pipe has no width, so that nothing is cut there."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def print_pairs(title: str, rows: Mapping[str, str]) -> None:
+    """Names and values, one pair a line."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title), title_justify="left", show_header=False, box=None)
+    for name, value in rows.items():
+        table.add_row(name, escape(value))
+    console().print(table)
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr where that is a terminal; gives what is to be called with the amount done, and the whole.
+
+    It stays visible while stderr goes elsewhere.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import Progress
+
+    with os.fdopen(os.dup(2), "w") as stream:
+        screen = Console(file=stream)
+        with Progress(console=screen, disable=not screen.is_terminal, transient=True, redirect_stdout=False,
+                      redirect_stderr=False) as bars:  # fmt: skip
+            task = bars.add_task(escape(title), total=None)
+            yield lambda done, total: bars.update(task, completed=done, total=total)

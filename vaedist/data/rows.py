@@ -1,0 +1,50 @@
+"""Rows of a split by their number, for whoever reads it in parts of their own choosing."""
+
+from bisect import bisect_right
+from itertools import accumulate
+
+import numpy as np
+
+from vaedist.data.manifest import Manifest, SplitName
+from vaedist.data.shards import ShardArrays, open_split
+
+
+class SplitRows:
+    """The images of a split in stored order: shard by shard, and in each as they lie there.
+
+    `prepare` deals rows to shards at random, so that the first rows are a random part of the split. Shards are opened
+    when they are read from, and closed when others are.
+
+    Args:
+        uri: the data set.
+        manifest: of that data set.
+        split: "train" or "test".
+        limit: the most rows to count; None for all.
+    """
+
+    def __init__(self, uri: str, manifest: Manifest, split: SplitName, limit: int | None = None) -> None:
+        self._uri, self._manifest, self._split = uri, manifest, split
+        shards = manifest.splits[split].shards
+        self._ends = list(accumulate(shard.rows for shard in shards))
+        self._open: dict[int, ShardArrays] = {}
+        self.rows = min(self._ends[-1], limit or self._ends[-1])
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Images of the rows start, ..., stop - 1, or as many as there are, [n, H, W, C], uint8.
+
+        Raises:
+            DataError: a shard is missing or damaged.
+        """
+        stop = min(stop, self.rows)
+        needed = range(bisect_right(self._ends, start), bisect_right(self._ends, stop - 1) + 1)
+        self._open = {number: self._shard(number) for number in needed}
+        firsts = {number: self._ends[number - 1] if number else 0 for number in needed}
+        return np.concatenate(
+            [self._open[n].images[max(start - firsts[n], 0) : stop - firsts[n]] for n in needed], axis=0
+        )
+
+    def _shard(self, number: int) -> ShardArrays:
+        if number in self._open:
+            return self._open[number]
+        (arrays,) = open_split(self._uri, self._manifest, self._split, [number])
+        return arrays

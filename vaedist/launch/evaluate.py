@@ -1,0 +1,91 @@
+"""Evaluating a run, here or on Ray workers that share the images; the result is the same."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.actor_pool import ActorPool
+
+from vaedist.config import ScalingSection
+from vaedist.errors import VaedistError, WorkerError
+from vaedist.launch.cluster import ray_session, resources_per_worker
+from vaedist.runs import Run
+from vaedist.training.importance import BlockScores, Evaluation
+
+RESTARTS = 3  # of a worker that died; the block that it was at is scored again
+
+
+def evaluate_on_ray(
+    run: Run,
+    *,
+    workers: int,
+    gpus_per_worker: int = 0,
+    address: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    **options: Any,
+) -> Evaluation:
+    """What `Run.evaluate` gives, with the blocks of images shared among Ray workers.
+
+    Args:
+        run: its folder and its data must be at the same place for every worker.
+        workers: how many.
+        gpus_per_worker: that each reserves; it computes on the first.
+        address: of the Ray cluster, see `ray_session`.
+        progress: told how many blocks are scored, of how many.
+        options: `samples`, `split` and `limit`, as `Run.evaluate` takes them.
+
+    Raises:
+        VaedistError: as `Run.evaluate` raises it, or the cluster cannot be reached or has no room.
+        WorkerError: a worker died more often than it may be started again.
+    """
+    run = replace(run)  # without the model, should it be loaded already
+    with ray_session(address):
+        resources = resources_per_worker(ScalingSection(workers=workers, gpus_per_worker=gpus_per_worker))
+        threads = int(resources["CPU"])
+        actor = ray.remote(_Scorer).options(
+            num_cpus=threads, num_gpus=gpus_per_worker, max_restarts=RESTARTS, max_task_retries=RESTARTS
+        )
+        scorers = [actor.remote(run, threads, gpus_per_worker, options) for _ in range(workers)]
+        try:
+            blocks, scores = ray.get(scorers[0].blocks.remote()), []
+            for score in ActorPool(scorers).map(lambda scorer, number: scorer.score.remote(number), range(blocks)):
+                scores.append(score)
+                progress(len(scores), blocks)
+            return ray.get(scorers[0].summary.remote(scores))
+        except RayTaskError as error:
+            if isinstance(error.cause, VaedistError):
+                raise error.cause from None
+            raise WorkerError(f"a worker failed: {type(error.cause).__name__}: {error.cause}") from error
+        except RayActorError as error:
+            raise WorkerError(f"a worker died more than {RESTARTS} times: {str(error).splitlines()[0]}") from error
+        finally:
+            for scorer in scorers:
+                ray.kill(scorer)
+
+
+class _Scorer:
+    """A worker, which loads the model when it is first asked for something."""
+
+    def __init__(self, run: Run, threads: int, gpus: int, options: dict[str, Any]) -> None:
+        self._run, self._options = run, options
+        self._evaluator: Any = None
+        self._devices = threads, gpus
+
+    def blocks(self) -> int:
+        return self._loaded().blocks
+
+    def score(self, number: int) -> BlockScores:
+        return self._loaded().score(number)
+
+    def summary(self, scores: list[BlockScores]) -> Evaluation:
+        return self._loaded().summary(scores)
+
+    def _loaded(self) -> Any:
+        if self._evaluator is None:
+            from vaedist.training.strategy import configure_devices
+
+            configure_devices(*self._devices, 1)
+            self._evaluator = self._run.evaluator(**self._options)
+        return self._evaluator

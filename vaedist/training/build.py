@@ -1,0 +1,55 @@
+"""From an experiment to the objects that it describes."""
+
+from typing import Any
+
+from vaedist.config import Experiment
+from vaedist.model import VAE
+from vaedist.objective import Objective
+from vaedist.training.optimizer import make_optimizer
+from vaedist.training.step import TrainStep
+
+
+def build_model(experiment: Experiment, image_shape: tuple[int, int, int], dtype: str = "float32") -> VAE:
+    """The model that an experiment describes, with its first weights."""
+    section, flow = experiment.model, experiment.model.flow
+    return VAE(
+        image_shape,
+        hidden=section.hidden,
+        latent=section.latent,
+        likelihood=section.likelihood,
+        binarize=experiment.data.binarize,
+        flow_depth=flow.depth,
+        flow_width=flow.width,
+        flow_layers=flow.layers,
+        flow_transform=flow.transform,
+        flow_context=flow.context,
+        gate_bias=flow.gate_bias,
+        seed=experiment.seed,
+        dtype=dtype,
+    )
+
+
+def build_step(
+    experiment: Experiment, model: VAE, strategy: Any, *, steps_per_epoch: int, global_batch: int
+) -> TrainStep:
+    """The update that an experiment describes.
+
+    Args:
+        experiment: names the optimizer, the objective and what is logged.
+        model: made under the strategy's scope.
+        strategy: whose replicas share the work.
+        steps_per_epoch: by which epochs become numbers of updates.
+        global_batch: rows of a full batch.
+    """
+    training, goal = experiment.training, experiment.objective
+    return TrainStep(
+        model,
+        strategy,
+        make_optimizer(training, training.epochs * steps_per_epoch),
+        Objective(round(goal.kl_warmup_epochs * steps_per_epoch), goal.free_bits, goal.free_bits_group),
+        global_batch=global_batch,
+        steps_per_call=training.steps_per_call,
+        norm_every=experiment.monitor.log_every,
+        clip_norm=training.clip_norm,
+        seed=experiment.seed,
+    )

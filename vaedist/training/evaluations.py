@@ -1,0 +1,79 @@
+"""Evaluations in a run's folder: a JSON file each, and what TensorBoard shows of them."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vaedist.errors import StorageError
+from vaedist.monitor.tensorboard import TensorBoardWriter
+from vaedist.training.run_folder import RunFolder
+
+
+def save_evaluation(folder: RunFolder, name: str, step: int, record: Mapping[str, Any]) -> Path:
+    """Keep an evaluation, in the place of an earlier one of that name and step.
+
+    TensorBoard gets a run of its own beside the training's, evaluation/NAME, with a point for each step that was
+    evaluated under that name; it is written anew from the files, so that no point stands twice.
+
+    Args:
+        folder: of the run.
+        name: tells evaluations of another kind apart: the split, the number of samples.
+        step: of the checkpoint.
+        record: as `Evaluation.to_dict` gives it, and what else is to be told.
+
+    Returns:
+        the file.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    path = folder.evaluations / f"{name}-step-{step:09d}.json"
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            beside.write_text(json.dumps(_finite(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+        _show(folder, name)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
+
+
+def _show(folder: RunFolder, name: str) -> None:
+    """Write TensorBoard's events of all evaluations of a name, and remove those written before."""
+    board = folder.tensorboard / "evaluation" / name
+    before = list(board.glob("events*"))
+    writer = TensorBoardWriter(board, purge_step=None)
+    for path in sorted(folder.evaluations.glob(f"{name}-step-*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        writer.scalars(record["step"], {f"evaluation/{tag}": value for tag, value in _scalars(record).items()})
+        writer.histogram("evaluation/kl_per_unit", record["step"], np.array(record["kl_per_unit"]))
+    writer.close()
+    for path in before:
+        path.unlink()
+
+
+def _scalars(record: Mapping[str, Any]) -> dict[str, float]:
+    values = {f"bound_{int(k):05d}": bound["mean"] for k, bound in record["bounds"].items()}
+    for name in ("gap", "reconstruction", "kl", "effective_sample_size"):
+        values[name] = record[name]["mean"]
+    if record["active_units"] is not None:
+        values["active_units"] = record["active_units"]
+    for k, bits in (record["bits_per_dim"] or {}).items():
+        values[f"bits_per_dim_{int(k):05d}"] = bits["mean"]
+    return values
+
+
+def _finite(value: Any) -> Any:
+    """With None for what JSON cannot say: the standard error of one image."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(below) for key, below in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
