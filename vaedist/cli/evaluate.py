@@ -18,7 +18,8 @@ from vaedist.cli.options import (
 from vaedist.cli.output import console, print_pairs, progress_bar
 
 if TYPE_CHECKING:
-    from vaedist.training.importance import Estimate
+    from vaedist.runs import Run
+    from vaedist.training.importance import Estimate, Evaluation
 
 
 @click.command()
@@ -50,33 +51,48 @@ def evaluate(
         progress_bar(f"evaluating {run}") as progress,
         loaded(run, checkpoint=checkpoint, ema=ema, data=data) as opened,
     ):
-        from vaedist.training.evaluations import save_evaluation
-
         if bits_per_dim:
             opened.require_bits_per_dim()
         options: dict[str, Any] = {"samples": samples, "split": split, "limit": limit, "progress": progress}
         if workers > 1 or gpus_per_worker or address:
             from vaedist.launch.evaluate import evaluate_on_ray
 
+            opened = replace(opened, folder=opened.folder.absolute())
             found = evaluate_on_ray(
-                replace(opened, folder=opened.folder.absolute()),
-                workers=workers, gpus_per_worker=gpus_per_worker, address=address, **options,
-            )  # fmt: skip
+                opened, workers=workers, gpus_per_worker=gpus_per_worker, address=address, **options
+            )
         else:
             found = opened.evaluate(**options)
-        position = opened.checkpoint.position
-        record = {
-            "run": str(run), "checkpoint": str(opened.checkpoint.path), "epoch": position.epoch, "step": position.step,
-            "ema": opened.ema, "fingerprint": position.fingerprint, "split": split, "seed": opened.experiment.seed,
-            **found.to_dict(),
-        }  # fmt: skip
-        name = "-".join(
-            [split, f"k{samples}", *([f"first{limit}"] if limit else []), *(["no-ema"] if ema is False else [])]
-        )
-        path = save_evaluation(opened.folder, name, position.step, record)
+        kind = [split, f"k{samples}", *([f"first{limit}"] if limit else []), *(["no-ema"] if ema is False else [])]
+        path = _save(run, opened, split, "-".join(kind), found)
     if as_json:
         click.echo(path.read_text(encoding="utf-8"), nl=False)
         return
+    _print(run, opened, split, found)
+    click.echo(f"wrote {path}")
+
+
+def _save(run: Path, opened: "Run", split: str, name: str, found: "Evaluation") -> Path:
+    """Keep what was found, and what it was found of, in the run's folder."""
+    from vaedist.training.evaluations import save_evaluation
+
+    position = opened.checkpoint.position
+    record = {
+        "run": str(run),
+        "checkpoint": str(opened.checkpoint.path),
+        "epoch": position.epoch,
+        "step": position.step,
+        "ema": opened.ema,
+        "fingerprint": position.fingerprint,
+        "split": split,
+        "seed": opened.experiment.seed,
+        **found.to_dict(),
+    }
+    return save_evaluation(opened.folder, name, position.step, record)
+
+
+def _print(run: Path, opened: "Run", split: str, found: "Evaluation") -> None:
+    position, samples = opened.checkpoint.position, found.samples
     weights = ", moving averages" if opened.ema else ""
     print_pairs(
         str(run),
@@ -100,7 +116,6 @@ def evaluate(
         for k, bound in found.bounds.items():
             table.add_row(str(k), f"{bound.mean:.3f}", f"{bound.standard_error:.3f}")
         console().print(table)
-    click.echo(f"wrote {path}")
 
 
 def _nats(estimate: "Estimate") -> str:
