@@ -26,15 +26,21 @@ def same(a, b):
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
+@pytest.fixture
+def two(experiment):
+    """A run of two workers, of 600 steps, so that it can be disturbed in its middle."""
+    return experiment.with_overrides("scaling.workers=2", "training.epochs=6")
+
+
 @pytest.fixture(scope="module")
-def reference(request):
+def reference():
     """A run of two workers that nothing disturbed; made by the first test that asks."""
     return {}
 
 
-def undisturbed(reference, experiment):
+def undisturbed(reference, two):
     if not reference:
-        reference["run"] = train(experiment.with_overrides("run.name=undisturbed", "scaling.workers=2"))
+        reference["run"] = train(two.with_overrides("run.name=undisturbed"))
     return reference["run"]
 
 
@@ -89,8 +95,8 @@ def test_a_run_tells_what_happens_and_leaves_its_folder(experiment):
     assert [row["step"] for row in read_metrics(longer.metrics) if row["kind"] == "test"] == [100, 200, 300]
 
 
-def test_a_run_goes_on_by_itself_when_workers_are_killed(experiment, reference, processes):
-    expected = weights(undisturbed(reference, experiment))
+def test_a_run_goes_on_by_itself_when_workers_are_killed(two, reference, processes):
+    expected = weights(undisturbed(reference, two))
     killed, events = [], []
 
     def kill(event):
@@ -101,14 +107,15 @@ def test_a_run_goes_on_by_itself_when_workers_are_killed(experiment, reference, 
             killed.append(victim)
             os.kill(victim, signal.SIGKILL)
 
-    run = train(experiment.with_overrides("scaling.workers=2"), observe=kill)
+    run = train(two, observe=kill)
     assert len(killed) == 2
     starts = [event.start_step for event in events if isinstance(event, Started)]
     assert len(starts) == 3
     assert starts[0] == 0
-    assert starts[1] in (60, 90)
+    assert starts[1] >= 60
     assert starts[2] >= 120
-    assert events[-1].step == 200
+    assert all(start % 30 == 0 or start % 100 == 0 for start in starts)  # at a checkpoint
+    assert events[-1].step == 600
     assert same(weights(run), expected)
     rows = read_metrics(run.metrics)
     undisturbed_rows = read_metrics(reference["run"].metrics)
@@ -116,8 +123,8 @@ def test_a_run_goes_on_by_itself_when_workers_are_killed(experiment, reference, 
     assert [r["elbo"] for r in rows] == [r["elbo"] for r in undisturbed_rows]
 
 
-def test_ctrl_c_saves_the_step_and_resume_goes_on_to_the_same_weights(experiment, reference):
-    expected = weights(undisturbed(reference, experiment))
+def test_ctrl_c_saves_the_step_and_resume_goes_on_to_the_same_weights(two, reference):
+    expected = weights(undisturbed(reference, two))
     events = []
 
     def interrupt(event):
@@ -125,11 +132,10 @@ def test_ctrl_c_saves_the_step_and_resume_goes_on_to_the_same_weights(experiment
         if isinstance(event, Progress) and event.step >= 40 and not any(isinstance(e, Notice) for e in events):
             os.kill(os.getpid(), signal.SIGINT)
 
-    two = experiment.with_overrides("scaling.workers=2")
-    with pytest.raises(Interrupted, match=r"stopped at step \d+ of 200, which is saved"):
+    with pytest.raises(Interrupted, match=r"stopped at step \d+ of 600, which is saved"):
         train(two, observe=interrupt)
     stopped = CheckpointStore(Path(two.run.folder, "run", "checkpoints")).newest().position.step
-    assert 40 <= stopped < 200
+    assert 40 <= stopped < 600
     resumed = []
     run = train(two, resume=True, observe=resumed.append)
     assert next(event.start_step for event in resumed if isinstance(event, Started)) == stopped
@@ -175,9 +181,10 @@ def test_tensorboard_reads_each_step_once_after_a_resume(experiment):
         if isinstance(event, Progress) and event.step == 45:
             os.kill(os.getpid(), signal.SIGINT)
 
+    longer = experiment.with_overrides("training.epochs=6")
     with pytest.raises(Interrupted):
-        train(experiment, observe=interrupt)
-    run = train(experiment, resume=True)
+        train(longer, observe=interrupt)
+    run = train(longer, resume=True)
     board = EventAccumulator(str(run.tensorboard), size_guidance={"scalars": 0, "images": 0})
     board.Reload()
     tags = board.Tags()
@@ -187,7 +194,7 @@ def test_tensorboard_reads_each_step_once_after_a_resume(experiment):
     } <= set(tags["scalars"])  # fmt: skip
     assert {"pictures/reconstructions", "pictures/samples", "pictures/interpolations"} <= set(tags["images"])
     assert "latent/kl_per_unit" in tags["histograms"]
-    assert [event.step for event in board.Scalars("elbo/train")] == list(range(5, 201, 5))
-    assert [event.step for event in board.Scalars("elbo/test")] == [100, 200]
+    assert [event.step for event in board.Scalars("elbo/train")] == list(range(5, 601, 5))
+    assert [event.step for event in board.Scalars("elbo/test")] == list(range(100, 601, 100))
     logged = {row["step"]: row["elbo"] for row in read_metrics(run.metrics) if row["kind"] == "train"}
     assert all(event.value == pytest.approx(logged[event.step], rel=1e-5) for event in board.Scalars("elbo/train"))
