@@ -1,8 +1,12 @@
 """What all tests share: a quiet TensorFlow on few threads, a small data set, and the tests that want a real one."""
 
 import os
+import signal
 import sys
 from pathlib import Path
+
+# A shell that starts the tests in the background has them ignore it, and their children too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # TensorFlow reads these once, when it is imported.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
