@@ -5,8 +5,6 @@ import signal
 import sys
 from pathlib import Path
 
-# A shell that starts the tests in the background has them ignore it, and their children too.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # TensorFlow reads these once, when it is imported.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -23,6 +21,9 @@ from synthetic import source
 from vaedist.data.prepare import prepare
 
 ARCHIVE = "VAEDIST_CIFAR10_ARCHIVE"
+
+# A shell that starts the tests in the background has them ignore it, and their children too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("vaedist", deadline=None)  # how long an example takes depends on the machine's load
 settings.load_profile("vaedist")
