@@ -5,7 +5,6 @@ import signal
 import sys
 from pathlib import Path
 
-
 # TensorFlow reads these once, when it is imported.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
