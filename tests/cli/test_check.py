@@ -47,6 +47,8 @@ def test_what_cannot_be_checked_is_refused(job, tmp_path):
         (tmp_path / "nowhere.toml",): "error: no job file at",
         (tmp_path / "empty",): "error: no run at",
         (tmp_path / "empty", "--set", "seed=1"): "error: --set goes with a job, not with a run",
+        (job, "--no-ema"): "error: --ema goes with a run, not with a job",
+        (job, "--checkpoint", "newest"): "error: --checkpoint goes with a run, not with a job",
         (job, "--data", tmp_path / "nowhere"): "error: no data set at",
         (job, "--set", "data.binarize=dynamic"): "is for grey images",
     }.items():

@@ -1,6 +1,7 @@
 """`vaedist check`: proofs on a built model."""
 
 import json
+import math
 import os
 import sys
 from dataclasses import asdict
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from vaedist.cli.loading import quiet
 from vaedist.cli.options import checkpoint_option, data_option, ema_option, json_option, set_option
@@ -31,6 +33,10 @@ def check(
     """
     if target.is_dir() and overrides:
         raise click.UsageError("--set goes with a job, not with a run")
+    if not target.is_dir():
+        for option in ("checkpoint", "ema"):
+            if click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT:
+                raise click.UsageError(f"--{option} goes with a run, not with a job")
     with progress_bar(f"checking {target}") as progress, quiet():
         from vaedist.training.strategy import configure_devices
 
@@ -44,7 +50,9 @@ def check(
         found = run_checks(experiment, make_model, images, progress)
     passed = all(each.passed for each in found)
     if as_json:
-        click.echo(json.dumps([{**asdict(each), "passed": each.passed} for each in found], indent=2))
+        errors = ({"error": each.error if math.isfinite(each.error) else None} for each in found)
+        rows = [{**asdict(each), **error, "passed": each.passed} for each, error in zip(found, errors, strict=True)]
+        click.echo(json.dumps(rows, indent=2, allow_nan=False))
     else:
         from rich.table import Table
 

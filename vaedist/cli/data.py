@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
+
+from vaedist.cli.output import progress_bar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,8 +70,9 @@ def prepare(source: str, out: str | None, shards: int, seed: int, **options: Any
     images = _open_source(source, seed, {key: value for key, value in options.items() if value is not None})
     for warning in images.warnings:
         click.echo(f"warning: {warning}", err=True)
-    with _progress(f"preparing {images.name}", sum(images.counts.values())) as done:
-        manifest = prepare(images, out, shards=shards, seed=seed, progress=done)
+    rows = sum(images.counts.values())
+    with progress_bar(f"preparing {images.name}") as bar:
+        manifest = prepare(images, out, shards=shards, seed=seed, progress=lambda done: bar(done, rows))
     click.echo(f"{out}: {_in_words(manifest)}")
     click.echo(f"fingerprint {manifest.fingerprint}")
 
@@ -81,8 +83,9 @@ def verify(dataset: str) -> None:
     """Read every shard in DIR again and compare it with what was written."""
     from vaedist.data.manifest import load_manifest, verify
 
-    with _progress(f"checking {dataset}", load_manifest(dataset).bytes) as done:
-        manifest = verify(dataset, progress=done)
+    size = load_manifest(dataset).bytes
+    with progress_bar(f"checking {dataset}") as bar:
+        manifest = verify(dataset, progress=lambda done: bar(done, size))
     click.echo(f"{dataset}: intact: {_in_words(manifest)}")
     click.echo(f"fingerprint {manifest.fingerprint}")
 
@@ -132,19 +135,6 @@ def _open_source(name: str, seed: int, options: Mapping[str, Any]) -> ImageSourc
     hint = "; without a network, --archive FILE reads it from a file" if name == "cifar10" else ""
     click.echo(f"{name} comes from tensorflow-datasets, which downloads it the first time{hint}", err=True)
     return sources.tfds_source(name, **options)
-
-
-@contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr where that is a terminal; gives what is to be called with the amount done."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
-        task = bars.add_task(escape(title), total=total)
-        yield lambda done: bars.update(task, completed=done)
 
 
 def _in_words(manifest: Manifest) -> str:

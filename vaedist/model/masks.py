@@ -15,7 +15,7 @@ import numpy as np
 
 
 class ColumnBlock(NamedTuple):
-    """A run of a mask's columns, without the most of the rows before its first and after its last that are not zero.
+    """A run of a mask's columns, without most of the rows before its first and after its last that are not zero.
 
     first_row: the number of its first row in the whole mask.
     mask: [rows, columns].
