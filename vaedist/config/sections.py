@@ -111,10 +111,11 @@ class TrainingSection(Section):
         description="Keep an exponential moving average of the weights, and test and sample with it; 0 does not.",
     )
     steps_per_call: int = Field(
-        default=16,
+        default=64,
         ge=1,
         le=1024,
-        description="Steps that one compiled call takes; the results do not depend on it.",
+        description="Steps that one compiled call takes, whose images are held in memory three times over; "
+        "the results do not depend on it.",
     )
     eval_batch: int = Field(default=256, ge=1, description="Images in one step of the test pass, over all devices.")
 

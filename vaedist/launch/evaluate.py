@@ -10,7 +10,7 @@ from ray.util.actor_pool import ActorPool
 
 from vaedist.config import ScalingSection
 from vaedist.errors import VaedistError, WorkerError
-from vaedist.launch.cluster import ray_session, resources_per_worker
+from vaedist.launch.cluster import COMPUTING, ray_session, resources_per_worker
 from vaedist.runs import Run
 from vaedist.training.importance import BlockScores, Evaluation
 
@@ -45,7 +45,11 @@ def evaluate_on_ray(
         resources = resources_per_worker(ScalingSection(workers=workers, gpus_per_worker=gpus_per_worker))
         threads = int(resources["CPU"])
         actor = ray.remote(_Scorer).options(
-            num_cpus=threads, num_gpus=gpus_per_worker, max_restarts=RESTARTS, max_task_retries=RESTARTS
+            num_cpus=threads,
+            num_gpus=gpus_per_worker,
+            max_restarts=RESTARTS,
+            max_task_retries=RESTARTS,
+            runtime_env=COMPUTING,
         )
         scorers = [actor.remote(run, threads, gpus_per_worker, options) for _ in range(workers)]
         try:

@@ -18,7 +18,7 @@ from vaedist.data.lanes import LanePlan
 from vaedist.data.manifest import load_manifest, verify
 from vaedist.errors import ConfigError, Interrupted, RunError, StorageError, WorkerError
 from vaedist.launch.channel import open_channel
-from vaedist.launch.cluster import ray_session, resources_per_worker
+from vaedist.launch.cluster import COMPUTING, ray_session, resources_per_worker
 from vaedist.launch.logs import output_to
 from vaedist.launch.worker import work
 from vaedist.monitor.events import Event, Notice, Started, Waiting
@@ -186,6 +186,7 @@ def _fit(experiment: Experiment, run: RunFolder, resources: dict[str, float], ob
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
             storage_path=str(run.path / "ray"),
             failure_config=FailureConfig(max_failures=scaling.max_failures),
+            worker_runtime_env=COMPUTING,
         ),
     )
     errors: list[BaseException] = []
