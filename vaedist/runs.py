@@ -147,9 +147,9 @@ class Run:
         """
         evaluator = self.evaluator(samples=samples, split=split, limit=limit)
         scores = []
-        for number in range(evaluator.blocks):
-            scores.append(evaluator.score(number))
-            progress(number + 1, evaluator.blocks)
+        for score in evaluator.scores():
+            scores.append(score)
+            progress(len(scores), evaluator.blocks)
         return evaluator.summary(scores)
 
     def require_bits_per_dim(self) -> None:

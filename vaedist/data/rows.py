@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from itertools import accumulate
+from threading import Lock
 
 import numpy as np
 
@@ -13,7 +14,7 @@ class SplitRows:
     """The images of a split in stored order: shard by shard, and in each as they lie there.
 
     `prepare` deals rows to shards at random, so that the first rows are a random part of the split. Shards are opened
-    when they are read from, and closed when others are.
+    when they are read from, and closed when others are. Several threads may read.
 
     Args:
         uri: the data set.
@@ -27,6 +28,7 @@ class SplitRows:
         shards = manifest.splits[split].shards
         self._ends = list(accumulate(shard.rows for shard in shards))
         self._open: dict[int, ShardArrays] = {}
+        self._lock = Lock()
         self.rows = min(self._ends[-1], limit or self._ends[-1])
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -37,11 +39,12 @@ class SplitRows:
         """
         stop = min(stop, self.rows)
         needed = range(bisect_right(self._ends, start), bisect_right(self._ends, stop - 1) + 1)
-        self._open = {number: self._shard(number) for number in needed}
         firsts = {number: self._ends[number - 1] if number else 0 for number in needed}
-        return np.concatenate(
-            [self._open[n].images[max(start - firsts[n], 0) : stop - firsts[n]] for n in needed], axis=0
-        )
+        with self._lock:
+            self._open = {number: self._shard(number) for number in needed}
+            return np.concatenate(
+                [self._open[n].images[max(start - firsts[n], 0) : stop - firsts[n]] for n in needed], axis=0
+            )
 
     def _shard(self, number: int) -> ShardArrays:
         if number in self._open:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from threading import Lock
 from typing import Any
 
 import ray
@@ -12,7 +13,7 @@ from vaedist.config import ScalingSection
 from vaedist.errors import VaedistError, WorkerError
 from vaedist.launch.cluster import COMPUTING, ray_session, resources_per_worker
 from vaedist.runs import Run
-from vaedist.training.importance import BlockScores, Evaluation
+from vaedist.training.importance import BLOCKS_AT_ONCE, BlockScores, Evaluation
 
 RESTARTS = 3  # of a worker that died; the block that it was at is scored again
 
@@ -49,12 +50,14 @@ def evaluate_on_ray(
             num_gpus=gpus_per_worker,
             max_restarts=RESTARTS,
             max_task_retries=RESTARTS,
+            max_concurrency=BLOCKS_AT_ONCE,
             runtime_env=COMPUTING,
         )
         scorers = [actor.remote(run, threads, gpus_per_worker, options) for _ in range(workers)]
         try:
             blocks, scores = ray.get(scorers[0].blocks.remote()), []
-            for score in ActorPool(scorers).map(lambda scorer, number: scorer.score.remote(number), range(blocks)):
+            pool = ActorPool(scorers * BLOCKS_AT_ONCE)
+            for score in pool.map(lambda scorer, number: scorer.score.remote(number), range(blocks)):
                 scores.append(score)
                 progress(len(scores), blocks)
             return ray.get(scorers[0].summary.remote(scores))
@@ -75,6 +78,7 @@ class _Scorer:
     def __init__(self, run: Run, threads: int, gpus: int, options: dict[str, Any]) -> None:
         self._run, self._options = run, options
         self._evaluator: Any = None
+        self._lock = Lock()
         self._devices = threads, gpus
 
     def blocks(self) -> int:
@@ -87,9 +91,10 @@ class _Scorer:
         return self._loaded().summary(scores)
 
     def _loaded(self) -> Any:
-        if self._evaluator is None:
-            from vaedist.training.strategy import configure_devices
+        with self._lock:
+            if self._evaluator is None:
+                from vaedist.training.strategy import configure_devices
 
-            configure_devices(*self._devices, 1)
-            self._evaluator = self._run.evaluator(**self._options)
+                configure_devices(*self._devices, 1)
+                self._evaluator = self._run.evaluator(**self._options)
         return self._evaluator

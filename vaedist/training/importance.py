@@ -5,7 +5,8 @@ on its number, so that the result is the same whoever scores which block.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -28,7 +29,9 @@ from vaedist.objective import (
 )
 
 BLOCK_BYTES = 24 << 20  # of the decoder's output at a time
-SAMPLES_AT_ONCE = 16  # of each image in a block, at most
+SAMPLES_AT_ONCE = 16  # of each image in a block, or as many more as it takes to be done in ROUNDS
+ROUNDS = 16  # over a block, at most: it takes a second or so on two cores, with however many samples
+BLOCKS_AT_ONCE = 2  # for not every part of a block's work keeps all cores busy
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ class ImportanceEvaluator:
     def __init__(self, model: VAE, rows: SplitRows, *, samples: int, seed: int) -> None:
         self.model, self.rows, self.samples, self.seed = model, rows, samples, seed
         together = max(1, BLOCK_BYTES // (4 * model.likelihood.outputs * model.pixels))
-        self.rounds = -(-samples // min(SAMPLES_AT_ONCE, together))
+        self.rounds = -(-samples // min(max(SAMPLES_AT_ONCE, -(-samples // ROUNDS)), together))
         self.at_once = -(-samples // self.rounds)  # samples in a round; the last round may have some to spare
         self.block = max(1, together // self.at_once)
         self._score = tf.function(self._rounds, jit_compile=True)
@@ -143,6 +146,11 @@ class ImportanceEvaluator:
             latent_moments(sums, squares, self.samples) if self.samples > 1 else None,
             units.sum(axis=0) / self.samples,
         )
+
+    def scores(self) -> Iterator[BlockScores]:
+        """The scores of all blocks in their order, `BLOCKS_AT_ONCE` of which are computed at a time."""
+        with ThreadPoolExecutor(BLOCKS_AT_ONCE, thread_name_prefix="blocks") as pool:
+            yield from pool.map(self.score, range(self.blocks))
 
     def summary(self, scores: Sequence[BlockScores]) -> Evaluation:
         """The means over all images, from the scores of all blocks in their order."""
