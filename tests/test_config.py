@@ -42,8 +42,8 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "training.steps_per_call": (8, 1025),
     "training.eval_batch": (100, -3),
     "scaling.workers": (4, 0),
-    "scaling.gpus_per_worker": (1, -1),
-    "scaling.cpus_per_worker": (2, 1025),
+    "scaling.gpus_per_worker": (0.5, -1),
+    "scaling.cpus_per_worker": (2.0, 1025),
     "scaling.logical_devices": (2, 0),
     "scaling.max_failures": (0, -1),
     "scaling.autoscaling": (True, "yes"),
@@ -51,6 +51,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "checkpoint.keep": (5, 0),
     "monitor.log_every": (10, 0),
     "monitor.pictures_every": (0, -1),
+    "monitor.importance_samples": (16, -1),
     "monitor.pictures": (16, 257),
 }
 NEEDED = {"training.weight_decay": {"training.optimizer": "adamw"}}  # by the first value

@@ -11,7 +11,8 @@ import pytest
 
 import vaedist
 from vaedist.cli import main
-from vaedist.config import Experiment, keys
+from vaedist.config import Sweep, keys, read_job
+from vaedist.sweeps import SweepFolder
 from vaedist.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
@@ -62,7 +63,11 @@ def read_call(line: str) -> click.Context:
     """
     words, command = shlex.split(line, comments=True)[1:], main
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        if command.name == "tune" and words[0] not in command.commands:  # a job, or DIR of --resume
+            words.insert(0, "run")
         command = command.commands[words.pop(0)]
+    if command.name == "tune" and words and words[0].startswith("--"):
+        command = command.commands["run"]
     return command.make_context(command.name, words)
 
 
@@ -79,6 +84,8 @@ def file_names() -> list[str]:
     run = RunFolder(Path())
     of_a_run = {run.experiment.name, run.metrics.name, run.logs.name, run.tensorboard.name, run.pictures.name,
                 run.checkpoints.name, run.evaluations.name, "ray"}  # fmt: skip
+    sweep = SweepFolder(Path())
+    of_a_run |= {sweep.sweep.name, sweep.trials.name, "report.md", "results.csv", "results.json", "plots"}
     paths = [name for name in named if "/" in name or Path(name).suffix in (".md", ".toml", ".txt", ".py", ".jsonl")]
     return sorted({path for path in paths + linked if Path(path).parts[0] not in {*MADE, *of_a_run}})
 
@@ -86,8 +93,8 @@ def file_names() -> list[str]:
 @pytest.mark.parametrize("line", calls("vaedist", *PAGES, *JOBS))
 def test_a_call_in_a_block_is_complete_and_its_job_and_overrides_are_valid(line):
     given = read_call(line).params
-    if "job" in given:
-        Experiment.from_file(ROOT / given["job"], given["overrides"])
+    if given.get("job"):
+        read_job(ROOT / given["job"], given["overrides"])
 
 
 @pytest.mark.parametrize("code", in_inline(r"vaedist( .*)?"))
@@ -105,9 +112,9 @@ def test_options_in_backticks_exist():
 
 
 def test_configuration_keys_in_backticks_exist():
-    named = in_inline(rf"({'|'.join(Experiment.model_fields)})(\.[a-z_]+)+")
+    named = in_inline(rf"({'|'.join(Sweep.model_fields)})(\.[a-z_]+)+")
     assert named
-    assert set(named) <= set(keys(Experiment))
+    assert set(named) <= set(keys(Sweep))
 
 
 @pytest.mark.parametrize("name", file_names())
@@ -154,12 +161,13 @@ def test_every_command_and_option_has_help(command):
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
 def test_every_job_is_valid_and_headed_by_purpose_command_hardware_and_expected_result(job):
-    Experiment.from_file(job)
+    made = read_job(job)
     labels = re.findall(r"^# (\w+):\s+\S", header(job), re.MULTILINE)
     assert labels == ["Purpose", "Command", "Hardware", "Expected"]
-    assert f"vaedist train jobs/{job.name}" in calls("vaedist", job)
+    command = "tune" if isinstance(made, Sweep) else "train"
+    assert f"vaedist {command} jobs/{job.name}" in calls("vaedist", job)
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
 def test_overrides_in_a_jobs_comments_are_valid(job):
-    Experiment.from_file(job, re.findall(r"--set (\S+)", header(job)))
+    read_job(job, tuple(re.findall(r"--set (\S+)", header(job))))

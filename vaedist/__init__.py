@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from vaedist.config import Experiment
+    from vaedist.config import Experiment, Sweep
     from vaedist.launch.train import train
+    from vaedist.launch.tune import tune
     from vaedist.runs import Run, load_run
     from vaedist.training.summary import list_runs
 
-__all__ = ["Experiment", "Run", "list_runs", "load_run", "train"]
+__all__ = ["Experiment", "Run", "Sweep", "list_runs", "load_run", "train", "tune"]
 
 _HOMES = {
     "Experiment": "vaedist.config",
     "Run": "vaedist.runs",
+    "Sweep": "vaedist.config",
     "list_runs": "vaedist.training.summary",
     "load_run": "vaedist.runs",
     "train": "vaedist.launch.train",
+    "tune": "vaedist.launch.tune",
 }
 
 

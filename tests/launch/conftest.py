@@ -52,8 +52,8 @@ def experiment(blob_data, tmp_path):
 
 @pytest.fixture(scope="session")
 def cluster():
-    """A Ray of two CPUs, shared by all tests that want one."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    """A Ray of two CPUs, shared by all tests that want one; with the dashboard, as clusters have it."""
+    ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False)
     yield
     ray.shutdown()
 

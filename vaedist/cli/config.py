@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from vaedist.cli.options import job_argument
-from vaedist.config import Experiment
+from vaedist.config import Sweep, read_job
 
 
 @click.group()
@@ -18,10 +18,13 @@ def config() -> None:
 @job_argument
 def show(job: Path, overrides: tuple[str, ...]) -> None:
     """Print JOB resolved: every key, with defaults and --set applied, as TOML."""
-    click.echo(Experiment.from_file(job, overrides).to_toml(), nl=False)
+    click.echo(read_job(job, overrides).to_toml(), nl=False)
 
 
 @config.command()
 def schema() -> None:
-    """Print the JSON schema of a job: every key with its type, range, default and meaning."""
-    click.echo(json.dumps(Experiment.model_json_schema(), indent=2))
+    """Print the JSON schema of a job: every key with its type, range, default and meaning.
+
+    Only sweeps have the [tune] part.
+    """
+    click.echo(json.dumps(Sweep.model_json_schema(), indent=2))

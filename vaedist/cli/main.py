@@ -13,6 +13,7 @@ from vaedist.cli.evaluate import evaluate
 from vaedist.cli.runs import reconstruct, runs, sample
 from vaedist.cli.tensorboard import tensorboard
 from vaedist.cli.train import train
+from vaedist.cli.tune import tune
 from vaedist.errors import Interrupted, VaedistError
 
 
@@ -57,5 +58,5 @@ def main() -> None:
     """Train variational autoencoders with inverse autoregressive flow on Ray, on one machine or many."""
 
 
-for command in (data, train, evaluate, sample, reconstruct, runs, tensorboard, check, config):
+for command in (data, train, tune, evaluate, sample, reconstruct, runs, tensorboard, check, config):
     main.add_command(command)

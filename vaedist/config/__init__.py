@@ -13,15 +13,21 @@ from vaedist.config.sections import (
     TrainingSection,
     keys,
 )
+from vaedist.config.sweep import Dimension, Sweep, TuneSection, Value, read_job
 
 __all__ = [
+    "Dimension",
     "Experiment",
     "FlowSection",
     "ModelSection",
     "ObjectiveSection",
     "ScalingSection",
     "Section",
+    "Sweep",
     "TrainingSection",
+    "TuneSection",
+    "Value",
     "differences",
     "keys",
+    "read_job",
 ]

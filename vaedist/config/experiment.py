@@ -26,6 +26,10 @@ from vaedist.config.sections import (
 from vaedist.errors import ConfigError
 
 
+class SweepGivenError(ConfigError):
+    """A single experiment is wanted, and a sweep was given."""
+
+
 class Experiment(Section):
     """All that decides a run: the same experiment on the same data gives the same numbers."""
 
@@ -54,7 +58,10 @@ class Experiment(Section):
 
         Raises:
             ConfigError: with the first fault: key, value and what is allowed.
+            SweepGivenError: there is a [tune] part.
         """
+        if "tune" in tables and "tune" not in cls.model_fields:
+            raise SweepGivenError(f"{where} has a [tune] part: it is a sweep, for `vaedist tune`")
         try:
             return cls.model_validate(tables)
         except ValidationError as error:
@@ -92,11 +99,11 @@ class Experiment(Section):
 
     def with_overrides(self, *overrides: str) -> Self:
         """A new experiment with `section.key=value` overrides applied, values read as TOML."""
-        return self.from_dict(overridden(type(self), self.model_dump(), overrides), "--set")
+        return self.from_dict(overridden(type(self), self.model_dump(exclude_none=True), overrides), "--set")
 
     def to_toml(self) -> str:
         """The resolved experiment as TOML; `from_toml` reads it back to an equal one."""
-        return tomli_w.dumps(self.model_dump())
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
 
 
 def differences(old: Experiment, new: Experiment) -> Iterator[tuple[str, Any, Any]]:

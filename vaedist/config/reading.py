@@ -33,7 +33,7 @@ def overridden(section: type[Section], nested: Mapping[str, Any], overrides: Ite
         if not equals:
             raise ConfigError(f"--set {shown}: must be KEY=VALUE, as in model.flow.depth=4")
         if key not in known:
-            raise ConfigError(f"--set {shown}: unknown key {key!r}{_nearest(key, known)}")
+            raise ConfigError(f"--set {shown}: unknown key {key!r}{nearest(key, known)}")
         table = merged
         *path, leaf = key.split(".")
         for name in path:
@@ -60,7 +60,7 @@ def first_fault(section: type[Section], error: ValidationError) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if unknown:
         known = list(keys(section))
-        return f"unknown key {key!r}{_nearest(key, [*known, *tables(section)])}"
+        return f"unknown key {key!r}{nearest(key, [*known, *tables(section)])}"
     message = fault["msg"].removeprefix("Value error, ")
     message = message.replace("Input should", "must").replace("String should", "must")
     if fault["type"] == "string_pattern_mismatch":
@@ -81,7 +81,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:60]}...{text[-15:]}"
 
 
-def _nearest(key: str, known: Iterable[str]) -> str:
+def nearest(key: str, known: Iterable[str]) -> str:
     """A hint that names the valid key most like `key`, by the whole key or else by its last part."""
     known = list(known)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)

@@ -3,6 +3,7 @@
 A default stands here and nowhere else; every key has a type, a range and a sentence.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Literal, Self
 
@@ -130,9 +131,14 @@ class ScalingSection(Section):
     """What Ray Train starts."""
 
     workers: int = Field(default=1, ge=1, le=4096, description="Worker processes, each with its own share of the data.")
-    gpus_per_worker: int = Field(default=0, ge=0, le=64, description="GPUs of one worker; 0 trains on its CPUs.")
-    cpus_per_worker: int = Field(
-        default=0, ge=0, le=1024, description="CPUs of one worker; 0 divides the cluster's among the workers."
+    gpus_per_worker: float = Field(
+        default=0, ge=0, le=64, description="GPUs of one worker, or the part of one; 0 trains on its CPUs."
+    )
+    cpus_per_worker: float = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="CPUs of one worker, or the part of one; 0 divides the cluster's among the workers.",
     )
     logical_devices: int = Field(
         default=1,
@@ -153,6 +159,19 @@ class ScalingSection(Section):
             raise ValueError("logical_devices splits a CPU; it must be 1 when gpus_per_worker is set")
         return self
 
+    @model_validator(mode="after")
+    def _whole_or_part_of_one(self) -> Self:
+        for key in ("gpus_per_worker", "cpus_per_worker"):
+            value = getattr(self, key)
+            if value > 1 and value != int(value):
+                raise ValueError(f"{key} = {value}: must be whole, or less than 1")
+        return self
+
+    @property
+    def devices_per_worker(self) -> int:
+        """Devices that one worker computes on: GPUs, or parts of its CPU."""
+        return max(math.ceil(self.gpus_per_worker), self.logical_devices)
+
 
 class CheckpointSection(Section):
     """When checkpoints are written, and how many stay."""
@@ -168,6 +187,13 @@ class MonitorSection(Section):
 
     log_every: int = Field(default=50, ge=1, description="Steps between two rows of training metrics.")
     pictures_every: int = Field(default=1, ge=0, description="Epochs between pictures; 0 makes them at the end only.")
+    importance_samples: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="Samples of the importance-weighted bound that is taken of the test images after each epoch; 0 "
+        "takes none.",
+    )
     pictures: int = Field(
         default=32, ge=1, le=256, description="Images in the grid of reconstructions; twice that in samples."
     )

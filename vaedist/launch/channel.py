@@ -1,6 +1,7 @@
 """The line between a run's workers and the command that started it: an actor, so that nobody has to poll."""
 
 import asyncio
+import threading
 from typing import Any
 
 import ray
@@ -48,6 +49,28 @@ def open_channel() -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # Every waiting call holds a place: the command's, and one a worker.
     return ray.remote(Channel).options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here).remote()
+
+
+class StopRequest:
+    """A wish to stop, that any thread of the command's may have, also before there is a channel to send it through."""
+
+    def __init__(self) -> None:
+        self._lock, self._made = threading.Lock(), False
+        self._channel: Any = None
+
+    def attach(self, channel: Any) -> None:
+        """Where to send it."""
+        with self._lock:
+            self._channel = channel
+            if self._made:
+                channel.request_stop.remote()
+
+    def make(self) -> None:
+        """Ask the workers to stop; does not wait."""
+        with self._lock:
+            self._made = True
+            if self._channel is not None:
+                self._channel.request_stop.remote()
 
 
 class WorkerLine:

@@ -19,13 +19,14 @@ COMPUTING = {"env_vars": {"RAY_worker_niceness": "0"}}
 
 
 @contextmanager
-def ray_session(address: str | None = None) -> Iterator[None]:
+def ray_session(address: str | None = None, *, dashboard: bool = False) -> Iterator[None]:
     """Be connected to Ray.
 
     Args:
         address: HOST:PORT of a cluster, or "auto" for the one on this machine; None takes RAY_ADDRESS, and where
             that is not set starts a Ray on this machine that ends with the session. A connection that is there
             already is used as it is.
+        dashboard: start a Ray with its dashboard, which Ray Train needs to clean up after a driver that died.
 
     Raises:
         ClusterError: the address cannot be reached.
@@ -40,7 +41,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         if address == "local":
             _check_interpreter()
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
-            ray.init(address="local", include_dashboard=False)
+            ray.init(address="local", include_dashboard=dashboard)
         else:
             ray.init(address=address)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -73,33 +74,49 @@ def _check_address(address: str) -> None:
 
 
 def resources_per_worker(
-    scaling: ScalingSection, nodes: Sequence[Mapping[str, float]] | None = None
+    scaling: ScalingSection, nodes: Sequence[Mapping[str, float]] | None = None, *, jobs: int = 1
 ) -> dict[str, float]:
     """What each worker reserves; CPUs that the experiment leaves open are divided so that all workers find a place.
 
     Args:
         scaling: of the experiment.
         nodes: resources of each node; the connected cluster's where not given.
+        jobs: of this kind that are to run at once, if there is room for them.
 
     Raises:
         ClusterError: the cluster has no room for the workers.
     """
-    if nodes is None:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = node_resources() if nodes is None else nodes
     cpus, gpus = scaling.cpus_per_worker, scaling.gpus_per_worker
     if not cpus:
         most = int(max((node.get("CPU", 0) for node in nodes), default=0))
-        fitting = [c for c in range(most, 0, -1) if _places(nodes, c, gpus) >= scaling.workers]
+        wanted = min(jobs * scaling.workers, max(_places(nodes, 1, gpus), scaling.workers))
+        fitting = [c for c in range(most, 0, -1) if _places(nodes, c, gpus) >= wanted]
         cpus = fitting[0] if fitting else 1
     if not scaling.autoscaling and (room := _places(nodes, cpus, gpus)) < scaling.workers:
-        each = f"{cpus} CPU" + (f" and {gpus} GPU" if gpus else "")
-        has = ", ".join(f"{total(nodes, kind):g} {kind}" for kind in ("CPU", "GPU"))
+        each = f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
         raise ClusterError(
             f"the cluster has no room for the job: scaling.workers = {scaling.workers}, each of {each}, and "
-            f"{len(nodes)} node(s) with {has} in all fit {room}; ask for less, or set scaling.autoscaling = true "
+            f"{describe(nodes)} in all fit {room}; ask for less, or set scaling.autoscaling = true "
             f"if the cluster adds nodes on demand"
         )
     return {"CPU": float(cpus)} | ({"GPU": float(gpus)} if gpus else {})
+
+
+def jobs_at_once(scaling: ScalingSection, resources: Mapping[str, float]) -> int:
+    """How many jobs whose workers reserve `resources` each the connected cluster holds, at least 1."""
+    places = _places(node_resources(), resources["CPU"], resources.get("GPU", 0))
+    return max(1, places // scaling.workers)
+
+
+def node_resources() -> list[Mapping[str, float]]:
+    """What each node of the connected cluster has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def describe(nodes: Sequence[Mapping[str, float]]) -> str:
+    """How many nodes there are, and what they have together."""
+    return f"{len(nodes)} node(s) with " + ", ".join(f"{total(nodes, kind):g} {kind}" for kind in ("CPU", "GPU"))
 
 
 def total(nodes: Sequence[Mapping[str, Any]], kind: str) -> float:
@@ -107,8 +124,11 @@ def total(nodes: Sequence[Mapping[str, Any]], kind: str) -> float:
     return sum(node.get(kind, 0) for node in nodes)
 
 
-def _places(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: int) -> int:
+def _places(nodes: Sequence[Mapping[str, float]], cpus: float, gpus: float) -> int:
     """How many workers of this size the nodes hold."""
-    return sum(
-        int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) // gpus if gpus else float("inf"))) for node in nodes
-    )
+    return sum(min(_times(node, "CPU", cpus), _times(node, "GPU", gpus)) for node in nodes)
+
+
+def _times(node: Mapping[str, float], kind: str, each: float) -> int:
+    """How often a node has `each` of a resource, of which there may be parts."""
+    return int(node.get(kind, 0) / each + 1e-9) if each else sys.maxsize

@@ -44,7 +44,7 @@ def evaluate_on_ray(
     run = replace(run)  # without the model, should it be loaded already
     with ray_session(address):
         resources = resources_per_worker(ScalingSection(workers=workers, gpus_per_worker=gpus_per_worker))
-        threads = int(resources["CPU"])
+        threads = max(1, int(resources["CPU"]))
         actor = ray.remote(_Scorer).options(
             num_cpus=threads,
             num_gpus=gpus_per_worker,

@@ -1,12 +1,10 @@
 """Training on Ray: checks first, then Ray Train's workers, and their events to whoever watches."""
 
-import fcntl
 import os
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,9 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from vaedist.config import Experiment, differences
 from vaedist.data.lanes import LanePlan
 from vaedist.data.manifest import load_manifest, verify
-from vaedist.errors import ConfigError, Interrupted, RunError, StorageError, WorkerError
-from vaedist.launch.channel import open_channel
+from vaedist.errors import ConfigError, Interrupted, RunError, WorkerError
+from vaedist.launch.channel import StopRequest, open_channel
+from vaedist.launch.claim import claimed
 from vaedist.launch.cluster import COMPUTING, ray_session, resources_per_worker
 from vaedist.launch.logs import output_to
 from vaedist.launch.worker import work
@@ -46,6 +45,7 @@ def train(
     resume: bool = False,
     address: str | None = None,
     observe: Callable[[Event], None] = lambda _: None,
+    stop: StopRequest | None = None,
     quiet: bool = True,
 ) -> RunFolder:
     """Train an experiment with Ray Train, and return the run's folder.
@@ -55,11 +55,12 @@ def train(
         resume: go on with the run of that name; without it, one that exists is refused.
         address: of the Ray cluster, see `ray_session`.
         observe: called with each event, in this thread.
+        stop: for another thread to stop the run by, as KeyboardInterrupt does in this one.
         quiet: send what Ray prints to logs/ray.log in the run's folder instead of the terminal.
 
     Raises:
         VaedistError: what the user has to know; nothing was started, or what was committed stays.
-        Interrupted: on KeyboardInterrupt; if training had begun, its last step is in a checkpoint.
+        Interrupted: on KeyboardInterrupt or `stop`; if training had begun, its last step is in a checkpoint.
     """
     experiment = _absolute(experiment)
     run = RunFolder.of(experiment)
@@ -67,14 +68,16 @@ def train(
     if resume and not run.path.exists():
         observe(Notice(f"there is no run at {run.path} to go on with: starting it"))
     observe(Waiting("checking the data"))
-    _check_data(experiment)
-    with _claimed(run, experiment) as began, output_to(run.logs / "ray.log") if quiet else nullcontext():
+    check_data(experiment)
+    busy = f"run {run.path} is being trained by another process"
+    claim = claimed(run.path, run.experiment, experiment.to_toml(), busy)
+    with claim as began, output_to(run.logs / "ray.log") if quiet else nullcontext():
         observe(Waiting(f"joining Ray at {address}" if address else "starting Ray"))
         with ray_session(address):
             resources = resources_per_worker(experiment.scaling)
             observe(Waiting(f"starting {experiment.scaling.workers} worker(s)"))
             began()
-            _fit(experiment, run, resources, observe)
+            _fit(experiment, run, resources, observe, stop or StopRequest())
     return run
 
 
@@ -109,8 +112,12 @@ def _check_run(run: RunFolder, experiment: Experiment, *, resume: bool) -> None:
             )
 
 
-def _check_data(experiment: Experiment) -> None:
-    """Find out here, in a second, what workers would find out in a minute."""
+def check_data(experiment: Experiment) -> None:
+    """Find out here, in a second, what workers would find out in a minute.
+
+    Raises:
+        VaedistError: the data is missing, damaged, or does not fit the experiment.
+    """
     path = experiment.data.path
     manifest = verify(path) if experiment.data.verify else load_manifest(path)
     check_images(experiment, manifest.shape)
@@ -118,7 +125,7 @@ def _check_data(experiment: Experiment) -> None:
     for split, batch in (("train", training.global_batch), ("test", training.eval_batch)):
         listed = manifest.splits[split]  # type: ignore[index]
         LanePlan(listed.rows, len(listed.shards), batch, 0, scaling.workers)
-    devices = scaling.workers * max(scaling.gpus_per_worker, scaling.logical_devices)
+    devices = scaling.workers * scaling.devices_per_worker
     if training.global_batch < devices:
         raise ConfigError(
             f"training.global_batch = {training.global_batch}: must be at least the number of devices, {devices} "
@@ -126,57 +133,25 @@ def _check_data(experiment: Experiment) -> None:
         )
 
 
-@contextmanager
-def _claimed(run: RunFolder, experiment: Experiment) -> Iterator[Callable[[], None]]:
-    """Own a run's folder while it is trained; gives what to call when it is really begun.
-
-    A folder that was made here and not begun is removed again.
-    """
-    made, made_parent, begun = not run.path.exists(), not run.path.parent.exists(), False
-
-    def began() -> None:
-        nonlocal begun
-        begun = True
-
-    try:
-        run.path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(run.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise StorageError(f"cannot write {run.path}: {error.strerror or error}") from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            made = False
-            raise RunError(f"run {run.path} is being trained by another process") from error
-        try:
-            beside = run.experiment.with_name(f".{run.experiment.name}.{os.getpid()}")
-            beside.write_text(experiment.to_toml(), encoding="utf-8")
-            beside.replace(run.experiment)
-        except OSError as error:
-            raise StorageError(f"cannot write {run.experiment}: {error.strerror or error}") from error
-        yield began
-    finally:
-        if made and not begun:
-            shutil.rmtree(run.path, ignore_errors=True)
-            if made_parent:
-                with suppress(OSError):  # somebody else's run may be in it by now
-                    run.path.parent.rmdir()
-        os.close(lock)  # and with it the lock
-
-
-def _fit(experiment: Experiment, run: RunFolder, resources: dict[str, float], observe: Callable[[Event], None]) -> None:
+def _fit(
+    experiment: Experiment,
+    run: RunFolder,
+    resources: dict[str, float],
+    observe: Callable[[Event], None],
+    stop: StopRequest,
+) -> None:
     """Run Ray Train in a thread of its own, and pass events on in this one."""
     from ray.train.tensorflow import TensorflowTrainer  # it imports TensorFlow, which takes seconds and talks
 
     scaling, channel = experiment.scaling, open_channel()
+    stop.attach(channel)
     trainer = TensorflowTrainer(
         work,
         train_loop_config={
             "experiment": experiment.to_toml(),
             "run": str(run.path),
             "channel": channel,
-            "threads": int(resources["CPU"]),
+            "threads": max(1, int(resources["CPU"])),
         },
         scaling_config=ScalingConfig(
             num_workers=scaling.workers, use_gpu=scaling.gpus_per_worker > 0, resources_per_worker=resources

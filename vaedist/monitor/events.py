@@ -67,7 +67,8 @@ class Progress:
 class Tested:
     """Means over all test images after an epoch; `best` when no earlier test ELBO was higher.
 
-    `bits_per_dim` is an upper bound from the ELBO; None where the likelihood gives none.
+    `bits_per_dim` is an upper bound from the ELBO; None where the likelihood gives none. `importance_bound` is the
+    importance-weighted bound, nats an image; None where none is taken.
     """
 
     epoch: int
@@ -77,6 +78,7 @@ class Tested:
     kl: float
     best: bool
     bits_per_dim: float | None = None
+    importance_bound: float | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from vaedist.monitor.events import Finished, Saved, Started
 from vaedist.training.build import build_step
 from vaedist.training.checkpoint import Checkpoint, CheckpointStore, Position
 from vaedist.training.evaluation import Evaluator
+from vaedist.training.importance import ImportanceEvaluator
 from vaedist.training.inputs import Inputs
 from vaedist.training.meters import Meters, Stopwatch
 from vaedist.training.recorder import Recorder
@@ -36,6 +37,7 @@ class Loop:
         store: the run's checkpoints.
         checkpoint: where to go on from; None starts anew.
         recorder: on the first worker; None on the others.
+        importance: takes the importance-weighted bound after each epoch, on the first worker; None takes none.
         workers: how many there are.
         should_stop: asked before every call of the step; when one worker says yes, all stop after the same step.
     """
@@ -50,10 +52,12 @@ class Loop:
         *,
         checkpoint: Checkpoint | None = None,
         recorder: Recorder | None = None,
+        importance: ImportanceEvaluator | None = None,
         workers: int = 1,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.experiment, self.model, self.strategy, self.inputs = experiment, model, strategy, inputs
+        self.importance = importance
         self.store, self.recorder, self.workers, self.should_stop = store, recorder, workers, should_stop
         training = experiment.training
         self.steps_per_epoch = inputs.train.plan.steps
@@ -186,6 +190,8 @@ class Loop:
         self.best = max(self.best, means["elbo"])
         if self.recorder is not None:
             assert self.inputs.probe is not None
+            if self.importance is not None:
+                means["importance_bound"] = self.importance.summary(list(self.importance.scores())).log_p.mean
             self.recorder.test(self._epoch, self.taken, means, train_elbo, best=best)
             self.recorder.latents(self.taken, self.model, self.inputs.probe)
             every = self.experiment.monitor.pictures_every

@@ -91,8 +91,11 @@ class Recorder:
         bits = values.get("bits_per_dim")
         if bits is not None:
             scalars["elbo/bits_per_dim_test"] = bits
+        bound = values.get("importance_bound")
+        if bound is not None:
+            scalars |= {"elbo/importance_weighted": bound, "elbo/gap": bound - values["elbo"]}
         self.board.scalars(step, scalars)
-        self.notify(Tested(epoch, step, values["elbo"], values["reconstruction"], values["kl"], best, bits))
+        self.notify(Tested(epoch, step, values["elbo"], values["reconstruction"], values["kl"], best, bits, bound))
 
     def latents(self, step: int, model: VAE, probe: Probe) -> None:
         """Active units and the KL of each unit, over the probe's images."""

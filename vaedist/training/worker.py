@@ -1,5 +1,6 @@
 """What one worker does, from nothing to the end of a run. Who starts workers, and how, is not its business."""
 
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -7,10 +8,12 @@ from typing import Any
 
 from vaedist.config import Experiment
 from vaedist.data.manifest import load_manifest
+from vaedist.data.rows import SplitRows
 from vaedist.errors import RunError
 from vaedist.monitor.events import Event, Notice
 from vaedist.training.build import build_model
 from vaedist.training.checkpoint import Checkpoint, CheckpointStore, open_checkpoint
+from vaedist.training.importance import ImportanceEvaluator
 from vaedist.training.inputs import open_inputs
 from vaedist.training.loop import Loop
 from vaedist.training.recorder import Recorder
@@ -50,7 +53,7 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
         VaedistError: whatever the user has to know; what was committed stays.
     """
     scaling = experiment.scaling
-    configure_devices(worker.threads, scaling.gpus_per_worker, scaling.logical_devices)
+    configure_devices(worker.threads, math.ceil(scaling.gpus_per_worker), scaling.logical_devices)
     strategy = make_strategy(worker.workers)
     manifest = load_manifest(experiment.data.path)
     inputs = open_inputs(
@@ -61,7 +64,7 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
     with strategy.scope():
         model = build_model(experiment, manifest.shape)
     with ExitStack() as stack:
-        recorder = None
+        recorder = importance = None
         if worker.rank == 0:
             step = checkpoint.position.step if checkpoint else None
             if step is not None:
@@ -69,9 +72,12 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
             recorder = stack.enter_context(
                 Recorder(run, experiment, resume_step=step, workers=worker.workers, notify=worker.notify)
             )
+            if samples := experiment.monitor.importance_samples:
+                rows = SplitRows(experiment.data.path, manifest, "test")
+                importance = ImportanceEvaluator(model, rows, samples=samples, seed=experiment.seed)
         loop = Loop(
             experiment, model, strategy, inputs, store, checkpoint=checkpoint, recorder=recorder,
-            workers=worker.workers, should_stop=worker.should_stop,
+            importance=importance, workers=worker.workers, should_stop=worker.should_stop,
         )  # fmt: skip
         return loop.run()
 

@@ -1,0 +1,167 @@
+"""`vaedist tune`: killed and gone on with in processes of their own, and what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+from vaedist.config import Experiment
+from vaedist.monitor.metrics import read_metrics
+from vaedist.sweeps import SweepFolder
+
+SECONDS = 300  # far more than it takes
+JOB = """
+[data]
+path = "{data}"
+
+[model]
+hidden = 8
+latent = 4
+
+[training]
+epochs = {epochs}
+global_batch = 8
+
+[checkpoint]
+every_steps = 10
+
+[monitor]
+log_every = 5
+pictures_every = 0
+
+[tune]
+{tune}
+
+[tune.space]
+{space}
+"""
+
+
+@pytest.fixture
+def place(tmp_path, small_dataset):
+    """Writes a sweep's job, and gives its folder."""
+
+    def make(tune="", space='"model.flow.depth" = { grid = [0, 1, 2] }', epochs=1):
+        (tmp_path / "sweep.toml").write_text(JOB.format(data=small_dataset, tune=tune, space=space, epochs=epochs))
+        return tmp_path
+
+    return make
+
+
+def command(place, *arguments):
+    program = [sys.executable, "-c", "from vaedist.cli import main; main(prog_name='vaedist')", *map(str, arguments)]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        program, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def said(place, *arguments, code=0):
+    process = command(place, *arguments)
+    out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    return out, err
+
+
+@pytest.mark.ray
+def test_a_sweep_that_is_killed_goes_on_and_no_trial_runs_twice(place):
+    here = place(tune='search = "grid"\nscheduler = "none"\nconcurrent = 1', epochs=60)
+    folder = SweepFolder(here / "runs" / "sweep")
+    first = command(here, "tune", "sweep.toml")
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline and first.poll() is None:
+        trials = folder.read_trials() if folder.sweep.exists() else []
+        if len(trials) == 2 and trials[0].state == "finished" and trials[1].epochs:
+            break
+        time.sleep(0.05)
+    first.kill()
+    first.communicate(timeout=SECONDS)
+    trials = folder.read_trials()
+    assert [trial.state for trial in trials] == ["finished", "running"], "it was to be killed in its second trial"
+    killed_at = trials[1].epochs[-1].epoch
+    assert 1 <= killed_at < 60
+
+    out, err = said(here, "tune", "--resume", "runs/sweep")
+    assert "1 of them ended before" in err
+    assert "3 finished" in out
+    records = [json.loads(line) for line in folder.trials.read_text().splitlines()]
+    assert Counter(r["trial"] for r in records if r["state"] == "running") == {0: 1, 1: 2, 2: 1}
+    for trial in folder.read_trials():
+        rows = [row["step"] for row in read_metrics(trial.run.metrics) if row["kind"] == "train"]
+        assert rows == sorted(set(rows)), "a step was made twice"
+        assert [epoch.epoch for epoch in trial.epochs] == list(range(1, 61))
+
+    assert (folder.path / "report.md").exists()
+    out, _ = said(here, "tune", "report", "runs/sweep")
+    assert out == "wrote runs/sweep/report.md\n"
+    said(here, "tune", "best", "runs/sweep", "-o", "best.toml")
+    best = Experiment.from_file(here / "best.toml")
+    assert best.model.flow.depth in (0, 1, 2)
+    _, err = said(here, "tune", "best", "runs/sweep", "-o", "best.toml", code=2)
+    assert err == "error: best.toml exists: it is not written over\n"
+
+
+def refused(here, *arguments):
+    """The error line of a command that must fail cleanly."""
+    before = sorted(path.relative_to(here) for path in here.rglob("*"))
+    out, err = said(here, *arguments, code=2)
+    assert out == ""
+    assert sorted(path.relative_to(here) for path in here.rglob("*")) == before
+    (line,) = [text for text in err.splitlines() if text.startswith("error")]
+    return line
+
+
+@pytest.mark.parametrize(
+    ("tune", "space", "says"),
+    [
+        ("", '"model.flow.dept" = { grid = [1] }', "did you mean 'model.flow.depth'?"),
+        ("", '"run.name" = { grid = ["a"] }', "'run.name', which cannot be varied"),
+        ("", '"model.latent" = { grid = [] }', "grid is empty: it must have a value"),
+        ("", '"model.latent" = { grid = [4, 0] }', "model.latent = 0: must be greater than or equal to 1"),
+        ("", '"model.latent" = { randint = [4, 4] }', "randint = [4, 4]: must be [lowest, highest]"),
+        ("", '"training.learning_rate" = { loguniform = [0, 1] }', "must be above 0"),
+        ("", '"model.latent" = { normal = [0, 1] }', "unknown key 'tune.space.model.latent.normal'"),
+        ('scheduler = "hyperband"', None, "tune.scheduler = 'hyperband': must be 'none', 'asha' or 'median'"),
+        ('search = "grid"', '"model.latent" = { randint = [4, 8] }', "a grid search needs values to choose from"),
+        ('metric = "importance_bound"', None, "no run reports it while monitor.importance_samples is 0"),
+        ('metric = "bits_per_dim"', None, "no run reports it"),
+        ("grace_epochs = 9", None, "tune.grace_epochs must be at most training.epochs, 1"),
+        ("sample = 3", None, "unknown key 'tune.sample'; did you mean 'tune.samples'?"),
+    ],
+)
+def test_a_sweep_that_cannot_be(place, tune, space, says):
+    here = place(tune, **({"space": space} if space else {}))
+    assert says in refused(here, "tune", "sweep.toml")
+
+
+def test_calls_that_make_no_sense(place):
+    here = place()
+    (here / "job.toml").write_text("[model]\nlatent = 4\n")
+    (here / "empty").mkdir()
+    assert "has no [tune] part" in refused(here, "tune", "job.toml")
+    assert "it is a sweep, for `vaedist tune`" in refused(here, "train", "sweep.toml")
+    assert "no sweep at" in refused(here, "tune", "--resume", "empty")
+    assert "no sweep at" in refused(here, "tune", "report", "empty")
+    assert "no sweep at" in refused(here, "tune", "best", "empty", "-o", "best.toml")
+    assert "give a job file, or --resume DIR" in refused(here, "tune", "run")
+    assert "--retry-errored goes with --resume" in refused(here, "tune", "sweep.toml", "--retry-errored")
+    assert "did you mean sweep.toml?" in refused(here, "tune", "swep.toml")
+
+
+@pytest.mark.ray
+def test_a_trial_larger_than_the_cluster_is_refused_and_a_dry_run_starts_none(place):
+    here = place(tune='search = "grid"')
+    line = refused(here, "tune", "sweep.toml", "--set", "scaling.cpus_per_worker=900")
+    assert "each of 900 CPU" in line
+    out, _ = said(here, "tune", "sweep.toml", "--dry-run")
+    assert "grid, 3 trials of 1 epochs" in out
+    assert "1 worker(s) of" in out
+    assert [row.split()[1:4:2] for row in out.splitlines() if row.startswith("│ 000")] == [
+        ["0000", "0"], ["0001", "1"], ["0002", "2"],
+    ]  # fmt: skip
+    assert not (here / "runs").exists()

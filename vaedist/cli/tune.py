@@ -1,0 +1,184 @@
+"""`vaedist tune`."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vaedist.cli.options import address_option, set_option
+from vaedist.cli.output import console, print_pairs
+from vaedist.config import Sweep
+from vaedist.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vaedist.launch.tune import Plan
+
+SHOWN = 200  # trials of a grid that a dry run prints
+
+
+class JobOrCommand(click.Group):
+    """A group whose first word may be a job file instead of one of its commands."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the command "run" before a job, or an option of its."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=JobOrCommand, subcommand_metavar="JOB [OPTIONS] | COMMAND [ARGS]...")
+def tune() -> None:
+    """Run the sweep in the file JOB with Ray Tune, or look at one.
+
+    A sweep is a job with a [tune] part, which names the keys to vary. Every trial is a run of its own, in the sweep's
+    folder. `vaedist tune run --help` lists the options.
+    """
+
+
+@tune.command()
+@click.argument("job", type=click.Path(path_type=Path), required=False)
+@set_option
+@click.option("--name", metavar="NAME", help="Name of the sweep.  [default: the job's run.name, or its file's name]")
+@click.option("--runs", metavar="DIR", help="Folder that holds the sweep's.  [default: the job's run.folder]")
+@click.option("--resume", metavar="DIR", type=click.Path(path_type=Path), help="Go on with the sweep in this folder.")
+@click.option("--retry-errored", is_flag=True, help="With --resume: try those trials again that failed.")
+@click.option("--dry-run", is_flag=True, help="Print the trials and what each takes of the cluster; start none.")
+@address_option
+def run(
+    job: Path | None,
+    overrides: tuple[str, ...],
+    name: str | None,
+    runs: str | None,
+    resume: Path | None,
+    retry_errored: bool,
+    dry_run: bool,
+    address: str | None,
+) -> None:
+    """Run the sweep in the file JOB with Ray Tune; `vaedist tune JOB` is short for it.
+
+    Ctrl-C stops all trials; --resume DIR goes on: trials that ended are kept, the others go on from their checkpoints.
+    With --set, a sweep that goes on may get more tune.samples, tune.minutes, tune.retries or tune.concurrent.
+    """
+    sweep = _sweep(job, overrides, name, runs, resume)
+    if retry_errored and resume is None:
+        raise ConfigError("--retry-errored goes with --resume DIR")
+    if dry_run:
+        from vaedist.launch.tune import plan
+
+        _print_plan(sweep, plan(sweep, address=address))
+        return
+
+    from rich.console import Console
+
+    from vaedist.monitor.sweep_terminal import SweepTerminal
+
+    # A stream of its own: what Ray prints on the usual ones goes to the sweep's log.
+    with os.fdopen(os.dup(2), "w") as stream, SweepTerminal(Console(file=stream)) as terminal:
+        from vaedist.launch.tune import tune as launch
+
+        folder = launch(
+            sweep, resume=resume is not None, retry_failed=retry_errored, address=address, observe=terminal.show
+        )
+    _print_result(folder)
+
+
+@tune.command()
+@click.argument("sweep", type=click.Path(path_type=Path))
+def report(sweep: Path) -> None:
+    """Write report.md, plots and tables of all trials into the folder of a sweep, SWEEP."""
+    from vaedist.sweeps import SweepFolder
+    from vaedist.sweeps.report import write_report
+
+    click.echo(f"wrote {os.path.relpath(write_report(SweepFolder(sweep.absolute())))}")
+
+
+@tune.command()
+@click.argument("sweep", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), required=True, help="Job file to write; one that is there is kept."
+)
+def best(sweep: Path, out: Path) -> None:
+    """Write the job of the best trial of a sweep, SWEEP, as a file that `vaedist train` runs."""
+    from vaedist.errors import StorageError
+    from vaedist.sweeps import SweepFolder
+    from vaedist.sweeps.report import best_job, best_trial
+
+    folder = SweepFolder(sweep.absolute())
+    text, trial = best_job(folder, str(out)), best_trial(folder)
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise StorageError(f"{out} exists: it is not written over") from None
+    except OSError as error:
+        raise StorageError(f"cannot write {out}: {error.strerror or error}") from error
+    click.echo(f"wrote {out}: trial {trial.name}")
+
+
+def _sweep(
+    job: Path | None, overrides: tuple[str, ...], name: str | None, runs: str | None, resume: Path | None
+) -> Sweep:
+    """The sweep of a job file, or of the folder that is to be gone on with."""
+    if (job is None) == (resume is None):
+        raise ConfigError("give a job file, or --resume DIR; see vaedist tune run --help")
+    if job is not None:
+        given = {"run.name": name, "run.folder": runs}
+        overrides += tuple(f"{key}='{value}'" for key, value in given.items() if value is not None)
+        return Sweep.from_file(job, overrides)
+    if name or runs:
+        raise ConfigError("--resume names the sweep: --name and --runs do not go with it")
+    from vaedist.sweeps import SweepFolder
+
+    assert resume is not None
+    folder = SweepFolder(resume.absolute())
+    folder.read_sweep()  # says what is missing, if it is none
+    # It may have been moved since.
+    place = (f"run.name='{folder.path.name}'", f"run.folder='{folder.path.parent}'")
+    return Sweep.from_file(folder.sweep, (*overrides, *place))
+
+
+def _print_plan(sweep: Sweep, planned: "Plan") -> None:
+    from rich.table import Table
+
+    resources = ", ".join(f"{amount:g} {kind}" for kind, amount in planned.resources.items())
+    rows = {
+        "search": f"{sweep.tune.search}, {planned.trials} trials of {sweep.training.epochs} epochs",
+        "scheduler": sweep.tune.scheduler,
+        "metric": f"{sweep.tune.metric}, {sweep.tune.mode}",
+        "each trial": f"{planned.workers} worker(s) of {resources}",
+        "cluster": planned.cluster,
+        "at once": str(planned.at_once),
+    }
+    print_pairs(sweep.run.name, rows)
+    table = Table("trial", *sweep.tune.space)
+    if sweep.tune.search == "optuna":
+        click.echo("the trials are Optuna's to choose, from what came out of those before")
+        return
+    for number in range(min(planned.trials, SHOWN)):
+        table.add_row(f"{number:04d}", *(_shown(value) for value in sweep.drawn(number).values()))
+    console().print(table)
+    if planned.trials > SHOWN:
+        click.echo(f"and {planned.trials - SHOWN} more")
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _print_result(folder: Any) -> None:
+    from vaedist.monitor.sweep_terminal import describe
+    from vaedist.sweeps.report import best_trial, write_report
+
+    sweep, trials, path = folder.read_sweep(), folder.read_trials(), os.path.relpath(folder.path)
+    states = [trial.state for trial in trials]
+    counts = ", ".join(f"{states.count(s)} {s}" for s in ("finished", "stopped", "failed", "open") if s in states)
+    lines = [f"trials       {counts}"]
+    if any(trial.epochs for trial in trials):
+        best = best_trial(folder)
+        score = best.best(sweep.tune.metric, sweep.tune.mode)
+        lines.append(f"best         {best.name}: {sweep.tune.metric} {score:.2f}, {describe(best.params)}")
+        lines.append(f"report       {os.path.relpath(write_report(folder))}")
+        lines.append(f"its job      vaedist tune best {path} -o best.toml")
+    lines.append(f"look at it   vaedist tensorboard {path}")
+    click.echo("\n".join(lines))

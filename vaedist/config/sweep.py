@@ -1,0 +1,246 @@
+"""A sweep: an experiment, and which of its keys are to be varied how."""
+
+import itertools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, TypeAlias
+
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+
+from vaedist.config.experiment import Experiment, SweepGivenError
+from vaedist.config.reading import first_fault, nearest
+from vaedist.config.sections import Section, keys
+from vaedist.errors import ConfigError
+
+Value: TypeAlias = bool | int | float | str
+METRICS = {"elbo": "max", "importance_bound": "max", "bits_per_dim": "min"}  # and which way each is better
+FIXED = ("run.", "data.", "scaling.", "monitor.", "checkpoint.")  # of the sweep as a whole
+MOST_TRIALS = 100_000
+
+
+class Dimension(Section):
+    """What a key may be in a trial: one of `grid` or `choice`, or between the two bounds of a range, both included."""
+
+    grid: list[Value] | None = Field(default=None, description="Values, all of which a grid search takes.")
+    choice: list[Value] | None = Field(default=None, description="The same, said of values that a search draws.")
+    uniform: list[float] | None = Field(default=None, description="[lowest, highest], all as likely.")
+    loguniform: list[float] | None = Field(default=None, description="[lowest, highest], their logarithms as likely.")
+    randint: list[int] | None = Field(default=None, description="[lowest, highest], all integers as likely.")
+    step: float | None = Field(default=None, gt=0, description="Values of a range are whole steps from the lowest.")
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        kinds = [k for k in ("grid", "choice", "uniform", "loguniform", "randint") if getattr(self, k) is not None]
+        if len(kinds) != 1:
+            raise ValueError("must have one of grid, choice, uniform, loguniform and randint")
+        if self.values is not None:
+            if not self.values:
+                raise ValueError(f"{kinds[0]} is empty: it must have a value")
+            if len({(type(v), v) for v in self.values}) < len(self.values):
+                raise ValueError(f"{kinds[0]} has a value twice")
+            if self.step is not None:
+                raise ValueError(f"step is for uniform, loguniform and randint, not {kinds[0]}")
+            return self
+        bounds = getattr(self, kinds[0])
+        if len(bounds) != 2 or bounds[0] >= bounds[1]:
+            raise ValueError(f"{kinds[0]} = {bounds}: must be [lowest, highest]")
+        if self.loguniform is not None and bounds[0] <= 0:
+            raise ValueError(f"loguniform = {bounds}: must be above 0")
+        if self.step is not None:
+            if self.step > bounds[1] - bounds[0]:
+                raise ValueError(f"step = {self.step}: must be at most the range's {bounds[1] - bounds[0]}")
+            if self.randint is not None and self.step != int(self.step):
+                raise ValueError(f"step = {self.step}: must be whole for randint")
+        return self
+
+    @property
+    def values(self) -> list[Value] | None:
+        """The values to choose from; None for a range."""
+        return self.grid if self.grid is not None else self.choice
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest value of a range."""
+        low, high = self.uniform or self.loguniform or self.randint  # type: ignore[misc]
+        return low, high
+
+    @property
+    def extremes(self) -> list[Value]:
+        """Values such that, where these are allowed, all are."""
+        return self.values if self.values is not None else list(self.bounds)
+
+    def sample(self, rng: np.random.Generator) -> Value:
+        """Draw a value."""
+        if self.values is not None:
+            return self.values[rng.integers(len(self.values))]
+        low, high = self.bounds
+        if self.randint is not None:
+            return self.quantised(int(rng.integers(int(low), int(high), endpoint=True)))
+        if self.loguniform is not None:
+            return self.quantised(min(max(math.exp(rng.uniform(math.log(low), math.log(high))), low), high))
+        return self.quantised(float(rng.uniform(low, high)))
+
+    def quantised(self, value: float) -> Value:
+        """A value of the range, taken to the nearest whole step."""
+        if self.step is not None:
+            low, high = self.bounds
+            steps = min(round((value - low) / self.step), math.floor((high - low) / self.step * (1 + 1e-12)))
+            value = low + steps * self.step
+        return round(value) if self.randint is not None else float(value)
+
+
+class TuneSection(Section):
+    """How a sweep's trials are chosen, run and stopped."""
+
+    metric: Literal["elbo", "importance_bound", "bits_per_dim"] = Field(
+        default="elbo",
+        description="What is optimised, of the test images: the ELBO; the importance-weighted bound with "
+        "monitor.importance_samples; or bits/dim.",
+    )
+    direction: Literal["auto", "max", "min"] = Field(
+        default="auto", description="Whether more is better; auto knows: less only of bits_per_dim."
+    )
+    search: Literal["grid", "random", "optuna"] = Field(
+        default="random",
+        description="All values with all others; values drawn at random; or by Optuna's TPE, from what came out.",
+    )
+    samples: int = Field(default=20, ge=1, le=MOST_TRIALS, description="Trials of a search that is no grid.")
+    scheduler: Literal["none", "asha", "median"] = Field(
+        default="asha",
+        description="Which trials are stopped early: none; by ASHA, those not among the best at a rung of epochs; or "
+        "those below the median of the others' running means.",
+    )
+    grace_epochs: int = Field(default=1, ge=1, description="Epochs that every trial gets.")
+    reduction: float = Field(
+        default=3.0, gt=1, le=100, description="ASHA goes on with one in this many, and has rungs this factor apart."
+    )
+    concurrent: int = Field(default=0, ge=0, description="Trials at once, at most; 0 runs as many as fit.")
+    minutes: float = Field(default=0.0, ge=0, description="No trial runs on after this long; 0 sets no limit.")
+    retries: int = Field(
+        default=1,
+        ge=0,
+        description="Times that a trial which failed is tried again, from its newest checkpoint; one that diverged or "
+        "cannot be built would only fail again.",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Key of the values that are drawn.")
+    space: dict[str, Dimension] = Field(min_length=1, description="What each key of the experiment may be.")
+
+    @property
+    def mode(self) -> str:
+        """Whether "max" or "min" of the metric is best."""
+        return METRICS[self.metric] if self.direction == "auto" else self.direction
+
+
+class Sweep(Experiment):
+    """An experiment, and a [tune] part that says which keys to vary; frozen, as an experiment is."""
+
+    tune: TuneSection
+
+    @model_validator(mode="after")
+    def _space_of_valid_keys(self) -> Self:
+        known = [key for key in keys(Experiment) if not key.startswith(FIXED)]
+        for key, dimension in self.tune.space.items():
+            if key not in known:
+                hint = nearest(key, known)
+                kept = f": {key.partition('.')[0]} is the same in all trials" if key.startswith(FIXED) else hint
+                raise ValueError(f"tune.space has the key {key!r}, which cannot be varied{kept}")
+            for value in dimension.extremes:
+                self._check(key, value)
+        if self.tune.search == "grid":
+            ranges = [key for key, dimension in self.tune.space.items() if dimension.values is None]
+            if ranges:
+                raise ValueError(f"tune.space: a grid search needs values to choose from, and {ranges[0]} has a range")
+            if self.grid_size > MOST_TRIALS:
+                raise ValueError(f"tune.space: a grid of {self.grid_size:,} trials; must be at most {MOST_TRIALS:,}")
+        if self.tune.grace_epochs > self.training.epochs:
+            raise ValueError(f"tune.grace_epochs must be at most training.epochs, {self.training.epochs}")
+        if self.tune.metric == "importance_bound" and not self.monitor.importance_samples:
+            raise ValueError(
+                "tune.metric = 'importance_bound': no run reports it while monitor.importance_samples is 0"
+            )
+        if self.tune.metric == "bits_per_dim" and "model.likelihood" not in self.tune.space:
+            grey = self.data.binarize == "none"
+            if self.model.likelihood == "bernoulli" and grey:
+                raise ValueError(
+                    "tune.metric = 'bits_per_dim': no run reports it, for model.likelihood = 'bernoulli' on grey "
+                    "values is a score, not a density"
+                )
+        return self
+
+    def _check(self, key: str, value: Value) -> None:
+        """A value alone; what does not go together is found out by its trial."""
+        try:
+            Experiment.model_validate(_put(self._tables(), {key: value}))
+        except ValidationError as error:
+            if any(".".join(map(str, fault["loc"])).startswith(key) for fault in error.errors()):
+                raise ValueError(f"tune.space: {first_fault(Experiment, error)}") from None
+
+    @classmethod
+    def from_dict(cls, tables: Mapping[str, Any], where: str = "experiment") -> Self:
+        """Validate nested tables.
+
+        Raises:
+            ConfigError: with the first fault: key, value and what is allowed; or there is no [tune] part.
+        """
+        if "tune" not in tables:
+            raise ConfigError(f"{where} has no [tune] part: it is for `vaedist train`, not a sweep")
+        return super().from_dict(tables, where)
+
+    @property
+    def grid_size(self) -> int:
+        """How many trials the grid has."""
+        return math.prod(len(dimension.values or ()) for dimension in self.tune.space.values())
+
+    @property
+    def trials(self) -> int:
+        """How many trials the sweep is to have."""
+        return self.grid_size if self.tune.search == "grid" else self.tune.samples
+
+    def drawn(self, number: int) -> dict[str, Value]:
+        """What trial `number` of a grid or of a random search has: the same whenever it is asked for."""
+        space = self.tune.space
+        if self.tune.search == "grid":
+            values = [dimension.values or [] for dimension in space.values()]
+            return dict(zip(space, next(itertools.islice(itertools.product(*values), number, None)), strict=True))
+        rng = np.random.default_rng((self.tune.seed, number))
+        return {key: dimension.sample(rng) for key, dimension in space.items()}
+
+    def experiment(self, params: Mapping[str, Value], **run: str) -> Experiment:
+        """A trial's experiment.
+
+        Args:
+            params: the values of the keys that are varied.
+            run: `name` and `folder` of the trial's run.
+
+        Raises:
+            ConfigError: the values do not go together.
+        """
+        return Experiment.from_dict(_put(self._tables(), {**params, **{f"run.{k}": v for k, v in run.items()}}))
+
+    def _tables(self) -> dict[str, Any]:
+        return self.model_dump(exclude={"tune"})
+
+
+def read_job(path: str | Path, overrides: tuple[str, ...] = ()) -> Experiment:
+    """A job file as what it is: a `Sweep` if it has a [tune] part, or else an `Experiment`.
+
+    Raises:
+        ConfigError: as `Experiment.from_file`.
+    """
+    try:
+        return Experiment.from_file(path, overrides)
+    except SweepGivenError:
+        return Sweep.from_file(path, overrides)
+
+
+def _put(tables: dict[str, Any], values: Mapping[str, Value]) -> dict[str, Any]:
+    """Nested tables with values at dotted keys."""
+    for key, value in values.items():
+        *path, leaf = key.split(".")
+        table = tables
+        for name in path:
+            table = table[name]
+        table[leaf] = value
+    return tables

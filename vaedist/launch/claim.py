@@ -1,0 +1,62 @@
+"""A folder that one process at a time works on, and that is not left behind by one which never began."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from vaedist.errors import RunError, StorageError
+
+
+@contextmanager
+def claimed(folder: Path, record: Path, text: str, busy: str) -> Iterator[Callable[[], None]]:
+    """Own a folder, made when missing.
+
+    A folder that was made here and not begun is removed again.
+
+    Args:
+        folder: is locked for other processes.
+        record: a file in it that says what the folder is.
+        text: is put there at once, in the place of what was.
+        busy: said of a folder that another process owns.
+
+    Yields:
+        what to call when the work is really begun.
+
+    Raises:
+        RunError: another process owns the folder.
+        StorageError: it cannot be written.
+    """
+    made, made_parent, begun = not folder.exists(), not folder.parent.exists(), False
+
+    def began() -> None:
+        nonlocal begun
+        begun = True
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StorageError(f"cannot write {folder}: {error.strerror or error}") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            made = False
+            raise RunError(busy) from error
+        try:
+            beside = record.with_name(f".{record.name}.{os.getpid()}")
+            beside.write_text(text, encoding="utf-8")
+            beside.replace(record)
+        except OSError as error:
+            raise StorageError(f"cannot write {record}: {error.strerror or error}") from error
+        yield began
+    finally:
+        if made and not begun:
+            shutil.rmtree(folder, ignore_errors=True)
+            if made_parent:
+                with suppress(OSError):  # somebody else's may be in it by now
+                    folder.parent.rmdir()
+        os.close(lock)  # and with it the lock

@@ -1,0 +1,58 @@
+"""What a sweep tells the terminal: how its trials stand, and lines that should stay."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True)
+class TrialStatus:
+    """How a trial stands.
+
+    Attributes:
+        number, params: which one it is.
+        state: "open", "running", "finished", "stopped" (by the scheduler) or "failed".
+        epoch: epochs that it has made.
+        last, best: of the sweep's metric; None before its first epoch ends.
+        reason: why it failed.
+    """
+
+    number: int
+    params: Mapping[str, object]
+    state: str
+    epoch: int = 0
+    last: float | None = None
+    best: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class SweepStarted:
+    """Trials are about to run.
+
+    Attributes:
+        name: of the sweep.
+        trials: how many there are to be.
+        at_once: how many of them run at once.
+        epochs: that a trial makes, if nothing stops it.
+        metric: that is optimised, and `mode`, whether "max" or "min" of it is best.
+        ended: trials that ended before, when a sweep is gone on with.
+    """
+
+    name: str
+    trials: int
+    at_once: int
+    epochs: int
+    metric: str
+    mode: str
+    ended: tuple[TrialStatus, ...] = ()
+
+
+@dataclass(frozen=True)
+class SweepNotice:
+    """One line that the user should see."""
+
+    text: str
+
+
+SweepEvent: TypeAlias = SweepStarted | TrialStatus | SweepNotice

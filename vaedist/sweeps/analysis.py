@@ -1,0 +1,229 @@
+"""What a sweep's trials scored, what they took, and how much each parameter mattered."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from vaedist.config import Dimension, Sweep, Value
+from vaedist.sweeps.folder import Epoch, Trial
+
+FEWEST_TRIALS = 3  # of which an importance is told
+QUANTILES = 5
+
+
+class Metric(NamedTuple):
+    """How a metric is told to people."""
+
+    title: str
+    unit: str
+    decimals: int
+
+
+TOLD = {
+    "elbo": Metric("test ELBO", "nats an image", 2),
+    "importance_bound": Metric("importance-weighted bound", "nats an image", 2),
+    "bits_per_dim": Metric("bits/dim", "bits a dimension", 4),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What came out of a trial.
+
+    Attributes:
+        trial: it.
+        metric: the sweep's.
+        best: the epoch that scored best; None where none was scored.
+        images: that it has seen in training: its steps, of global_batch each.
+        planned_steps: that it would have made by the end of its epochs.
+        planned_images: that it would have seen by then.
+    """
+
+    trial: Trial
+    metric: str
+    best: Epoch | None
+    images: int
+    planned_steps: int
+    planned_images: int
+
+    @property
+    def params(self) -> Mapping[str, Value]:
+        """The values of the keys that are varied."""
+        return self.trial.params
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs it made."""
+        return self.trial.epochs[-1].epoch if self.trial.epochs else 0
+
+    @property
+    def steps(self) -> int:
+        """How many steps it made in these."""
+        return self.trial.epochs[-1].step if self.trial.epochs else 0
+
+    @property
+    def score(self) -> float:
+        """The metric at its best epoch; NaN where none was scored."""
+        return math.nan if self.best is None else getattr(self.best, self.metric)
+
+    @property
+    def last(self) -> float | None:
+        """The metric after its last epoch."""
+        return getattr(self.trial.epochs[-1], self.metric) if self.trial.epochs else None
+
+    def at(self, epoch: int) -> float | None:
+        """The metric after an epoch."""
+        return next((getattr(made, self.metric) for made in self.trial.epochs if made.epoch == epoch), None)
+
+
+def outcomes(sweep: Sweep, trials: Sequence[Trial]) -> list[Outcome]:
+    """What came out of each trial."""
+    return [_outcome(sweep, trial) for trial in trials]
+
+
+def _outcome(sweep: Sweep, trial: Trial) -> Outcome:
+    metric = sweep.tune.metric
+    scored = [epoch for epoch in trial.epochs if getattr(epoch, metric) is not None]
+    pick = max if sweep.tune.mode == "max" else min
+    best = pick(scored, key=lambda epoch: getattr(epoch, metric), default=None)
+    if not trial.epochs:
+        return Outcome(trial, metric, best, 0, 0, 0)
+    training, last = sweep.experiment(trial.params).training, trial.epochs[-1]
+    planned = round(last.step / last.epoch * max(training.epochs, last.epoch))
+    return Outcome(trial, metric, best, last.step * training.global_batch, planned, planned * training.global_batch)
+
+
+def ranked(sweep: Sweep, found: Sequence[Outcome]) -> list[Outcome]:
+    """Those that were scored, the best first; the earlier first of equals."""
+    sign = -1 if sweep.tune.mode == "max" else 1
+    return sorted((one for one in found if one.best is not None), key=lambda one: sign * one.score)
+
+
+def worst_of_most(scores: Sequence[float] | np.ndarray, mode: str) -> float:
+    """The worst score but for those of trials that diverged.
+
+    These are further from the best than 6 times the quartile on the worse side is, and than 3 % of the best (of n < 10
+    scores, 30 % / n). Of two scores, neither is left out.
+    """
+    sign = 1 if mode == "max" else -1
+    signed = np.sort(sign * np.asarray(scores, dtype=float))
+    if len(signed) < 3:
+        return sign * float(signed[0])
+    best, quartile = signed[-1], np.quantile(signed, 0.25, method="higher")
+    limit = best - max(6 * (best - quartile), max(0.03, 0.3 / len(signed)) * abs(best))
+    return sign * float(signed[signed >= limit][0])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials whose values of a parameter are the same, or lie next to each other.
+
+    Attributes:
+        label: the value, or the lowest and the highest.
+        members: at least one.
+    """
+
+    label: str
+    members: tuple[Outcome, ...]
+
+
+def by_value(key: str, dimension: Dimension, found: Sequence[Outcome]) -> list[Group]:
+    """A group for each value that a trial has: numbers by size, others as the sweep lists them."""
+    values = list(dict.fromkeys(one.params[key] for one in found))
+    values.sort(key=(lambda value: value) if numeric(dimension) else list(dimension.values or ()).index)
+    return [Group(told(value), tuple(one for one in found if one.params[key] == value)) for value in values]
+
+
+def by_quantile(key: str, dimension: Dimension, found: Sequence[Outcome], most: int = QUANTILES) -> list[Group]:
+    """At most so many groups of about as many trials each; a group for each value where these are as few."""
+    if len({one.params[key] for one in found}) <= most:
+        return by_value(key, dimension, found)
+    values = np.array([one.params[key] for one in found], dtype=float)
+    places = np.searchsorted(np.quantile(values, np.linspace(0, 1, most + 1)[1:-1]), values, side="left")
+    groups = []
+    for place in np.unique(places):
+        members = tuple(one for one, its in zip(found, places, strict=True) if its == place)
+        ends = [told(pick(one.params[key] for one in members)) for pick in (min, max)]
+        groups.append(Group(" to ".join(dict.fromkeys(ends)), members))
+    return groups
+
+
+def groups_of(key: str, dimension: Dimension, found: Sequence[Outcome]) -> list[Group]:
+    """By value; of a range, by up to five quantiles, with two trials or more in each."""
+    if dimension.values is not None:
+        return by_value(key, dimension, found)
+    return by_quantile(key, dimension, found, max(2, min(QUANTILES, len(found) // 2)))
+
+
+def numeric(dimension: Dimension) -> bool:
+    """Whether all values are numbers."""
+    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in dimension.extremes)
+
+
+def told(value: Value) -> str:
+    """A value as short as can be read."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How much of a metric's variance a parameter explains.
+
+    Attributes:
+        eta_squared: correlation ratio, 0 to 1; None where nothing can be said.
+        by_chance: what is to be expected of a parameter that does nothing.
+        groups: of trials.
+        best: label of the group whose mean is best.
+    """
+
+    eta_squared: float | None
+    by_chance: float | None
+    groups: int
+    best: str
+
+
+def compared_epoch(found: Sequence[Outcome]) -> int | None:
+    """The last epoch that all finished and stopped trials made; of all trials, while none of these is there.
+
+    Trials that were stopped early are compared there with those that were not, at an equal number of epochs. One that
+    failed before it has no part in the comparison, and does not move it to where little could be seen.
+    """
+    made = [one for one in found if one.epochs]
+    ended = [one for one in made if one.trial.state in ("finished", "stopped")]
+    return min((one.epochs for one in ended or made), default=None)
+
+
+def importance(sweep: Sweep, key: str, found: Sequence[Outcome]) -> Importance:
+    """The correlation ratio of the metric at `compared_epoch` and a parameter.
+
+    eta^2 = sum_g n_g (mean_g - mean)^2 / sum_i (y_i - mean)^2, with a group g for each value, or each quantile of a
+    range (`groups_of`). Of n trials in k groups, a parameter that does nothing is to be expected at (k - 1) / (n - 1).
+    A score that is far worse than most counts as the worst of these (`worst_of_most`), so that one trial which diverged
+    does not make up all the variance.
+    """
+    epoch = compared_epoch(found)
+    scores = {one.trial.number: value for one in found if epoch and (value := one.at(epoch)) is not None}
+    groups = groups_of(key, sweep.tune.space[key], [one for one in found if one.trial.number in scores])
+    count = len(scores)
+    if count < FEWEST_TRIALS or not 1 < len(groups) < count:
+        return Importance(None, None, len(groups), "")
+    worst = worst_of_most(list(scores.values()), sweep.tune.mode)
+    clip = np.maximum if sweep.tune.mode == "max" else np.minimum
+    parts = [clip([scores[one.trial.number] for one in group.members], worst) for group in groups]
+    y = np.concatenate(parts)
+    if np.ptp(y) == 0:
+        return Importance(None, None, len(groups), "")
+    means = [part.mean() for part in parts]
+    between = sum(len(part) * (mean - y.mean()) ** 2 for part, mean in zip(parts, means, strict=True))
+    best = int(np.argmax(means) if sweep.tune.mode == "max" else np.argmin(means))
+    eta_squared = float(between / np.sum((y - y.mean()) ** 2))
+    return Importance(min(eta_squared, 1.0), (len(groups) - 1) / (count - 1), len(groups), groups[best].label)
+
+
+def importances(sweep: Sweep, found: Sequence[Outcome]) -> dict[str, Importance]:
+    """Of all parameters, the most important first."""
+    all_of_them = {key: importance(sweep, key, found) for key in sweep.tune.space}
+    return dict(sorted(all_of_them.items(), key=lambda item: -(item[1].eta_squared or 0.0)))

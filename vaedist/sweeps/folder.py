@@ -1,0 +1,215 @@
+"""A sweep's folder: what lies where, and the log of its trials."""
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from vaedist.config import Sweep, Value
+from vaedist.errors import RunError, StorageError
+from vaedist.monitor.metrics import read_metrics
+from vaedist.training.run_folder import RunFolder
+
+NAME_LENGTH = 80
+# "open" trials are yet to end: they were not started, or the sweep was stopped under them.
+State = Literal["open", "running", "finished", "stopped", "failed"]
+ENDED: tuple[State, ...] = ("finished", "stopped", "failed")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What the test images scored after an epoch of a trial; elbo and importance_bound in nats an image."""
+
+    epoch: int
+    step: int
+    elbo: float
+    importance_bound: float | None = None
+    bits_per_dim: float | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial of a sweep, as its log and its run tell it.
+
+    Attributes:
+        number: from 0.
+        params: the values of the keys that are varied.
+        run: its run folder, which is there once it began.
+        state: how it went; "stopped" is by the scheduler.
+        starts: how often it was started or gone on with.
+        reason: why it failed.
+    """
+
+    number: int
+    params: Mapping[str, Value]
+    run: RunFolder
+    state: State = "open"
+    starts: int = 0
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of its run."""
+        return self.run.name
+
+    @cached_property
+    def epochs(self) -> tuple[Epoch, ...]:
+        """What the epochs that it made scored; those that were not finite are left out."""
+        if not self.run.metrics.exists():
+            return ()
+        rows = [row for row in read_metrics(self.run.metrics) if row["kind"] == "test" and row.get("elbo") is not None]
+        return tuple(
+            Epoch(row["epoch"], row["step"], row["elbo"], row.get("importance_bound"), row.get("bits_per_dim"))
+            for row in rows
+        )
+
+    def best(self, metric: str, mode: str) -> float | None:
+        """The best that any of its epochs scored of a metric; None where none has."""
+        values = [v for epoch in self.epochs if (v := getattr(epoch, metric)) is not None and math.isfinite(v)]
+        return (max if mode == "max" else min)(values, default=None)
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """Paths of one sweep; the runs of its trials lie in it, each by its name.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, sweep: Sweep) -> "SweepFolder":
+        """The folder that a sweep asks for."""
+        return cls(Path(sweep.run.folder).absolute() / sweep.run.name)
+
+    @property
+    def sweep(self) -> Path:
+        """The resolved sweep, as TOML."""
+        return self.path / "sweep.toml"
+
+    @property
+    def trials(self) -> Path:
+        """The log of trials: one JSON object a line, for every change of a trial's state."""
+        return self.path / "trials.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        """What Ray and TensorFlow said."""
+        return self.path / "logs"
+
+    @property
+    def ray(self) -> Path:
+        """What Ray Tune keeps for itself."""
+        return self.path / "ray"
+
+    def read_sweep(self) -> Sweep:
+        """The sweep that was started here.
+
+        Raises:
+            RunError: there is none.
+        """
+        if not self.sweep.is_file():
+            raise RunError(f"no sweep at {self.path}: it has no {self.sweep.name}")
+        return Sweep.from_file(self.sweep)
+
+    def read_trials(self) -> list[Trial]:
+        """All trials, by number.
+
+        Raises:
+            RunError: there is no sweep here, or a line of its log is none.
+        """
+        if not self.sweep.is_file():
+            raise RunError(f"no sweep at {self.path}: it has no {self.sweep.name}")
+        try:
+            *lines, _torn = self.trials.read_bytes().split(b"\n")  # a line ends with its newline
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise RunError(f"cannot read {self.trials}: {error.strerror or error}") from error
+        trials: dict[int, Trial] = {}
+        for number, line in enumerate(lines, start=1):
+            try:
+                self._follow(trials, json.loads(line))
+            except (ValueError, KeyError, TypeError):
+                raise RunError(f"{self.trials} line {number} says nothing of a trial; delete it to go on") from None
+        return [trials[number] for number in sorted(trials)]
+
+    def _follow(self, trials: dict[int, Trial], record: Mapping[str, Any]) -> None:
+        number, state = record["trial"], record["state"]
+        if not isinstance(number, int) or state not in get_args(State):
+            raise ValueError(f"no trial's state: {record}")
+        if number not in trials:
+            trials[number] = Trial(number, record["params"], RunFolder(self.path / record["run"]))
+        trial = trials[number]
+        trials[number] = replace(
+            trial, state=state, starts=trial.starts + (state == "running"), reason=record.get("reason", "")
+        )
+
+
+@dataclass
+class TrialLog:
+    """Writes the log of trials: whole lines only, each on the disk before the next step is taken.
+
+    Attributes:
+        folder: of the sweep.
+        trials: as they are now, by number.
+    """
+
+    folder: SweepFolder
+    trials: dict[int, Trial] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: SweepFolder) -> "TrialLog":
+        """Go on with the log that is there, without what a crash tore off its end."""
+        trials = folder.read_trials()
+        if folder.trials.exists():
+            try:
+                content = folder.trials.read_bytes()
+                os.truncate(folder.trials, content.rfind(b"\n") + 1)
+            except OSError as error:
+                raise StorageError(f"cannot write {folder.trials}: {error.strerror or error}") from error
+        return cls(folder, {trial.number: trial for trial in trials})
+
+    def add(self, number: int, params: Mapping[str, Value]) -> Trial:
+        """A trial that is to be."""
+        self._write({"trial": number, "state": "open", "run": run_name(number, params), "params": dict(params)})
+        return self.trials[number]
+
+    def set(self, number: int, state: State, reason: str = "") -> Trial:
+        """A trial's new state."""
+        self._write({"trial": number, "state": state, **({"reason": reason} if reason else {})})
+        return self.trials[number]
+
+    def _write(self, record: dict[str, Any]) -> None:
+        path = self.folder.trials
+        try:
+            with path.open("ab", buffering=0) as file:
+                end, line = file.tell(), json.dumps({**record, "time": round(time.time(), 3)}).encode() + b"\n"
+                try:
+                    while line:
+                        line = line[file.write(line) :]
+                    os.fsync(file.fileno())
+                except OSError:
+                    file.truncate(end)
+                    raise
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+        self.folder._follow(self.trials, record)
+
+
+def run_name(number: int, params: Mapping[str, Value]) -> str:
+    """A run's name that tells what the trial is, as in 0007-depth-3-width-320."""
+    said = "-".join(f"{key.rpartition('.')[2]}-{_short(value)}" for key, value in params.items())
+    return re.sub(r"[^A-Za-z0-9._-]", "_", f"{number:04d}-{said}")[:NAME_LENGTH].rstrip("-._")
+
+
+def _short(value: Value) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,305 @@
+"""A sweep's report: text, tables and plots in its folder; and its best trial as a job of its own."""
+
+import csv
+import io
+import json
+import os
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vaedist.config import ScalingSection, Sweep
+from vaedist.errors import RunError, StorageError
+from vaedist.sweeps.analysis import TOLD, Importance, Outcome, compared_epoch, importances, outcomes, ranked, told
+from vaedist.sweeps.folder import SweepFolder, Trial
+
+BEST_SHOWN = 10
+PICTURES = ("reconstructions", "samples")
+
+
+def write_report(folder: SweepFolder) -> Path:
+    """Write report.md, results.csv, results.json and plots/ into a sweep's folder, in the place of older ones.
+
+    It may be called at any time, also while the sweep goes on.
+
+    Returns:
+        report.md.
+
+    Raises:
+        RunError: there is no sweep, or what it left cannot be read.
+        StorageError: a file cannot be written; an older one is left as it was.
+    """
+    from vaedist.sweeps.plots import figures, png
+
+    sweep = folder.read_sweep()
+    found = outcomes(sweep, folder.read_trials())
+    weights = importances(sweep, found)
+    names = []
+    for name, figure in figures(sweep, found, list(weights)):
+        _write(folder.path / "plots" / f"{name}.png", png(figure))
+        names.append(name)
+    _write(folder.path / "results.csv", _csv(sweep, found).encode())
+    _write(folder.path / "results.json", (json.dumps(_record(sweep, found, weights), indent=1) + "\n").encode())
+    report = folder.path / "report.md"
+    _write(report, "\n\n".join(_sections(sweep, found, weights, names)).encode() + b"\n")
+    return report
+
+
+def best_trial(folder: SweepFolder) -> Trial:
+    """The trial that scored best of the sweep's metric, at any of its epochs.
+
+    Raises:
+        RunError: no trial has been scored.
+    """
+    return _best(folder.read_sweep(), folder).trial
+
+
+def best_job(folder: SweepFolder, file_name: str) -> str:
+    """The best trial as a job that `vaedist train` takes, with all its epochs.
+
+    Args:
+        folder: of the sweep.
+        file_name: by which the job's header calls it.
+
+    Returns:
+        TOML, headed by what the job is for, how it is run, on what, and what it reached in the sweep.
+
+    Raises:
+        RunError: no trial has been scored.
+    """
+    sweep = folder.read_sweep()
+    best = _best(sweep, folder)
+    experiment = sweep.experiment(best.params, name="", folder="runs")
+    header = {
+        "Purpose:": f"the best trial of the sweep {sweep.run.name}, number {best.trial.number}.",
+        "Command:": f"vaedist train {shlex.quote(file_name)}",
+        "Hardware:": f"{_hardware(experiment.scaling)}, as the trial had.",
+        "Expected:": f"{_reached(best)}.",
+    }
+    lines = (f"# {label:<10} {text}\n" for label, text in header.items())
+    return "".join(lines) + "\n" + experiment.to_toml()
+
+
+def _best(sweep: Sweep, folder: SweepFolder) -> Outcome:
+    order = ranked(sweep, outcomes(sweep, folder.read_trials()))
+    if not order:
+        raise RunError(f"sweep {folder.path} has no best trial: none has a {TOLD[sweep.tune.metric].title} yet")
+    return order[0]
+
+
+def _reached(outcome: Outcome) -> str:
+    best = outcome.best
+    assert best is not None
+    also = "" if outcome.metric == "elbo" else f" ({_score(outcome.metric, outcome.score, title=True)})"
+    plural = "s" if best.epoch > 1 else ""
+    return f"{_score('elbo', best.elbo, title=True)} nats an image after {best.epoch} epoch{plural}{also}"
+
+
+def _hardware(scaling: ScalingSection) -> str:
+    workers = f"{scaling.workers} worker{'s' if scaling.workers > 1 else ''}"
+    each = " each" if scaling.workers > 1 else ""
+    if scaling.gpus_per_worker:
+        return f"{workers} with {scaling.gpus_per_worker:g} GPU{each}"
+    if scaling.cpus_per_worker:
+        return f"{workers} with {scaling.cpus_per_worker:g} CPU{each}"
+    return f"{workers} on the CPUs of the cluster"
+
+
+def _score(metric: str, value: float | None, *, title: bool = False) -> str:
+    if value is None:
+        return "-"
+    shown = TOLD[metric]
+    return f"{shown.title} {value:.{shown.decimals}f}" if title else f"{value:.{shown.decimals}f}"
+
+
+def _rows(sweep: Sweep, found: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
+    """A record of each trial: what it is, the parameters, and what came out."""
+    for one in found:
+        best = one.best
+        yield {
+            "trial": one.trial.number,
+            "run": one.trial.name,
+            "state": one.trial.state,
+            "starts": one.trial.starts,
+            "params": {key: one.params[key] for key in sweep.tune.space},
+            "epochs": one.epochs,
+            "steps": one.steps,
+            "images": one.images,
+            "best_epoch": best and best.epoch,
+            "best": best and one.score,
+            "last": one.last,
+            "elbo": best and best.elbo,
+            "importance_bound": best and best.importance_bound,
+            "bits_per_dim": best and best.bits_per_dim,
+            "reason": one.trial.reason,
+        }
+
+
+def _csv(sweep: Sweep, found: Sequence[Outcome]) -> str:
+    stream = io.StringIO()
+    rows = [_flat(row) for row in _rows(sweep, found)]
+    writer = csv.DictWriter(stream, list(rows[0]) if rows else ["trial"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """With the parameters where "params" stood."""
+    return {k: v for key, value in row.items() for k, v in (value if key == "params" else {key: value}).items()}
+
+
+def _record(sweep: Sweep, found: Sequence[Outcome], weights: dict[str, Importance]) -> dict[str, Any]:
+    order = ranked(sweep, found)
+    return {
+        "sweep": sweep.run.name,
+        "metric": sweep.tune.metric,
+        "mode": sweep.tune.mode,
+        "counts": _counts(found),
+        "steps": sum(one.steps for one in found),
+        "images": sum(one.images for one in found),
+        "planned_steps": sum(one.planned_steps for one in found),
+        "planned_images": sum(one.planned_images for one in found),
+        "best_trial": order[0].trial.number if order else None,
+        "importance_epoch": compared_epoch(found),
+        "importance": {key: weight.eta_squared for key, weight in weights.items()},
+        "trials": list(_rows(sweep, found)),
+    }
+
+
+def _counts(found: Sequence[Outcome]) -> dict[str, int]:
+    """Trials by how they ended; those that did not are open."""
+    states = Counter(one.trial.state for one in found)
+    ended = {state: states[state] for state in ("finished", "stopped", "failed")}
+    return {**ended, "open": len(found) - sum(ended.values())}
+
+
+def _sections(
+    sweep: Sweep, found: Sequence[Outcome], weights: dict[str, Importance], plots: Sequence[str]
+) -> Iterator[str]:
+    """The report's parts, in Markdown."""
+    order = ranked(sweep, found)
+    yield f"# Sweep {sweep.run.name}"
+    yield _summary(sweep, found)
+    if not order:
+        yield "No trial has been scored yet."
+    else:
+        yield from _best_section(sweep, order[0])
+        yield from _table_of_best(sweep, order[:BEST_SHOWN])
+        yield from _importance_section(found, weights)
+    if plots:
+        yield "## Plots"
+        yield from (f"![{name}](plots/{name}.png)" for name in plots)
+    failed = [one for one in found if one.trial.state == "failed"]
+    if failed:
+        yield "## Failed trials"
+        rows = [(one.trial.number, one.trial.name, one.trial.starts, one.epochs, one.trial.reason) for one in failed]
+        yield _table(("trial", "run", "starts", "epochs", "reason"), rows)
+
+
+def _summary(sweep: Sweep, found: Sequence[Outcome]) -> str:
+    counts, shown = _counts(found), TOLD[sweep.tune.metric]
+    of = f" of {sweep.trials:,}" if len(found) < sweep.trials else ""
+    better = "more" if sweep.tune.mode == "max" else "less"
+    lines = [
+        f"{len(found):,}{of} trials: {counts['finished']:,} finished, {counts['stopped']:,} stopped early, "
+        f"{counts['failed']:,} failed, {counts['open']:,} still open. "
+        f"Metric: {shown.title} ({shown.unit}, {better} is better), each trial's at its best epoch."
+    ]
+    images, planned = (sum(getattr(one, name) for one in found) for name in ("images", "planned_images"))
+    if planned:
+        steps, planned_steps = (sum(getattr(one, name) for one in found) for name in ("steps", "planned_steps"))
+        whole = (
+            f"; run to the end, they would have seen {planned:,} in {planned_steps:,}, so that {images / planned:.0%} "
+            f"of the images were needed"
+        )
+        lines.append(
+            f"Trials that made an epoch saw {images:,} images in {steps:,} training steps"
+            f"{whole if images < planned else ', all that were planned'}."
+        )
+    return "\n\n".join(lines)
+
+
+def _best_section(sweep: Sweep, best: Outcome) -> Iterator[str]:
+    trial, epoch, shown = best.trial, best.best, TOLD[sweep.tune.metric]
+    assert epoch is not None
+    yield "## Best trial"
+    also = "" if sweep.tune.metric == "elbo" else f" (ELBO {_score('elbo', epoch.elbo)} nats an image)"
+    yield (
+        f"Trial {trial.number}, `{trial.name}`: {shown.title} **{_score(sweep.tune.metric, best.score)}** {shown.unit}"
+        f"{also} after epoch {epoch.epoch}; it made {best.epochs} and {_ended(trial)}."
+    )
+    yield _table(("parameter", "value"), [(f"`{key}`", told(best.params[key])) for key in sweep.tune.space])
+    for name in PICTURES:
+        if (trial.run.pictures / f"{name}.png").is_file():
+            place = (trial.run.pictures / f"{name}.png").relative_to(trial.run.path.parent)
+            yield f"{name.capitalize()}:\n\n![{name}]({place.as_posix()})"
+
+
+def _ended(trial: Trial) -> str:
+    return {"finished": "finished", "stopped": "was stopped early", "failed": "failed then"}.get(trial.state, "is open")
+
+
+def _table_of_best(sweep: Sweep, order: Sequence[Outcome]) -> Iterator[str]:
+    yield f"## Best {len(order)} trials" if len(order) > 1 else "## Trials"
+    keys, metrics = list(sweep.tune.space), list(dict.fromkeys([sweep.tune.metric, "elbo"]))
+    names = [TOLD[metric].title for metric in metrics]
+    rows = [
+        (
+            place,
+            one.trial.number,
+            *(told(one.params[key]) for key in keys),
+            *(_score(metric, getattr(one.best, metric)) for metric in metrics),
+            one.best and one.best.epoch,
+            one.epochs,
+            one.trial.state,
+        )
+        for place, one in enumerate(order, start=1)
+    ]
+    yield _table(("", "trial", *(f"`{key}`" for key in keys), *names, "best epoch", "epochs", "state"), rows)
+
+
+def _importance_section(found: Sequence[Outcome], weights: dict[str, Importance]) -> Iterator[str]:
+    epoch = compared_epoch(found)
+    compared = sum(one.at(epoch) is not None for one in found) if epoch else 0
+    yield "## Importance of the parameters"
+    yield (
+        f"The part of the metric's variance that each parameter explains alone (correlation ratio η², 0 to 1), over "
+        f"the {compared} trials with a score after epoch {epoch}, the last that all finished and stopped ones made. A "
+        f"parameter that does nothing comes near to what stands under *by chance*. Ranges are taken in up to five "
+        f"groups of as many trials each; a score far worse than most counts as the worst of these."
+    )
+    rows = [
+        (f"`{key}`", _share(weight.eta_squared), _share(weight.by_chance), weight.groups, weight.best or "-")
+        for key, weight in weights.items()
+    ]
+    yield _table(("parameter", "importance", "by chance", "groups", "best mean at"), rows)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_cell(str(value)) for value in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """On one line, and with nothing that would end the cell or be taken for HTML."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def _write(path: Path, content: bytes) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            beside.write_bytes(content)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
