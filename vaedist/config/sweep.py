@@ -4,15 +4,17 @@ import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
-import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from vaedist.config.experiment import Experiment, SweepGivenError
 from vaedist.config.reading import first_fault, nearest
 from vaedist.config.sections import Section, keys
 from vaedist.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Value: TypeAlias = bool | int | float | str
 METRICS = {"elbo": "max", "importance_bound": "max", "bits_per_dim": "min"}  # and which way each is better
@@ -71,7 +73,7 @@ class Dimension(Section):
         """Values such that, where these are allowed, all are."""
         return self.values if self.values is not None else list(self.bounds)
 
-    def sample(self, rng: np.random.Generator) -> Value:
+    def sample(self, rng: "np.random.Generator") -> Value:
         """Draw a value."""
         if self.values is not None:
             return self.values[rng.integers(len(self.values))]
@@ -200,6 +202,8 @@ class Sweep(Experiment):
 
     def drawn(self, number: int) -> dict[str, Value]:
         """What trial `number` of a grid or of a random search has: the same whenever it is asked for."""
+        import numpy as np  # not needed to read a job
+
         space = self.tune.space
         if self.tune.search == "grid":
             values = [dimension.values or [] for dimension in space.values()]

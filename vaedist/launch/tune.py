@@ -48,8 +48,8 @@ class Plan:
 
     Attributes:
         trials: how many are to run.
-        scaling: of each.
-        resources: of each of its workers.
+        workers: of each trial.
+        resources: of each worker.
         at_once: how many trials run at once.
         cluster: what the cluster has, in words.
     """
