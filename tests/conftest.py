@@ -11,6 +11,7 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
+sys.path.append(str(Path(__file__).parent))  # for `command`, the command line in a process of its own
 sys.path.append(str(Path(__file__).parent / "data"))  # for `synthetic`, which makes small sources
 
 import pytest

@@ -1,10 +1,9 @@
 """`vaedist check`, as a user calls it."""
 
 import json
-import subprocess
-import sys
 
 import pytest
+from command import refused, run
 
 JOB = """
 [data]
@@ -27,16 +26,10 @@ def job(tmp_path, small_dataset):
     return path
 
 
-def check(*arguments):
-    program = [sys.executable, "-m", "vaedist", "check", *map(str, arguments)]
-    return subprocess.run(program, capture_output=True, text=True, timeout=300, check=False)
-
-
 def test_a_job_is_checked(job):
-    done = check(job, "--set", "model.likelihood=gaussian", "--json")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    found = json.loads(done.stdout)
+    out, err = run("check", job, "--set", "model.likelihood=gaussian", "--json")
+    assert err == ""
+    found = json.loads(out)
     assert [each["passed"] for each in found] == [True] * 9
     assert all(each["error"] <= each["allowed"] for each in found)
 
@@ -52,8 +45,4 @@ def test_what_cannot_be_checked_is_refused(job, tmp_path):
         (job, "--data", tmp_path / "nowhere"): "error: no data set at",
         (job, "--set", "data.binarize=dynamic"): "is for grey images",
     }.items():
-        done = check(*arguments)
-        assert done.returncode == 2
-        assert done.stdout == ""
-        assert says in done.stderr
-        assert len(done.stderr.splitlines()) == 1
+        assert says in refused(tmp_path, "check", *arguments)

@@ -1,10 +1,9 @@
 """Bad input: one line on stderr, exit code 2, no traceback, and nothing half-written."""
 
 import shutil
-import subprocess
-import sys
 
 import pytest
+from command import refused
 
 JOB = """
 [data]
@@ -26,24 +25,6 @@ def place(tmp_path, small_dataset):
     shutil.copytree(small_dataset, tmp_path / "numbers")
     (tmp_path / "job.toml").write_text(JOB.format(data=tmp_path / "numbers"))
     return tmp_path
-
-
-def vaedist(place, *arguments):
-    program = [sys.executable, "-c", "from vaedist.cli import main; main(prog_name='vaedist')", *map(str, arguments)]
-    return subprocess.run(program, cwd=place, capture_output=True, text=True, timeout=120, check=False)
-
-
-def refused(place, *arguments):
-    """The error line of a command that must fail cleanly."""
-    before = sorted(path.relative_to(place) for path in place.rglob("*"))
-    done = vaedist(place, *arguments)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
-    assert sorted(path.relative_to(place) for path in place.rglob("*")) == before
-    *waiting, line = done.stderr.splitlines()
-    assert all(text.startswith(("starting", "checking the data", "joining Ray")) for text in waiting), waiting
-    return line
 
 
 def test_a_missing_job(place):

@@ -1,13 +1,11 @@
 """`vaedist tune`: killed and gone on with in processes of their own, and what it refuses."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections import Counter
 
 import pytest
+from command import refused, run, start
 
 from vaedist.config import Experiment
 from vaedist.monitor.metrics import read_metrics
@@ -52,27 +50,11 @@ def place(tmp_path, small_dataset):
     return make
 
 
-def command(place, *arguments):
-    program = [sys.executable, "-c", "from vaedist.cli import main; main(prog_name='vaedist')", *map(str, arguments)]
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    return subprocess.Popen(
-        program, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
-
-
-def said(place, *arguments, code=0):
-    process = command(place, *arguments)
-    out, err = process.communicate(timeout=SECONDS)
-    assert process.returncode == code, err
-    assert "Traceback" not in err
-    return out, err
-
-
 @pytest.mark.ray
 def test_a_sweep_that_is_killed_goes_on_and_no_trial_runs_twice(place):
     here = place(tune='search = "grid"\nscheduler = "none"\nconcurrent = 1', epochs=60)
     folder = SweepFolder(here / "runs" / "sweep")
-    first = command(here, "tune", "sweep.toml")
+    first = start("tune", "sweep.toml", cwd=here)
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline and first.poll() is None:
         trials = folder.read_trials() if folder.sweep.exists() else []
@@ -86,7 +68,7 @@ def test_a_sweep_that_is_killed_goes_on_and_no_trial_runs_twice(place):
     killed_at = trials[1].epochs[-1].epoch
     assert 1 <= killed_at < 60
 
-    out, err = said(here, "tune", "--resume", "runs/sweep")
+    out, err = run("tune", "--resume", "runs/sweep", cwd=here)
     assert "1 of them ended before" in err
     assert "3 finished" in out
     records = [json.loads(line) for line in folder.trials.read_text().splitlines()]
@@ -97,23 +79,13 @@ def test_a_sweep_that_is_killed_goes_on_and_no_trial_runs_twice(place):
         assert [epoch.epoch for epoch in trial.epochs] == list(range(1, 61))
 
     assert (folder.path / "report.md").exists()
-    out, _ = said(here, "tune", "report", "runs/sweep")
+    out, _ = run("tune", "report", "runs/sweep", cwd=here)
     assert out == "wrote runs/sweep/report.md\n"
-    said(here, "tune", "best", "runs/sweep", "-o", "best.toml")
+    run("tune", "best", "runs/sweep", "-o", "best.toml", cwd=here)
     best = Experiment.from_file(here / "best.toml")
     assert best.model.flow.depth in (0, 1, 2)
-    _, err = said(here, "tune", "best", "runs/sweep", "-o", "best.toml", code=2)
+    _, err = run("tune", "best", "runs/sweep", "-o", "best.toml", cwd=here, code=2)
     assert err == "error: best.toml exists: it is not written over\n"
-
-
-def refused(here, *arguments):
-    """The error line of a command that must fail cleanly."""
-    before = sorted(path.relative_to(here) for path in here.rglob("*"))
-    out, err = said(here, *arguments, code=2)
-    assert out == ""
-    assert sorted(path.relative_to(here) for path in here.rglob("*")) == before
-    (line,) = [text for text in err.splitlines() if text.startswith("error")]
-    return line
 
 
 @pytest.mark.parametrize(
@@ -158,7 +130,7 @@ def test_a_trial_larger_than_the_cluster_is_refused_and_a_dry_run_starts_none(pl
     here = place(tune='search = "grid"')
     line = refused(here, "tune", "sweep.toml", "--set", "scaling.cpus_per_worker=900")
     assert "each of 900 CPU" in line
-    out, _ = said(here, "tune", "sweep.toml", "--dry-run")
+    out, _ = run("tune", "sweep.toml", "--dry-run", cwd=here)
     assert "grid, 3 trials of 1 epochs" in out
     assert "1 worker(s) of" in out
     assert [row.split()[1:4:2] for row in out.splitlines() if row.startswith("│ 000")] == [

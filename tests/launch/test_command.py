@@ -1,13 +1,11 @@
 """The command in a process of its own, with a Ray of its own, interrupted and killed."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
+from command import start
 
 from vaedist.launch.train import train
 from vaedist.monitor.metrics import read_metrics
@@ -17,15 +15,6 @@ from vaedist.training.run_folder import RunFolder
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 SECONDS = 240  # far more than it takes
-
-
-def command(job, *arguments):
-    """Start `vaedist train JOB`, away from the Ray of the tests."""
-    program = [sys.executable, "-c", "from vaedist.cli import main; main(prog_name='vaedist')", "train", str(job)]
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    return subprocess.Popen(
-        [*program, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    )
 
 
 def wait_for_step(process, run, step):
@@ -45,7 +34,7 @@ def test_a_run_survives_ctrl_c_and_kill_9_of_the_whole_command(experiment, tmp_p
     job.write_text(experiment.with_overrides("training.steps_per_call=4").to_toml())
     run = RunFolder.of(experiment)
 
-    first = command(job)
+    first = start("train", job)
     wait_for_step(first, run, 20)
     first.send_signal(signal.SIGINT)
     _, said = first.communicate(timeout=SECONDS)
@@ -56,13 +45,13 @@ def test_a_run_survives_ctrl_c_and_kill_9_of_the_whole_command(experiment, tmp_p
     assert 20 <= stopped < 1200
     assert f"stopped at step {stopped} of 1200" in said
 
-    second = command(job, "--resume")
+    second = start("train", job, "--resume")
     wait_for_step(second, run, stopped + 60)
     second.kill()
     second.communicate(timeout=SECONDS)
     assert CheckpointStore(run.checkpoints).newest().position.step < 1200, "it was to be killed before its end"
 
-    third = command(job, "--resume")
+    third = start("train", job, "--resume")
     printed, said = third.communicate(timeout=SECONDS)
     assert third.returncode == 0, said
     assert printed.startswith("test ELBO ")

@@ -79,6 +79,7 @@ def test_a_run_tells_what_happens_and_leaves_its_folder(experiment):
     assert run.read_experiment() == experiment
     rows = read_metrics(run.metrics)
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(5, 201, 5))
+    assert all(row["images_per_second"] > 0 for row in rows if row["kind"] == "train")  # several are of one call
     tests = [row["elbo"] for row in rows if row["kind"] == "test"]
     assert tests[1] > tests[0]
     assert [row["rows"] for row in rows if row["kind"] == "test"] == [96, 96]

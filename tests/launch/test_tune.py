@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from dataclasses import dataclass
 
 import pytest
 import ray
@@ -16,12 +17,14 @@ from tensorboard.plugins.hparams import metadata
 
 from vaedist.config import Sweep
 from vaedist.errors import ClusterError, ConfigError, Interrupted, RunError
-from vaedist.launch import tune as tuning
+from vaedist.launch import follower as following
+from vaedist.launch.follower import Follower
 from vaedist.launch.search import Drawn, TreeParzen
-from vaedist.launch.tune import plan, tune
-from vaedist.monitor.metrics import read_metrics
+from vaedist.launch.tune import make_scheduler, plan, tune
+from vaedist.monitor.metrics import MetricsLog, read_metrics
 from vaedist.monitor.sweep_events import SweepNotice, SweepStarted, TrialStatus
-from vaedist.sweeps import SweepFolder, TrialLog
+from vaedist.sweeps import SweepFolder, Trial, TrialLog
+from vaedist.training.run_folder import RunFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
@@ -122,7 +125,7 @@ def test_trials_that_diverge_or_are_killed_do_not_end_the_sweep(sweep, processes
     def kill(event):
         notices.append(event)
         if isinstance(event, TrialStatus) and event.number == 1 and event.epoch == 1 and not killed:
-            killed.extend([*processes("ray::ResourceTrainable"), *processes("ray::_TrialRunner")])
+            killed.extend([*processes("ray::ResourceTrainable"), *processes("ray::TrialRunner")])
             for victim in killed:
                 os.kill(victim, signal.SIGKILL)
 
@@ -168,11 +171,33 @@ def test_ctrl_c_leaves_trials_open_and_more_may_be_asked_for_when_going_on(sweep
 
 def test_a_sweep_that_has_had_its_time_is_stopped(sweep, monkeypatch):
     wanted = sweep(minutes=2.0)
-    follower = tuning._Follower(wanted, TrialLog(SweepFolder.of(wanted)), Drawn(wanted), lambda _: None)
+    follower = Follower(wanted, TrialLog(SweepFolder.of(wanted)), Drawn(wanted), lambda _: None)
     assert not follower.stopper().stop_all()
     began = time.monotonic()
-    monkeypatch.setattr(tuning.time, "monotonic", lambda: began + 121.0)
+    monkeypatch.setattr(following.time, "monotonic", lambda: began + 121.0)
     assert follower.stopper().stop_all()
+
+
+@pytest.mark.parametrize(("scheduler", "reduction"), [("asha", 2.0), ("median", 4.0)])
+def test_a_scheduler_of_a_sweep_that_goes_on_knows_the_trials_that_ended(sweep, tmp_path, scheduler, reduction):
+    wanted = sweep(None, ("training.epochs=9",), scheduler=scheduler, reduction=reduction)
+    ended = []
+    for number in range(4):
+        run = RunFolder(tmp_path / str(number))
+        log = MetricsLog(run.metrics, resume_step=None)
+        for epoch in (1, 2, 3):
+            log.append("test", epoch, 100 * epoch, {"elbo": -100.0 - number + epoch})
+        log.close()
+        ended.append(Trial(number, {}, run, "finished"))
+    for elbo, known, decision in ((-200.0, ended, "STOP"), (-50.0, ended, "CONTINUE"), (-200.0, [], "CONTINUE")):
+        made, trial = make_scheduler(wanted, known), Asked("new")
+        made.on_trial_add(None, trial)
+        assert made.on_trial_result(None, trial, {"epochs": 2, "elbo": elbo}) == decision
+
+
+@dataclass(frozen=True)
+class Asked:
+    trial_id: str
 
 
 def test_optuna_learns_from_what_ended_also_after_a_restart(sweep):

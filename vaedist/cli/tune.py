@@ -8,7 +8,7 @@ import click
 
 from vaedist.cli.options import address_option, set_option
 from vaedist.cli.output import console, print_pairs
-from vaedist.config import Sweep
+from vaedist.config import Sweep, told
 from vaedist.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -156,14 +156,10 @@ def _print_plan(sweep: Sweep, planned: "Plan") -> None:
         click.echo("the trials are Optuna's to choose, from what came out of those before")
         return
     for number in range(min(planned.trials, SHOWN)):
-        table.add_row(f"{number:04d}", *(_shown(value) for value in sweep.drawn(number).values()))
+        table.add_row(f"{number:04d}", *(told(value) for value in sweep.drawn(number).values()))
     console().print(table)
     if planned.trials > SHOWN:
         click.echo(f"and {planned.trials - SHOWN} more")
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _print_result(folder: Any) -> None:

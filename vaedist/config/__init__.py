@@ -13,7 +13,7 @@ from vaedist.config.sections import (
     TrainingSection,
     keys,
 )
-from vaedist.config.sweep import Dimension, Sweep, TuneSection, Value, read_job
+from vaedist.config.sweep import Dimension, Sweep, TuneSection, Value, read_job, told
 
 __all__ = [
     "Dimension",
@@ -30,4 +30,5 @@ __all__ = [
     "differences",
     "keys",
     "read_job",
+    "told",
 ]

@@ -107,8 +107,8 @@ class Experiment(Section):
 
 
 def differences(old: Experiment, new: Experiment) -> Iterator[tuple[str, Any, Any]]:
-    """The keys in which two experiments differ, with both values."""
-    for key in keys(Experiment):
+    """The keys in which two experiments, or two sweeps, differ, with both values."""
+    for key in keys(type(old)):
         before, after = (_lookup(experiment, key) for experiment in (old, new))
         if before != after:
             yield key, before, after

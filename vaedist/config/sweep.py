@@ -227,6 +227,11 @@ class Sweep(Experiment):
         return self.model_dump(exclude={"tune"})
 
 
+def told(value: object) -> str:
+    """A value as short as can be read."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def read_job(path: str | Path, overrides: tuple[str, ...] = ()) -> Experiment:
     """A job file as what it is: a `Sweep` if it has a [tune] part, or else an `Experiment`.
 

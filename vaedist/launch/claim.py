@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vaedist.errors import RunError, StorageError
+from vaedist.files import replace_file
 
 
 @contextmanager
@@ -47,9 +48,7 @@ def claimed(folder: Path, record: Path, text: str, busy: str) -> Iterator[Callab
             made = False
             raise RunError(busy) from error
         try:
-            beside = record.with_name(f".{record.name}.{os.getpid()}")
-            beside.write_text(text, encoding="utf-8")
-            beside.replace(record)
+            replace_file(record, text)
         except OSError as error:
             raise StorageError(f"cannot write {record}: {error.strerror or error}") from error
         yield began

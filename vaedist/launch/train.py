@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -35,6 +35,7 @@ MAY_CHANGE = (
     "training.epochs",
     "training.steps_per_call",
 )
+E = TypeVar("E", bound=Experiment)
 STOP_SECONDS = 120.0  # for the workers to end their step and commit a checkpoint
 ENDED = "ended"
 
@@ -62,7 +63,7 @@ def train(
         VaedistError: what the user has to know; nothing was started, or what was committed stays.
         Interrupted: on KeyboardInterrupt or `stop`; if training had begun, its last step is in a checkpoint.
     """
-    experiment = _absolute(experiment)
+    experiment = with_absolute_paths(experiment)
     run = RunFolder.of(experiment)
     _check_run(run, experiment, resume=resume)
     if resume and not run.path.exists():
@@ -81,8 +82,12 @@ def train(
     return run
 
 
-def _absolute(experiment: Experiment) -> Experiment:
-    """The experiment with local paths that mean the same wherever a worker runs."""
+def with_absolute_paths(experiment: E) -> E:
+    """An experiment or a sweep, with local paths that mean the same wherever a worker runs.
+
+    Raises:
+        ConfigError: it has no name.
+    """
     if not experiment.run.name:
         raise ConfigError("run.name is empty: give the run a name")
     data = experiment.data.path

@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from vaedist.errors import RunError, StorageError
+from vaedist.files import replace_file
 
 
 class MetricsLog:
@@ -66,15 +66,7 @@ class MetricsLog:
         new = b"".join(_encode(row) for row in _rows(old, self._path) if row["step"] <= last_step)
         if new == old:
             return
-        beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        try:
-            with beside.open("wb") as file:
-                file.write(new)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self._path)
-        finally:
-            beside.unlink(missing_ok=True)
+        replace_file(self._path, new)
 
     def _failure(self, error: OSError) -> StorageError:
         return StorageError(f"cannot write metrics {self._path}: {error.strerror or error}")

@@ -1,12 +1,13 @@
 """Grids of images, and PNG files made of them; images are uint8, [H, W, C] with 1 or 3 channels."""
 
-import os
+import io
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from vaedist.errors import StorageError
+from vaedist.files import replace_file
 
 WHITE = 255
 
@@ -95,15 +96,10 @@ def save_png(path: str | Path, array: np.ndarray, *, scale: int = 1) -> None:
     _require_images(array[None])
     enlarged = array.repeat(scale, axis=0).repeat(scale, axis=1)
     picture = Image.fromarray(enlarged[..., 0] if enlarged.shape[2] == 1 else enlarged)
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            picture.save(beside, format="PNG")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        replace_file(Path(path), content.getvalue())
     except OSError as error:
         raise StorageError(f"cannot write picture {path}: {error.strerror or error}") from error
 

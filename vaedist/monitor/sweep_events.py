@@ -2,7 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
+
+# "open" trials are yet to end: they were not started, or the sweep was stopped under them; "stopped" ones were stopped
+# by the scheduler.
+State: TypeAlias = Literal["open", "running", "finished", "stopped", "failed"]
+ENDED: tuple[State, ...] = ("finished", "stopped", "failed")
 
 
 @dataclass(frozen=True)
@@ -11,7 +16,7 @@ class TrialStatus:
 
     Attributes:
         number, params: which one it is.
-        state: "open", "running", "finished", "stopped" (by the scheduler) or "failed".
+        state: how it goes.
         epoch: epochs that it has made.
         last, best: of the sweep's metric; None before its first epoch ends.
         reason: why it failed.
@@ -19,7 +24,7 @@ class TrialStatus:
 
     number: int
     params: Mapping[str, object]
-    state: str
+    state: State
     epoch: int = 0
     last: float | None = None
     best: float | None = None

@@ -10,9 +10,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from vaedist.monitor.sweep_events import SweepEvent, SweepNotice, SweepStarted, TrialStatus
+from vaedist.config import told
+from vaedist.monitor.sweep_events import ENDED, SweepEvent, SweepNotice, SweepStarted, TrialStatus
 
-ENDED = ("finished", "stopped", "failed")
 STYLES = {"running": "cyan", "finished": "green", "stopped": "dim", "failed": "red", "open": "dim"}
 LINES_KEPT = 6  # of the screen, for what is not the table
 
@@ -126,7 +126,7 @@ class SweepTerminal:
         for trial in self._shown():
             style = "bold green" if best is not None and trial.number == best.number else STYLES.get(trial.state, "")
             table.add_row(
-                f"{trial.number:04d}", trial.state, *(_number(trial.params.get(key)) for key in keys),
+                f"{trial.number:04d}", trial.state, *(told(trial.params[key]) for key in keys),
                 f"{trial.epoch}/{sweep.epochs}", _number(trial.last), _number(trial.best), style=style,
             )  # fmt: skip
         return table
@@ -157,14 +157,12 @@ class SweepTerminal:
 
 def describe(params: Mapping[str, object]) -> str:
     """Parameters in a line, by the last parts of their keys."""
-    return " ".join(f"{key.rpartition('.')[2]}={_number(value)}" for key, value in params.items())
+    return " ".join(f"{key.rpartition('.')[2]}={told(value)}" for key, value in params.items())
 
 
 def _name(trial: TrialStatus) -> str:
     return f"{trial.number:04d} {describe(trial.params)}"
 
 
-def _number(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def _number(score: float | None) -> str:
+    return "-" if score is None else f"{score:.6g}"

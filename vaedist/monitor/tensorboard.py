@@ -20,6 +20,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from vaedist.errors import StorageError
+from vaedist.files import replace_file
 from vaedist.monitor.pictures import grid, save_png
 
 FLUSH_SECONDS = 10.0
@@ -105,9 +106,9 @@ class TensorBoardWriter:
         folder = self._folder / "projector" / tag.replace("/", "-")
         save_png(folder / "sprite.png", grid(thumbnails, columns, padding=0))
         with self._storage():
-            _replace(folder / "metadata.tsv", "".join(" ".join(label.split()) + "\n" for label in labels))
+            replace_file(folder / "metadata.tsv", "".join(" ".join(label.split()) + "\n" for label in labels))
             rows = ("\t".join(f"{x:.7g}" for x in vector) for vector in vectors)
-            _replace(folder / "tensors.tsv", "".join(row + "\n" for row in rows))
+            replace_file(folder / "tensors.tsv", "".join(row + "\n" for row in rows))
             self._list_in_projector(f"{tag} (step {step})", folder, thumbnails.shape[1:3])
 
     def flush(self) -> None:
@@ -136,7 +137,7 @@ class TensorBoardWriter:
         )
         points.sprite.image_path = f"{inside}/sprite.png"
         points.sprite.single_image_dim.extend([size[1], size[0]])  # width, height
-        _replace(path, text_format.MessageToString(config))
+        replace_file(path, text_format.MessageToString(config))
 
     def _summary(self, record: Summary, step: int) -> None:
         self._write(Event(step=int(step), summary=record))
@@ -154,13 +155,3 @@ class TensorBoardWriter:
             yield
         except OSError as error:
             raise StorageError(f"cannot write TensorBoard's {self._folder}: {error.strerror or error}") from error
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file beside its place and put it there by one rename."""
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

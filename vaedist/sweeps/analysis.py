@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vaedist.config import Dimension, Sweep, Value
+from vaedist.config import Dimension, Sweep, Value, told
 from vaedist.sweeps.folder import Epoch, Trial
 
 FEWEST_TRIALS = 3  # of which an importance is told
@@ -86,9 +86,7 @@ def outcomes(sweep: Sweep, trials: Sequence[Trial]) -> list[Outcome]:
 
 def _outcome(sweep: Sweep, trial: Trial) -> Outcome:
     metric = sweep.tune.metric
-    scored = [epoch for epoch in trial.epochs if getattr(epoch, metric) is not None]
-    pick = max if sweep.tune.mode == "max" else min
-    best = pick(scored, key=lambda epoch: getattr(epoch, metric), default=None)
+    best = trial.best_epoch(metric, sweep.tune.mode)
     if not trial.epochs:
         return Outcome(trial, metric, best, 0, 0, 0)
     training, last = sweep.experiment(trial.params).training, trial.epochs[-1]
@@ -161,11 +159,6 @@ def groups_of(key: str, dimension: Dimension, found: Sequence[Outcome]) -> list[
 def numeric(dimension: Dimension) -> bool:
     """Whether all values are numbers."""
     return all(isinstance(v, int | float) and not isinstance(v, bool) for v in dimension.extremes)
-
-
-def told(value: Value) -> str:
-    """A value as short as can be read."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)

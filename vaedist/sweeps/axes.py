@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from vaedist.config import Dimension, Value
-from vaedist.sweeps.analysis import Outcome, numeric, told
+from vaedist.config import Dimension, Value, told
+from vaedist.sweeps.analysis import Outcome, numeric
 
 SIZE = (10.0, 6.0)  # inches
 TEXT, TITLE, SMALL = 13, 15, 11  # points: legible at 1000 pixels across

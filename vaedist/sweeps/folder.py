@@ -1,7 +1,6 @@
 """A sweep's folder: what lies where, and the log of its trials."""
 
 import json
-import math
 import os
 import re
 import time
@@ -9,17 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from vaedist.config import Sweep, Value
+from vaedist.config import Sweep, Value, told
 from vaedist.errors import RunError, StorageError
 from vaedist.monitor.metrics import read_metrics
+from vaedist.monitor.sweep_events import State
 from vaedist.training.run_folder import RunFolder
 
 NAME_LENGTH = 80
-# "open" trials are yet to end: they were not started, or the sweep was stopped under them.
-State = Literal["open", "running", "finished", "stopped", "failed"]
-ENDED: tuple[State, ...] = ("finished", "stopped", "failed")
 
 
 @dataclass(frozen=True)
@@ -69,10 +66,15 @@ class Trial:
             for row in rows
         )
 
+    def best_epoch(self, metric: str, mode: str) -> Epoch | None:
+        """The epoch that scored best of a metric; None where none was scored."""
+        scored = [epoch for epoch in self.epochs if getattr(epoch, metric) is not None]
+        return (max if mode == "max" else min)(scored, key=lambda epoch: getattr(epoch, metric), default=None)
+
     def best(self, metric: str, mode: str) -> float | None:
-        """The best that any of its epochs scored of a metric; None where none has."""
-        values = [v for epoch in self.epochs if (v := getattr(epoch, metric)) is not None and math.isfinite(v)]
-        return (max if mode == "max" else min)(values, default=None)
+        """What its best epoch scored of a metric; None where none was scored."""
+        epoch = self.best_epoch(metric, mode)
+        return None if epoch is None else getattr(epoch, metric)
 
 
 @dataclass(frozen=True)
@@ -207,9 +209,5 @@ class TrialLog:
 
 def run_name(number: int, params: Mapping[str, Value]) -> str:
     """A run's name that tells what the trial is, as in 0007-depth-3-width-320."""
-    said = "-".join(f"{key.rpartition('.')[2]}-{_short(value)}" for key, value in params.items())
+    said = "-".join(f"{key.rpartition('.')[2]}-{told(value)}" for key, value in params.items())
     return re.sub(r"[^A-Za-z0-9._-]", "_", f"{number:04d}-{said}")[:NAME_LENGTH].rstrip("-._")
-
-
-def _short(value: Value) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

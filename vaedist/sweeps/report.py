@@ -3,16 +3,16 @@
 import csv
 import io
 import json
-import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vaedist.config import ScalingSection, Sweep
+from vaedist.config import ScalingSection, Sweep, told
 from vaedist.errors import RunError, StorageError
-from vaedist.sweeps.analysis import TOLD, Importance, Outcome, compared_epoch, importances, outcomes, ranked, told
+from vaedist.files import replace_file
+from vaedist.sweeps.analysis import TOLD, Importance, Outcome, compared_epoch, importances, outcomes, ranked
 from vaedist.sweeps.folder import SweepFolder, Trial
 
 BEST_SHOWN = 10
@@ -40,10 +40,10 @@ def write_report(folder: SweepFolder) -> Path:
     for name, figure in figures(sweep, found, list(weights)):
         _write(folder.path / "plots" / f"{name}.png", png(figure))
         names.append(name)
-    _write(folder.path / "results.csv", _csv(sweep, found).encode())
-    _write(folder.path / "results.json", (json.dumps(_record(sweep, found, weights), indent=1) + "\n").encode())
+    _write(folder.path / "results.csv", _csv(sweep, found))
+    _write(folder.path / "results.json", json.dumps(_record(sweep, found, weights), indent=1) + "\n")
     report = folder.path / "report.md"
-    _write(report, "\n\n".join(_sections(sweep, found, weights, names)).encode() + b"\n")
+    _write(report, "\n\n".join(_sections(sweep, found, weights, names)) + "\n")
     return report
 
 
@@ -292,14 +292,8 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
-def _write(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+def _write(path: Path, content: bytes | str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.write_bytes(content)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        replace_file(path, content)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error

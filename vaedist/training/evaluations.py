@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vaedist.errors import StorageError
+from vaedist.files import replace_file
 from vaedist.monitor.tensorboard import TensorBoardWriter
 from vaedist.training.run_folder import RunFolder
 
@@ -33,14 +33,8 @@ def save_evaluation(folder: RunFolder, name: str, step: int, record: Mapping[str
         StorageError: it cannot be written.
     """
     path = folder.evaluations / f"{name}-step-{step:09d}.json"
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.write_text(json.dumps(_finite(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        replace_file(path, json.dumps(_finite(record), indent=1, allow_nan=False) + "\n")
         _show(folder, name)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error

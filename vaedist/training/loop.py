@@ -71,7 +71,7 @@ class Loop:
             self._restore(checkpoint)
             saved = checkpoint.position.meters
         self.meters = Meters(self.step.sums, saved)
-        self.clock = Stopwatch()
+        self.clock, self.waited = Stopwatch(), 0.0
         self.test_elbo = math.nan
 
     def run(self) -> dict[str, float]:
@@ -129,21 +129,20 @@ class Loop:
     def _next(self, chunks: Iterator[Chunk]) -> Chunk | None:
         start = time.perf_counter()
         chunk = next(chunks, None)
-        self.clock.waiting += time.perf_counter() - start
+        self.waited = time.perf_counter() - start
         return chunk
 
     def _take(self, chunk: Chunk) -> bool:
         """Take a chunk's steps and record them; returns whether anyone wants to stop."""
         first, start = self.taken, time.perf_counter()
         metrics, finite = self.step.run(chunk, first, stop=self.should_stop())
-        self.clock.computing += time.perf_counter() - start
+        computed = time.perf_counter() - start
         columns = len(self.meters.names)
         self._check(metrics, finite, first)
         for row in metrics:
             self.taken += 1
             self.meters.add(row[:columns].astype(np.float64))
-            self.clock.steps += 1
-            self.clock.images += float(row[0])
+            self.clock.add(float(row[0]), computed / len(metrics), self.waited / len(metrics))
             if self._due(self.experiment.monitor.log_every):
                 self._log(float(row[-1]))
         return bool(metrics[:, columns].any())

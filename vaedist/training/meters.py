@@ -56,6 +56,11 @@ class Stopwatch:
         """Begin anew."""
         self.images, self.steps, self.computing, self.waiting = 0.0, 0, 0.0, 0.0
 
+    def add(self, images: float, computing: float, waiting: float) -> None:
+        """A step's images and seconds. Steps that one call took have equal parts of the call's time."""
+        self.images, self.steps = self.images + images, self.steps + 1
+        self.computing, self.waiting = self.computing + computing, self.waiting + waiting
+
     def rates(self) -> dict[str, float]:
         """Images a second, seconds a step, and the share of the time spent waiting for input."""
         total = self.computing + self.waiting

@@ -1,0 +1,28 @@
+"""Files that come into being whole or not at all."""
+
+import os
+from pathlib import Path
+
+
+def replace_file(path: Path, content: bytes | str) -> None:
+    """Put a file in the place of what was there, by one rename; missing folders are made.
+
+    It is on the disk before it is renamed, so that after a crash there is either the old file or the new one.
+
+    Args:
+        path: the file.
+        content: text is written as UTF-8.
+
+    Raises:
+        OSError: it cannot be written; what was there stays as it was, and nothing is left beside it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
