@@ -10,11 +10,13 @@ from typing import Any, TypeVar
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from vaedist.config import Experiment, differences
 from vaedist.data.lanes import LanePlan
 from vaedist.data.manifest import load_manifest, verify
 from vaedist.errors import ConfigError, Interrupted, RunError, WorkerError
+from vaedist.launch.backend import TensorflowCluster
 from vaedist.launch.channel import StopRequest, open_channel
 from vaedist.launch.claim import claimed
 from vaedist.launch.cluster import COMPUTING, ray_session, resources_per_worker
@@ -146,12 +148,11 @@ def _fit(
     stop: StopRequest,
 ) -> None:
     """Run Ray Train in a thread of its own, and pass events on in this one."""
-    from ray.train.tensorflow import TensorflowTrainer  # it imports TensorFlow, which takes seconds and talks
-
     scaling, channel = experiment.scaling, open_channel()
     stop.attach(channel)
-    trainer = TensorflowTrainer(
+    trainer = DataParallelTrainer(
         work,
+        backend_config=TensorflowCluster(),
         train_loop_config={
             "experiment": experiment.to_toml(),
             "run": str(run.path),
