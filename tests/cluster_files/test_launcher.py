@@ -1,0 +1,89 @@
+"""The files for `ray up`, as far as Ray checks them without a cloud, and what they promise."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.scripts.scripts import start
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("onprem", "aws", "gcp")
+CLOUDS = ("aws", "gcp")
+
+
+def read(name):
+    return yaml.safe_load((ROOT / "cluster" / f"{name}.yaml").read_text())
+
+
+def ray_start(commands):
+    """The options of the one `ray start` among the commands, as Ray reads them."""
+    [line] = [command for command in commands if command.startswith("ray start")]
+    return start.make_context("start", shlex.split(line)[2:]).params
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ray_accepts_the_file(name):
+    validate_config(prepare_config(read(name)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ray_refuses_an_unknown_key(name):
+    with pytest.raises(Exception, match="Additional properties are not allowed"):
+        validate_config(prepare_config(read(name) | {"max_wrokers": 2}))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_head_has_no_cpus_for_ray_and_keeps_the_dashboard_on_the_loopback(name):
+    options = ray_start(read(name)["head_start_ray_commands"])
+    assert (options["head"], options["num_cpus"], options["port"]) == (True, 0, 6379)
+    assert options["dashboard_host"] == "127.0.0.1"
+    assert options["autoscaling_config"] == "~/ray_bootstrap_config.yaml"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_workers_join_the_port_that_the_head_listens_on(name):
+    config = read(name)
+    port = ray_start(config["head_start_ray_commands"])["port"]
+    assert ray_start(config["worker_start_ray_commands"])["address"] == f"$RAY_HEAD_IP:{port}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_process_asks_for_the_token_and_every_node_has_it(name):
+    config = read(name)
+    assert "--env=RAY_AUTH_MODE=token" in config["docker"]["run_options"]
+    assert config["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_containers_see_the_shared_folder_and_have_no_capabilities(name):
+    options = read(name)["docker"]["run_options"]
+    assert {"--volume=/mnt/vaedist:/mnt/vaedist", "--cap-drop=ALL", "--security-opt=no-new-privileges"} <= set(options)
+    assert any("mountpoint -q /mnt/vaedist" in command for command in read(name)["initialization_commands"])
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_the_head_is_on_demand_and_workers_with_a_gpu_are_spot_and_come_on_demand(name):
+    config = read(name)
+    head, worker = config["available_node_types"]["head"], config["available_node_types"]["gpu_worker"]
+    assert config["head_node_type"] == "head"
+    assert head["resources"] == {"CPU": 0}
+    assert (worker["resources"]["GPU"], worker["min_workers"]) == (1, 0)
+    assert 0 < worker["max_workers"] <= config["max_workers"]
+    spot = re.compile("spot|preempt", re.IGNORECASE)
+    assert spot.search(str(worker["node_config"]))
+    assert not spot.search(str(head["node_config"]))
+
+
+def test_on_aws_all_nodes_have_a_group_of_their_own_for_ray_would_open_ssh_to_all():
+    types = read("aws")["available_node_types"].values()
+    assert all(node["node_config"]["SecurityGroupIds"] for node in types)
+    assert all(node["node_config"]["MetadataOptions"]["HttpTokens"] == "required" for node in types)
+    assert all(disk["Ebs"]["Encrypted"] for node in types for disk in node["node_config"]["BlockDeviceMappings"])
+
+
+def test_on_google_cloud_all_nodes_name_their_network():
+    types = read("gcp")["available_node_types"].values()
+    assert all(node["node_config"]["networkInterfaces"][0]["subnetwork"] for node in types)

@@ -1,0 +1,70 @@
+"""Versions that the files of clusters name are those of pyproject.toml and constraints.txt."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CLUSTER = ROOT / "cluster"
+FILES = sorted(path for path in CLUSTER.rglob("*") if path.is_file() and path.name != "auth_token")
+CONSTRAINTS = (ROOT / "constraints.txt").read_text()
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+def pins(text):
+    """Version of each package, by its normalised name."""
+    found = re.findall(r"^([\w.-]+)==(\S+)$", text, re.MULTILINE)
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
+
+
+def named(pattern):
+    """What the group of a pattern matched, by the file it was found in."""
+    return {path.relative_to(ROOT): found for path in FILES if (found := re.findall(pattern, path.read_text()))}
+
+
+def test_images_of_the_project_have_its_version():
+    found = named(r"\bvaedist:(\d[\w.]*)")
+    assert len(found) >= 8
+    assert {version for versions in found.values() for version in versions} == {VERSION}
+
+
+def test_kuberay_is_told_the_version_of_ray_that_is_pinned():
+    found = named(r"rayVersion: \"(\S+)\"")
+    assert {path.name for path in found} == {"raycluster.yaml", "rayjob.yaml"}
+    assert {version for versions in found.values() for version in versions} == {pins(CONSTRAINTS)["ray"]}
+
+
+def test_the_image_has_the_python_that_the_versions_were_tested_with():
+    tested = re.search(r"\(Python ([\d.]+),", CONSTRAINTS).group(1)
+    [base] = named(r"PYTHON_IMAGE=python:(\S+)")[Path("cluster/docker/Dockerfile")]
+    assert base.startswith(f"{tested}.")
+
+
+def test_every_image_has_a_tag_that_is_not_latest():
+    images = named(r"(?:^|\s)(?:head_|worker_)?image: (\S+)")
+    assert len(images) >= 7
+    for path, names in images.items():
+        for name in names:
+            _, _, tag = name.rpartition("/")[2].partition(":")
+            assert re.match(r"\d+\.\d+\.\d+", tag), (path, name)
+    assert not named(r"(:latest\b)")
+
+
+def test_the_images_pins_add_to_those_of_the_project():
+    image = pins((CLUSTER / "docker" / "constraints-image.txt").read_text())
+    assert image
+    assert image.keys().isdisjoint(pins(CONSTRAINTS))
+
+
+def test_the_launchers_pins_differ_from_those_of_the_project_in_one():
+    launcher = pins((CLUSTER / "docker" / "constraints-launcher.txt").read_text())
+    assert {"boto3", "google-api-python-client"} <= set(launcher)
+    assert set(launcher) & set(pins(CONSTRAINTS)) == {"python-dateutil"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_lines_fit(path):
+    if path.suffix != ".md":
+        assert max(map(len, path.read_text().splitlines())) <= 120
