@@ -1,5 +1,6 @@
 """The batch script of Slurm: what bash, shellcheck and `ray symmetric-run` say of it without a cluster."""
 
+import os
 import re
 import shlex
 import shutil
@@ -7,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
 from ray.scripts.scripts import start
 from ray.scripts.symmetric_run import curate_and_validate_ray_start_args
@@ -19,6 +19,31 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "cluster" / "slurm" / "train.sbatch"
 TEXT = SCRIPT.read_text()
 SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin")
+
+
+# What the script calls, as far as it needs them: srun runs a command once, symmetric-run runs what follows its "--".
+STUBS = {
+    "srun": 'while [[ "$1" == --* ]]; do shift; done; exec "$@"',
+    "scontrol": "echo node-1",
+    "hostname": "echo 192.0.2.1 192.0.2.2",
+    "ray": 'while [[ "$1" != -- ]]; do shift; done; shift; "$@" || true',
+    "vaedist": 'cat "$RAY_AUTH_TOKEN_PATH" > "$HOME/token"; echo "$@" > "$HOME/called"; exit "$EXIT_CODE"',
+    "python": f'exec "{sys.executable}" "$@"',
+}
+
+
+@pytest.fixture
+def node(tmp_path):
+    """The environment of a batch job on a node whose programs are the stubs, and whose home is empty."""
+    programs = tmp_path / "venv" / "bin"
+    programs.mkdir(parents=True)
+    (tmp_path / "home").mkdir()
+    for name, body in STUBS.items():
+        (programs / name).write_text(f"#!/bin/bash\n{body}\n")
+        (programs / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": "12345", "SLURM_JOB_NODELIST": "node-[1-2]", "SLURM_JOB_NUM_NODES": "2"}
+    job |= {"SLURM_CPUS_PER_TASK": "8", "SLURM_GPUS_ON_NODE": "1"}
+    return os.environ | job | {"HOME": str(tmp_path / "home"), "VAEDIST_VENV": str(programs.parent)}
 
 
 def launched():
@@ -65,7 +90,6 @@ def test_the_training_is_told_the_cluster_and_goes_on_after_a_requeue():
     assert read.params["resume"] is True
     assert read.params["address"] == "1"
     assert {one.partition("=")[0] for one in read.params["overrides"]} <= set(keys(Experiment))
-    assert isinstance(train, click.Command)
 
 
 def test_the_token_is_of_this_job_and_read_by_nobody_else():
@@ -73,3 +97,23 @@ def test_the_token_is_of_this_job_and_read_by_nobody_else():
     assert "export RAY_AUTH_MODE=token" in TEXT
     assert re.search(r'^export RAY_AUTH_TOKEN_PATH="\$scratch/token"$', TEXT, re.MULTILINE)
     assert re.search(r"^trap '.*rm -rf -- \"\$scratch\"' EXIT$", TEXT, re.MULTILINE)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_it_trains_ends_with_the_code_of_the_training_and_leaves_no_token(node, code):
+    job = ["jobs/cifar10-iaf.toml", "--name", "a b"]
+    done = subprocess.run(["bash", SCRIPT, *job], env=node | {"EXIT_CODE": str(code)}, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    home = Path(node["HOME"])
+    assert (home / "called").read_text().split() == shlex.split(
+        "train jobs/cifar10-iaf.toml --resume --address 192.0.2.1:22345 "
+        "--set scaling.workers=2 --set scaling.gpus_per_worker=1 --name a b"
+    )
+    assert re.fullmatch(r"[0-9a-f]{64}", (home / "token").read_text())
+    assert {path.name for path in home.iterdir()} == {"called", "token"}
+
+
+def test_it_fails_where_ray_did_not_start_though_symmetric_run_ends_well(node):
+    (Path(node["VAEDIST_VENV"]) / "bin" / "ray").write_text("#!/bin/bash\n")
+    done = subprocess.run(["bash", SCRIPT, "jobs/cifar10-iaf.toml"], env=node, capture_output=True, text=True)
+    assert done.returncode == 1
