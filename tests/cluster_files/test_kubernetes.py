@@ -148,6 +148,11 @@ def test_no_secret_is_written_down():
     assert set(values) <= {None}
 
 
+def test_pods_that_no_other_policy_covers_are_reached_by_nobody():
+    specs = [policy["spec"] for policy in of_kind("NetworkPolicy")]
+    assert {"podSelector": {}, "policyTypes": ["Ingress"]} in specs
+
+
 @pytest.mark.parametrize("pod", PODS)
 def test_nobody_connects_whom_no_policy_names(pod):
     covering = [
