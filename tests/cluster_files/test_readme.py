@@ -56,19 +56,11 @@ def local(word):
     return str(ROOT / word.removeprefix("/opt/vaedist/")) if word.endswith(".toml") else word
 
 
-@pytest.mark.parametrize("call", [call for call in calls("vaedist") if not call.startswith("submit ")])
+@pytest.mark.parametrize("call", calls("vaedist"))
 def test_calls_of_vaedist_are_complete_and_valid(call):
     given = read(main, [local(word) for word in shlex.split(call)]).params
     if given.get("job"):
         read_job(given["job"], given["overrides"])
-
-
-@pytest.mark.parametrize("call", [call for call in calls("vaedist") if call.startswith("submit ")])
-def test_calls_of_submit_have_its_form(call):
-    assert re.fullmatch(r"submit jobs/\S+\.toml --address http://127\.0\.0\.1:8265", call)
-    assert (ROOT / call.split()[1]).exists()
-    if "submit" in main.commands:
-        read(main, shlex.split(call))
 
 
 @pytest.mark.parametrize("call", calls("ray"))
