@@ -1,11 +1,14 @@
 """What may import what, and that the command line answers without loading TensorFlow or Ray."""
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from vaedist.launch.backend import TensorflowCluster
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("tensorflow", "keras", "ray", "tensorflow_datasets", "skimage")
@@ -66,6 +69,18 @@ def test_importing_is_light(module):
     assert {name.partition(".")[0] for name in loaded}.isdisjoint(HEAVY)
 
 
+def test_processes_that_only_coordinate_do_not_load_tensorflow():
+    """The command, the controller of a run, which gets the backend through Ray, and a trial of a sweep."""
+    get = "import sys, pickle, json; pickle.loads(bytes.fromhex(sys.argv[1])).backend_cls()"
+    loaded = "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    command = python(f"import json, sys, vaedist.launch.train; {loaded}")
+    trial = python(f"import json, sys, vaedist.launch.trial, vaedist.launch.tune; {loaded}")
+    controller = python(f"{get}; {loaded}", pickle.dumps(TensorflowCluster()).hex())
+    for found in (command, trial, controller):
+        assert "ray" in found
+        assert {"tensorflow", "keras"}.isdisjoint(found)
+
+
 def test_help_of_every_command_is_light(commands):
     asked = [[*words, "--help"] for words, _ in commands]
     said, loaded = python(RUN, json.dumps(asked))
@@ -84,6 +99,6 @@ def test_the_commands_are_those_of_the_design(commands):
 
 
 def test_no_module_imports_tensorflow_through_tf_keras():
-    """Ray sets TF_USE_LEGACY_KERAS in its workers, where tf.keras is another library."""
+    """Where somebody sets TF_USE_LEGACY_KERAS, tf.keras is another library."""
     uses = [path for path in (ROOT / "vaedist").rglob("*.py") if "tf.keras" in path.read_text()]
     assert uses == []
