@@ -48,3 +48,9 @@ class WorkerError(VaedistError):
     """Workers died or failed more often than they may be started again."""
 
     exit_code = 1
+
+
+class JobError(VaedistError):
+    """A job on a cluster failed."""
+
+    exit_code = 1

@@ -1,4 +1,4 @@
-"""Files that come into being whole or not at all."""
+"""Files that come into being whole or not at all, and paths as they are told."""
 
 import os
 from pathlib import Path
@@ -26,3 +26,8 @@ def replace_file(path: Path, content: bytes | str) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def told_path(path: Path) -> str:
+    """A path from the current folder, where it is below that; else from the root."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -7,9 +7,11 @@ import click
 
 from vaedist import __version__
 from vaedist.cli.check import check
+from vaedist.cli.cluster import cluster
 from vaedist.cli.config import config
 from vaedist.cli.data import data
 from vaedist.cli.evaluate import evaluate
+from vaedist.cli.jobs import jobs, submit
 from vaedist.cli.runs import reconstruct, runs, sample
 from vaedist.cli.tensorboard import tensorboard
 from vaedist.cli.train import train
@@ -58,5 +60,19 @@ def main() -> None:
     """Train variational autoencoders with inverse autoregressive flow on Ray, on one machine or many."""
 
 
-for command in (data, train, tune, evaluate, sample, reconstruct, runs, tensorboard, check, config):
+for command in (
+    data,
+    train,
+    tune,
+    submit,
+    jobs,
+    cluster,
+    evaluate,
+    sample,
+    reconstruct,
+    runs,
+    tensorboard,
+    check,
+    config,
+):
     main.add_command(command)

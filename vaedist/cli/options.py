@@ -52,7 +52,31 @@ def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def address_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--address, of a Ray cluster."""
+    """--address, of a Ray cluster to join, and --insecure."""
     return click.option(
         "--address", metavar="HOST:PORT", help="Ray cluster to work on.  [default: RAY_ADDRESS, or a Ray of its own]"
-    )(command)
+    )(insecure_option(command))
+
+
+def dashboard_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--address, of a cluster's dashboard, and --insecure."""
+    return click.option(
+        "--address", metavar="URL",
+        help="Dashboard of the cluster, as in http://HEAD:8265.  "
+        "[default: RAY_API_SERVER_ADDRESS, or the one local cluster]",
+    )(insecure_option(command))  # fmt: skip
+
+
+def insecure_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--insecure, for clusters without a token."""
+    return click.option(
+        "--insecure", is_flag=True, expose_value=False, callback=_allow_insecure,
+        help="Speak with a cluster on another machine that asks for no token.",
+    )(command)  # fmt: skip
+
+
+def _allow_insecure(_context: click.Context, _option: click.Parameter, value: bool) -> None:
+    if value:
+        from vaedist.launch.access import allow_insecure
+
+        allow_insecure()

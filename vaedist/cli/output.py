@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import click
+
 
 def console() -> Any:
     """Stdout; a pipe has no width, so that nothing is cut there."""
@@ -41,3 +43,17 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
                       redirect_stderr=False) as bars:  # fmt: skip
             task = bars.add_task(escape(title), total=None)
             yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+@contextmanager
+def status_line() -> Iterator[Callable[[str], None]]:
+    """What is being waited for, on stderr: a line that changes where that is a terminal, else one after the other."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    screen = Console(stderr=True)
+    if not screen.is_terminal:
+        yield lambda text: click.echo(text, err=True)
+        return
+    with screen.status("") as shown:
+        yield lambda text: shown.update(escape(text))

@@ -10,6 +10,7 @@ import click
 
 from vaedist.cli.options import address_option, job_argument
 from vaedist.config import Experiment
+from vaedist.files import told_path
 
 
 @click.command()
@@ -58,7 +59,7 @@ def _print_result(run: Any, seconds: float) -> None:
     from vaedist.monitor.metrics import read_metrics
 
     test = [row for row in read_metrics(run.metrics) if row["kind"] == "test"][-1]
-    path = os.path.relpath(run.path)
+    path = told_path(run.path)
     click.echo(
         f"test ELBO    {test['elbo']:.2f} nats an image (reconstruction {test['reconstruction']:.2f}, "
         f"KL {test['kl']:.2f}), after {test['epoch']} epochs, {test['step']} steps; {seconds / 60:.1f} minutes in all\n"

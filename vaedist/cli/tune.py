@@ -9,7 +9,8 @@ import click
 from vaedist.cli.options import address_option, set_option
 from vaedist.cli.output import console, print_pairs
 from vaedist.config import Sweep, told
-from vaedist.errors import ConfigError
+from vaedist.errors import ConfigError, StorageError
+from vaedist.files import told_path
 
 if TYPE_CHECKING:
     from vaedist.launch.tune import Plan
@@ -90,7 +91,7 @@ def report(sweep: Path) -> None:
     from vaedist.sweeps import SweepFolder
     from vaedist.sweeps.report import write_report
 
-    click.echo(f"wrote {os.path.relpath(write_report(SweepFolder(sweep.absolute())))}")
+    click.echo(f"wrote {told_path(write_report(SweepFolder(sweep.absolute())))}")
 
 
 @tune.command()
@@ -100,7 +101,6 @@ def report(sweep: Path) -> None:
 )
 def best(sweep: Path, out: Path) -> None:
     """Write the job of the best trial of a sweep, SWEEP, as a file that `vaedist train` runs."""
-    from vaedist.errors import StorageError
     from vaedist.sweeps import SweepFolder
     from vaedist.sweeps.report import best_job, best_trial
 
@@ -166,7 +166,7 @@ def _print_result(folder: Any) -> None:
     from vaedist.monitor.sweep_terminal import describe
     from vaedist.sweeps.report import best_trial, write_report
 
-    sweep, trials, path = folder.read_sweep(), folder.read_trials(), os.path.relpath(folder.path)
+    sweep, trials, path = folder.read_sweep(), folder.read_trials(), told_path(folder.path)
     states = [trial.state for trial in trials]
     counts = ", ".join(f"{states.count(s)} {s}" for s in ("finished", "stopped", "failed", "open") if s in states)
     lines = [f"trials       {counts}"]
@@ -174,7 +174,7 @@ def _print_result(folder: Any) -> None:
         best = best_trial(folder)
         score = best.best(sweep.tune.metric, sweep.tune.mode)
         lines.append(f"best         {best.name}: {sweep.tune.metric} {score:.2f}, {describe(best.params)}")
-        lines.append(f"report       {os.path.relpath(write_report(folder))}")
+        lines.append(f"report       {told_path(write_report(folder))}")
         lines.append(f"its job      vaedist tune best {path} -o best.toml")
     lines.append(f"look at it   vaedist tensorboard {path}")
     click.echo("\n".join(lines))

@@ -11,6 +11,7 @@ import ray
 
 from vaedist.config import ScalingSection
 from vaedist.errors import ClusterError
+from vaedist.launch.access import authorize, require_variables, secure_local
 
 CONNECT_SECONDS = 5.0
 # Ray starts workers at niceness 15. At 0 those that compute go before the many that only coordinate, each of which
@@ -29,21 +30,23 @@ def ray_session(address: str | None = None, *, dashboard: bool = False) -> Itera
         dashboard: start a Ray with its dashboard, which Ray Train needs to clean up after a driver that died.
 
     Raises:
-        ClusterError: the address cannot be reached.
+        ClusterError: the address cannot be reached, or is refused (see `authorize`).
     """
     if ray.is_initialized():
         yield
         return
+    require_variables()
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     _check_address(address)
     try:
         if address == "local":
             _check_interpreter()
+            secure_local()
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
             ray.init(address="local", include_dashboard=dashboard)
         else:
-            ray.init(address=address)
+            ray.init(address=address if address == "auto" else authorize(address))
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(f"cannot join the Ray cluster at {address}: {str(error).splitlines()[0]}") from error
     try:

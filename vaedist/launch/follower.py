@@ -1,6 +1,5 @@
 """What follows a sweep that Ray Tune runs: writes down and tells how trials go, and says when to stop."""
 
-import os
 import signal
 import threading
 import time
@@ -14,6 +13,7 @@ from ray.tune import Callback, Stopper
 
 from vaedist.config import Sweep
 from vaedist.errors import Interrupted, VaedistError
+from vaedist.files import told_path
 from vaedist.launch.search import Proposer, Unpickled
 from vaedist.monitor.sweep_events import ENDED, State, SweepEvent, SweepNotice, TrialStatus
 from vaedist.monitor.tensorboard import TensorBoardWriter
@@ -165,7 +165,7 @@ class Follower(Unpickled, Callback):
         if self._error is not None:
             raise self._error
         ended = sum(trial.state in ENDED for trial in self._log.trials.values())
-        goes_on = f"vaedist tune --resume {os.path.relpath(self._log.folder.path)} goes on"
+        goes_on = f"vaedist tune --resume {told_path(self._log.folder.path)} goes on"
         if self._interrupted:
             raise Interrupted(f"{ended} of {self._sweep.trials} trials have ended; {goes_on}")
         if self._out_of_time:

@@ -75,7 +75,8 @@ def train(
     busy = f"run {run.path} is being trained by another process"
     claim = claimed(run.path, run.experiment, experiment.to_toml(), busy)
     with claim as began, output_to(run.logs / "ray.log") if quiet else nullcontext():
-        observe(Waiting(f"joining Ray at {address}" if address else "starting Ray"))
+        joined = address or os.environ.get("RAY_ADDRESS")
+        observe(Waiting(f"joining Ray at {joined}" if joined else "starting Ray"))
         with ray_session(address):
             resources = resources_per_worker(experiment.scaling)
             observe(Waiting(f"starting {experiment.scaling.workers} worker(s)"))

@@ -10,6 +10,7 @@ from ray.train.collective import broadcast_from_rank_zero
 
 from vaedist.config import Experiment
 from vaedist.errors import Interrupted, NonFiniteError, VaedistError
+from vaedist.launch.access import require_variables
 from vaedist.launch.channel import WorkerLine
 from vaedist.training.run_folder import RunFolder
 
@@ -39,6 +40,7 @@ def work(config: dict[str, Any]) -> None:
         agree=broadcast_from_rank_zero,
     )
     try:
+        require_variables()
         train(Experiment.from_toml(config["experiment"]), RunFolder(Path(config["run"])), worker)
     except (Interrupted, NonFiniteError) as error:  # of all workers, after the same step
         line.fail(error)

@@ -1,0 +1,96 @@
+"""`vaedist cluster`: a Ray of several nodes on this machine."""
+
+import json
+
+import click
+
+from vaedist.cli.options import json_option
+from vaedist.cli.output import console, print_pairs, status_line
+
+name_option = click.option("--name", default="local", show_default=True, metavar="NAME", help="Of the cluster.")
+
+
+@click.group()
+def cluster() -> None:
+    """Start, look at and end a Ray cluster on this machine, to try out what jobs do on one.
+
+    Its nodes are processes that listen on the loopback only and ask for a token, which vaedist's commands find by
+    themselves. The head works on nothing, as on the clusters in the folder cluster/.
+    """
+
+
+@cluster.command()
+@click.option("--nodes", type=click.IntRange(2, 64), default=3, show_default=True, help="The head included.")
+@click.option("--cpus", type=click.IntRange(1, 4096), metavar="N",
+              help="CPUs of each node but the head.  [default: the machine's, divided]")  # fmt: skip
+@name_option
+@json_option
+def up(nodes: int, cpus: int | None, name: str, as_json: bool) -> None:
+    """Start a cluster: a head, and nodes that work."""
+    from vaedist.launch.local_cluster import up as start
+
+    with status_line() as progress:
+        started = start(name, nodes=nodes, cpus=cpus, progress=progress)
+    facts = {
+        "name": started.name,
+        "nodes": len(started.nodes),
+        "cpus": sum(node.cpus for node in started.nodes),
+        "dashboard": started.dashboard,
+        "address": started.address,
+        "token": started.token,
+    }
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    own = "" if name == "local" else f" --name {name}"
+    click.echo(
+        f"cluster      {name}: {facts['nodes']} nodes, {facts['cpus']} CPUs\n"
+        f"dashboard    {started.dashboard}\n"
+        f"use it       vaedist submit JOB --address {started.dashboard}\n"
+        f"             vaedist train JOB --address {started.address}\n"
+        f"Ray's own    export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={started.token}\n"
+        f"end it       vaedist cluster down{own}"
+    )
+
+
+@cluster.command()
+@name_option
+@json_option
+def status(name: str, as_json: bool) -> None:
+    """Show the nodes of a cluster, and what it does. Exit code 1 if not all of it is alive."""
+    from vaedist.launch.local_cluster import get_cluster, joined
+
+    found = get_cluster(name)
+    there = joined(found)
+    nodes = [
+        {"node": number, "role": node.role, "pid": node.pid, "cpus": node.cpus, "alive": node.alive}
+        for number, node in enumerate(found.nodes)
+    ]
+    well = all(node["alive"] for node in nodes) and there == len(nodes)
+    if as_json:
+        facts = {"name": name, "dashboard": found.dashboard, "address": found.address, "joined": there, "nodes": nodes}
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        from rich.table import Table
+
+        answer = "does not answer" if there is None else f"{there} of {len(nodes)} nodes have joined"
+        print_pairs(name, {"dashboard": found.dashboard, "address": found.address, "Ray": answer})
+        table = Table("node", "role", "process", "CPUs", "state")
+        for node in nodes:
+            state = "alive" if node["alive"] else "[red]dead[/red]"
+            table.add_row(*(str(node[key]) for key in ("node", "role", "pid", "cpus")), state)
+        console().print(table)
+    if not well:
+        click.get_current_context().exit(1)
+
+
+@cluster.command()
+@name_option
+def down(name: str) -> None:
+    """End a cluster: the processes that `up` started, what they started, and nothing else."""
+    from vaedist.launch.local_cluster import end, get_cluster
+
+    found = get_cluster(name)
+    with status_line() as progress:
+        ended = end(found, progress)
+    click.echo(f"ended {name}: {ended} processes, none is left")

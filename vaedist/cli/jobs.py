@@ -1,0 +1,248 @@
+"""`vaedist submit` and `vaedist jobs`: trainings and sweeps on a cluster, from here."""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vaedist.cli.options import dashboard_option, job_argument, json_option
+from vaedist.cli.output import console, print_pairs, status_line
+from vaedist.config import Experiment, Sweep
+from vaedist.errors import ConfigError, Interrupted, JobError
+
+if TYPE_CHECKING:
+    from vaedist.launch.jobs import Job, Jobs
+
+PACKAGES = ("image", "pip")
+
+job_name_argument = click.argument("name", metavar="JOB")
+
+
+@click.command()
+@job_argument
+@click.option("--tune", "is_sweep", is_flag=True, help="JOB is a sweep: run it as `vaedist tune` does.")
+@click.option("--name", metavar="NAME", help="Name of the run or sweep.  [default: the job's run.name, or its file's]")
+@click.option("--runs", metavar="DIR", help="Folder or URI that holds the runs.  [default: the job's run.folder]")
+@click.option("--resume", is_flag=True, help="Go on with the run or sweep if it exists.")
+@click.option("--retry-errored", is_flag=True, help="With --tune --resume: try those trials again that failed.")
+@click.option(
+    "--env", "environment", multiple=True, metavar="image|pip|NAME=VALUE",
+    help="image: run with the packages of the cluster's image, which is what happens if nothing is said; pip: install "
+    "the versions of here. NAME=VALUE: set a variable, which must not be secret; may be repeated.",
+)  # fmt: skip
+@click.option(
+    "--env-from-node", "from_node", multiple=True, metavar="NAME",
+    help="A variable, such as a key, that the nodes have and the job needs; may be repeated.",
+)  # fmt: skip
+@click.option("--extra", "extras", multiple=True, metavar="NAME", help="With --env pip: an extra, such as gpu.")
+@click.option("--no-wait", is_flag=True, help="Print the job's id and do not follow it.")
+@dashboard_option
+def submit(
+    job: Path,
+    overrides: tuple[str, ...],
+    is_sweep: bool,
+    name: str | None,
+    runs: str | None,
+    resume: bool,
+    retry_errored: bool,
+    environment: tuple[str, ...],
+    from_node: tuple[str, ...],
+    extras: tuple[str, ...],
+    no_wait: bool,
+    address: str | None,
+) -> None:
+    """Train the experiment in the file JOB on a cluster, as a Ray job, and follow it.
+
+    vaedist itself goes there as a wheel. The job's paths, data.path and run.folder, are the cluster's: absolute ones
+    that all nodes share, or URIs. Exit code 0 if the job succeeds, 1 if it fails, 130 if it is stopped. Ctrl-C ends the
+    following, not the job.
+    """
+    given = {"run.name": name, "run.folder": runs}
+    everything = overrides + tuple(f"{key}='{value}'" for key, value in given.items() if value is not None)
+    packages, variables = _environment(environment)
+    if extras and packages != "pip":
+        raise ConfigError("--extra goes with --env pip")
+    if retry_errored and not (is_sweep and resume):
+        raise ConfigError("--retry-errored goes with --tune --resume")
+    read: Experiment | Sweep = Sweep.from_file(job, everything) if is_sweep else Experiment.from_file(job, everything)
+
+    from vaedist.launch import jobs as launch
+
+    if isinstance(read, Sweep):
+        arguments = launch.sweep_arguments(read, overrides, resume=resume, retry_failed=retry_errored)
+    else:
+        arguments = launch.training_arguments(resume=resume)
+    submission = launch.Submission(read, arguments, job, packages, extras, variables, from_node)
+    submission.check()
+    cluster = launch.Jobs(address)
+    identity = cluster.submit(submission, progress=_say)
+    if no_wait:
+        click.echo(identity)
+        return
+    _say(f"submitted {identity}")
+    _follow(cluster, identity)
+
+
+def _environment(given: Iterable[str]) -> tuple[str, dict[str, str]]:
+    """Where the packages come from, and the variables, of what --env says."""
+    packages, variables = [], {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if equals:
+            variables[name] = value
+        elif each in PACKAGES:
+            packages.append(each)
+        else:
+            raise ConfigError(f"--env {each}: must be image, pip or NAME=VALUE")
+    if len(set(packages)) > 1:
+        raise ConfigError("--env: image and pip exclude each other")
+    return (packages or ["image"])[0], variables
+
+
+@click.group()
+def jobs() -> None:
+    """List, look at, follow and stop jobs on a cluster.
+
+    JOB is a job's id, or the name of a run: the newest job of that run.
+    """
+
+
+@jobs.command("list")
+@click.option("--all", "every", is_flag=True, help="Also those that were not submitted by vaedist.")
+@dashboard_option
+@json_option
+def list_(every: bool, address: str | None, as_json: bool) -> None:
+    """One row a job, the newest first."""
+    found = _jobs(address).list(every=every)
+    if as_json:
+        click.echo(json.dumps([_record(job) for job in found], indent=2))
+        return
+    if not found:
+        click.echo("no jobs")
+        return
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("job", "status", "run", "user", "started", "took")
+    for job in found:
+        user = job.metadata.get("user", "")
+        table.add_row(*map(escape, (job.id, job.status, job.run, user, _time(job.started), _took(job))))
+    console().print(table)
+
+
+@jobs.command()
+@job_name_argument
+@dashboard_option
+@json_option
+def status(name: str, address: str | None, as_json: bool) -> None:
+    """Show one job."""
+    cluster = _jobs(address)
+    job = cluster.get(name)
+    if as_json:
+        click.echo(json.dumps(_record(job), indent=2))
+        return
+    rows = {"status": job.status, "started": _time(job.started), "took": _took(job), "command": job.entrypoint}
+    if job.status == "FAILED":
+        rows["reason"] = cluster.reason(job)
+    print_pairs(job.id, rows | dict(job.metadata))
+
+
+@jobs.command()
+@job_name_argument
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended; exit code as of submit.")
+@dashboard_option
+def logs(name: str, follow: bool, address: str | None) -> None:
+    """Print what a job has printed."""
+    cluster = _jobs(address)
+    job = cluster.get(name)
+    if follow:
+        _follow(cluster, job.id)
+    else:
+        click.echo(cluster.log(job.id), nl=False)
+
+
+@jobs.command()
+@job_name_argument
+@click.option("--no-wait", is_flag=True, help="Do not wait until it has stopped.")
+@dashboard_option
+def stop(name: str, no_wait: bool, address: str | None) -> None:
+    """Stop a job, after it has saved the step that it is at; `vaedist submit --resume` goes on with it."""
+    cluster = _jobs(address)
+    job = cluster.get(name)
+    if job.has_ended or not cluster.stop(job.id):
+        click.echo(f"{job.id} has ended already: {cluster.get(job.id).status}")
+        return
+    if no_wait:
+        click.echo(f"{job.id} is stopping")
+        return
+    with status_line() as progress:
+        progress(f"{job.id} is stopping")
+        job = _until_ended(lambda: cluster.wait(job.id, _say), job.id)
+    click.echo(f"{job.id} {job.status}")
+
+
+@jobs.command()
+@job_name_argument
+@dashboard_option
+def wait(name: str, address: str | None) -> None:
+    """Wait until a job has ended; exit code as of submit."""
+    cluster = _jobs(address)
+    job = cluster.get(name)
+    _conclude(cluster, _until_ended(lambda: cluster.wait(job.id, _say), job.id))
+
+
+def _jobs(address: str | None) -> "Jobs":
+    from vaedist.launch.jobs import Jobs
+
+    return Jobs(address)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _follow(cluster: "Jobs", identity: str) -> None:
+    """Print a job's log until it has ended, and end as it did."""
+    _conclude(cluster, _until_ended(lambda: cluster.follow(identity, _write, _say), identity))
+
+
+def _write(text: str) -> None:
+    click.echo(text, nl=False)
+
+
+def _until_ended(wait: Callable[[], "Job"], identity: str) -> "Job":
+    """What `wait` gives; Ctrl-C leaves the job alone."""
+    try:
+        return wait()
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"no longer following; the job goes on: `vaedist jobs logs -f {identity}` follows it, "
+            f"`vaedist jobs stop {identity}` stops it"
+        ) from None
+
+
+def _conclude(cluster: "Jobs", job: "Job") -> None:
+    if job.status == "FAILED":
+        raise JobError(f"job {job.id} failed: {cluster.reason(job)}")
+    if job.status == "STOPPED":
+        raise Interrupted(f"job {job.id} was stopped")
+    click.echo(f"job {job.id} succeeded", err=True)
+
+
+def _record(job: "Job") -> dict[str, Any]:
+    return {**asdict(job), "run": job.run}
+
+
+def _time(seconds: float | None) -> str:
+    return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def _took(job: "Job") -> str:
+    if job.started is None:
+        return "-"
+    seconds = int((job.ended or time.time()) - job.started)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"

@@ -1,0 +1,411 @@
+"""Jobs on a cluster, by Ray's Jobs API: vaedist and an experiment are sent there, and their log is followed from here.
+
+What a job runs is `vaedist train` or `vaedist tune` itself, on the head; its workers are where the CPUs and GPUs are.
+"""
+
+import asyncio
+import getpass
+import logging
+import os
+import re
+import secrets
+import shlex
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from vaedist import __version__
+from vaedist.config import Experiment, Sweep
+from vaedist.data.manifest import load_manifest
+from vaedist.errors import ClusterError, ConfigError, VaedistError
+from vaedist.launch.access import REQUIRED, authorize
+from vaedist.launch.local_cluster import local_clusters
+from vaedist.launch.package import build_wheel, pinned_requirements
+
+ADDRESS = "RAY_API_SERVER_ADDRESS"  # as Ray's own commands name it
+CONNECT_SECONDS = 5.0
+RETRY_SECONDS = 1.0
+LOST_SECONDS = 600.0  # without an answer, after which a job is no longer followed
+STOP_SECONDS = 150  # that a job has to save what it is at, before Ray kills it
+ENDED = ("SUCCEEDED", "STOPPED", "FAILED")
+EXIT_CODES = {"SUCCEEDED": 0, "STOPPED": 130, "FAILED": 1}
+JOB_FILE = "job.toml"
+SECRET_NAME = re.compile(r"secret|token|passw|passphrase|credential|private|api_?key|access_?key|auth", re.IGNORECASE)
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+CHOSEN = ("RAY_JOB_STOP_WAIT_TIME_S", "PYTHONPATH", REQUIRED)  # variables that are not the user's to set
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job on a cluster.
+
+    Attributes:
+        id: by which it is found.
+        status: PENDING, RUNNING, SUCCEEDED, STOPPED or FAILED.
+        message: what Ray says of it.
+        entrypoint: the command that it runs.
+        metadata: of a job that vaedist submitted, its run, user, job file, versions, revision and data.
+        started, ended: seconds since 1970; None if not yet.
+        exit_code: of the command, once it has ended by itself.
+    """
+
+    id: str
+    status: str
+    message: str
+    entrypoint: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    started: float | None = None
+    ended: float | None = None
+    exit_code: int | None = None
+
+    @property
+    def run(self) -> str:
+        """The run or the sweep that it is about; empty if it is not vaedist's."""
+        return self.metadata.get("run", "")
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is over."""
+        return self.status in ENDED
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is to be submitted.
+
+    Attributes:
+        job: the experiment or the sweep, whose paths mean the same on the cluster.
+        arguments: of `vaedist` there, the job's file as "job.toml".
+        file: the job's file here, for the metadata.
+        environment: "image" runs with the packages of the cluster's image, "pip" installs the versions of here.
+        extras: of vaedist's, for "pip".
+        variables: for the environment of the job; nothing secret, for whoever sees the cluster sees them.
+        from_node: variables that every node has to have set already.
+    """
+
+    job: Experiment | Sweep
+    arguments: Sequence[str]
+    file: Path
+    environment: str = "image"
+    extras: Sequence[str] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+    from_node: Sequence[str] = ()
+
+    def check(self) -> None:
+        """Refuse what should not be sent.
+
+        Raises:
+            ConfigError: a path or a variable, see `check_paths` and `check_variables`.
+        """
+        check_paths(self.job)
+        check_variables(self.variables, self.from_node)
+
+    def runtime_env(self) -> dict[str, Any]:
+        """What Ray sets up for the job, but for the files."""
+        variables = {**self.variables, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
+        if self.from_node:
+            variables[REQUIRED] = ",".join(self.from_node)
+        env: dict[str, Any] = {"env_vars": variables}
+        if self.environment == "pip":
+            try:
+                env["pip"] = {"packages": pinned_requirements(self.extras), "pip_check": False}
+            except ValueError as error:
+                raise ConfigError(f"--extra: {error}") from error
+        return env
+
+
+def training_arguments(*, resume: bool) -> list[str]:
+    """Of `vaedist`, to train job.toml."""
+    return ["train", JOB_FILE, *(["--resume"] if resume else [])]
+
+
+def sweep_arguments(sweep: Sweep, overrides: Sequence[str], *, resume: bool, retry_failed: bool) -> list[str]:
+    """Of `vaedist`, to run the sweep of job.toml, or to go on with it where its folder is."""
+    if not resume:
+        return ["tune", "run", JOB_FILE]
+    options = [part for override in overrides for part in ("--set", override)]
+    retry = ["--retry-errored"] if retry_failed else []
+    return ["tune", "run", "--resume", f"{sweep.run.folder.rstrip('/')}/{sweep.run.name}", *retry, *options]
+
+
+def check_variables(variables: Mapping[str, str], from_node: Sequence[str]) -> None:
+    """Refuse to send what should not be seen, and names that are none.
+
+    Raises:
+        ConfigError: with the first that is refused.
+    """
+    for name in (*variables, *from_node):
+        if not VARIABLE.fullmatch(name):
+            raise ConfigError(f"--env {name}: must be NAME=VALUE, with a name of letters, digits and underscores")
+        if name in CHOSEN:
+            raise ConfigError(f"--env {name}: is set by vaedist")
+    for name in variables:
+        if SECRET_NAME.search(name):
+            raise ConfigError(
+                f"--env {name}: looks like a secret, and whoever sees the cluster would see it; set it on the nodes, "
+                f"and say --env-from-node {name}"
+            )
+
+
+def check_paths(job: Experiment | Sweep) -> None:
+    """Refuse paths that would mean another place on the cluster, or that hold a password.
+
+    Raises:
+        ConfigError: with the first that is refused.
+    """
+    for key, path in (("data.path", job.data.path), ("run.folder", job.run.folder)):
+        if "://" in path:
+            if urlsplit(path).password is not None:
+                raise ConfigError(f"{key}: the URI holds a password; keep that in the nodes' environment")
+        elif not Path(path).is_absolute():
+            raise ConfigError(
+                f"{key} = {path!r}: for a job it must be an absolute path that all nodes share, or a URI such as "
+                f"s3://BUCKET/PATH"
+            )
+
+
+def jobs_address(address: str | None) -> str:
+    """The dashboard's URL to use where none is given: RAY_API_SERVER_ADDRESS, or that of the one local cluster.
+
+    Raises:
+        ClusterError: there is none, or there are several to choose from.
+    """
+    address = address or os.environ.get(ADDRESS)
+    if address:
+        return address
+    clusters = local_clusters()
+    if len(clusters) == 1:
+        return clusters[0].dashboard
+    there = ", ".join(cluster.dashboard for cluster in clusters) or "none"
+    raise ClusterError(f"which cluster? give --address http://HEAD:8265, or set {ADDRESS}; local clusters: {there}")
+
+
+class Jobs:
+    """The jobs of a cluster.
+
+    Args:
+        address: URL of its dashboard; None as `jobs_address` says.
+
+    Raises:
+        ClusterError: it cannot be reached, or refuses the token.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = _checked(jobs_address(address))
+        authorize(self.address)
+        from ray.job_submission import JobSubmissionClient
+
+        logging.getLogger("ray").setLevel(logging.WARNING)  # its uploads and connections are told of here
+        with self._errors():
+            self._client = JobSubmissionClient(self.address)
+
+    def list(self, *, every: bool = False) -> list[Job]:
+        """Jobs that vaedist submitted, or `every` one; the newest first."""
+        with self._errors():
+            found = [_job(details) for details in self._client.list_jobs() if details.submission_id]
+        chosen = [job for job in found if every or "vaedist" in job.metadata]
+        return sorted(chosen, key=lambda job: -(job.started or float("inf")))
+
+    def get(self, name: str) -> Job:
+        """A job by its id; or the newest of the run of that name.
+
+        Raises:
+            ClusterError: there is none.
+        """
+        jobs = self.list(every=True)
+        for job in [*(job for job in jobs if job.id == name), *(job for job in jobs if job.run == name)]:
+            return job
+        raise ClusterError(f"no job {name!r} at {self.address}; `vaedist jobs list` lists those that there are")
+
+    def submit(self, submission: Submission, progress: Callable[[str], None] = lambda _: None) -> str:
+        """Send a job, and return its id.
+
+        Args:
+            submission: is checked before anything is sent.
+            progress: told what is sent, and how much.
+
+        Raises:
+            ConfigError: a path or a variable is refused.
+            ClusterError: the cluster refuses the job.
+        """
+        submission.check()
+        runtime_env = submission.runtime_env()
+        metadata = self._metadata(submission)
+        name = f"{submission.job.run.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        with tempfile.TemporaryDirectory(prefix="vaedist-") as place:
+            folder = Path(place) / "job"
+            folder.mkdir()
+            (folder / JOB_FILE).write_text(submission.job.to_toml(), encoding="utf-8")
+            wheel = build_wheel(Path(place))
+            size = wheel.stat().st_size + (folder / JOB_FILE).stat().st_size
+            self._check_size(size)
+            progress(f"sending {wheel.name} and {JOB_FILE}, {size / 1024:.0f} KiB, to {self.address}")
+            with self._errors():
+                return self._client.submit_job(
+                    # By its own process number it gets the signal that stops it.
+                    entrypoint=shlex.join(["exec", "python", "-m", "vaedist", *submission.arguments]),
+                    submission_id=name,
+                    runtime_env={**runtime_env, "working_dir": str(folder), "py_modules": [str(wheel)]},
+                    metadata=metadata,
+                )
+
+    def follow(self, name: str, write: Callable[[str], None], notice: Callable[[str], None] = lambda _: None) -> Job:
+        """Pass on a job's log as it comes, until the job has really ended.
+
+        The log's end is not the job's, and a connection may end before either: then it is taken up again.
+
+        Args:
+            name: the job's id.
+            write: is given pieces of the log.
+            notice: is told when the connection is lost, and when it is there again.
+
+        Returns:
+            The job as it ended.
+
+        Raises:
+            ClusterError: nothing was heard of the cluster for ten minutes.
+        """
+        import aiohttp
+
+        written, heard, lost = 0, time.monotonic(), False
+        while True:
+            position = 0
+
+            async def tail() -> None:
+                nonlocal position, written, heard
+                async for text in self._client.tail_job_logs(name):
+                    heard = time.monotonic()
+                    start, position = position, position + len(text)
+                    if position > written:  # it always begins at the beginning
+                        write(text[max(0, written - start) :])
+                        written = position
+
+            try:
+                asyncio.run(tail())
+                with self._errors():
+                    job = _job(self._client.get_job_info(name))
+                if job.has_ended:
+                    write(self.log(name)[written:])  # what came between the last piece and the end
+                    return job
+            except (ClusterError, OSError, RuntimeError, aiohttp.ClientError) as error:
+                if time.monotonic() - heard > LOST_SECONDS:
+                    raise ClusterError(f"lost job {name}: {self.address} has not answered for 10 minutes") from error
+                if not lost:
+                    notice(f"the connection to {self.address} is lost; the job is not: trying again")
+                lost = True
+                time.sleep(RETRY_SECONDS)
+                continue
+            if lost:
+                notice("connected again")
+            heard, lost = time.monotonic(), False
+
+    def log(self, name: str) -> str:
+        """All that a job has printed so far."""
+        with self._errors():
+            return self._client.get_job_logs(name)
+
+    def stop(self, name: str) -> bool:
+        """Ask a job to stop, after it has saved what it is at; returns whether it was running. Does not wait."""
+        with self._errors():
+            return self._client.stop_job(name)
+
+    def wait(self, name: str, notice: Callable[[str], None] = lambda _: None) -> Job:
+        """Wait until a job has ended."""
+        return self.follow(name, lambda _: None, notice)
+
+    def reason(self, job: Job) -> str:
+        """Why a job failed, in one line."""
+        with suppress(VaedistError):
+            lines = [line.strip() for line in self.log(job.id).splitlines() if line.strip()]
+            said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+            if said:
+                return said[-1]
+            if job.exit_code is not None and lines:
+                return lines[-1]
+        return " ".join(job.message.split())[:500] or "no reason is known"
+
+    @staticmethod
+    def _check_size(size: int) -> None:
+        from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
+
+        if size > GCS_STORAGE_MAX_SIZE:
+            raise ClusterError(f"the job is {size / 2**20:.0f} MiB, and Ray takes {GCS_STORAGE_MAX_SIZE / 2**20:.0f}")
+
+    @staticmethod
+    def _metadata(submission: Submission) -> dict[str, str]:
+        metadata = {
+            "vaedist": __version__,
+            "run": submission.job.run.name,
+            "user": getpass.getuser(),
+            "job": submission.file.name,
+        }
+        if (revision := _revision(submission.file)) is not None:
+            metadata["revision"] = revision
+        with suppress(VaedistError):  # the data are the cluster's, and need not be seen from here
+            metadata["data"] = load_manifest(submission.job.data.path).fingerprint
+        return metadata
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """What Ray's client raises, as a ClusterError of one line."""
+        import requests
+        from ray.exceptions import AuthenticationError
+
+        try:
+            yield
+        except AuthenticationError as error:
+            raise ClusterError(
+                f"{self.address} refuses the token: put the cluster's into ~/.ray/auth_token, or name its file in "
+                f"RAY_AUTH_TOKEN_PATH"
+            ) from error
+        except (requests.exceptions.RequestException, ConnectionError, RuntimeError, ValueError) as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise ClusterError(f"{self.address}: {lines[-1] if lines else type(error).__name__}") from error
+
+
+def _checked(address: str) -> str:
+    """A URL whose server takes connections, found out at once where Ray's client would wait for minutes."""
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ClusterError(f"address {address}: must be the URL of the cluster's dashboard, as in http://HEAD:8265")
+    if parts.username or parts.password:
+        raise ClusterError(f"address of {parts.hostname}: must not hold a name or a password")
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname, port), CONNECT_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise ClusterError(f"no Ray dashboard answers at {address}: {error}") from error
+    return address.rstrip("/")
+
+
+def _job(details: Any) -> Job:
+    """Ray's record of a job as ours."""
+    seconds = {"started": details.start_time, "ended": details.end_time}
+    return Job(
+        id=details.submission_id,
+        status=str(getattr(details.status, "value", details.status)),
+        message=details.message or "",
+        entrypoint=details.entrypoint,
+        metadata=details.metadata or {},
+        exit_code=details.driver_exit_code,
+        **{name: value / 1000 if value else None for name, value in seconds.items()},
+    )
+
+
+def _revision(file: Path) -> str | None:
+    """The git revision of the folder that a job's file is in, marked where it is not all that is there."""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(file.absolute().parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
