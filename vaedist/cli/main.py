@@ -10,6 +10,7 @@ from vaedist.cli.check import check
 from vaedist.cli.cluster import cluster
 from vaedist.cli.config import config
 from vaedist.cli.data import data
+from vaedist.cli.doctor import doctor
 from vaedist.cli.evaluate import evaluate
 from vaedist.cli.jobs import jobs, submit
 from vaedist.cli.runs import reconstruct, runs, sample
@@ -67,6 +68,7 @@ for command in (
     submit,
     jobs,
     cluster,
+    doctor,
     evaluate,
     sample,
     reconstruct,

@@ -1,6 +1,7 @@
 """Ray clusters: reaching one, or starting one on this machine, and what it has room for."""
 
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +40,7 @@ def ray_session(address: str | None = None, *, dashboard: bool = False) -> Itera
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     _check_address(address)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address == "local":
             _check_interpreter()
@@ -50,6 +52,8 @@ def ray_session(address: str | None = None, *, dashboard: bool = False) -> Itera
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(f"cannot join the Ray cluster at {address}: {str(error).splitlines()[0]}") from error
     try:
+        if callable(on_sigterm):  # Ray has put its own there, which ends the process at once
+            signal.signal(signal.SIGTERM, on_sigterm)
         yield
     finally:
         ray.shutdown()

@@ -202,7 +202,12 @@ class Jobs:
         authorize(self.address)
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray").setLevel(logging.WARNING)  # its uploads and connections are told of here
+        for module in (
+            "dashboard.modules.dashboard_sdk",
+            "dashboard.modules.job.sdk",
+            "_private.runtime_env.packaging",
+        ):
+            logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)  # what they tell is told here
         with self._errors():
             self._client = JobSubmissionClient(self.address)
 
@@ -236,24 +241,55 @@ class Jobs:
             ClusterError: the cluster refuses the job.
         """
         submission.check()
-        runtime_env = submission.runtime_env()
-        metadata = self._metadata(submission)
-        name = f"{submission.job.run.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        return self.run(
+            submission.arguments,
+            name=submission.job.run.name,
+            metadata=self._metadata(submission),
+            files={JOB_FILE: submission.job.to_toml()},
+            runtime_env=submission.runtime_env(),
+            progress=progress,
+        )
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        *,
+        name: str,
+        metadata: Mapping[str, str],
+        files: Mapping[str, str] | None = None,
+        runtime_env: Mapping[str, Any] | None = None,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> str:
+        """Have the cluster run `vaedist ARGUMENTS`, as it is here, and return the job's id.
+
+        Args:
+            arguments: of vaedist.
+            name: that the id begins with.
+            metadata: are kept with the job.
+            files: texts in the folder that it runs in, by their names.
+            runtime_env: what else Ray is to set up.
+            progress: told what is sent, and how much.
+
+        Raises:
+            ClusterError: the cluster refuses the job.
+        """
         with tempfile.TemporaryDirectory(prefix="vaedist-") as place:
             folder = Path(place) / "job"
             folder.mkdir()
-            (folder / JOB_FILE).write_text(submission.job.to_toml(), encoding="utf-8")
+            for file, text in (files or {}).items():
+                (folder / file).write_text(text, encoding="utf-8")
             wheel = build_wheel(Path(place))
-            size = wheel.stat().st_size + (folder / JOB_FILE).stat().st_size
-            self._check_size(size)
-            progress(f"sending {wheel.name} and {JOB_FILE}, {size / 1024:.0f} KiB, to {self.address}")
+            sizes = {path.name: path.stat().st_size for path in (wheel, *folder.iterdir())}
+            self._check_size(sum(sizes.values()))
+            told = " and ".join(sizes)
+            progress(f"sending {told}, {sum(sizes.values()) / 1024:.0f} KiB, to {self.address}")
             with self._errors():
                 return self._client.submit_job(
-                    # By its own process number it gets the signal that stops it.
-                    entrypoint=shlex.join(["exec", "python", "-m", "vaedist", *submission.arguments]),
-                    submission_id=name,
-                    runtime_env={**runtime_env, "working_dir": str(folder), "py_modules": [str(wheel)]},
-                    metadata=metadata,
+                    # With `exec`, the process that Ray signals to stop is vaedist's.
+                    entrypoint=shlex.join(["exec", "python", "-m", "vaedist", *arguments]),
+                    submission_id=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
+                    runtime_env={**(runtime_env or {}), "working_dir": str(folder), "py_modules": [str(wheel)]},
+                    metadata=dict(metadata),
                 )
 
     def follow(self, name: str, write: Callable[[str], None], notice: Callable[[str], None] = lambda _: None) -> Job:

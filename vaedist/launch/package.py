@@ -32,8 +32,8 @@ def build_wheel(folder: Path) -> Path:
     code = sorted(path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     files = {f"{NAME}/{path.relative_to(root).as_posix()}": path.read_bytes() for path in code}
     # Ray knows a wheel by its name alone, and would take other code of the same version for this.
-    content = hashlib.sha256(b"".join(name.encode() + b"\0" + files[name] for name in files)).hexdigest()
-    version = f"{vaedist.__version__}+{content[:12]}"
+    digest = hashlib.sha256(b"".join(name.encode() + b"\0" + files[name] for name in files)).hexdigest()
+    version = f"{vaedist.__version__}+{digest[:12]}"
     info = f"{NAME}-{version}.dist-info"
     files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {NAME}\nVersion: {version}\n".encode()
     files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: vaedist\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
