@@ -67,11 +67,16 @@ def examine(
     """
     here = probe(storage if address is None else ())
     findings = [*_of_machine(here, "here"), *_of_token(address)]
+    own = findings[0].found
     address = address or os.environ.get("RAY_ADDRESS")
     if address is None:
         return findings
     progress(f"looking at {address}")
     cluster = _by_job(address, storage, progress) if "://" in address else examine_cluster(address, storage)
+    others = {f.found: f.where for f in cluster if f.what == "packages" and f.state == "ok" and f.found != own}
+    for found, where in others.items():
+        remedy = "install the cluster's versions here, or submit --env pip"
+        findings.append(Finding("versions", "here", "warning", f"other than on {where}: {found}", remedy))
     return findings + cluster
 
 
@@ -81,8 +86,9 @@ def examine_cluster(address: str | None, storage: Sequence[str]) -> list[Finding
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from vaedist.launch.cluster import ray_session
+    from vaedist.launch.logs import output_to
 
-    with ray_session(address):
+    with output_to(Path(os.devnull)), ray_session(address):
         nodes = [node for node in ray.nodes() if node["Alive"]]
         sent = time.time()
         marks = {uri: _write_mark(uri) for uri in storage}
@@ -181,11 +187,11 @@ def _try_storage(uri: str, mark: str | None) -> dict[str, Any]:
             with filesystem.open_output_stream(f"{path}/.vaedist-doctor"):
                 pass
         with filesystem.open_input_stream(f"{path}/{name}") as file:
-            if file.read() != str(name).encode():
-                raise OSError("what was written does not read back")
+            same = file.read() == str(name).encode()
         if mark is not None:
             result["seen"] = filesystem.get_file_info(f"{path}/{mark}").is_file
         _remove_mark(uri, name)
+        result["error"] = None if same else "what was written does not read back"
         if "://" not in uri:
             result["free"] = shutil.disk_usage(path).free
     except (VaedistError, OSError) as error:

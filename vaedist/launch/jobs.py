@@ -36,6 +36,7 @@ LOST_SECONDS = 600.0  # without an answer, after which a job is no longer follow
 STOP_SECONDS = 150  # that a job has to save what it is at, before Ray kills it
 ENDED = ("SUCCEEDED", "STOPPED", "FAILED")
 EXIT_CODES = {"SUCCEEDED": 0, "STOPPED": 130, "FAILED": 1}
+CHATTY = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging")
 JOB_FILE = "job.toml"
 SECRET_NAME = re.compile(r"secret|token|passw|passphrase|credential|private|api_?key|access_?key|auth", re.IGNORECASE)
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -202,12 +203,8 @@ class Jobs:
         authorize(self.address)
         from ray.job_submission import JobSubmissionClient
 
-        for module in (
-            "dashboard.modules.dashboard_sdk",
-            "dashboard.modules.job.sdk",
-            "_private.runtime_env.packaging",
-        ):
-            logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)  # what they tell is told here
+        for module in CHATTY:
+            logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
         with self._errors():
             self._client = JobSubmissionClient(self.address)
 
