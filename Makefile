@@ -12,18 +12,21 @@ PHOTOS := data/photos/manifest.json
 TOO_OLD := vaedist needs Python 3.11 or newer; choose one with PYTHON=...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint format clean
+.PHONY: help setup train test test-cluster lint format clean
 
 help: ## Print the targets (the default)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: $(INSTALLED) ## Make .venv and install the project into it; the targets below do so by themselves
 
 train: $(INSTALLED) $(PHOTOS) ## Prepare data/photos unless it is there, and train jobs/photos-iaf.toml as a new run
 	@$(BIN)/vaedist train jobs/photos-iaf.toml --name "photos-iaf-$$(date +%Y%m%d-%H%M%S)"
 
-test: $(INSTALLED) ## Run all tests, those that start Ray included
-	$(BIN)/python -m pytest
+test: $(INSTALLED) ## Run all tests, those that start Ray included, but for the next
+	$(BIN)/python -m pytest -m "not cluster"
+
+test-cluster: $(INSTALLED) ## Run the tests on a Ray of three nodes
+	$(BIN)/python -m pytest -m cluster
 
 lint: $(INSTALLED) ## Check style, formatting, types and the direction of imports
 	$(BIN)/ruff check

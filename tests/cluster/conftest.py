@@ -1,0 +1,152 @@
+"""A Ray of three nodes on this machine, started and ended by the command line, and a job for it."""
+
+import json
+import os
+import socket
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from command import run
+
+NAME = "tests"
+CPUS = 2  # of each node but the head, so that what is left when one dies has room for two workers
+
+
+@pytest.fixture(scope="session")
+def state(tmp_path_factory):
+    """Where clusters are written down: apart from those of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("state")
+        patch.setenv("VAEDIST_STATE", str(folder))
+        patch.setenv("TF_CPP_MIN_LOG_LEVEL", "1")
+        for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+            patch.delenv(name, raising=False)
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def cluster(state):
+    """What `vaedist cluster up` says of the cluster that it started."""
+    printed, _ = run("cluster", "up", "--name", NAME, "--nodes", "3", "--cpus", CPUS, "--json", seconds=400)
+    facts = json.loads(printed)
+    yield facts
+    from vaedist.launch.local_cluster import end, local_clusters
+
+    for left in local_clusters():  # if the tests have not ended it, as the last of them does
+        end(left)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """A small data set where every node sees it."""
+    out = tmp_path_factory.mktemp("data") / "photos"
+    run("data", "prepare", "photos", "--out", out, "--train", 1600, "--test", 96, "--shards", 4)
+    return str(out)
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """Where runs are kept."""
+    return str(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="session")
+def job(tmp_path_factory, data, runs):
+    """A job of two workers: 2 epochs of 100 steps."""
+    path = tmp_path_factory.mktemp("jobs") / "small.toml"
+    path.write_text(f"""
+        [run]
+        folder = "{runs}"
+        [data]
+        path = "{data}"
+        [model]
+        hidden = 24
+        latent = 6
+        [model.flow]
+        depth = 2
+        width = 12
+        [training]
+        epochs = 2
+        global_batch = 16
+        learning_rate = 0.001
+        eval_batch = 32
+        [scaling]
+        workers = 2
+        cpus_per_worker = 1
+        [checkpoint]
+        every_steps = 0
+        [monitor]
+        log_every = 10
+        pictures = 4
+    """)
+    return path
+
+
+class Proxy:
+    """Passes TCP connections on to a port of this machine, until they are cut."""
+
+    def __init__(self, port):
+        self.target = ("127.0.0.1", port)
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.port = self.server.getsockname()[1]
+        self.sockets, self.closed = [], False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                client, _ = self.server.accept()
+            except OSError:
+                return
+            if self.closed:
+                client.close()
+                continue
+            upstream = socket.create_connection(self.target)
+            self.sockets += [client, upstream]
+            for source, sink in ((client, upstream), (upstream, client)):
+                threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _pass(source, sink):
+        with suppress(OSError):
+            while block := source.recv(1 << 16):
+                sink.sendall(block)
+        for side in (source, sink):
+            with suppress(OSError):
+                side.shutdown(socket.SHUT_RDWR)
+
+    def cut(self):
+        """End all connections, and refuse new ones until `mend`."""
+        self.closed = True
+        for one in self.sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        self.sockets = []
+
+    def mend(self):
+        self.closed = False
+
+    def close(self):
+        self.cut()
+        self.server.close()
+
+
+@pytest.fixture
+def proxy(cluster):
+    """A way to the dashboard that can be cut."""
+    made = Proxy(int(cluster["dashboard"].rpartition(":")[2]))
+    yield made
+    made.close()
+
+
+def processes_with(text):
+    """Processes of this machine in whose command line or environment a text is."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with suppress(OSError):
+                if any(text.encode() in (entry / name).read_bytes() for name in ("cmdline", "environ")):
+                    found.append(int(entry.name))
+    return found

@@ -1,0 +1,259 @@
+"""From an empty machine to a trained run and an ended cluster, as whoever has a cluster would go."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+from command import run, start
+
+from vaedist.launch.local_cluster import get_cluster
+
+pytestmark = pytest.mark.cluster
+
+SECONDS = 300  # far more than it takes
+
+
+def listed(name):
+    """The newest job of a run, as `vaedist jobs status` has it."""
+    return json.loads(run("jobs", "status", name, "--json")[0])
+
+
+def steps(runs, name):
+    """The steps that a run's rows of metrics stand at."""
+    path = Path(runs) / name / "metrics.jsonl"
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_for(what, seconds=SECONDS):
+    """Until something is there; gives it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := what():
+            return found
+        time.sleep(0.1)
+    return pytest.fail("it did not come to pass")
+
+
+def test_all_nodes_are_there_and_well(cluster):
+    printed, _ = run("cluster", "status", "--name", "tests")
+    assert "3 of 3 nodes have joined" in printed
+    assert printed.count("alive") == 3
+    findings = json.loads(run("doctor", "--address", cluster["address"], "--storage", "/tmp", "--json")[0])
+    assert [f["found"] for f in findings if f["what"] == "cluster"] == ["3 node(s), 4 CPU, 0 GPU"]
+    assert sum(f["what"] == "storage" and f["where"].startswith("node ") for f in findings) == 3
+    assert not [f for f in findings if f["state"] == "fault"]
+
+
+def test_a_second_cluster_of_the_same_name_is_refused(cluster):
+    _, said = run("cluster", "up", "--name", "tests", code=2)
+    assert said == "error: there is a cluster 'tests': `vaedist cluster down --name tests` ends it\n"
+
+
+def test_it_listens_on_the_loopback_only(cluster):
+    mine = get_cluster("tests").processes()
+    assert len(mine) > 10
+    listening = [
+        connection.laddr.ip
+        for process in mine
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) > 10
+    assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+
+
+def test_who_has_no_token_is_refused(cluster):
+    for path in ("/api/jobs/", "/api/v0/nodes", "/api/version"):
+        assert requests.get(cluster["dashboard"] + path, timeout=10).status_code == 401
+    posted = requests.post(cluster["dashboard"] + "/api/jobs/", json={"entrypoint": "touch /tmp/was-here"}, timeout=10)
+    assert posted.status_code == 401
+    wrong = {"Authorization": "Bearer " + "0" * 64}
+    assert requests.get(cluster["dashboard"] + "/api/jobs/", headers=wrong, timeout=10).status_code == 403
+
+    port = cluster["address"].rpartition(":")[2]
+    join = f"import ray; ray.init(address='LOCALHOST:{port}'); print('joined')"
+    for token, joins in ((None, False), ("0" * 64, False), (Path(cluster["token"]).read_text(), True)):
+        environment = {**os.environ, "RAY_AUTH_MODE": "token" if token else "disabled"}
+        environment |= {"RAY_AUTH_TOKEN": token} if token else {}
+        joined = subprocess.run(
+            [sys.executable, "-c", join], env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+        assert (joined.returncode == 0) is joins, joined.stderr
+        assert ("joined" in joined.stdout) is joins
+
+
+def test_the_token_is_its_owners_alone(cluster, job):
+    path = Path(cluster["token"])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    token = path.read_text()
+    for process in get_cluster("tests").processes():
+        assert token not in " ".join(process.cmdline())
+    scratch = Path(get_cluster("tests").scratch)
+    logs = [file for file in scratch.glob("*/session_*/logs/**/*") if file.is_file()]
+    assert len(logs) > 10
+    for file in logs:
+        assert token not in file.read_text(errors="replace"), file
+
+
+def test_a_training_is_submitted_and_followed_to_its_end(cluster, job, runs):
+    printed, said = run("submit", job, "--name", "first", "--address", cluster["dashboard"], seconds=SECONDS)
+    assert said.splitlines()[0].startswith("sending vaedist-")
+    assert "KiB, to http://127.0.0.1" in said.splitlines()[0]
+    assert said.splitlines()[-1].endswith(" succeeded")
+    assert "run first: 2 workers" in printed
+    assert "test ELBO " in printed
+    assert steps(runs, "first")[-1] == 200
+
+    facts = listed("first")
+    assert facts["status"] == "SUCCEEDED"
+    assert facts["metadata"]["job"] == "small.toml"
+    assert facts["metadata"]["run"] == "first"
+    assert len(facts["metadata"]["data"]) == 64
+    assert Path(cluster["token"]).read_text() not in json.dumps(facts)
+    assert printed in run("jobs", "logs", "first")[0]
+    assert "first" in run("jobs", "list")[0]
+    run("jobs", "wait", "first")
+
+
+def test_a_job_that_fails_says_why_at_last(cluster, job):
+    _, said = run("submit", job, "--name", "broken", "--set", "data.path=/nowhere", code=1, seconds=SECONDS)
+    assert said.splitlines()[-1].startswith("error: job broken-")
+    assert said.splitlines()[-1].endswith("no data set at /nowhere: run `vaedist data prepare SOURCE --out /nowhere`")
+    run("jobs", "wait", "broken", code=1)
+    assert "no data set at /nowhere" in run("jobs", "status", "broken")[0].replace("\n", " ")
+
+
+def test_a_job_needs_what_the_nodes_have(cluster, job):
+    _, said = run("submit", job, "--name", "keyless", "--env-from-node", "NO_SUCH_KEY", code=1, seconds=SECONDS)
+    assert "NO_SUCH_KEY is not set in Ray's environment on " in said.splitlines()[-1]
+
+
+def test_a_job_is_stopped_in_its_middle_and_gone_on_with(cluster, job, runs, proxy):
+    through = f"http://127.0.0.1:{proxy.port}"
+    os.environ["RAY_AUTH_TOKEN_PATH"] = cluster["token"]  # the proxy's address is not known to be the cluster's
+    try:
+        long = ("--set", "training.epochs=200")
+        follower = start("submit", job, "--name", "stopped", *long, "--address", through)
+        wait_for(lambda: steps(runs, "stopped") or follower.poll() is not None)
+        proxy.cut()
+        time.sleep(2)
+        proxy.mend()
+        printed, _ = run("jobs", "stop", "stopped", "--address", through)
+        assert printed.endswith(" STOPPED\n")
+        out, said = follower.communicate(timeout=SECONDS)
+        assert follower.returncode == 130
+        assert "is lost; the job is not: trying again" in said
+        assert said.splitlines()[-1].startswith("stopped: job stopped-")
+        assert out.count("run stopped: 2 workers") == 1, "the log is written once"
+        assert out.splitlines()[-1].startswith("stopped: stopped at step ")
+    finally:
+        del os.environ["RAY_AUTH_TOKEN_PATH"]
+    at = int(out.splitlines()[-1].split()[4])
+    checkpoints = sorted(marker.parent.name for marker in Path(runs, "stopped", "checkpoints").glob("*/COMMITTED"))
+    assert checkpoints[-1] == f"step-{at:09d}"
+    assert not [p for p in get_cluster("tests").processes() if "RayTrainWorker" in " ".join(p.cmdline())]
+
+    epochs = at // 100 + 2
+    run("submit", job, "--name", "stopped", "--resume", "--set", f"training.epochs={epochs}", seconds=SECONDS)
+    found = steps(runs, "stopped")
+    assert found[-1] == 100 * epochs
+    assert sorted(found) == found
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory, data, runs):
+    """A sweep of four trials of one worker, two at once on half a CPU each."""
+    path = tmp_path_factory.mktemp("sweeps") / "small-sweep.toml"
+    path.write_text(f"""
+        [run]
+        folder = "{runs}"
+        [data]
+        path = "{data}"
+        [model]
+        hidden = 24
+        latent = 6
+        [model.flow]
+        width = 12
+        [training]
+        epochs = 6
+        global_batch = 16
+        learning_rate = 0.001
+        eval_batch = 32
+        [scaling]
+        cpus_per_worker = 0.5
+        [monitor]
+        log_every = 10
+        pictures = 4
+        pictures_every = 0
+        [tune]
+        search = "grid"
+        scheduler = "median"
+        concurrent = 2
+        [tune.space]
+        "model.flow.depth" = {{ grid = [0, 1] }}
+        "model.latent" = {{ grid = [4, 8] }}
+    """)
+    return path
+
+
+def trials(runs, name):
+    """The lines of a sweep's record."""
+    path = Path(runs) / name / "trials.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_two_sweeps_share_the_cluster_and_one_survives_its_driver(cluster, sweep, runs):
+    names = ("left", "right")
+    followers = {name: start("submit", "--tune", sweep, "--name", name) for name in names}
+    killed = wait_for(lambda: steps(runs, "left/0000") and driver_of("left"))
+    os.kill(killed, signal.SIGKILL)
+    _, said = followers["left"].communicate(timeout=SECONDS)
+    assert followers["left"].returncode == 1, said
+    before = trials(runs, "left")
+
+    printed, said = run("submit", "--tune", sweep, "--name", "left", "--resume", seconds=2 * SECONDS)
+    assert "trials       4 finished" in printed or "stopped" in printed
+    _, said = followers["right"].communicate(timeout=2 * SECONDS)
+    assert followers["right"].returncode == 0, said
+    assert trials(runs, "left")[: len(before)] == before
+    for name in names:
+        report = json.loads((Path(runs) / name / "results.json").read_text())
+        assert len(report) == 4 or len(report["trials"]) == 4
+        for number in range(4):
+            rows = steps(runs, f"{name}/{number:04d}")
+            assert rows == sorted(rows), "each row once"
+
+
+def driver_of(name):
+    """The process of the newest job of a run's, on the head."""
+    for process in get_cluster("tests").processes():
+        with suppress(psutil.Error):
+            job = process.environ().get("RAY_JOB_CONFIG_JSON_ENV_VAR", "")
+            if "-m vaedist tune" in " ".join(process.cmdline()) and f'"run": "{name}"' in job:
+                return process.pid
+    return None
+
+
+def test_the_cluster_is_ended_and_nothing_else(cluster):
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    mine = get_cluster("tests")
+    processes = mine.processes()
+    printed, _ = run("cluster", "down", "--name", "tests")
+    assert printed.startswith("ended tests: ")
+    assert printed.endswith("none is left\n")
+    assert not [process for process in processes if process.is_running()]
+    assert not mine.processes()
+    assert not Path(mine.scratch).exists()
+    assert not mine.folder.exists()
+    assert stranger.poll() is None
+    stranger.kill()
+    run("cluster", "down", "--name", "tests", code=2)
