@@ -14,7 +14,8 @@ COLOURS = {"ok": "green", "warning": "yellow", "fault": "red"}
 @click.command()
 @click.option(
     "--address", metavar="URL|HOST:PORT",
-    help="Dashboard or head of a cluster to look at.  [default: RAY_ADDRESS, or this machine alone]",
+    help="Dashboard or head of a cluster to look at.  "
+    "[default: RAY_ADDRESS, RAY_API_SERVER_ADDRESS, the one local cluster, or none]",
 )  # fmt: skip
 @click.option(
     "--storage", multiple=True, metavar="DIR|URI",

@@ -21,6 +21,7 @@ from vaedist import __version__
 from vaedist.data.filesystem import first_line, open_filesystem
 from vaedist.errors import ClusterError, VaedistError
 from vaedist.launch.access import has_token, is_loopback, token_path
+from vaedist.launch.jobs import Jobs, known_address
 
 State = Literal["ok", "warning", "fault"]
 
@@ -58,18 +59,18 @@ def examine(
     """Look at this machine, and at the cluster at an address.
 
     Args:
-        address: HOST:PORT of a cluster to join, or the URL of its dashboard; None takes RAY_ADDRESS, and where that is
-            not set looks at this machine alone.
+        address: HOST:PORT of a cluster to join, or the URL of its dashboard; None takes RAY_ADDRESS, else
+            RAY_API_SERVER_ADDRESS, else the one local cluster, and without any looks at this machine alone.
         storage: folders or URIs that runs and data are to be kept in; each node writes a file there and removes it.
         progress: told what is waited for.
 
     Raises:
         ClusterError: the cluster cannot be reached.
     """
+    address = address or os.environ.get("RAY_ADDRESS") or known_address()
     here = probe(storage if address is None else ())
     findings = [*_of_machine(here, "here"), *_of_token(address)]
     own = findings[0].found
-    address = address or os.environ.get("RAY_ADDRESS")
     if address is None:
         return findings
     progress(f"looking at {address}")
@@ -293,8 +294,6 @@ def _asks_for_token(url: str) -> bool | None:
 
 def _by_job(url: str, storage: Sequence[str], progress: Callable[[str], None]) -> list[Finding]:
     """Look at a cluster of which only the dashboard is in reach: a job does it there."""
-    from vaedist.launch.jobs import Jobs
-
     cluster = Jobs(url)
     options = [part for uri in storage for part in ("--storage", uri)]
     identity = cluster.run(["doctor", "--nodes", *options], name="doctor", metadata={}, progress=progress)

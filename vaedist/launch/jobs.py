@@ -172,19 +172,23 @@ def check_paths(job: Experiment | Sweep) -> None:
             )
 
 
-def jobs_address(address: str | None) -> str:
-    """The dashboard's URL to use where none is given: RAY_API_SERVER_ADDRESS, or that of the one local cluster.
-
-    Raises:
-        ClusterError: there is none, or there are several to choose from.
-    """
-    address = address or os.environ.get(ADDRESS)
-    if address:
+def known_address() -> str | None:
+    """The dashboard's URL where none is given: RAY_API_SERVER_ADDRESS, or that of the one local cluster."""
+    if address := os.environ.get(ADDRESS):
         return address
     clusters = local_clusters()
-    if len(clusters) == 1:
-        return clusters[0].dashboard
-    there = ", ".join(cluster.dashboard for cluster in clusters) or "none"
+    return clusters[0].dashboard if len(clusters) == 1 else None
+
+
+def jobs_address(address: str | None) -> str:
+    """The dashboard's URL to use.
+
+    Raises:
+        ClusterError: none is given and there is none, or there are several to choose from.
+    """
+    if address := address or known_address():
+        return address
+    there = ", ".join(cluster.dashboard for cluster in local_clusters()) or "none"
     raise ClusterError(f"which cluster? give --address http://HEAD:8265, or set {ADDRESS}; local clusters: {there}")
 
 
