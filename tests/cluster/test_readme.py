@@ -1,0 +1,87 @@
+"""The README's way from the installation to the curves, line by line as a shell runs it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+pytestmark = pytest.mark.cluster
+
+ROOT = Path(__file__).parent.parent.parent
+SECONDS = 600  # far more than any line takes
+
+# Put behind a line, so that it takes seconds: less data, fewer epochs, and nothing installed over what is tested.
+SMALLER = {
+    "pip install": " --dry-run --quiet",
+    "vaedist data prepare": " --train 1600 --test 96 --shards 4",
+    "vaedist submit": " --set training.epochs=2 --set model.hidden=32 --set model.flow.width=32",
+    "vaedist tensorboard": " --port 0",
+}
+
+
+def lines():
+    """The section's commands."""
+    section = (ROOT / "README.md").read_text().partition("\n## On a cluster\n")[2].partition("\n## ")[0]
+    block = re.search(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL).group(1)
+    return [line.partition("   #")[0].strip() for line in block.splitlines()]
+
+
+def test_every_line_does_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("VAEDIST_STATE", str(tmp_path / "state"))
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = []
+    try:
+        for line in lines():
+            if line.startswith("export STORE="):
+                environment["STORE"] = str(tmp_path / "store")
+                continue
+            smaller = next((more for begin, more in SMALLER.items() if line.startswith(begin)), "")
+            command = ["bash", "-c", line + smaller]
+            if line.startswith("vaedist tensorboard"):
+                look_at_curves(command, environment)
+            else:
+                ran = subprocess.run(
+                    command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+                )
+                assert ran.returncode == 0, f"{line}\n{ran.stdout}\n{ran.stderr}"
+            done.append(" ".join(line.split()[:2]))
+    finally:
+        from vaedist.launch.local_cluster import end, local_clusters
+
+        for left in local_clusters():
+            end(left)
+    assert done[:2] == ["pip install", "vaedist cluster"]
+    assert {"vaedist submit", "vaedist tensorboard", "vaedist jobs", "vaedist doctor"} <= set(done)
+
+
+def look_at_curves(command, environment):
+    """TensorBoard has the run's curve of the test ELBO."""
+    board = subprocess.Popen(
+        ["bash", "-c", f"exec {command[2]}"], cwd=ROOT, env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        url = next(found.group() for line in board.stdout if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            tags = requests.get(f"{url}/data/plugin/scalars/tags", timeout=60).json()
+            runs = [run for run, names in tags.items() if "elbo/test" in names]
+            if runs:
+                points = requests.get(
+                    f"{url}/data/plugin/scalars/scalars", params={"run": runs[0], "tag": "elbo/test"}, timeout=60
+                ).json()
+                assert len(points) == 2, json.dumps(points)
+                return
+            time.sleep(0.5)
+        pytest.fail("TensorBoard shows no curve")
+    finally:
+        board.terminate()
+        board.wait(timeout=60)
