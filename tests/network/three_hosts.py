@@ -32,7 +32,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "data")]
 PROMISED = 120.0  # seconds from the cut until it trains again; README.md and cluster/README.md say so
 UP = 120.0  # more than starting anything here takes
 PORT = 6379
-EPOCHS, STEPS, LOG_EVERY = 20, 100, 5  # steps of an epoch
+STEPS, LOG_EVERY = 100, 5  # an epoch's steps
 NODES, WORKER = ("a", "b"), "RayTrainWorker"
 AGAIN, HEALED = "it trains again", "packets flow again"
 
@@ -231,8 +231,8 @@ def hosts() -> Iterator[Hosts]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_job(folder: Path, workers: int) -> Path:
-    """A data set, and a job of EPOCHS * STEPS steps on it."""
+def write_job(folder: Path, workers: int, epochs: int) -> Path:
+    """A data set, and a job on it."""
     from synthetic import source
 
     from vaedist.config import Experiment
@@ -244,7 +244,7 @@ def write_job(folder: Path, workers: int) -> Path:
             "run": {"name": "run", "folder": str(folder / "runs")},
             "data": {"path": str(folder / "numbers")},
             "model": {"hidden": 24, "latent": 6, "flow": {"depth": 2, "width": 12}},
-            "training": {"epochs": EPOCHS, "global_batch": 20, "eval_batch": 40, "steps_per_call": 5},
+            "training": {"epochs": epochs, "global_batch": 20, "eval_batch": 40, "steps_per_call": 5},
             "scaling": {"workers": workers, "cpus_per_worker": 1},
             "checkpoint": {"every_steps": 30},
             "monitor": {"log_every": LOG_EVERY, "pictures": 8, "pictures_every": 0},
@@ -262,10 +262,10 @@ def steps(metrics: Path) -> list[tuple[str, int]]:
     return [(row["kind"], row["step"]) for row in read_metrics(metrics)] if metrics.exists() else []
 
 
-def expected_steps() -> list[tuple[str, int]]:
+def expected_steps(epochs: int) -> list[tuple[str, int]]:
     """Those of a run that nothing disturbed."""
-    rows = [("train", step) for step in range(LOG_EVERY, EPOCHS * STEPS + 1, LOG_EVERY)]
-    return sorted(rows + [("test", STEPS * epoch) for epoch in range(1, EPOCHS + 1)], key=lambda row: row[1])
+    rows = [("train", step) for step in range(LOG_EVERY, epochs * STEPS + 1, LOG_EVERY)]
+    return sorted(rows + [("test", STEPS * epoch) for epoch in range(1, epochs + 1)], key=lambda row: row[1])
 
 
 @dataclass
@@ -281,7 +281,7 @@ class Story:
         print(f"{self.times[what]:8.1f} s  {what}", flush=True)
 
 
-def train_and_cut(there: Hosts, rank: int, workers: int, heal: float | None) -> None:
+def train_and_cut(there: Hosts, rank: int, workers: int, epochs: int, heal: float | None) -> None:
     """Train, cut the host of a worker off, and hold the run to what is promised.
 
     Raises:
@@ -289,7 +289,7 @@ def train_and_cut(there: Hosts, rank: int, workers: int, heal: float | None) -> 
     """
     network, folder = there.network, there.folder
     metrics = folder / "runs" / "run" / "metrics.jsonl"
-    job = write_job(folder, workers)
+    job = write_job(folder, workers, epochs)
     address = there.start_ray()
     watch = there.watch(address)
     training = there.start("head", "vaedist", "train", str(job), "--address", address, log="train.log")
@@ -311,10 +311,10 @@ def train_and_cut(there: Hosts, rank: int, workers: int, heal: float | None) -> 
 
     network.drop_packets(cut)
     story, last = Story(), steps(metrics)[-1][1]
-    print(f"host {cut}, of worker {rank} of {workers}, is cut off after step {last} of {EPOCHS * STEPS}", flush=True)
+    print(f"host {cut}, of worker {rank} of {workers}, is cut off after step {last} of {epochs * STEPS}", flush=True)
 
     def mourn() -> None:
-        if watch.stdout.readline().startswith("dead"):
+        if any(line.startswith("dead") for line in watch.stdout):
             story.tell("Ray takes the node for dead")
 
     threading.Thread(target=mourn, daemon=True).start()
@@ -341,7 +341,7 @@ def train_and_cut(there: Hosts, rank: int, workers: int, heal: float | None) -> 
         wait("the end of what was cut off", UP, lambda: not network.processes(cut, WORKER))
         story.tell(f"nothing computes on {cut} any more")
     found = steps(metrics)
-    assert found == expected_steps(), f"{len(found)} rows are there, and some are missing or twice"
+    assert found == expected_steps(epochs), f"{len(found)} rows are there, and some are missing or twice"
     assert story.times[AGAIN] < PROMISED, f"it was to train again within {PROMISED:.0f} s"
 
 
@@ -350,6 +350,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--rank", type=int, default=1, help="whose host is cut off; 0 is the one that writes")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--heal", type=float, help="seconds until packets flow again  [default: never]")
     parser.add_argument("--keep", help="folder to put the logs into")
     options = parser.parse_args()
@@ -359,13 +360,14 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up then too
     with hosts() as there:
         try:
-            train_and_cut(there, min(options.rank, options.workers - 1), options.workers, options.heal)
+            train_and_cut(there, min(options.rank, options.workers - 1), options.workers, options.epochs, options.heal)
         except (AssertionError, TimeoutError) as error:
             print(f"failed: {error}\n{(there.folder / 'train.log').read_text()}")
             return 1
         finally:
             if options.keep:
-                shutil.copytree(there.folder, options.keep, ignore=shutil.ignore_patterns("sockets"), symlinks=True)
+                sockets = shutil.ignore_patterns("sockets")
+                shutil.copytree(there.folder, options.keep, ignore=sockets, symlinks=True, dirs_exist_ok=True)
     print("every step once, and the exit code is 0")
     return 0
 
