@@ -357,7 +357,8 @@ def main() -> int:
     if reason := reason_to_skip():
         print(f"skipped: {reason}")
         return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up then too
+    for end in (signal.SIGINT, signal.SIGTERM):  # also where a shell has them ignored: clean up then too
+        signal.signal(end, signal.default_int_handler)
     with hosts() as there:
         try:
             train_and_cut(there, min(options.rank, options.workers - 1), options.workers, options.epochs, options.heal)

@@ -1,0 +1,145 @@
+"""A machine of the cluster dies under a run."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command import start
+
+from vaedist.monitor.metrics import read_metrics
+from vaedist.training.checkpoint import CheckpointStore
+from vaedist.training.run_folder import RunFolder
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8, an address for each node"),
+]
+
+HEAD, FIRST, SECOND, THIRD = (f"127.0.0.{number}" for number in range(2, 6))
+SECONDS = 120  # more than any of it takes
+RAY = "from ray.scripts.scripts import main; main()"
+
+
+class Nodes:
+    """A Ray of several nodes on this machine, each with an address of the loopback."""
+
+    def __init__(self, folder):
+        self.folder, self.started = folder, {}
+        with socket.socket() as free:
+            free.bind((HEAD, 0))
+            self.address = f"{HEAD}:{free.getsockname()[1]}"
+
+    def start(self, node, cpus):
+        """Start a node; the first is the head."""
+        port = self.address.partition(":")[2]
+        head = ["--head", f"--port={port}", "--include-dashboard=false"]
+        where = [f"--address={self.address}"] if self.started else head
+        options = ["--block", f"--num-cpus={cpus}", f"--node-ip-address={node}", "--object-store-memory=80000000"]
+        ports = ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
+        with (self.folder / f"{node}.log").open("w") as log:
+            self.started[node] = subprocess.Popen(
+                [sys.executable, "-c", RAY, "start", *where, *options, *ports, f"--temp-dir={self.folder / node[-1]}"],
+                stdout=log, stderr=log, env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"},
+            )  # fmt: skip
+
+    def wait_for_head(self):
+        """Until it listens."""
+        host, _, port = self.address.partition(":")
+        deadline = time.monotonic() + SECONDS
+        while True:
+            try:
+                return socket.create_connection((host, int(port)), 1).close()
+            except OSError:
+                assert time.monotonic() < deadline, (self.folder / f"{HEAD}.log").read_text()
+                time.sleep(0.1)
+
+    def joined(self, node):
+        """Whether `ray start` has said so."""
+        return "Ray runtime started" in (self.folder / f"{node}.log").read_text()
+
+    def processes(self, node):
+        """All that descend from what started a node."""
+        parents = {}
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit():
+                    parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        found = {self.started[node].pid}
+        while more := {pid for pid, parent in parents.items() if parent in found} - found:
+            found |= more
+        return found
+
+    def kill(self, node):
+        """End all processes of a node at once, as a machine does that loses its power; returns how many."""
+        doomed = self.processes(node)
+        for pid in doomed:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.started.pop(node).wait()
+        return len(doomed)
+
+    def workers(self, node):
+        """How many training workers a node has."""
+        pids, count = self.processes(node), 0
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                count += b"RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return count
+
+
+@pytest.fixture
+def nodes(tmp_path_factory, monkeypatch):
+    """To be started; ended with the test."""
+    folder = tmp_path_factory.mktemp("n")
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(os.urandom(32).hex())
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    nodes = Nodes(folder)
+    yield nodes
+    for node in list(nodes.started):
+        nodes.kill(node)
+
+
+def test_a_run_goes_on_when_a_node_is_killed(experiment, nodes, tmp_path):
+    experiment = experiment.with_overrides("scaling.workers=2", "training.epochs=8", "training.steps_per_call=4")
+    job = tmp_path / "run.toml"
+    job.write_text(experiment.to_toml())
+    run = RunFolder.of(experiment)
+    nodes.start(HEAD, cpus=0)
+    nodes.wait_for_head()
+    nodes.start(FIRST, cpus=1)
+    nodes.start(SECOND, cpus=1)
+    training = start("train", job, "--address", nodes.address, "--set", "scaling.autoscaling=true")
+
+    def wait_for(what, condition):
+        deadline = time.monotonic() + SECONDS
+        while not condition():
+            if training.poll() is not None:
+                pytest.fail(f"the command ended before {what}: {training.communicate()[1]}")
+            if time.monotonic() > deadline:
+                pytest.fail(f"{what}: not within {SECONDS} s")
+            time.sleep(0.05)
+
+    wait_for("workers", lambda: nodes.workers(FIRST) and nodes.workers(SECOND))  # one has no room for both
+    nodes.start(THIRD, cpus=1)
+    wait_for("step 40", lambda: run.metrics.exists() and any(row["step"] >= 40 for row in read_metrics(run.metrics)))
+    wait_for("the third node", lambda: nodes.joined(THIRD))
+    assert nodes.kill(FIRST) > 2
+    killed_at = read_metrics(run.metrics)[-1]["step"]
+    assert killed_at < 800, "it was to be killed before the end"
+    _, said = training.communicate(timeout=SECONDS)
+    assert training.returncode == 0, said
+    assert "resumed at step" in said
+    assert CheckpointStore(run.checkpoints).newest().position.step == 800
+    rows = [(row["kind"], row["step"]) for row in read_metrics(run.metrics)]
+    assert sorted(rows) == sorted(
+        [("train", step) for step in range(5, 801, 5)] + [("test", step) for step in range(100, 801, 100)]
+    )
