@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,7 +23,8 @@ pytestmark = [
 ]
 
 HEAD, FIRST, SECOND, THIRD = (f"127.0.0.{number}" for number in range(2, 6))
-SECONDS = 120  # more than any of it takes
+SECONDS = 120  # far more than any of it takes
+EPOCHS = 12
 RAY = "from ray.scripts.scripts import main; main()"
 
 
@@ -47,17 +49,6 @@ class Nodes:
                 [sys.executable, "-c", RAY, "start", *where, *options, *ports, f"--temp-dir={self.folder / node[-1]}"],
                 stdout=log, stderr=log, env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"},
             )  # fmt: skip
-
-    def wait_for_head(self):
-        """Until it listens."""
-        host, _, port = self.address.partition(":")
-        deadline = time.monotonic() + SECONDS
-        while True:
-            try:
-                return socket.create_connection((host, int(port)), 1).close()
-            except OSError:
-                assert time.monotonic() < deadline, (self.folder / f"{HEAD}.log").read_text()
-                time.sleep(0.1)
 
     def joined(self, node):
         """Whether `ray start` has said so."""
@@ -93,53 +84,61 @@ class Nodes:
         return count
 
 
+def wait_for(what, condition):
+    """Until it holds."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {SECONDS} s"
+        time.sleep(0.05)
+
+
 @pytest.fixture
-def nodes(tmp_path_factory, monkeypatch):
+def nodes(monkeypatch):
     """To be started; ended with the test."""
-    folder = tmp_path_factory.mktemp("n")
-    token = folder / "token"
-    token.touch(mode=0o600)
-    token.write_text(os.urandom(32).hex())
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
-    nodes = Nodes(folder)
-    yield nodes
-    for node in list(nodes.started):
-        nodes.kill(node)
+    with tempfile.TemporaryDirectory(prefix="vd", dir="/tmp") as name:  # short, for the sake of the sockets in it
+        token = Path(name, "token")
+        token.touch(mode=0o600)
+        token.write_text(os.urandom(32).hex())
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+        nodes = Nodes(Path(name))
+        yield nodes
+        for node in list(nodes.started):
+            nodes.kill(node)
 
 
 def test_a_run_goes_on_when_a_node_is_killed(experiment, nodes, tmp_path):
-    experiment = experiment.with_overrides("scaling.workers=2", "training.epochs=8", "training.steps_per_call=4")
+    experiment = experiment.with_overrides(f"training.epochs={EPOCHS}", "scaling.workers=2")
     job = tmp_path / "run.toml"
-    job.write_text(experiment.to_toml())
-    run = RunFolder.of(experiment)
+    job.write_text(experiment.with_overrides("training.steps_per_call=4").to_toml())
+    run, last = RunFolder.of(experiment), 100 * EPOCHS
+
+    def rows():
+        return read_metrics(run.metrics) if run.metrics.exists() else []
+
     nodes.start(HEAD, cpus=0)
-    nodes.wait_for_head()
+    wait_for("the head", lambda: nodes.joined(HEAD))
     nodes.start(FIRST, cpus=1)
     nodes.start(SECOND, cpus=1)
-    training = start("train", job, "--address", nodes.address, "--set", "scaling.autoscaling=true")
+    wait_for("two nodes", lambda: nodes.joined(FIRST) and nodes.joined(SECOND))
+    training = nodes.started["command"] = start("train", job, "--address", nodes.address)
 
-    def wait_for(what, condition):
-        deadline = time.monotonic() + SECONDS
-        while not condition():
-            if training.poll() is not None:
-                pytest.fail(f"the command ended before {what}: {training.communicate()[1]}")
-            if time.monotonic() > deadline:
-                pytest.fail(f"{what}: not within {SECONDS} s")
-            time.sleep(0.05)
+    def running():
+        assert training.poll() is None, training.communicate()[1]
+        return True
 
-    wait_for("workers", lambda: nodes.workers(FIRST) and nodes.workers(SECOND))  # one has no room for both
+    wait_for(
+        "workers", lambda: running() and nodes.workers(FIRST) and nodes.workers(SECOND)
+    )  # one has no room for both
     nodes.start(THIRD, cpus=1)
-    wait_for("step 40", lambda: run.metrics.exists() and any(row["step"] >= 40 for row in read_metrics(run.metrics)))
-    wait_for("the third node", lambda: nodes.joined(THIRD))
+    wait_for("the third node", lambda: running() and nodes.joined(THIRD))
+    wait_for("step 40", lambda: running() and any(row["step"] >= 40 for row in rows()))
     assert nodes.kill(FIRST) > 2
-    killed_at = read_metrics(run.metrics)[-1]["step"]
-    assert killed_at < 800, "it was to be killed before the end"
+    assert rows()[-1]["step"] < last, "it was to be killed before the end"
     _, said = training.communicate(timeout=SECONDS)
     assert training.returncode == 0, said
     assert "resumed at step" in said
-    assert CheckpointStore(run.checkpoints).newest().position.step == 800
-    rows = [(row["kind"], row["step"]) for row in read_metrics(run.metrics)]
-    assert sorted(rows) == sorted(
-        [("train", step) for step in range(5, 801, 5)] + [("test", step) for step in range(100, 801, 100)]
-    )
+    assert CheckpointStore(run.checkpoints).newest().position.step == last
+    expected = [("train", step) for step in range(5, last + 1, 5)]
+    expected += [("test", step) for step in range(100, last + 1, 100)]
+    assert sorted((row["kind"], row["step"]) for row in rows()) == sorted(expected)

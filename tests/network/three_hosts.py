@@ -29,8 +29,8 @@ from typing import Any
 ROOT = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "data")]
 
-PROMISED = 120.0  # seconds from the cut until it trains again; README.md and cluster/README.md say so
-UP = 120.0  # more than starting anything here takes
+PROMISED = 180.0  # seconds from the cut until it trains again; README.md and cluster/README.md say so
+UP = 300.0  # more than anything here takes, on a machine that is busy
 PORT = 6379
 STEPS, LOG_EVERY = 100, 5  # an epoch's steps
 NODES, WORKER = ("a", "b"), "RayTrainWorker"

@@ -129,7 +129,6 @@ class CheckpointStore:
         target = self._place(position.step)
         try:
             self.may_write()
-            self.clean()
             beside = self.folder / f".{target.name}.{secrets.token_hex(4)}.tmp"
             beside.mkdir(parents=True)
             try:
@@ -175,7 +174,7 @@ class CheckpointStore:
         return self.newest()
 
     def clean(self) -> None:
-        """Remove what writers that were killed left half-written."""
+        """Remove what writers that were killed left half-written; for a writer that begins, as the only one."""
         if self.folder.is_dir():
             for path in self.folder.iterdir():
                 half_written = path.name.startswith("step-") and not (path / MARKER).exists()
