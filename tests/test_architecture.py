@@ -75,7 +75,7 @@ def test_processes_that_only_coordinate_do_not_load_tensorflow():
     loaded = "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     command = python(f"import json, sys, vaedist.launch.train; {loaded}")
     trial = python(f"import json, sys, vaedist.launch.trial, vaedist.launch.tune; {loaded}")
-    controller = python(f"{get}; {loaded}", pickle.dumps(TensorflowCluster()).hex())
+    controller = python(f"{get}; {loaded}", pickle.dumps(TensorflowCluster("run", channel=None)).hex())
     for found in (command, trial, controller):
         assert "ray" in found
         assert {"tensorflow", "keras"}.isdisjoint(found)

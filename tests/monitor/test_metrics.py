@@ -153,3 +153,14 @@ def test_a_log_below_a_file_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot write metrics"):
         MetricsLog(tmp_path / "file" / "metrics.jsonl", resume_step=None)
+
+
+def test_a_writer_that_was_given_up_writes_nothing_where_another_goes_on(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    given_up = MetricsLog(path, resume_step=None)
+    given_up.append("train", 1, 1, {})
+    write(path, [2], resume_step=1)
+    given_up.append("train", 1, 2, {})
+    given_up.close()
+    write(path, [3], resume_step=2)
+    assert [row["step"] for row in read_metrics(path)] == [1, 2, 3]

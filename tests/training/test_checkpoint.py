@@ -82,6 +82,7 @@ def test_what_has_no_marker_does_not_count_and_is_cleaned_up(store):
     (save(store, 20) / "COMMITTED").unlink()
     (store.folder / ".step-000000030.ab.tmp").mkdir()
     assert store.newest().position.step == 10
+    store.clean()
     save(store, 40)
     assert sorted(path.name for path in store.folder.iterdir()) == ["step-000000010", "step-000000040"]
 
@@ -127,3 +128,27 @@ except StorageError as error:
     assert printed.count("\n") == 1
     assert store.newest().position.step == 10
     assert [path.name for path in store.folder.iterdir()] == ["step-000000010"]
+
+
+def test_a_writer_whose_place_another_has_taken_leaves_everything_as_it_was(store):
+    save(store, 10)
+    save(store, 20)
+    (store.folder / ".step-000000025.abcd.tmp").mkdir()  # the other's
+    before = {path.name for path in store.folder.iterdir()}
+
+    class Taken(Exception):  # noqa: N818
+        pass
+
+    for allowed in (0, 1):  # taken before it writes, or while it does
+        answers = [None] * allowed
+
+        def may_write(answers=answers):
+            if not answers:
+                raise Taken
+            answers.pop()
+
+        late = CheckpointStore(store.folder, keep=1, may_write=may_write)
+        with pytest.raises(Taken):
+            save(late, 30)
+        assert steps(store) == [20, 10]
+        assert {path.name for path in store.folder.iterdir()} == before

@@ -1,4 +1,4 @@
-"""What Ray Train does for a group of TensorFlow workers before they train: telling each where the others are."""
+"""What Ray Train does for a group of workers before they train: telling each where the others are, and who they are."""
 
 import json
 import os
@@ -10,6 +10,8 @@ from ray._common.network_utils import build_address
 from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
 
+from vaedist.launch.fence import GROUP, new_group
+
 
 @dataclass
 class TensorflowCluster(BackendConfig):
@@ -18,7 +20,14 @@ class TensorflowCluster(BackendConfig):
     What belongs to `ray.train.tensorflow` imports TensorFlow wherever it is unpickled: in the command, in the
     controller of each run and in each trial of a sweep, none of which computes. That takes seconds and hundreds of MB
     from each.
+
+    Attributes:
+        run: the run's folder, in which each new group takes the place of the one before.
+        channel: which is told of it.
     """
+
+    run: str
+    channel: Any
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -28,11 +37,13 @@ class TensorflowCluster(BackendConfig):
 
 class _TensorflowClusterBackend(Backend):
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        """Set TF_CONFIG, which MultiWorkerMirroredStrategy reads, in each worker."""
+        """Set TF_CONFIG, which MultiWorkerMirroredStrategy reads, and the group's name in each worker."""
+        group = new_group(backend_config.run)
+        ray.get(backend_config.channel.listen_to.remote(group))
         addresses = worker_group.execute(_free_address)
         ray.get(
             [
-                worker_group.execute_single_async(rank, _set_tf_config, addresses=addresses, index=rank)
+                worker_group.execute_single_async(rank, _set_environment, addresses=addresses, index=rank, group=group)
                 for rank in range(len(worker_group))
             ]
         )
@@ -42,6 +53,7 @@ def _free_address() -> str:
     return build_address(*get_address_and_port())
 
 
-def _set_tf_config(addresses: list[str], index: int) -> None:
+def _set_environment(addresses: list[str], index: int, group: str) -> None:
     cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
     os.environ["TF_CONFIG"] = json.dumps(cluster)
+    os.environ[GROUP] = group

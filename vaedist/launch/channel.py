@@ -18,10 +18,16 @@ class Channel:
         self._events: asyncio.Queue[Any] = asyncio.Queue()
         self._stop = asyncio.Event()
         self._error: VaedistError | None = None
+        self._group: str | None = None
 
-    async def put(self, event: Any) -> None:
-        """Queue an event for the command."""
-        await self._events.put(event)
+    async def listen_to(self, group: str) -> None:
+        """From now on only this group of workers is heard; what one that was given up says may come late."""
+        self._group = group
+
+    async def put(self, event: Any, group: str | None = None) -> None:
+        """Queue an event for the command, of a group of workers or the command's own."""
+        if group in (None, self._group):
+            await self._events.put(event)
 
     async def get(self) -> Any:
         """The next event, as soon as there is one."""
@@ -35,9 +41,10 @@ class Channel:
         """Returns once somebody asks to stop."""
         return await self._stop.wait()
 
-    async def fail(self, error: VaedistError) -> None:
+    async def fail(self, error: VaedistError, group: str) -> None:
         """Keep the first error that is final."""
-        self._error = self._error or error
+        if group == self._group:
+            self._error = self._error or error
 
     async def error(self) -> VaedistError | None:
         """The error that is final, if there is one."""
@@ -74,15 +81,15 @@ class StopRequest:
 
 
 class WorkerLine:
-    """A worker's end of the channel."""
+    """A worker's end of the channel, as one of a group."""
 
-    def __init__(self, channel: Any) -> None:
-        self._channel = channel
+    def __init__(self, channel: Any, group: str) -> None:
+        self._channel, self._group = channel, group
         self._stop = channel.stop_requested.remote()
 
     def notify(self, event: Event) -> None:
         """Send an event; does not wait."""
-        self._channel.put.remote(event)
+        self._channel.put.remote(event, self._group)
 
     def should_stop(self) -> bool:
         """Whether the command asked to stop; does not wait."""
@@ -91,7 +98,7 @@ class WorkerLine:
 
     def fail(self, error: VaedistError) -> None:
         """Report an error that is final; waits until it is heard."""
-        ray.get(self._channel.fail.remote(error))
+        ray.get(self._channel.fail.remote(error, self._group))
 
     def given_up(self) -> bool:
         """Whether a worker reported a final error before."""

@@ -153,7 +153,7 @@ def _fit(
     stop.attach(channel)
     trainer = DataParallelTrainer(
         work,
-        backend_config=TensorflowCluster(),
+        backend_config=TensorflowCluster(str(run.path), channel),
         train_loop_config={
             "experiment": experiment.to_toml(),
             "run": str(run.path),

@@ -12,6 +12,7 @@ from vaedist.config import Experiment
 from vaedist.errors import Interrupted, NonFiniteError, VaedistError
 from vaedist.launch.access import require_variables
 from vaedist.launch.channel import WorkerLine
+from vaedist.launch.fence import Fence
 from vaedist.training.run_folder import RunFolder
 
 
@@ -24,7 +25,9 @@ def work(config: dict[str, Any]) -> None:
     Args:
         config: "experiment" as TOML, the run's folder as "run", the "channel", and "threads" to compute with.
     """
-    line = WorkerLine(config["channel"])
+    run = RunFolder(Path(config["run"]))
+    fence = Fence.of_this_worker(run.path)
+    line = WorkerLine(config["channel"], fence.group)
     if line.given_up():
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
@@ -38,12 +41,17 @@ def work(config: dict[str, Any]) -> None:
         notify=line.notify,
         should_stop=line.should_stop,
         agree=broadcast_from_rank_zero,
+        may_write=fence.check,
     )
     try:
         require_variables()
-        train(Experiment.from_toml(config["experiment"]), RunFolder(Path(config["run"])), worker)
+        train(Experiment.from_toml(config["experiment"]), run, worker)
     except (Interrupted, NonFiniteError) as error:  # of all workers, after the same step
         line.fail(error)
     except VaedistError as error:  # of this one: the others wait for it, until Ray Train ends them
         line.fail(error)
         raise
+    except Exception as error:
+        # Not as TensorFlow's: who reads its errors has to import it, and the controller, which only asks whether there
+        # is one, would start the next group that much later.
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error

@@ -15,7 +15,8 @@ class MetricsLog:
     """Append rows to a metrics file that a reader may follow line by line.
 
     When a run goes on from a checkpoint, the rows it is about to write again are dropped first: the file is
-    rewritten beside its place and put there by one rename, so that a crash in between costs no row.
+    rewritten beside its place and put there by one rename, so that a crash in between costs no row. It is so even
+    where no row is dropped: a writer that was given up, and is not dead, has the old file open, not this one.
 
     Args:
         path: the file; missing folders are made.
@@ -59,14 +60,11 @@ class MetricsLog:
         self._file.close()
 
     def _keep_until(self, last_step: int) -> None:
-        """Drop the rows after `last_step`, unless there are none."""
+        """Drop the rows after `last_step`."""
         if not self._path.exists():
             return
         old = self._path.read_bytes()
-        new = b"".join(_encode(row) for row in _rows(old, self._path) if row["step"] <= last_step)
-        if new == old:
-            return
-        replace_file(self._path, new)
+        replace_file(self._path, b"".join(_encode(row) for row in _rows(old, self._path) if row["step"] <= last_step))
 
     def _failure(self, error: OSError) -> StorageError:
         return StorageError(f"cannot write metrics {self._path}: {error.strerror or error}")

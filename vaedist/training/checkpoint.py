@@ -104,10 +104,11 @@ class CheckpointStore:
     Args:
         folder: holds one folder a checkpoint, named by its step.
         keep: newest ones to keep; the one with the best test ELBO stays besides.
+        may_write: asked before one is written and before it is committed; raises when others write now.
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, keep: int = 2, *, may_write: Callable[[], None] = lambda: None) -> None:
+        self.folder, self.keep, self.may_write = folder, keep, may_write
 
     def save(
         self,
@@ -127,11 +128,12 @@ class CheckpointStore:
                 raise NonFiniteError(f"step {position.step}: {name} is not finite; no checkpoint was written")
         target = self._place(position.step)
         try:
-            self.clean()
+            self.may_write()
             beside = self.folder / f".{target.name}.{secrets.token_hex(4)}.tmp"
             beside.mkdir(parents=True)
             try:
                 self._write(beside, position, weights, optimizer, experiment)
+                self.may_write()
                 if target.exists():  # of an earlier attempt at the same step
                     shutil.rmtree(target)
                 beside.rename(target)
@@ -172,7 +174,7 @@ class CheckpointStore:
         return self.newest()
 
     def clean(self) -> None:
-        """Remove what writers that were killed left half-written."""
+        """Remove what writers that were killed left half-written; for a writer that begins, as the only one."""
         if self.folder.is_dir():
             for path in self.folder.iterdir():
                 half_written = path.name.startswith("step-") and not (path / MARKER).exists()

@@ -26,6 +26,7 @@ class Recorder:
         resume_step: step of the checkpoint that the run goes on from; None for a new run.
         workers: over which the rate is divided.
         notify: told of each event.
+        may_write: asked before anything is written; raises when others write now.
 
     Raises:
         StorageError: from every method, when the folder cannot be written.
@@ -39,8 +40,9 @@ class Recorder:
         resume_step: int | None,
         workers: int,
         notify: Callable[[Event], None],
+        may_write: Callable[[], None] = lambda: None,
     ) -> None:
-        self.run, self.workers, self.notify = run, workers, notify
+        self.run, self.workers, self.notify, self.may_write = run, workers, notify, may_write
         self.settings = experiment.monitor
         self.seed = experiment.seed
         self.metrics = MetricsLog(run.metrics, resume_step=resume_step)
@@ -58,6 +60,7 @@ class Recorder:
 
     def train(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
         """A row of training means: the ELBO's columns, learning_rate, gradient_norm and the rates of the loop."""
+        self.may_write()
         self.metrics.append("train", epoch, step, values)
         scalars = {
             "elbo/train": values["elbo"],
@@ -81,6 +84,7 @@ class Recorder:
 
     def test(self, epoch: int, step: int, values: Mapping[str, float], train_elbo: float, *, best: bool) -> None:
         """The means of a test pass, and the training ELBO over the epoch before it."""
+        self.may_write()
         self.metrics.append("test", epoch, step, {**values, "train_elbo": train_elbo, "best": best})
         scalars = {
             "elbo/test": values["elbo"],
@@ -105,6 +109,7 @@ class Recorder:
 
     def pictures(self, epoch: int, step: int, model: VAE, probe: Probe) -> None:
         """Originals beside reconstructions, samples and interpolations, for TensorBoard and as PNG."""
+        self.may_write()
         count, seed = self.settings.pictures, self.seed
         chosen = probe.images[:count]
         originals = to_uint8(inspection.observed(model, chosen))

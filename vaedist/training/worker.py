@@ -31,6 +31,7 @@ class Worker:
         notify: takes the events of the first worker.
         should_stop: whether the user asked to stop.
         agree: gives every worker what the first one passed in.
+        may_write: asked before anything is written; raises when others write now.
     """
 
     rank: int = 0
@@ -39,6 +40,7 @@ class Worker:
     notify: Callable[[Event], None] = lambda _: None
     should_stop: Callable[[], bool] = lambda: False
     agree: Callable[[Any], Any] = lambda value: value
+    may_write: Callable[[], None] = lambda: None
 
 
 def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, float]:
@@ -59,7 +61,7 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
     inputs = open_inputs(
         experiment, manifest, rank=worker.rank, workers=worker.workers, replicas=local_devices(strategy)
     )
-    store = CheckpointStore(run.checkpoints, experiment.checkpoint.keep)
+    store = CheckpointStore(run.checkpoints, experiment.checkpoint.keep, may_write=worker.may_write)
     checkpoint = _checkpoint(store, worker)
     with strategy.scope():
         model = build_model(experiment, manifest.shape)
@@ -70,8 +72,11 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
             if step is not None:
                 store.drop_after(step)
             recorder = stack.enter_context(
-                Recorder(run, experiment, resume_step=step, workers=worker.workers, notify=worker.notify)
-            )
+                Recorder(
+                    run, experiment, resume_step=step, workers=worker.workers,
+                    notify=worker.notify, may_write=worker.may_write,
+                )
+            )  # fmt: skip
             if samples := experiment.monitor.importance_samples:
                 rows = SplitRows(experiment.data.path, manifest, "test")
                 importance = ImportanceEvaluator(model, rows, samples=samples, seed=experiment.seed)
@@ -86,6 +91,7 @@ def _checkpoint(store: CheckpointStore, worker: Worker) -> Checkpoint | None:
     """The checkpoint that the first worker finds to be the newest intact one, opened by every worker."""
     path = None
     if worker.rank == 0:
+        worker.may_write()
         store.clean()
         newest = store.newest(lambda text: worker.notify(Notice(text)))
         path = newest.path if newest else None
