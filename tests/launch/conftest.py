@@ -1,9 +1,11 @@
-"""One Ray for all tests that train, and a small experiment for it."""
+"""One Ray for all tests that train, a small experiment for it, and a run that several tests look at."""
 
 import contextlib
-from pathlib import Path
+import os
+from dataclasses import dataclass
 
 import numpy as np
+import psutil
 import pytest
 import ray
 
@@ -11,8 +13,14 @@ from vaedist.config import Experiment
 from vaedist.data.manifest import Source
 from vaedist.data.prepare import prepare
 from vaedist.data.sources import ImageSource
+from vaedist.errors import RunError
+from vaedist.launch.cluster import HEAD_SECONDS
+from vaedist.launch.train import train
+from vaedist.monitor.events import Event, Started
+from vaedist.training.run_folder import RunFolder
 
 ROWS = {"train": 1600, "test": 96}
+PREEMPTION = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"  # a process more for each run
 
 
 def blobs(split):
@@ -34,12 +42,12 @@ def blob_data(tmp_path_factory):
     return out
 
 
-@pytest.fixture
-def experiment(blob_data, tmp_path):
-    """A run of 2 epochs of 100 steps, a checkpoint every 30."""
-    return Experiment.from_dict(
+@pytest.fixture(scope="session")
+def make_experiment(blob_data):
+    """Gives a run, in some folder, of 2 epochs of 100 steps, a checkpoint every 30."""
+    return lambda folder: Experiment.from_dict(
         {
-            "run": {"name": "run", "folder": str(tmp_path / "runs")},
+            "run": {"name": "run", "folder": str(folder)},
             "data": {"path": str(blob_data)},
             "model": {"hidden": 24, "latent": 6, "flow": {"depth": 2, "width": 12}},
             "training": {"epochs": 2, "global_batch": 16, "learning_rate": 0.001, "eval_batch": 32},
@@ -50,24 +58,70 @@ def experiment(blob_data, tmp_path):
     )
 
 
+@pytest.fixture
+def experiment(make_experiment, tmp_path):
+    return make_experiment(tmp_path / "runs")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that ended, as `experiment` is run, what it told, and how a second command was refused meanwhile."""
+
+    experiment: Experiment
+    run: RunFolder
+    events: list[Event]
+    refused: str
+
+
+@pytest.fixture(scope="session")
+def trained(cluster, make_experiment, tmp_path_factory):
+    """Not to be written to."""
+    experiment = make_experiment(tmp_path_factory.mktemp("runs"))
+    events, refused = [], []
+
+    def observe(event):
+        events.append(event)
+        if isinstance(event, Started):
+            with pytest.raises(RunError) as error:
+                train(experiment, resume=True)
+            refused.append(str(error.value))
+
+    # As on a cluster, where Ray Train looks out for nodes that are to be taken away.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(PREEMPTION, "1")
+        run = train(experiment, observe=observe)
+    return Trained(experiment, run, events, *refused)
+
+
 @pytest.fixture(scope="session")
 def cluster():
-    """A Ray of two CPUs, shared by all tests that want one; with the dashboard, as clusters have it."""
-    ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False)
-    yield
-    ray.shutdown()
+    """A Ray of two CPUs, shared by all tests that want one; with the dashboard, as clusters have it.
+
+    Its workers compile in half the time, to slower code: LLVM optimizes less, and XLA itself as always.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(PREEMPTION, "0")
+        with pytest.MonkeyPatch.context() as inherited:  # by Ray's processes
+            inherited.setenv("RAY_py_gcs_connect_timeout_s", str(HEAD_SECONDS))
+            inherited.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0")
+            ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")
 def processes():
-    """Gives the process ids, on this machine, of all whose command line holds some text."""
+    """Gives the processes of the tests' own Ray whose command line holds some text, the oldest first.
+
+    Ray's daemons are children of the tests, and its workers children of those. Another Ray may be on this machine.
+    """
 
     def find(text):
         found = []
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError):
-                if entry.name.isdigit() and text.encode() in (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
-        return sorted(found)
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it ended meanwhile
+                if text in " ".join(process.cmdline()):
+                    found.append(process)
+        return sorted(found, key=psutil.Process.create_time)
 
     return find

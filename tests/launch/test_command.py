@@ -1,18 +1,18 @@
-"""The command in a process of its own, with a Ray of its own, interrupted and killed."""
+"""The command in a process of its own, with a Ray of its own and code as users have it, interrupted and killed."""
 
 import signal
 import time
 
 import numpy as np
 import pytest
+from command import run as run_command
 from command import start
 
-from vaedist.launch.train import train
 from vaedist.monitor.metrics import read_metrics
 from vaedist.training.checkpoint import CheckpointStore
 from vaedist.training.run_folder import RunFolder
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+pytestmark = pytest.mark.ray
 
 SECONDS = 240  # far more than it takes
 
@@ -29,10 +29,12 @@ def wait_for_step(process, run, step):
 
 def test_a_run_survives_ctrl_c_and_kill_9_of_the_whole_command(experiment, tmp_path):
     experiment = experiment.with_overrides("training.epochs=12")  # long enough to be caught in its middle
-    reference = train(experiment.with_overrides("run.name=undisturbed"))
+    undisturbed = experiment.with_overrides("run.name=undisturbed")
+    (tmp_path / "undisturbed.toml").write_text(undisturbed.to_toml())
+    run_command("train", tmp_path / "undisturbed.toml", seconds=SECONDS)
     job = tmp_path / "run.toml"
     job.write_text(experiment.with_overrides("training.steps_per_call=4").to_toml())
-    run = RunFolder.of(experiment)
+    run, reference = RunFolder.of(experiment), RunFolder.of(undisturbed)
 
     first = start("train", job)
     wait_for_step(first, run, 20)
@@ -61,5 +63,5 @@ def test_a_run_survives_ctrl_c_and_kill_9_of_the_whole_command(experiment, tmp_p
     for part in ("weights", "optimizer"):
         theirs, ours = getattr(expected, part)(), getattr(found, part)()
         assert all(np.array_equal(theirs[name], ours[name]) for name in theirs), part
-    rows, undisturbed = read_metrics(run.metrics), read_metrics(reference.metrics)
-    assert [(r["kind"], r["step"], r["elbo"]) for r in rows] == [(r["kind"], r["step"], r["elbo"]) for r in undisturbed]
+    rows, others = read_metrics(run.metrics), read_metrics(reference.metrics)
+    assert [(r["kind"], r["step"], r["elbo"]) for r in rows] == [(r["kind"], r["step"], r["elbo"]) for r in others]

@@ -1,8 +1,6 @@
 """Evaluation of a trained run: alone, on Ray workers, from the command line, and in TensorBoard."""
 
 import json
-import os
-import signal
 
 import numpy as np
 import pytest
@@ -21,7 +19,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 
 @pytest.fixture(scope="module")
-def trained(blob_data, tmp_path_factory):
+def averaged(blob_data, tmp_path_factory):
     """A run of one epoch that kept moving averages; not to be written to."""
     from vaedist.config import Experiment
 
@@ -54,8 +52,8 @@ def close(a, b):
     assert b.bits_per_dim[1].mean == pytest.approx(a.bits_per_dim[1].mean, rel=1e-5)
 
 
-def test_one_process_and_two_workers_find_the_same(trained):
-    run, progress = load_run(trained.path), []
+def test_one_process_and_two_workers_find_the_same(averaged):
+    run, progress = load_run(averaged.path), []
     alone = run.evaluate(samples=12, limit=90)
     shared = evaluate_on_ray(
         run, workers=2, samples=12, limit=90, progress=lambda done, total: progress.append((done, total))
@@ -65,8 +63,8 @@ def test_one_process_and_two_workers_find_the_same(trained):
     assert progress[-1] == (len(progress), len(progress))
 
 
-def test_many_blocks_on_two_workers_count_every_image_once(trained, monkeypatch):
-    run = load_run(trained.path)
+def test_many_blocks_on_two_workers_count_every_image_once(averaged, monkeypatch):
+    run = load_run(averaged.path)
     alone = run.evaluate(samples=4, split="train")
     monkeypatch.setattr(importance, "BLOCK_BYTES", 1 << 17)  # here, so that blocks are other ones than there
     assert run.evaluator(samples=4, split="train").blocks > 10
@@ -75,58 +73,58 @@ def test_many_blocks_on_two_workers_count_every_image_once(trained, monkeypatch)
     assert blocks.elbo.mean == pytest.approx(alone.elbo.mean, abs=5 * alone.gap.mean / 40 + 0.05)
 
 
-def test_the_averages_are_evaluated_where_they_were_kept(trained):
-    tested = [row for row in read_metrics(trained.metrics) if row["kind"] == "test"][-1]
-    averaged, raw = (load_run(trained.path, ema=ema).evaluate(samples=16) for ema in (None, False))
+def test_the_averages_are_evaluated_where_they_were_kept(averaged):
+    tested = [row for row in read_metrics(averaged.metrics) if row["kind"] == "test"][-1]
+    averaged, raw = (load_run(averaged.path, ema=ema).evaluate(samples=16) for ema in (None, False))
     assert averaged.elbo.mean == pytest.approx(tested["elbo"], abs=0.5)
     assert averaged.bits_per_dim[1].mean == pytest.approx(tested["bits_per_dim"], abs=0.5 / (192 * np.log(2)))
     assert raw.elbo.mean != averaged.elbo.mean
 
 
-def test_a_worker_that_is_killed_is_started_again_and_its_block_scored(trained, processes):
-    run = load_run(trained.path)
+def test_a_worker_that_is_killed_is_started_again_and_its_block_scored(averaged, processes):
+    run = load_run(averaged.path)
     expected, killed = run.evaluate(samples=4), []
 
     def kill(done, total):
         if not killed:
             killed.extend(processes("_Scorer"))
-            os.kill(killed[0], signal.SIGKILL)
+            killed[0].kill()
 
     found = evaluate_on_ray(run, workers=1, samples=4, progress=kill)
     assert killed
     close(expected, found)
 
 
-def test_what_cannot_be_evaluated_is_refused(trained, blob_data, small_dataset):
-    run = load_run(trained.path)
+def test_what_cannot_be_evaluated_is_refused(averaged, blob_data, small_dataset):
+    run = load_run(averaged.path)
     with pytest.raises(ClusterError, match="no room"):
         evaluate_on_ray(run, workers=3, samples=2)
     with pytest.raises(DataError, match="is not what the run was trained on"):
-        load_run(trained.path, data=str(small_dataset)).evaluate()
+        load_run(averaged.path, data=str(small_dataset)).evaluate()
     with pytest.raises(DataError, match="no data set at"):
-        evaluate_on_ray(load_run(trained.path, data=str(blob_data) + "-gone"), workers=1, samples=2)
+        evaluate_on_ray(load_run(averaged.path, data=str(blob_data) + "-gone"), workers=1, samples=2)
 
 
 def invoke(*arguments):
     return CliRunner().invoke(main, [str(word) for word in arguments], prog_name="vaedist")
 
 
-def test_the_command_prints_keeps_and_shows_what_it_found(trained):
-    done = invoke("evaluate", trained.path, "--samples", 8, "--json")
+def test_the_command_prints_keeps_and_shows_what_it_found(averaged):
+    done = invoke("evaluate", averaged.path, "--samples", 8, "--json")
     assert done.exit_code == 0, done.output
     record = json.loads(done.stdout)
     assert record["images"] == 96
     assert list(record["bounds"]) == ["1", "2", "4", "8"]
     assert record["ema"] is True
     assert set(record["bits_per_dim"]) == {"1", "8"}
-    (file,) = trained.evaluations.glob("test-k8-*.json")
+    (file,) = averaged.evaluations.glob("test-k8-*.json")
     assert json.loads(file.read_text()) == record
 
-    again = invoke("evaluate", trained.path, "--samples", 8, "--bits-per-dim")
+    again = invoke("evaluate", averaged.path, "--samples", 8, "--bits-per-dim")
     assert again.exit_code == 0, again.output
     assert "log p(x) >= L_8" in again.stdout
     assert "bits/dim" in again.stdout
-    board = EventAccumulator(str(trained.tensorboard / "evaluation" / "test-k8"))
+    board = EventAccumulator(str(averaged.tensorboard / "evaluation" / "test-k8"))
     board.Reload()
     points = {tag: board.Scalars(tag) for tag in board.Tags()["scalars"]}
     assert all(len(events) == 1 and events[0].step == record["step"] for events in points.values())
@@ -135,16 +133,16 @@ def test_the_command_prints_keeps_and_shows_what_it_found(trained):
     assert "evaluation/kl_per_unit" in board.Tags()["histograms"]
 
 
-def test_samples_of_pixels_and_no_averages_from_the_command_line(trained, tmp_path):
+def test_samples_of_pixels_and_no_averages_from_the_command_line(averaged, tmp_path):
     for words in (("--pixels", "sample"), ("--no-ema",), ()):
-        done = invoke("sample", trained.path, "-n", 4, "-o", tmp_path / f"{len(words)}.png", *words)
+        done = invoke("sample", averaged.path, "-n", 4, "-o", tmp_path / f"{len(words)}.png", *words)
         assert done.exit_code == 0, done.output
     pictures = {(tmp_path / f"{n}.png").read_bytes() for n in (2, 1, 0)}
     assert len(pictures) == 3
 
 
-def test_averages_that_were_not_kept_are_refused(experiment):
-    run = train(experiment.with_overrides("training.epochs=1"))
+def test_averages_that_were_not_kept_are_refused(trained):
+    run = trained.run
     with pytest.raises(RunError, match="kept no moving averages of its weights"):
         load_run(run.path, ema=True)
     done = invoke("evaluate", run.path, "--bits-per-dim")

@@ -1,8 +1,9 @@
 """Training through Ray Train, with real workers and real strategies."""
 
 import os
+import shutil
 import signal
-import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from vaedist.monitor.events import Finished, Notice, Progress, Saved, Started, T
 from vaedist.monitor.metrics import read_metrics
 from vaedist.runs import load_run
 from vaedist.training.checkpoint import CheckpointStore
+from vaedist.training.run_folder import RunFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
@@ -26,22 +28,41 @@ def same(a, b):
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
-@pytest.fixture
-def two(experiment):
-    """A run of two workers, of 600 steps, so that it can be disturbed in its middle."""
-    return experiment.with_overrides("scaling.workers=2", "training.epochs=6")
+@pytest.fixture(scope="module")
+def two(make_experiment, tmp_path_factory):
+    """A run of two workers, of 600 steps, so that it can be disturbed in its middle; each use takes its own name."""
+    return make_experiment(tmp_path_factory.mktemp("two")).with_overrides("scaling.workers=2", "training.epochs=6")
 
 
 @pytest.fixture(scope="module")
-def reference():
-    """A run of two workers that nothing disturbed; made by the first test that asks."""
-    return {}
+def undisturbed(two):
+    return train(two.with_overrides("run.name=undisturbed"))
 
 
-def undisturbed(reference, two):
-    if not reference:
-        reference["run"] = train(two.with_overrides("run.name=undisturbed"))
-    return reference["run"]
+@dataclass(frozen=True)
+class Resumed:
+    """A run that was interrupted once: after which step, how it said so, and from where it went on."""
+
+    run: RunFolder
+    stopped: int
+    said: str
+    start: int
+
+
+@pytest.fixture(scope="module")
+def resumed(two):
+    two, events, later = two.with_overrides("run.name=resumed"), [], []
+
+    def interrupt(event):
+        events.append(event)
+        if isinstance(event, Progress) and event.step >= 40 and not any(isinstance(e, Notice) for e in events):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted) as said:
+        train(two, observe=interrupt)
+    stopped = CheckpointStore(RunFolder.of(two).checkpoints).newest().position.step
+    run = train(two, resume=True, observe=later.append)
+    return Resumed(run, stopped, str(said.value), next(e.start_step for e in later if isinstance(e, Started)))
 
 
 def test_one_worker_two_workers_and_two_devices_compute_the_same(experiment):
@@ -65,9 +86,8 @@ def test_one_worker_two_workers_and_two_devices_compute_the_same(experiment):
                 assert b[key] == pytest.approx(a[key], rel=1e-4), (other, a["step"], key)
 
 
-def test_a_run_tells_what_happens_and_leaves_its_folder(experiment):
-    events = []
-    run = train(experiment, observe=events.append)
+def test_a_run_tells_what_happens_and_leaves_its_folder(trained):
+    events, run = trained.events, trained.run
     kinds = [type(event) for event in events]
     assert kinds.index(Started) < kinds.index(Progress) < kinds.index(Tested) < kinds.index(Finished)
     assert [event.step for event in events if isinstance(event, Tested)] == [100, 200]
@@ -76,7 +96,7 @@ def test_a_run_tells_what_happens_and_leaves_its_folder(experiment):
     assert {path.name for path in run.path.iterdir()} >= {
         "experiment.toml", "metrics.jsonl", "tensorboard", "checkpoints", "pictures", "logs",
     }  # fmt: skip
-    assert run.read_experiment() == experiment
+    assert run.read_experiment() == trained.experiment
     rows = read_metrics(run.metrics)
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(5, 201, 5))
     assert all(row["images_per_second"] > 0 for row in rows if row["kind"] == "train")  # several are of one call
@@ -88,6 +108,9 @@ def test_a_run_tells_what_happens_and_leaves_its_folder(experiment):
     evaluated = load_run(run.path, checkpoint="newest").evaluate(samples=16)
     assert evaluated.elbo.mean == pytest.approx(tests[1], abs=0.5)
 
+
+def test_a_run_that_ended_goes_on_only_as_what_it_was(trained, experiment):
+    shutil.copytree(trained.run.path, RunFolder.of(experiment).path)
     with pytest.raises(RunError, match="exists: use --resume"):
         train(experiment)
     with pytest.raises(RunError, match=r"model\.latent = 6, and the job says 7"):
@@ -96,19 +119,17 @@ def test_a_run_tells_what_happens_and_leaves_its_folder(experiment):
     assert [row["step"] for row in read_metrics(longer.metrics) if row["kind"] == "test"] == [100, 200, 300]
 
 
-def test_a_run_goes_on_by_itself_when_workers_are_killed(two, reference, processes):
-    expected = weights(undisturbed(reference, two))
+def test_a_run_goes_on_by_itself_when_workers_are_killed(two, undisturbed, processes):
     killed, events = [], []
 
     def kill(event):
         events.append(event)
         at = {0: 75, 1: 140}.get(len(killed))  # in the middle of an epoch, and not at a checkpoint
         if isinstance(event, Progress) and at is not None and event.step >= at:
-            victim = processes("RayTrainWorker")[-1 if killed else 0]
-            killed.append(victim)
-            os.kill(victim, signal.SIGKILL)
+            killed.append(processes("RayTrainWorker")[-1 if killed else 0])
+            killed[-1].kill()
 
-    run = train(two, observe=kill)
+    run = train(two.with_overrides("run.name=killed"), observe=kill)
     assert len(killed) == 2
     starts = [event.start_step for event in events if isinstance(event, Started)]
     assert len(starts) == 3
@@ -117,30 +138,17 @@ def test_a_run_goes_on_by_itself_when_workers_are_killed(two, reference, process
     assert starts[2] >= 120
     assert all(start % 30 == 0 or start % 100 == 0 for start in starts)  # at a checkpoint
     assert events[-1].step == 600
-    assert same(weights(run), expected)
-    rows = read_metrics(run.metrics)
-    undisturbed_rows = read_metrics(reference["run"].metrics)
-    assert [(r["kind"], r["step"]) for r in rows] == [(r["kind"], r["step"]) for r in undisturbed_rows]
-    assert [r["elbo"] for r in rows] == [r["elbo"] for r in undisturbed_rows]
+    assert same(weights(run), weights(undisturbed))
+    rows, expected = read_metrics(run.metrics), read_metrics(undisturbed.metrics)
+    assert [(r["kind"], r["step"]) for r in rows] == [(r["kind"], r["step"]) for r in expected]
+    assert [r["elbo"] for r in rows] == [r["elbo"] for r in expected]
 
 
-def test_ctrl_c_saves_the_step_and_resume_goes_on_to_the_same_weights(two, reference):
-    expected = weights(undisturbed(reference, two))
-    events = []
-
-    def interrupt(event):
-        events.append(event)
-        if isinstance(event, Progress) and event.step >= 40 and not any(isinstance(e, Notice) for e in events):
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(Interrupted, match=r"stopped at step \d+ of 600, which is saved"):
-        train(two, observe=interrupt)
-    stopped = CheckpointStore(Path(two.run.folder, "run", "checkpoints")).newest().position.step
-    assert 40 <= stopped < 600
-    resumed = []
-    run = train(two, resume=True, observe=resumed.append)
-    assert next(event.start_step for event in resumed if isinstance(event, Started)) == stopped
-    assert same(weights(run), expected)
+def test_ctrl_c_saves_the_step_and_resume_goes_on_to_the_same_weights(resumed, undisturbed):
+    assert 40 <= resumed.stopped < 600
+    assert resumed.said.startswith(f"stopped at step {resumed.stopped} of 600, which is saved")
+    assert resumed.start == resumed.stopped
+    assert same(weights(resumed.run), weights(undisturbed))
 
 
 def test_a_diverging_run_stops_by_name_and_is_not_started_again(experiment):
@@ -158,34 +166,14 @@ def test_a_job_larger_than_the_cluster_is_refused_and_leaves_nothing(experiment)
     assert not Path(experiment.run.folder, "run").exists()
 
 
-def test_a_run_that_is_being_trained_is_refused(experiment):
-    seen = threading.Event()
-    errors = []
-
-    def second(event):
-        if isinstance(event, Started) and not seen.is_set():
-            seen.set()
-            try:
-                train(experiment, resume=True)
-            except RunError as error:
-                errors.append(str(error))
-
-    train(experiment.with_overrides("training.epochs=1"), observe=second)
-    assert errors
-    assert "being trained by another process" in errors[0]
+def test_a_run_that_is_being_trained_is_refused(trained):
+    assert "being trained by another process" in trained.refused
 
 
-def test_tensorboard_reads_each_step_once_after_a_resume(experiment):
+def test_tensorboard_reads_each_step_once_after_a_resume(resumed):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    def interrupt(event):
-        if isinstance(event, Progress) and event.step == 45:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    longer = experiment.with_overrides("training.epochs=6")
-    with pytest.raises(Interrupted):
-        train(longer, observe=interrupt)
-    run = train(longer, resume=True)
+    run = resumed.run
     board = EventAccumulator(str(run.tensorboard), size_guidance={"scalars": 0, "images": 0})
     board.Reload()
     tags = board.Tags()

@@ -98,9 +98,8 @@ def test_a_trial_that_asha_stops_frees_what_it_held_and_the_next_one_starts(swee
     def wait_until_free():
         deadline = time.monotonic() + FREE_SECONDS
         while time.monotonic() < deadline and not freed.is_set():
-            if not set(workers) & set(processes("RayTrainWorker")) and not any(
-                "CPU" in g["bundles"][0] for g in held()
-            ):
+            running = any(worker.is_running() for worker in workers)
+            if not running and not any("CPU" in group["bundles"][0] for group in held()):
                 freed.set()
             time.sleep(0.05)
 
@@ -127,7 +126,7 @@ def test_trials_that_diverge_or_are_killed_do_not_end_the_sweep(sweep, processes
         if isinstance(event, TrialStatus) and event.number == 1 and event.epoch == 1 and not killed:
             killed.extend([*processes("ray::ResourceTrainable"), *processes("ray::TrialRunner")])
             for victim in killed:
-                os.kill(victim, signal.SIGKILL)
+                victim.kill()
 
     wanted = sweep(space, ("training.epochs=20",), retries=2, concurrent=1)
     folder = tune(wanted, observe=kill)

@@ -1,5 +1,7 @@
 """The compiled step against the same step taken eagerly, by Keras's own optimizer."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -16,9 +18,29 @@ SEED, BATCH, RATE = 11, 16, 0.01
 ADAM, ELBO = Adam(Schedule(RATE)), Objective()
 
 
-@pytest.fixture(params=["bernoulli", "gaussian"])
-def likelihood(request):
-    return request.param
+@pytest.fixture(scope="module")
+def compiled():
+    """Steps that were compiled before, with their models; compilation is most of a test."""
+    return {}
+
+
+@pytest.fixture
+def get_step(compiled, make_model, strategy):
+    """Gives a step, whose `model` and slots are as if just made; for changes that are not to a function of the step."""
+
+    def get(likelihood="bernoulli", **changes):
+        key = (likelihood, *sorted(changes.items()))
+        fresh = make_model(likelihood=likelihood)
+        if key not in compiled:
+            compiled[key] = make_step(fresh, strategy, **changes)
+            return compiled[key]
+        step = compiled[key]
+        step.model.set_weights(fresh.get_weights())
+        for variable in itertools.chain(*step.slots.values()):
+            variable.assign(tf.zeros_like(variable))
+        return step
+
+    return get
 
 
 def make_step(model, strategy, optimizer=ADAM, objective=ELBO, **changes):
@@ -49,10 +71,10 @@ def eager_epoch(model, reader, steps):
     return np.array(rows)
 
 
-def test_the_compiled_step_is_the_eager_one(make_model, strategy, reader, likelihood):
-    compiled = make_model(likelihood=likelihood)
-    eager = VAE.from_config(compiled.get_config())  # outside the strategy, with the same first weights
-    step, lanes = make_step(compiled, strategy), reader(BATCH)
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_the_compiled_step_is_the_eager_one(get_step, reader, likelihood):
+    step, lanes = get_step(likelihood), reader(BATCH)
+    eager = VAE.from_config(step.model.get_config())  # outside the strategy, with the same first weights
     first, finite = step.run(lanes.read(0, 0, 3, 3), 0)
     last, also_finite = step.run(lanes.read(0, 3, 1, 3), 3)  # 53 rows: the last batch has 5
     assert finite
@@ -63,25 +85,24 @@ def test_the_compiled_step_is_the_eager_one(make_model, strategy, reader, likeli
     assert metrics[:, 0].tolist() == [16, 16, 16, 5]
     np.testing.assert_allclose(metrics[:, [0, names.index("elbo"), names.index("gradient_norm")]], expected, rtol=2e-4)
     for name, weight in snapshot(eager).items():
-        np.testing.assert_allclose(snapshot(compiled)[name], weight, rtol=1e-3, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(snapshot(step.model)[name], weight, rtol=1e-3, atol=2e-5, err_msg=name)
 
 
-def test_steps_per_call_changes_nothing(make_model, strategy, reader):
+def test_steps_per_call_changes_nothing(get_step, reader):
     results = []
     for calls in ([3, 1], [1, 1, 1, 1], [2, 2]):
-        model, taken = make_model(), 0
-        step, lanes = make_step(model, strategy), reader(BATCH)
+        step, lanes, taken = get_step(), reader(BATCH), 0
         for count in calls:
             step.run(lanes.read(0, taken, count, 3), taken)
             taken += count
-        results.append(snapshot(model))
+        results.append(snapshot(step.model))
     for other in results[1:]:
         assert all(np.array_equal(results[0][name], other[name]) for name in other)
 
 
-def test_a_loss_that_is_not_finite_changes_no_weight(make_model, strategy, reader):
-    model = make_model()
-    step = make_step(model, strategy)
+def test_a_loss_that_is_not_finite_changes_no_weight(get_step, reader):
+    step = get_step()
+    model = step.model
     bias = model.decoder.out.bias
     bias.assign(np.where(np.arange(bias.shape[0]) == 7, np.nan, bias.numpy()))
     before = snapshot(model)
@@ -113,16 +134,16 @@ def test_a_gradient_that_is_not_finite_never_enters_a_weight(make_model, strateg
     assert all(np.isfinite(v.numpy()).all() for slot in step.slots.values() for v in slot)
 
 
-def test_the_norm_is_taken_where_asked(make_model, strategy, reader):
-    step = make_step(make_model(), strategy, norm_every=2)
+def test_the_norm_is_taken_where_asked(get_step, reader):
+    step = get_step(norm_every=2)
     metrics, _ = step.run(reader(BATCH).read(0, 0, 3, 3), 0)
     assert metrics[0, -1] == 0
     assert metrics[1, -1] > 0
     assert metrics[2, -1] == 0
 
 
-def test_a_wish_to_stop_is_seen_in_every_step(make_model, strategy, reader):
-    step = make_step(make_model(), strategy)
+def test_a_wish_to_stop_is_seen_in_every_step(get_step, reader):
+    step = get_step()
     column = step.names.index("stop")
     for stop in (False, True):
         metrics, _ = step.run(reader(BATCH).read(0, 0, 2, 3), 0, stop=stop)

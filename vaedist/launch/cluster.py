@@ -15,6 +15,9 @@ from vaedist.errors import ClusterError
 from vaedist.launch.access import authorize, require_variables, secure_local
 
 CONNECT_SECONDS = 5.0
+# Ray's own 30 s are over where a machine that swaps or sleeps stands still for as long: what then asks Ray's head for
+# something, as the actor does that frees the places of a run that died, would be gone.
+HEAD_SECONDS = 300
 # Ray starts workers at niceness 15. At 0 those that compute go before the many that only coordinate, each of which
 # wakes up a hundred times a second and makes a loop over all cores wait for the one that it runs on.
 COMPUTING = {"env_vars": {"RAY_worker_niceness": "0"}}
@@ -46,6 +49,7 @@ def ray_session(address: str | None = None, *, dashboard: bool = False) -> Itera
             _check_interpreter()
             secure_local()
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
+            os.environ.setdefault("RAY_py_gcs_connect_timeout_s", str(HEAD_SECONDS))  # read by each of Ray's processes
             ray.init(address="local", include_dashboard=dashboard)
         else:
             ray.init(address=address if address == "auto" else authorize(address))
