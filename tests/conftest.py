@@ -11,7 +11,7 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
-sys.path.append(str(Path(__file__).parent))  # for `command`, the command line in a process of its own
+sys.path.append(str(Path(__file__).parent))  # for `command` and `s3`, which several folders use
 sys.path.append(str(Path(__file__).parent / "data"))  # for `synthetic`, which makes small sources
 
 import pytest
@@ -43,6 +43,25 @@ def pytest_collection_modifyitems(config, items):
 def cifar10_archive():
     """The official binary archive, for tests marked `cifar10`."""
     return Path(os.environ[ARCHIVE])
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """An S3 protocol server behind a proxy that can be made to misbehave."""
+    from s3 import S3
+
+    server = S3()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3(s3_server, tmp_path_factory, monkeypatch):
+    """The server, well behaved at the start of each test, and a cache of the test's own."""
+    monkeypatch.setenv("VAEDIST_CACHE", str(tmp_path_factory.mktemp("cache")))
+    s3_server.proxy.delay, s3_server.proxy.refuse = 0.0, lambda method, path: False
+    s3_server.proxy.requests.clear()
+    return s3_server
 
 
 @pytest.fixture(scope="session")
