@@ -9,7 +9,9 @@ from typing import Any
 import click
 
 from vaedist.cli.options import address_option, job_argument
+from vaedist.cli.output import shown_place
 from vaedist.config import Experiment
+from vaedist.storage.uri import join_uri
 
 
 @click.command()
@@ -58,10 +60,10 @@ def _print_result(run: Any, seconds: float) -> None:
     from vaedist.monitor.metrics import read_metrics
 
     test = [row for row in read_metrics(run.metrics) if row["kind"] == "test"][-1]
-    path = os.path.relpath(run.path)
+    pictures = join_uri(run.uri or os.path.relpath(run.path), run.pictures.name, "reconstructions.png")
     click.echo(
         f"test ELBO    {test['elbo']:.2f} nats an image (reconstruction {test['reconstruction']:.2f}, "
         f"KL {test['kl']:.2f}), after {test['epoch']} epochs, {test['step']} steps; {seconds / 60:.1f} minutes in all\n"
-        f"pictures     {path}/pictures/reconstructions.png, samples.png, interpolations.png\n"
-        f"look at it   vaedist tensorboard {path}"
+        f"pictures     {pictures}, samples.png, interpolations.png\n"
+        f"look at it   vaedist tensorboard {shown_place(run)}"
     )

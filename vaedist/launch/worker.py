@@ -1,7 +1,6 @@
 """A Ray Train worker: what the training needs to know of Ray, and what it raises, translated."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,7 +20,7 @@ def work(config: dict[str, Any]) -> None:
     through the channel; the group that Ray Train may start after it ends at once.
 
     Args:
-        config: "experiment" as TOML, the run's folder as "run", the "channel", and "threads" to compute with.
+        config: "experiment" as TOML, the run's place as "run", the "channel", and "threads" to compute with.
     """
     line = WorkerLine(config["channel"])
     if line.given_up():
@@ -39,7 +38,7 @@ def work(config: dict[str, Any]) -> None:
         agree=broadcast_from_rank_zero,
     )
     try:
-        train(Experiment.from_toml(config["experiment"]), RunFolder(Path(config["run"])), worker)
+        train(Experiment.from_toml(config["experiment"]), RunFolder.at(config["run"]), worker)
     except (Interrupted, NonFiniteError) as error:  # of all workers, after the same step
         line.fail(error)
     except VaedistError as error:  # of this one: the others wait for it, until Ray Train ends them

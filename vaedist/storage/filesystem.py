@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
@@ -39,7 +39,7 @@ def open_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     try:
         filesystem, path = pyarrow.fs.FileSystem.from_uri(_bounded(uri))
         if filesystem.type_name == "s3":
-            filesystem = _patient_s3(uri, filesystem.region)
+            filesystem = _patient_s3(uri, cast("pyarrow.fs.S3FileSystem", filesystem).region)
     except (pa.ArrowException, OSError, ValueError, TypeError, ImportError) as error:
         raise StorageError(f"cannot open {uri}: {first_line(error)}") from error
     if isinstance(filesystem, pyarrow.fs.LocalFileSystem):

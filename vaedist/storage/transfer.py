@@ -58,9 +58,8 @@ class Store:
         """All files in a folder below, at any depth, by their paths relative to the store's folder."""
         root = f"{self.path}/{under}".rstrip("/")
         selector = pyarrow.fs.FileSelector(root, recursive=True, allow_not_found=True)
-        found = self._try(
-            lambda: self.filesystem.get_file_info(selector), f"list {self.place(under) if under else self.uri}"
-        )
+        where = self.place(under) if under else self.uri
+        found = self._try(lambda: self.filesystem.get_file_info(selector), f"list {where}")
         return {
             self._name(info.path): Remote(info.size, info.mtime_ns or 0)
             for info in found
@@ -74,7 +73,7 @@ class Store:
         return sorted(self._name(info.path) for info in found if info.type == pyarrow.fs.FileType.Directory)
 
     def exists(self) -> bool:
-        """Whether anything is there."""
+        """Whether anything is there, be it an empty folder."""
         info = self._try(lambda: self.filesystem.get_file_info(self.path), f"reach {self.uri}")
         return info.type != pyarrow.fs.FileType.NotFound
 
@@ -168,6 +167,11 @@ class Store:
         """Remove a folder and what is in it, if it is there."""
         with suppress(*MISSING):
             self._try(lambda: self.filesystem.delete_dir(f"{self.path}/{name}"), f"remove {self.place(name)}")
+
+    def remove_all(self) -> None:
+        """Remove the folder itself."""
+        with suppress(*MISSING):
+            self._try(lambda: self.filesystem.delete_dir(self.path), f"remove {self.uri}")
 
     def rename(self, old: str, new: str) -> None:
         """Give a file another name; one that is not there, or no longer, stays so."""

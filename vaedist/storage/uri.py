@@ -26,8 +26,8 @@ def local_path(place: str) -> Path:
 
 
 def join_uri(uri: str, *names: str) -> str:
-    """The URI of what lies in the folder `uri`, by names or relative paths; a query stays at the end."""
-    base, mark, query = uri.partition("?")
+    """The place of what lies in the folder `uri`, by names or relative paths; a URI's query stays at the end."""
+    base, mark, query = uri.partition("?") if is_uri(uri) else (uri, "", "")
     return "/".join([base.rstrip("/"), *names]) + mark + query
 
 
