@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -43,14 +42,7 @@ def output_to(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def scratch_log() -> Iterator[Path]:
-    """A local file for the log of what is kept on a store."""
-    with tempfile.TemporaryDirectory(prefix="vaedist-log-") as folder:
-        yield Path(folder) / "ray.log"
-
-
-@contextmanager
-def kept_on_store(log: Path, store: Store, name: str) -> Iterator[None]:
+def added_on_store(log: Path, store: Store, name: str) -> Iterator[None]:
     """Add a local log, as it is when this is left, to the one of that name on a store."""
     try:
         yield

@@ -1,11 +1,9 @@
 """Training on Ray: checks first, then Ray Train's workers, and their events to whoever watches."""
 
 import os
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,15 +17,13 @@ from vaedist.data.manifest import load_manifest, verify
 from vaedist.errors import ConfigError, Interrupted, RunError, WorkerError
 from vaedist.launch.backend import TensorflowCluster
 from vaedist.launch.channel import StopRequest, open_channel
-from vaedist.launch.claim import claimed, claimed_on_store
 from vaedist.launch.cluster import COMPUTING, ray_session, resources_per_worker
-from vaedist.launch.logs import kept_on_store, output_to, scratch_log
+from vaedist.launch.owned import RAY_LOG, owned, records_of_ray
 from vaedist.launch.worker import work
 from vaedist.monitor.events import Event, Notice, Started, Waiting
 from vaedist.storage.retry import RUN_SECONDS
 from vaedist.storage.transfer import Store
 from vaedist.storage.uri import is_remote, join_uri, local_path
-from vaedist.sweeps import SweepFolder
 from vaedist.training.inputs import check_images
 from vaedist.training.remote import pulled
 from vaedist.training.run_folder import RunFolder
@@ -46,7 +42,6 @@ MAY_CHANGE = (
 E = TypeVar("E", bound=Experiment)
 STOP_SECONDS = 120.0  # for the workers to end their step and commit a checkpoint
 ENDED = "ended"
-RAY_LOG = "ray.log"
 
 
 def train(
@@ -79,26 +74,17 @@ def train(
         observe(Notice(f"there is no run at {run.place} to go on with: starting it"))
     observe(Waiting("checking the data"))
     check_data(experiment)
-    with ExitStack() as stack:
-        busy, text = f"run {run.place} is being trained by another process", experiment.to_toml()
-        began = log = None
-        if run.uri:
-            log = stack.enter_context(scratch_log())
-        else:
-            began = stack.enter_context(claimed(run.path, run.experiment, text, busy))
-        if quiet:
-            stack.enter_context(output_to(log or run.logs / RAY_LOG))
-        observe(Waiting(f"joining Ray at {address}" if address else "starting Ray"))
-        stack.enter_context(ray_session(address))
+    busy = f"run {run.place} is being trained by another process"
+    observe(Waiting(f"joining Ray at {address}" if address else "starting Ray"))
+    with owned(
+        run, run.experiment, experiment.to_toml(), busy=busy, ray=ray_session(address), quiet=quiet,
+        notify=lambda text: observe(Notice(text)),
+    ) as began:  # fmt: skip
         resources = resources_per_worker(experiment.scaling)
-        if log:
-            store = Store(run.uri, seconds=RUN_SECONDS, notify=lambda text: observe(Notice(text)))
-            began = stack.enter_context(claimed_on_store(store, run.experiment.name, text, busy))
-            stack.enter_context(kept_on_store(log, store, f"{run.logs.name}/{RAY_LOG}"))
         observe(Waiting(f"starting {experiment.scaling.workers} worker(s)"))
-        assert began is not None
         began()
-        _fit(experiment, run, resources, observe, stop or StopRequest())
+        with records_of_ray(run) as records:
+            _fit(experiment, run, resources, records, observe, stop or StopRequest())
     return pulled(run, seconds=RUN_SECONDS)
 
 
@@ -171,32 +157,11 @@ def _fit(
     experiment: Experiment,
     run: RunFolder,
     resources: dict[str, float],
+    records: Path,
     observe: Callable[[Event], None],
     stop: StopRequest,
 ) -> None:
     """Run Ray Train in a thread of its own, and pass events on in this one."""
-    with records_of_ray(run) as storage:
-        _fit_with(experiment, run, resources, observe, stop, storage)
-
-
-@contextmanager
-def records_of_ray(folder: RunFolder | SweepFolder) -> Iterator[Path]:
-    """Where Ray keeps its own records, which are never read again: they are not worth a store."""
-    if folder.uri:
-        with tempfile.TemporaryDirectory(prefix="vaedist-ray-") as scratch:
-            yield Path(scratch)
-    else:
-        yield folder.path / "ray"
-
-
-def _fit_with(
-    experiment: Experiment,
-    run: RunFolder,
-    resources: dict[str, float],
-    observe: Callable[[Event], None],
-    stop: StopRequest,
-    storage: Path,
-) -> None:
     scaling, channel = experiment.scaling, open_channel()
     stop.attach(channel)
     trainer = DataParallelTrainer(
@@ -214,7 +179,7 @@ def _fit_with(
         # Checkpoints are ours, and the newest is found by looking: Ray's own record of a run is never read again.
         run_config=RunConfig(
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
-            storage_path=str(storage),
+            storage_path=str(records),
             failure_config=FailureConfig(max_failures=scaling.max_failures),
             worker_runtime_env=COMPUTING,
         ),

@@ -6,7 +6,7 @@ folder, and one thread brings over what changed: every few seconds, and whenever
 
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 
 from vaedist.errors import StorageError, VaedistError
@@ -27,12 +27,19 @@ class Mirror:
     Args:
         local: the folder.
         store: the folder's copy; how patient it is decides when an outage is an error.
-        leave: folders directly in it of which nothing is brought but what is committed.
+        leave: says of a file's path, relative to the folder, whether it is brought only when it is committed.
         every: seconds between two looks for changes.
     """
 
-    def __init__(self, local: Path, store: Store, *, leave: Collection[str] = (), every: float = EVERY_SECONDS) -> None:
-        self._local, self._store, self._leave, self._every = local, store, frozenset(leave), every
+    def __init__(
+        self,
+        local: Path,
+        store: Store,
+        *,
+        leave: Callable[[str], bool] = lambda _: False,
+        every: float = EVERY_SECONDS,
+    ) -> None:
+        self._local, self._store, self._leave, self._every = local, store, leave, every
         self._brought: dict[str, State] = {}
         self._changed = threading.Condition()
         self._tasks: list[Callable[[], None]] = []
@@ -140,7 +147,7 @@ class Mirror:
         """Upload the files that changed since they were last looked at."""
         for path in sorted(self._local.rglob("*")):
             name = path.relative_to(self._local).as_posix()
-            if path.name.startswith(".") or name.partition("/")[0] in self._leave:
+            if path.name.startswith(".") or self._leave(name):
                 continue
             try:
                 status = path.stat()

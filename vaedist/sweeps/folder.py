@@ -14,7 +14,7 @@ from vaedist.config import Sweep, Value, told
 from vaedist.errors import RunError, StorageError
 from vaedist.monitor.metrics import read_metrics
 from vaedist.monitor.sweep_events import State
-from vaedist.storage.uri import is_remote, join_uri, local_path
+from vaedist.storage.uri import is_remote, join_uri, local_path, name_of
 from vaedist.training.run_folder import RunFolder
 
 NAME_LENGTH = 80
@@ -103,6 +103,11 @@ class SweepFolder:
         return cls(run.path, run.uri)
 
     @property
+    def name(self) -> str:
+        """The sweep's name."""
+        return name_of(self.uri) if self.uri else self.path.name
+
+    @property
     def place(self) -> str:
         """Where it is kept: a path, or a URI."""
         return self.uri or str(self.path)
@@ -138,7 +143,7 @@ class SweepFolder:
             RunError: there is none.
         """
         if not self.sweep.is_file():
-            raise RunError(f"no sweep at {self.path}: it has no {self.sweep.name}")
+            raise RunError(f"no sweep at {self.place}: it has no {self.sweep.name}")
         return Sweep.from_file(self.sweep)
 
     def read_trials(self) -> list[Trial]:
@@ -148,7 +153,7 @@ class SweepFolder:
             RunError: there is no sweep here, or a line of its log is none.
         """
         if not self.sweep.is_file():
-            raise RunError(f"no sweep at {self.path}: it has no {self.sweep.name}")
+            raise RunError(f"no sweep at {self.place}: it has no {self.sweep.name}")
         try:
             *lines, _torn = self.trials.read_bytes().split(b"\n")  # a line ends with its newline
         except FileNotFoundError:

@@ -46,7 +46,7 @@ def workspace(
             return
         with suppress(*MISSING):
             store.download(local.metrics.name, local.metrics)
-        mirror = Mirror(local.path, store, leave=[local.checkpoints.name])
+        mirror = Mirror(local.path, store, leave=lambda name: name.startswith(f"{local.checkpoints.name}/"))
         try:
             checkpoints = RemoteCheckpoints(local, store, keep, mirror)
             checkpoints.take_over()
