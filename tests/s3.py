@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from moto.server import ThreadedMotoServer
@@ -28,15 +29,20 @@ class S3:
         self._server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
         self._server.start()
         self.port = self._server.get_host_and_port()[1]
-        connection = http.client.HTTPConnection("127.0.0.1", self.port)
-        connection.request(
-            "PUT", f"/{BUCKET}", headers={"Authorization": "AWS4-HMAC-SHA256 Credential=test/0/us-east-1/s3/x"}
-        )
-        assert connection.getresponse().status == 200
+        self.put("", b"")
         self.proxy = Proxy(self.port)
 
     def uri(self, path, bucket=BUCKET):
         return f"s3://{bucket}/{path}?endpoint_override=127.0.0.1:{self.proxy.port}&scheme=http"
+
+    def put(self, key, content):
+        """Write an object, of whatever name; without one, make the bucket."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port)
+        signed = {"Authorization": "AWS4-HMAC-SHA256 Credential=test/0/us-east-1/s3/x"}
+        name = key.replace(".", "%2E").replace("\\", "%5C")
+        connection.request("PUT", f"/{BUCKET}/{name}".rstrip("/"), content, signed)
+        assert connection.getresponse().status == 200
+        connection.close()
 
     def close(self):
         self.proxy.vanish()
@@ -80,7 +86,8 @@ class Proxy:
                 proxy.requests.append((self.command, self.path))
                 time.sleep(proxy.delay)
                 if proxy.refuse(self.command, self.path):
-                    return self.answer(503, [], BUSY)
+                    self.answer(503, [], BUSY)
+                    return
                 behind = http.client.HTTPConnection("127.0.0.1", proxy.target, timeout=60)
                 behind.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
                 for name, value in self.headers.items():
@@ -113,7 +120,7 @@ class Proxy:
                 if self.command != "HEAD":
                     self.wfile.write(body)
 
-            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any
+            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any  # noqa: N815
 
         self._server = _Server(("127.0.0.1", self.port), Handler)
         self.port = self._server.server_address[1]
@@ -124,10 +131,8 @@ class Proxy:
         self._server.shutdown()
         self._server.server_close()
         for connection in list(self._connections):
-            try:
+            with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
 
 class _Server(ThreadingHTTPServer):
