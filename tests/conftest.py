@@ -1,8 +1,10 @@
 """What all tests share: a quiet TensorFlow on few threads, a small data set, and the tests that want a real one."""
 
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 # TensorFlow reads these once, when it is imported.
@@ -10,6 +12,11 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+# The S3 server of the tests takes anybody; Ray's workers have this from where Ray is started.
+os.environ.update(
+    AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_REGION="us-east-1", AWS_EC2_METADATA_DISABLED="true"
+)
+os.environ["VAEDIST_CACHE"] = tempfile.mkdtemp(prefix="vaedist-tests-cache-")
 
 sys.path.append(str(Path(__file__).parent))  # for `command` and `s3`, which several folders use
 sys.path.append(str(Path(__file__).parent / "data"))  # for `synthetic`, which makes small sources
@@ -27,6 +34,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("vaedist", deadline=None)  # how long an example takes depends on the machine's load
 settings.load_profile("vaedist")
+
+
+def pytest_unconfigure():
+    """Remove what was copied from the S3 server."""
+    shutil.rmtree(os.environ["VAEDIST_CACHE"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -2,7 +2,6 @@
 
 import http.client
 import logging
-import os
 import socket
 import threading
 import time
@@ -19,12 +18,6 @@ class S3:
     """moto's server, with an empty bucket, and the proxy before it, which is all that is told of."""
 
     def __init__(self):
-        os.environ.update(
-            AWS_ACCESS_KEY_ID="test",
-            AWS_SECRET_ACCESS_KEY="test",
-            AWS_EC2_METADATA_DISABLED="true",
-            AWS_REGION="us-east-1",
-        )
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self._server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
         self._server.start()
