@@ -21,6 +21,7 @@ from vaedist.errors import DataError, StorageError
 from vaedist.storage.cache import FileCache
 from vaedist.storage.follow import Follower
 from vaedist.storage.mirror import Mirror
+from vaedist.storage.scratch import PREFIX, scratch_folder
 from vaedist.storage.transfer import Store
 from vaedist.storage.uri import fault_of, is_remote, join_uri, local_path, name_of, parent_of
 
@@ -207,6 +208,7 @@ FETCH = """
 import sys
 from pathlib import Path
 from vaedist.storage.cache import FileCache
+from vaedist.storage.scratch import PREFIX, scratch_folder
 from vaedist.storage.transfer import Store
 store, folder, name, sha256, size = sys.argv[1:]
 FileCache(Path(folder), 10**6).fetch(Store(store), name, sha256=sha256, size=int(size))
@@ -332,3 +334,15 @@ def test_bad_places_are_told_in_one_line_and_nothing_is_left(s3, tmp_path, small
     assert told.startswith("error: no run at s3://bucket/runs/none")
     told = refused(tmp_path, "train", "job.toml", "--set", f"data.path='{s3.uri('none')}'")
     assert told.startswith("error: no data set at s3://bucket/none")
+
+
+def test_scratch_folders_of_killed_processes_are_removed_and_those_in_use_are_not(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with scratch_folder() as used:
+        abandoned = tmp_path / f"{PREFIX}abandoned"
+        for folder in (used, abandoned):
+            (folder / "below").mkdir(parents=True)
+            os.utime(folder, (0, 0))
+        with scratch_folder() as other:
+            assert set(tmp_path.iterdir()) == {used, other}
+    assert list(tmp_path.iterdir()) == []

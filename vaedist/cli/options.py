@@ -37,7 +37,7 @@ class Place(click.ParamType):
 
 
 def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """RUN, a run's folder."""
+    """RUN, a run's folder or its URI."""
     return click.argument("run", type=Place())(command)
 
 

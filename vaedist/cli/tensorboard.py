@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,15 +47,16 @@ def _command(folder: Path, host: str, port: int) -> list[str]:
 def _serve_store(uri: str, host: str, port: int) -> int:
     """Run TensorBoard on a copy of a store's events that is kept up to date; gives its exit code."""
     from vaedist.storage.follow import Follower
+    from vaedist.storage.scratch import scratch_folder
     from vaedist.storage.transfer import Store
 
     store = Store(uri)
     store.check()
-    with tempfile.TemporaryDirectory(prefix="vaedist-tensorboard-") as local:
-        follower = Follower(store, Path(local), wanted=_is_tensorboards, grows=_is_events)
+    with scratch_folder() as local:
+        follower = Follower(store, local, wanted=_is_tensorboards, grows=_is_events)
         if not follower.update() and not store.files():
             raise RunError(f"no runs at {uri}: no such folder")
-        process = subprocess.Popen(_command(Path(local), host, port))
+        process = subprocess.Popen(_command(local, host, port))
         signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends it to TensorBoard too
         signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:

@@ -17,7 +17,7 @@ from vaedist.storage.uri import join_uri
 @click.command()
 @job_argument
 @click.option("--name", metavar="NAME", help="Name of the run.  [default: the job's run.name, or its file's name]")
-@click.option("--runs", metavar="DIR", help="Folder that holds the runs.  [default: the job's run.folder]")
+@click.option("--runs", metavar="DIR", help="Folder that holds the runs, or its URI.  [default: the job's run.folder]")
 @click.option("--resume", is_flag=True, help="Go on with a run that exists, from its newest checkpoint.")
 @address_option
 def train(

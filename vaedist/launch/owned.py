@@ -1,6 +1,5 @@
 """A run's or a sweep's folder while a command works on it: claimed, with Ray's chatter kept in its log."""
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from vaedist.launch.claim import claimed, claimed_on_store
 from vaedist.launch.logs import added_on_store, output_to
 from vaedist.storage.retry import RUN_SECONDS
+from vaedist.storage.scratch import scratch_folder
 from vaedist.storage.transfer import Store
 from vaedist.sweeps import SweepFolder
 from vaedist.training.run_folder import RunFolder
@@ -54,7 +54,7 @@ def owned(
                 stack.enter_context(output_to(folder.logs / RAY_LOG))
             stack.enter_context(ray)
         else:
-            log = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vaedist-log-")), RAY_LOG)
+            log = stack.enter_context(scratch_folder()) / RAY_LOG
             if quiet:
                 stack.enter_context(output_to(log))
             stack.enter_context(ray)
@@ -68,7 +68,7 @@ def owned(
 def records_of_ray(folder: Folder) -> Iterator[Path]:
     """Where Ray keeps its own records; nobody reads them again, so that they are not worth a store."""
     if folder.uri:
-        with tempfile.TemporaryDirectory(prefix="vaedist-ray-") as scratch:
-            yield Path(scratch)
+        with scratch_folder() as scratch:
+            yield scratch
     else:
         yield folder.path / "ray"

@@ -1,14 +1,13 @@
 """Sweeps that are kept on a store: worked on and read in a local copy of what they are told by."""
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 
 from vaedist.errors import StorageError
 from vaedist.storage.mirror import Mirror
 from vaedist.storage.retry import COMMAND_SECONDS, RUN_SECONDS
+from vaedist.storage.scratch import scratch_folder
 from vaedist.storage.transfer import Store
 from vaedist.sweeps.folder import SweepFolder
 
@@ -46,8 +45,8 @@ def mirrored_sweep(folder: SweepFolder, notify: Callable[[str], None]) -> Iterat
         yield folder
         return
     store = Store(folder.uri, seconds=RUN_SECONDS, notify=notify)
-    with tempfile.TemporaryDirectory(prefix="vaedist-sweep-") as scratch:
-        local = pulled_sweep(replace(folder, path=Path(scratch)), seconds=RUN_SECONDS)
+    with scratch_folder() as scratch:
+        local = pulled_sweep(replace(folder, path=scratch), seconds=RUN_SECONDS)
         mirror = Mirror(local.path, store, leave=_of_a_trial, every=LOG_SECONDS)
         try:
             yield local

@@ -1,7 +1,6 @@
 """Runs that are kept on a store: worked on in a scratch folder that is mirrored, and read through a local copy."""
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
@@ -13,6 +12,7 @@ from vaedist.errors import CheckpointError, StorageError
 from vaedist.monitor.events import Event, Notice
 from vaedist.storage.mirror import Mirror
 from vaedist.storage.retry import COMMAND_SECONDS, MISSING, RUN_SECONDS
+from vaedist.storage.scratch import scratch_folder
 from vaedist.storage.transfer import Remote, Store
 from vaedist.training.checkpoint import MARKER, STATE, Checkpoint, CheckpointStore, Position, open_checkpoint
 from vaedist.training.run_folder import RunFolder
@@ -39,8 +39,8 @@ def workspace(
         yield run, CheckpointStore(run.checkpoints, keep)
         return
     store = Store(run.uri, seconds=RUN_SECONDS, notify=lambda text: notify(Notice(text)))
-    with tempfile.TemporaryDirectory(prefix="vaedist-run-") as scratch:
-        local = RunFolder(Path(scratch), run.uri)
+    with scratch_folder() as scratch:
+        local = RunFolder(scratch, run.uri)
         if not first:
             yield local, RemoteCheckpoints(local, store, keep)
             return
