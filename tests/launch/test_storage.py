@@ -109,21 +109,6 @@ def test_a_run_on_a_store_that_fails_ends_as_one_on_a_disk(s3, there, experiment
     assert [summarize(folder).epoch for folder in list_runs(s3.uri("runs"))] == [4]
 
 
-def test_a_damaged_checkpoint_on_the_store_is_named_passed_over_and_kept(s3, there, experiment):
-    remote = experiment.with_overrides(f"run.folder='{s3.uri('damaged')}'", f"data.path='{there}'")
-    train(remote)
-    store = Store(s3.uri("damaged/run"))
-    newest = max(checkpoints(store)[0])
-    store.write(f"checkpoints/{newest}/weights.safetensors", b"damaged")
-    events = []
-    train(remote.with_overrides("training.epochs=3"), resume=True, observe=events.append)
-    notices = [event.text for event in events if isinstance(event, Notice)]
-    assert any(newest in text and "s3://" in text and "passed over" in text for text in notices)
-    assert next(event.start_step for event in events if isinstance(event, Started)) < 200
-    assert f"checkpoints/damaged-{newest}/weights.safetensors" in store.files()
-    assert load_run(store.uri, checkpoint="newest").checkpoint.position.step == 300
-
-
 def test_a_sweep_on_a_store(s3, there, experiment):
     tables = experiment.model_dump(exclude_none=True)
     tables["run"] |= {"name": "sweep", "folder": s3.uri("sweeps")}
