@@ -1,8 +1,10 @@
 """What all tests share: a quiet TensorFlow on few threads, a small data set, and the tests that want a real one."""
 
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 # TensorFlow reads these once, when it is imported.
@@ -10,8 +12,13 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+# The S3 server of the tests takes anybody; Ray's workers have this from where Ray is started.
+os.environ.update(
+    AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_REGION="us-east-1", AWS_EC2_METADATA_DISABLED="true"
+)
+os.environ["VAEDIST_CACHE"] = tempfile.mkdtemp(prefix="vaedist-tests-cache-")
 
-sys.path.append(str(Path(__file__).parent))  # for `command`, the command line in a process of its own
+sys.path.append(str(Path(__file__).parent))  # for `command` and `s3`, which several folders use
 sys.path.append(str(Path(__file__).parent / "data"))  # for `synthetic`, which makes small sources
 
 import pytest
@@ -29,6 +36,11 @@ settings.register_profile("vaedist", deadline=None)  # how long an example takes
 settings.load_profile("vaedist")
 
 
+def pytest_unconfigure():
+    """Remove what was copied from the S3 server."""
+    shutil.rmtree(os.environ["VAEDIST_CACHE"], ignore_errors=True)
+
+
 def pytest_collection_modifyitems(config, items):
     """Leave out the tests that want the CIFAR-10 archive where there is none."""
     if os.environ.get(ARCHIVE):
@@ -43,6 +55,25 @@ def pytest_collection_modifyitems(config, items):
 def cifar10_archive():
     """The official binary archive, for tests marked `cifar10`."""
     return Path(os.environ[ARCHIVE])
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """An S3 protocol server behind a proxy that can be made to misbehave."""
+    from s3 import S3
+
+    server = S3()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3(s3_server, tmp_path_factory, monkeypatch):
+    """The server, well behaved at the start of each test, and a cache of the test's own."""
+    monkeypatch.setenv("VAEDIST_CACHE", str(tmp_path_factory.mktemp("cache")))
+    s3_server.proxy.delay, s3_server.proxy.refuse = 0.0, lambda method, path: False
+    s3_server.proxy.requests.clear()
+    return s3_server
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ class CheckpointError(RunError):
 
 
 class StorageError(VaedistError):
-    """Nothing could be written: the disk is full, read-only, or gone."""
+    """Nothing could be written, or read from a store: a disk is full, read-only, or gone; a store does not answer."""
 
 
 class ClusterError(VaedistError):

@@ -9,7 +9,7 @@ result = run.evaluate(samples=128)   # result.elbo.mean, result.log_p.standard_e
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -24,10 +24,11 @@ from vaedist.model import VAE
 from vaedist.objective import Bound
 from vaedist.training import inspection
 from vaedist.training.build import build_model
-from vaedist.training.checkpoint import Checkpoint, CheckpointStore
+from vaedist.training.checkpoint import Checkpoint
 from vaedist.training.importance import Evaluation, ImportanceEvaluator
 from vaedist.training.inputs import Probe, open_probe
 from vaedist.training.inspection import Pixels
+from vaedist.training.remote import checkpoints_of, pulled
 from vaedist.training.run_folder import RunFolder
 from vaedist.training.state import load_weights
 
@@ -61,6 +62,19 @@ class Run:
     def model(self) -> VAE:
         """The model with the checkpoint's weights."""
         return self.build()
+
+    def here(self) -> "Run":
+        """The run as it is on this machine: one from a store that was opened on another one is fetched first.
+
+        Raises:
+            CheckpointError: the checkpoint is not there any more.
+            StorageError: the store does not answer.
+        """
+        path = self.checkpoint.path
+        if not self.folder.uri or path.exists():
+            return self
+        folder = RunFolder.at(self.folder.uri)
+        return replace(self, folder=folder, checkpoint=checkpoints_of(folder).open(folder.checkpoints / path.name))
 
     def build(self, dtype: str = "float32") -> VAE:
         """The model with the checkpoint's weights, made anew."""
@@ -160,7 +174,7 @@ class Run:
         """
         if self.model.levels is None:
             raise ConfigError(
-                f"run {self.folder.path} has no bits/dim: model.likelihood = {self.experiment.model.likelihood!r} on "
+                f"run {self.folder.place} has no bits/dim: model.likelihood = {self.experiment.model.likelihood!r} on "
                 f"grey values is a score, not a density or a probability of the pixels; use another likelihood, or "
                 f"data.binarize"
             )
@@ -188,7 +202,7 @@ def load_run(path: str | Path, *, checkpoint: Which = "best", data: str | None =
     """Open a run by its folder.
 
     Args:
-        path: the run's folder.
+        path: the run's folder, or its URI on a store, from which what is needed is copied to this machine.
         checkpoint: "best" by test ELBO, or "newest".
         data: where the run's data set lies now, if it was moved.
         ema: use the moving averages of the weights, or the weights; None takes the averages where the run kept them,
@@ -197,12 +211,13 @@ def load_run(path: str | Path, *, checkpoint: Which = "best", data: str | None =
     Raises:
         RunError: there is no run there, or it kept no averages.
         CheckpointError: it has no intact checkpoint.
+        StorageError: the store does not answer.
     """
-    folder = RunFolder(Path(path))
+    folder = pulled(RunFolder.at(path))
     experiment = folder.read_experiment()
     if data is not None:
         experiment = experiment.model_copy(update={"data": experiment.data.model_copy(update={"path": data})})
-    store = CheckpointStore(folder.checkpoints)
+    store = checkpoints_of(folder)
     kept = experiment.training.ema_decay > 0
     if ema and not kept:
         raise RunError(f"run {path} kept no moving averages of its weights: training.ema_decay is 0")

@@ -6,7 +6,7 @@ from synthetic import source
 
 from vaedist.data.manifest import load_manifest, open_filesystem, shard_rows, verify
 from vaedist.data.prepare import prepare
-from vaedist.errors import DataError
+from vaedist.errors import DataError, StorageError
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_relative_path_is_a_local_one(dataset, monkeypatch):
 
 
 def test_an_unknown_kind_of_uri_is_refused():
-    with pytest.raises(DataError, match="cannot open gopher://host/x"):
+    with pytest.raises(StorageError, match="cannot open gopher://host/x"):
         open_filesystem("gopher://host/x")
 
 

@@ -6,14 +6,16 @@ import pytest
 
 from vaedist.errors import StorageError
 from vaedist.launch.channel import Channel
-from vaedist.launch.fence import GROUP, Fence, Superseded, new_group
+from vaedist.launch.fence import Fence, Superseded, new_group
+from vaedist.training.run_folder import RunFolder
 
 
-def test_the_newest_group_may_write_and_no_other(tmp_path, monkeypatch):
-    monkeypatch.setenv(GROUP, new_group(str(tmp_path)))
-    first = Fence.of_this_worker(tmp_path)
+@pytest.mark.parametrize("kind", ["local", "on a store"])
+def test_the_newest_group_may_write_and_no_other(tmp_path, s3, kind):
+    run = RunFolder.at(tmp_path if kind == "local" else s3.uri("runs/fenced"))
+    first = Fence(run, new_group(run))
     first.check()
-    second = Fence(tmp_path, new_group(str(tmp_path)))
+    second = Fence(run, new_group(run))
     second.check()
     with pytest.raises(Superseded, match=f"another group of workers, {second.group}"):
         first.check()

@@ -12,28 +12,29 @@ import click
 from click.core import ParameterSource
 
 from vaedist.cli.loading import quiet
-from vaedist.cli.options import checkpoint_option, data_option, ema_option, json_option, set_option
+from vaedist.cli.options import Place, checkpoint_option, data_option, ema_option, json_option, set_option
 from vaedist.cli.output import console, progress_bar
 
 
 @click.command()
-@click.argument("target", metavar="RUN|JOB", type=click.Path(path_type=Path))
+@click.argument("target", metavar="RUN|JOB", type=Place())
 @set_option
 @checkpoint_option
 @ema_option
 @data_option
 @json_option
 def check(
-    target: Path, overrides: tuple[str, ...], checkpoint: str, ema: bool | None, data: str | None, as_json: bool
+    target: str | Path, overrides: tuple[str, ...], checkpoint: str, ema: bool | None, data: str | None, as_json: bool
 ) -> None:
     """Prove a model right, in float64: that of RUN, a run's folder, or the first one of JOB, a TOML file.
 
     Masks, log-determinant, inverse, probabilities that add up to 1, the gradient, the compiled update against an eager
     one, and one device against two. Exit code 1 if one of them fails.
     """
-    if target.is_dir() and overrides:
+    is_run = isinstance(target, str) or target.is_dir()
+    if is_run and overrides:
         raise click.UsageError("--set goes with a job, not with a run")
-    if not target.is_dir():
+    if not is_run:
         for option in ("checkpoint", "ema"):
             if click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT:
                 raise click.UsageError(f"--{option} goes with a run, not with a job")
@@ -43,10 +44,10 @@ def check(
         configure_devices(os.cpu_count() or 1, 0, 2)
         from vaedist.training.checks import run_checks
 
-        if target.is_dir():
+        if is_run:
             experiment, make_model, images = _of_run(target, checkpoint=checkpoint, ema=ema, data=data)
         else:
-            experiment, make_model, images = _of_job(target, overrides, data)
+            experiment, make_model, images = _of_job(Path(target), overrides, data)
         found = run_checks(experiment, make_model, images, progress)
     passed = all(each.passed for each in found)
     if as_json:
@@ -67,7 +68,7 @@ def check(
         sys.exit(1)
 
 
-def _of_run(target: Path, **options: Any) -> tuple[Any, ...]:
+def _of_run(target: str | Path, **options: Any) -> tuple[Any, ...]:
     """A run's experiment, its model in float64, and test images."""
     from vaedist.runs import load_run
     from vaedist.training.checks import IMAGES

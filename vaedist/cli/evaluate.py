@@ -16,6 +16,7 @@ from vaedist.cli.options import (
     run_argument,
 )
 from vaedist.cli.output import console, print_pairs, progress_bar
+from vaedist.storage.uri import join_uri
 
 if TYPE_CHECKING:
     from vaedist.runs import Run
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 @address_option
 @json_option
 def evaluate(
-    run: Path, samples: int, split: str, limit: int | None, checkpoint: str, ema: bool | None, bits_per_dim: bool,
+    run: str | Path, samples: int, split: str, limit: int | None, checkpoint: str, ema: bool | None, bits_per_dim: bool,
     data: str | None, workers: int, gpus_per_worker: int, address: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Score a checkpoint of RUN: ELBO, importance-weighted bounds on log p(x), bits/dim, active units.
@@ -69,17 +70,18 @@ def evaluate(
         click.echo(path.read_text(encoding="utf-8"), nl=False)
         return
     _print(run, opened, split, found)
-    click.echo(f"wrote {path}")
+    folder = opened.folder
+    click.echo(f"wrote {join_uri(folder.uri, folder.evaluations.name, path.name) if folder.uri else path}")
 
 
-def _save(run: Path, opened: "Run", split: str, name: str, found: "Evaluation") -> Path:
+def _save(run: str | Path, opened: "Run", split: str, name: str, found: "Evaluation") -> Path:
     """Keep what was found, and what it was found of, in the run's folder."""
     from vaedist.training.evaluations import save_evaluation
 
-    position = opened.checkpoint.position
+    position, folder = opened.checkpoint.position, opened.folder
     record = {
         "run": str(run),
-        "checkpoint": str(opened.checkpoint.path),
+        "checkpoint": join_uri(folder.place, folder.checkpoints.name, opened.checkpoint.path.name),
         "epoch": position.epoch,
         "step": position.step,
         "ema": opened.ema,
@@ -88,10 +90,10 @@ def _save(run: Path, opened: "Run", split: str, name: str, found: "Evaluation") 
         "seed": opened.experiment.seed,
         **found.to_dict(),
     }
-    return save_evaluation(opened.folder, name, position.step, record)
+    return save_evaluation(folder, name, position.step, record)
 
 
-def _print(run: Path, opened: "Run", split: str, found: "Evaluation") -> None:
+def _print(run: str | Path, opened: "Run", split: str, found: "Evaluation") -> None:
     position, samples = opened.checkpoint.position, found.samples
     weights = ", moving averages" if opened.ema else ""
     print_pairs(

@@ -17,7 +17,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def loaded(run: Path, **options: Any) -> Iterator[Any]:
+def loaded(run: str | Path, **options: Any) -> Iterator[Any]:
     """The run as `load_run` opens it, and quiet meanwhile."""
     with quiet():
         from vaedist.runs import load_run

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from vaedist.storage.uri import fault_of, is_remote, local_path
+
 
 def set_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """--set, to override a job's keys."""
@@ -20,9 +22,23 @@ def job_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("job", type=click.Path(path_type=Path))(set_option(command))
 
 
+class Place(click.ParamType):
+    """A local path, or the URI of a folder on a store, which stays a string."""
+
+    name = "place"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:
+        """Check a URI's kind, as far as its text tells."""
+        if isinstance(value, Path):
+            return value
+        if fault := fault_of(value):
+            raise click.BadParameter(f"{value} {fault}")
+        return value if is_remote(value) else local_path(value)
+
+
 def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """RUN, a run's folder."""
-    return click.argument("run", type=click.Path(path_type=Path))(command)
+    """RUN, a run's folder or its URI."""
+    return click.argument("run", type=Place())(command)
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:

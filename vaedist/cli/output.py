@@ -1,12 +1,20 @@
 """What several commands print with."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import click
+
+from vaedist.files import told_path
+
+
+def shown_place(folder: Any) -> str:
+    """Where a run or a sweep is kept, as a shell takes it."""
+    return shlex.quote(folder.uri or told_path(folder.path))
 
 
 def console() -> Any:

@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from vaedist.cli.loading import loaded
-from vaedist.cli.options import checkpoint_option, data_option, ema_option, json_option, run_argument
+from vaedist.cli.options import Place, checkpoint_option, data_option, ema_option, json_option, run_argument
 from vaedist.cli.output import console, print_pairs
 from vaedist.errors import RunError
+from vaedist.storage.uri import join_uri
 
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the noise."
@@ -31,7 +32,7 @@ output_option = partial(click.option, "-o", "--output", type=click.Path(path_typ
 @output_option(default="samples.png")
 @json_option
 def sample(
-    run: Path, count: int, seed: int, checkpoint: str, ema: bool | None, pixels: str, output: Path, as_json: bool
+    run: str | Path, count: int, seed: int, checkpoint: str, ema: bool | None, pixels: str, output: Path, as_json: bool
 ) -> None:
     """Draw new images from RUN's model, z ~ N(0, I), into a PNG grid."""
     from vaedist.monitor.pictures import grid, to_uint8
@@ -51,7 +52,14 @@ def sample(
 @output_option(default="reconstructions.png")
 @json_option
 def reconstruct(
-    run: Path, count: int, seed: int, checkpoint: str, ema: bool | None, data: str | None, output: Path, as_json: bool
+    run: str | Path,
+    count: int,
+    seed: int,
+    checkpoint: str,
+    ema: bool | None,
+    data: str | None,
+    output: Path,
+    as_json: bool,
 ) -> None:
     """Show test images beside RUN's reconstructions of them in a PNG grid."""
     from vaedist.monitor.pictures import side_by_side, to_uint8
@@ -70,9 +78,9 @@ def runs() -> None:
 
 
 @runs.command("list")
-@click.argument("folder", metavar="RUNS", type=click.Path(path_type=Path), default="runs")
+@click.argument("folder", metavar="RUNS", type=Place(), default="runs")
 @json_option
-def list_(folder: Path, as_json: bool) -> None:
+def list_(folder: str | Path, as_json: bool) -> None:
     """One row a run in the folder RUNS ("runs" if not given), the best test ELBO first."""
     from vaedist.training.summary import list_runs, summarize
 
@@ -108,15 +116,17 @@ def list_(folder: Path, as_json: bool) -> None:
 @runs.command()
 @run_argument
 @json_option
-def show(run: Path, as_json: bool) -> None:
+def show(run: str | Path, as_json: bool) -> None:
     """Where RUN stands: its scores, its checkpoints, its files and its experiment."""
-    from vaedist.training.checkpoint import CheckpointStore
+    from vaedist.training.remote import checkpoints_of, places_of, pulled
     from vaedist.training.run_folder import RunFolder
     from vaedist.training.summary import summarize
 
-    folder = RunFolder(run)
+    folder = pulled(RunFolder.at(run))
     summary, experiment = summarize(folder), folder.read_experiment()
-    checkpoints = [str(path) for path in CheckpointStore(folder.checkpoints).committed()]
+    checkpoints = [
+        join_uri(folder.place, folder.checkpoints.name, path.name) for path in checkpoints_of(folder).committed()
+    ]
     if as_json:
         record = asdict(summary) | {"checkpoints": checkpoints, "experiment": experiment.model_dump()}
         click.echo(json.dumps(record, indent=2))
@@ -125,8 +135,8 @@ def show(run: Path, as_json: bool) -> None:
         "epochs": f"{summary.epoch} of {summary.epochs}, {summary.step} steps",
         "test ELBO": "none yet" if summary.elbo is None else f"{summary.elbo:.3f} nats, best {summary.best_elbo:.3f}",
         "checkpoints": "\n".join(checkpoints) or "none yet",
-        "evaluations": "\n".join(map(str, sorted(folder.evaluations.glob("*.json")))) or "none yet",
-        "pictures": "\n".join(map(str, sorted(folder.pictures.glob("*[a-z].png")))) or "none yet",
+        "evaluations": "\n".join(places_of(folder, folder.evaluations, "*.json")) or "none yet",
+        "pictures": "\n".join(places_of(folder, folder.pictures, "*[a-z].png")) or "none yet",
     }
     print_pairs(str(run), rows)
     click.echo(experiment.to_toml(), nl=False)

@@ -1,33 +1,87 @@
 """`vaedist tensorboard`."""
 
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from vaedist.errors import RunError
+from vaedist.cli.options import Place
+from vaedist.errors import RunError, StorageError
+
+if TYPE_CHECKING:
+    from vaedist.storage.follow import Follower
+
+LOOK_SECONDS = 5.0  # between two looks at a store, which does not tell what changes
 
 
 @click.command()
-@click.argument("runs", type=click.Path(path_type=Path), default="runs")
+@click.argument("runs", type=Place(), default="runs")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve on.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=6006, show_default=True, help="Port; 0 takes a free one."
 )
-def tensorboard(runs: Path, host: str, port: int) -> None:
-    """Serve TensorBoard over RUNS ("runs" if not given): a run's folder, or one that holds several."""
+def tensorboard(runs: str | Path, host: str, port: int) -> None:
+    """Serve TensorBoard over RUNS ("runs" if not given): a run's folder, or one that holds several.
+
+    RUNS may be a URI such as s3://bucket/runs: its events are copied to this machine, and new ones as they come.
+    """
+    if isinstance(runs, str):
+        sys.exit(_serve_store(runs, host, port))
     if not runs.is_dir():
         raise RunError(f"no runs at {runs}: no such folder")
-    command = [
-        sys.executable,
-        "-m",
-        "tensorboard.main",
-        "--logdir",
-        str(runs),
-        "--host",
-        host,
-        "--port",
-        str(port),
-    ]
-    os.execv(sys.executable, command)  # so that signals, output and exit code are TensorBoard's own
+    command = _command(runs, host, port)
+    os.execv(command[0], command)  # so that signals, output and exit code are TensorBoard's own
+
+
+def _command(folder: Path, host: str, port: int) -> list[str]:
+    return [
+        sys.executable, "-m", "tensorboard.main",
+        "--logdir", str(folder), "--host", host, "--port", str(port), "--reload_interval", f"{LOOK_SECONDS:.0f}",
+    ]  # fmt: skip
+
+
+def _serve_store(uri: str, host: str, port: int) -> int:
+    """Run TensorBoard on a copy of a store's events that is kept up to date; gives its exit code."""
+    from vaedist.storage.follow import Follower
+    from vaedist.storage.scratch import scratch_folder
+    from vaedist.storage.transfer import Store
+
+    store = Store(uri)
+    store.check()
+    with scratch_folder() as local:
+        follower = Follower(store, local, wanted=_is_tensorboards, grows=_is_events)
+        if not follower.update() and not store.files():
+            raise RunError(f"no runs at {uri}: no such folder")
+        process = subprocess.Popen(_command(local, host, port))
+        signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends it to TensorBoard too
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            return _follow(follower, process)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+
+
+def _follow(follower: "Follower", process: "subprocess.Popen[bytes]") -> int:
+    """Look for news until TensorBoard ends; a store that does not answer is asked again later."""
+    while True:
+        try:
+            return process.wait(LOOK_SECONDS)
+        except subprocess.TimeoutExpired:
+            try:
+                follower.update()
+            except StorageError as error:
+                click.echo(f"warning: {error}", err=True)
+
+
+def _is_tensorboards(name: str) -> bool:
+    return "tensorboard" in name.split("/")[:-1] or _is_events(name)
+
+
+def _is_events(name: str) -> bool:
+    return name.rpartition("/")[2].startswith("events.out.tfevents.")

@@ -9,14 +9,16 @@ from typing import Any
 import click
 
 from vaedist.cli.options import address_option, job_argument
+from vaedist.cli.output import shown_place
 from vaedist.config import Experiment
 from vaedist.files import told_path
+from vaedist.storage.uri import join_uri
 
 
 @click.command()
 @job_argument
 @click.option("--name", metavar="NAME", help="Name of the run.  [default: the job's run.name, or its file's name]")
-@click.option("--runs", metavar="DIR", help="Folder that holds the runs.  [default: the job's run.folder]")
+@click.option("--runs", metavar="DIR", help="Folder that holds the runs, or its URI.  [default: the job's run.folder]")
 @click.option("--resume", is_flag=True, help="Go on with a run that exists, from its newest checkpoint.")
 @address_option
 def train(
@@ -59,10 +61,10 @@ def _print_result(run: Any, seconds: float) -> None:
     from vaedist.monitor.metrics import read_metrics
 
     test = [row for row in read_metrics(run.metrics) if row["kind"] == "test"][-1]
-    path = told_path(run.path)
+    pictures = join_uri(run.uri or told_path(run.path), run.pictures.name, "reconstructions.png")
     click.echo(
         f"test ELBO    {test['elbo']:.2f} nats an image (reconstruction {test['reconstruction']:.2f}, "
         f"KL {test['kl']:.2f}), after {test['epoch']} epochs, {test['step']} steps; {seconds / 60:.1f} minutes in all\n"
-        f"pictures     {path}/pictures/reconstructions.png, samples.png, interpolations.png\n"
-        f"look at it   vaedist tensorboard {path}"
+        f"pictures     {pictures}, samples.png, interpolations.png\n"
+        f"look at it   vaedist tensorboard {shown_place(run)}"
     )

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaedist.cli.options import address_option, set_option
-from vaedist.cli.output import console, print_pairs
+from vaedist.cli.options import Place, address_option, set_option
+from vaedist.cli.output import console, print_pairs, shown_place
 from vaedist.config import Sweep, told
 from vaedist.errors import ConfigError, StorageError
 from vaedist.files import told_path
+from vaedist.storage.uri import join_uri, parent_of
 
 if TYPE_CHECKING:
     from vaedist.launch.tune import Plan
+    from vaedist.sweeps import SweepFolder
 
 SHOWN = 200  # trials of a grid that a dry run prints
 
@@ -42,7 +44,7 @@ def tune() -> None:
 @set_option
 @click.option("--name", metavar="NAME", help="Name of the sweep.  [default: the job's run.name, or its file's name]")
 @click.option("--runs", metavar="DIR", help="Folder that holds the sweep's.  [default: the job's run.folder]")
-@click.option("--resume", metavar="DIR", type=click.Path(path_type=Path), help="Go on with the sweep in this folder.")
+@click.option("--resume", metavar="DIR", type=Place(), help="Go on with the sweep in this folder.")
 @click.option("--retry-errored", is_flag=True, help="With --resume: try those trials again that failed.")
 @click.option("--dry-run", is_flag=True, help="Print the trials and what each takes of the cluster; start none.")
 @address_option
@@ -51,7 +53,7 @@ def run(
     overrides: tuple[str, ...],
     name: str | None,
     runs: str | None,
-    resume: Path | None,
+    resume: str | Path | None,
     retry_errored: bool,
     dry_run: bool,
     address: str | None,
@@ -81,30 +83,26 @@ def run(
         folder = launch(
             sweep, resume=resume is not None, retry_failed=retry_errored, address=address, observe=terminal.show
         )
-    _print_result(folder)
+    _print_result(_opened(folder.uri or folder.path))
 
 
 @tune.command()
-@click.argument("sweep", type=click.Path(path_type=Path))
-def report(sweep: Path) -> None:
+@click.argument("sweep", type=Place())
+def report(sweep: str | Path) -> None:
     """Write report.md, plots and tables of all trials into the folder of a sweep, SWEEP."""
-    from vaedist.sweeps import SweepFolder
-    from vaedist.sweeps.report import write_report
-
-    click.echo(f"wrote {told_path(write_report(SweepFolder(sweep.absolute())))}")
+    click.echo(f"wrote {_report(_opened(sweep))}")
 
 
 @tune.command()
-@click.argument("sweep", type=click.Path(path_type=Path))
+@click.argument("sweep", type=Place())
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), required=True, help="Job file to write; one that is there is kept."
 )
-def best(sweep: Path, out: Path) -> None:
+def best(sweep: str | Path, out: Path) -> None:
     """Write the job of the best trial of a sweep, SWEEP, as a file that `vaedist train` runs."""
-    from vaedist.sweeps import SweepFolder
     from vaedist.sweeps.report import best_job, best_trial
 
-    folder = SweepFolder(sweep.absolute())
+    folder = _opened(sweep)
     text, trial = best_job(folder, str(out)), best_trial(folder)
     try:
         with out.open("x", encoding="utf-8") as file:
@@ -117,7 +115,7 @@ def best(sweep: Path, out: Path) -> None:
 
 
 def _sweep(
-    job: Path | None, overrides: tuple[str, ...], name: str | None, runs: str | None, resume: Path | None
+    job: Path | None, overrides: tuple[str, ...], name: str | None, runs: str | None, resume: str | Path | None
 ) -> Sweep:
     """The sweep of a job file, or of the folder that is to be gone on with."""
     if (job is None) == (resume is None):
@@ -128,14 +126,31 @@ def _sweep(
         return Sweep.from_file(job, overrides)
     if name or runs:
         raise ConfigError("--resume names the sweep: --name and --runs do not go with it")
-    from vaedist.sweeps import SweepFolder
-
     assert resume is not None
-    folder = SweepFolder(resume.absolute())
+    folder = _opened(resume)
     folder.read_sweep()  # says what is missing, if it is none
     # It may have been moved since.
-    place = (f"run.name='{folder.path.name}'", f"run.folder='{folder.path.parent}'")
+    parent = parent_of(folder.uri) if folder.uri else folder.path.parent
+    place = (f"run.name='{folder.name}'", f"run.folder='{parent}'")
     return Sweep.from_file(folder.sweep, (*overrides, *place))
+
+
+def _opened(place: str | Path) -> "SweepFolder":
+    """A sweep's folder, up to date."""
+    from vaedist.sweeps import SweepFolder
+    from vaedist.sweeps.remote import pulled_sweep
+
+    return pulled_sweep(SweepFolder.at(place.absolute() if isinstance(place, Path) else place))
+
+
+def _report(folder: "SweepFolder") -> str:
+    """Write a sweep's report; gives its place."""
+    from vaedist.sweeps.remote import push_report
+    from vaedist.sweeps.report import write_report
+
+    path = write_report(folder)
+    push_report(folder)
+    return join_uri(folder.uri, path.name) if folder.uri else told_path(path)
 
 
 def _print_plan(sweep: Sweep, planned: "Plan") -> None:
@@ -164,9 +179,9 @@ def _print_plan(sweep: Sweep, planned: "Plan") -> None:
 
 def _print_result(folder: Any) -> None:
     from vaedist.monitor.sweep_terminal import describe
-    from vaedist.sweeps.report import best_trial, write_report
+    from vaedist.sweeps.report import best_trial
 
-    sweep, trials, path = folder.read_sweep(), folder.read_trials(), told_path(folder.path)
+    sweep, trials, path = folder.read_sweep(), folder.read_trials(), shown_place(folder)
     states = [trial.state for trial in trials]
     counts = ", ".join(f"{states.count(s)} {s}" for s in ("finished", "stopped", "failed", "open") if s in states)
     lines = [f"trials       {counts}"]
@@ -174,7 +189,7 @@ def _print_result(folder: Any) -> None:
         best = best_trial(folder)
         score = best.best(sweep.tune.metric, sweep.tune.mode)
         lines.append(f"best         {best.name}: {sweep.tune.metric} {score:.2f}, {describe(best.params)}")
-        lines.append(f"report       {told_path(write_report(folder))}")
+        lines.append(f"report       {_report(folder)}")
         lines.append(f"its job      vaedist tune best {path} -o best.toml")
     lines.append(f"look at it   vaedist tensorboard {path}")
     click.echo("\n".join(lines))

@@ -5,11 +5,22 @@ A default stands here and nowhere else; every key has a type, a range and a sent
 
 import math
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from vaedist.storage.uri import fault_of
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+def _known_kind(place: str) -> str:
+    if fault := fault_of(place):
+        raise ValueError(fault)
+    return place
+
+
+Place = Annotated[str, AfterValidator(_known_kind)]  # a local path, or a pyarrow filesystem URI
 
 
 class Section(BaseModel):
@@ -27,15 +38,17 @@ class RunSection(Section):
         max_length=128,
         description="Name of the run's folder; empty takes the job file's name.",
     )
-    folder: str = Field(
-        default="runs", min_length=1, description="Folder that holds the runs; every worker must reach it."
+    folder: Place = Field(
+        default="runs",
+        min_length=1,
+        description="Folder that holds the runs, or a pyarrow filesystem URI; every worker must reach it.",
     )
 
 
 class DataSection(Section):
     """Which images are trained on."""
 
-    path: str = Field(
+    path: Place = Field(
         default="data/cifar10",
         min_length=1,
         description="Data set made by `vaedist data prepare`: a folder or a pyarrow filesystem URI.",

@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.fs
 
-from vaedist.data.filesystem import first_line
 from vaedist.errors import StorageError
+from vaedist.storage.filesystem import first_line
+from vaedist.storage.transfer import Store
 
 
 @contextmanager
@@ -23,14 +23,6 @@ def storage_errors(out: str) -> Iterator[None]:
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise StorageError(f"cannot write {out}: {reason}") from error
-
-
-def exists(filesystem: pyarrow.fs.FileSystem, path: str, out: str) -> bool:
-    """Whether anything is at `path`, be it a link to nowhere; `out` names it in errors."""
-    with storage_errors(out):
-        if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
-            return os.path.lexists(path)
-        return filesystem.get_file_info(path).type != pyarrow.fs.FileType.NotFound
 
 
 @contextmanager
@@ -55,10 +47,10 @@ def committed_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def uploaded_folder(filesystem: pyarrow.fs.FileSystem, path: str, out: str, *, last: str) -> Iterator[Path]:
-    """A local folder to write into, whose files are copied to `path` on another filesystem if all goes well.
+def uploaded_folder(store: Store, *, last: str) -> Iterator[Path]:
+    """A local folder to write into, whose files are copied to a store if all goes well.
 
-    Other filesystems need not know renames: the file `last`, without which the others mean nothing, commits.
+    Stores need not know renames: the file `last`, without which the others mean nothing, commits.
 
     Raises:
         StorageError: the files cannot be copied; what was copied is removed, as far as that goes.
@@ -66,18 +58,11 @@ def uploaded_folder(filesystem: pyarrow.fs.FileSystem, path: str, out: str, *, l
     with tempfile.TemporaryDirectory(prefix="vaedist-") as local:
         yield Path(local)
         try:
-            with storage_errors(out):
-                filesystem.create_dir(path, recursive=True)
-                for file in sorted((f.name for f in Path(local).iterdir()), key=lambda name: (name == last, name)):
-                    pyarrow.fs.copy_files(
-                        f"{local}/{file}",
-                        f"{path}/{file}",
-                        source_filesystem=pyarrow.fs.LocalFileSystem(),
-                        destination_filesystem=filesystem,
-                    )
+            for name in sorted((f.name for f in Path(local).iterdir()), key=lambda name: (name == last, name)):
+                store.upload(Path(local, name), name)
         except BaseException:
             with suppress(OSError):
-                filesystem.delete_dir(path)
+                store.filesystem.delete_dir(store.path)
             raise
 
 

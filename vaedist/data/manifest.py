@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.fs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vaedist.data.filesystem import first_line, open_filesystem, sha256_of
 from vaedist.errors import DataError
+from vaedist.storage.filesystem import first_line, open_filesystem, sha256_of
+from vaedist.storage.retry import COMMAND_SECONDS, patiently
+from vaedist.storage.uri import is_remote, join_uri
 
 MANIFEST = "manifest.json"
 
@@ -118,17 +120,26 @@ def shard_rows(rows: int, shards: int, lane: int) -> int:
     return -((lane - rows) // shards)
 
 
-def load_manifest(uri: str) -> Manifest:
+def load_manifest(uri: str, *, seconds: float = COMMAND_SECONDS) -> Manifest:
     """Read the manifest of a data set; the shards are not looked at.
+
+    Args:
+        uri: the data set.
+        seconds: that a store may take to answer.
 
     Raises:
         DataError: there is no data set at `uri`, or its manifest is damaged or of another format.
+        StorageError: the store does not answer.
     """
     filesystem, path = open_filesystem(uri)
-    where = f"{uri.rstrip('/')}/{MANIFEST}"
-    try:
+    where = join_uri(uri, MANIFEST)
+
+    def read() -> bytes:
         with filesystem.open_input_stream(f"{path}/{MANIFEST}") as stream:
-            text = stream.read()
+            return stream.read()
+
+    try:
+        text = patiently(read, f"read {where}", seconds=seconds) if is_remote(uri) else read()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"no data set at {uri}: run `vaedist data prepare SOURCE --out {uri}`") from error
     except (pa.ArrowException, OSError) as error:
@@ -182,7 +193,7 @@ def verify(uri: str, *, progress: Callable[[int], None] | None = None) -> Manife
 
     for split in SPLITS:
         for shard in manifest.splits[split].shards:
-            _verify_shard(filesystem, f"{path}/{shard.file}", shard, f"{uri.rstrip('/')}/{shard.file}", seen)
+            _verify_shard(filesystem, f"{path}/{shard.file}", shard, join_uri(uri, shard.file), seen)
     return manifest
 
 

@@ -5,6 +5,7 @@ the permuted order becomes row p // S of shard p % S. So shard l of S holds ceil
 sizes differ by one at most, and the earlier shards have the extra row.
 """
 
+import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -12,13 +13,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow.fs
 
-from vaedist.data.commit import committed_folder, exists, storage_errors, sync, uploaded_folder
-from vaedist.data.filesystem import open_filesystem, sha256_of
+from vaedist.data.commit import committed_folder, storage_errors, sync, uploaded_folder
 from vaedist.data.manifest import MANIFEST, SPLITS, Manifest, Shard, Split, SplitName, shard_rows
 from vaedist.data.shards import write_shard
 from vaedist.data.sources.source import ImageSource
 from vaedist.data.spill import Spill
 from vaedist.errors import DataError
+from vaedist.storage.filesystem import open_filesystem, sha256_of
+from vaedist.storage.transfer import Store
+from vaedist.storage.uri import fault_of, is_remote
 
 Progress = Callable[[int], None]
 
@@ -44,24 +47,26 @@ def prepare(
         StorageError: `out` cannot be written.
     """
     _check_request(source, shards, seed)
-    filesystem, path = require_new(out)
-    local = isinstance(filesystem, pyarrow.fs.LocalFileSystem)
-    target = committed_folder(Path(path)) if local else uploaded_folder(filesystem, path, out, last=MANIFEST)
-    with target as folder:
+    path = require_new(out)
+    with uploaded_folder(Store(out), last=MANIFEST) if is_remote(out) else committed_folder(Path(path)) as folder:
         return _Writer(source, folder, out, shards, seed, progress).write()
 
 
-def require_new(out: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """The filesystem and path of a data set to be made; to be asked before a source is downloaded, too.
+def require_new(out: str) -> str:
+    """The path of a data set to be made, on its filesystem; to be asked before a source is downloaded, too.
 
     Raises:
         DataError: something is there already.
         StorageError: that cannot be found out.
     """
-    filesystem, path = open_filesystem(out)
-    if exists(filesystem, path, out):
+    if fault := fault_of(out):
+        raise DataError(f"--out {out}: {fault}")
+    _, path = open_filesystem(out)
+    if is_remote(out):
+        Store(out).check()
+    if Store(out).exists() if is_remote(out) else os.path.lexists(path):
         raise DataError(f"{out} exists already: choose another --out, or remove it")
-    return filesystem, path
+    return path
 
 
 def row_places(rows: int, shards: int, seed: int, split: SplitName) -> np.ndarray:

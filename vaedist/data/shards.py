@@ -5,6 +5,7 @@ fixed-shape tensor of uint8, and `label`, int32. So a local shard, mapped into m
 that batches are copied from: nothing is decoded and nothing is read before it is asked for.
 """
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,14 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.fs
 
-from vaedist.data.filesystem import first_line, open_filesystem
 from vaedist.data.manifest import Manifest, Shard, SplitName
 from vaedist.errors import DataError
+from vaedist.storage.cache import Entry, FileCache
+from vaedist.storage.filesystem import first_line, open_filesystem
+from vaedist.storage.place import cache_bytes, cache_folder
+from vaedist.storage.retry import RUN_SECONDS
+from vaedist.storage.transfer import Store
+from vaedist.storage.uri import is_remote, join_uri
 
 _WHOLE = np.iinfo(np.int32).max  # as a scan's batch size: never cut a shard's record batch into slices
 
@@ -59,8 +65,8 @@ def write_shard(path: str, images: np.ndarray, labels: np.ndarray) -> None:
 def open_split(uri: str, manifest: Manifest, split: SplitName, shards: Sequence[int]) -> list[ShardArrays]:
     """Open some shards of a split.
 
-    On a local filesystem the arrays are views of the mapped files and cost no memory of their own; from any
-    other filesystem each shard is read into memory.
+    The arrays are views of mapped files and cost no memory of their own. Shards on a store are fetched into this
+    machine's cache first, where they stay at least as long as their arrays.
 
     Args:
         uri: the data set.
@@ -72,31 +78,51 @@ def open_split(uri: str, manifest: Manifest, split: SplitName, shards: Sequence[
         Arrays in the order of `shards`.
 
     Raises:
-        DataError: a shard is missing, is no Arrow file of this layout, or has other rows than the manifest
-            says.
+        DataError: a shard is missing, is no Arrow file of this layout, has other rows than the manifest says, or,
+            on a store, another digest.
+        StorageError: the store does not answer, or this machine's cache cannot be written.
     """
-    filesystem, path = open_filesystem(uri)
-    listed = manifest.splits[split].shards
-    arrays = []
-    for number in shards:
-        shard = listed[number]
-        where = f"{uri.rstrip('/')}/{shard.file}"
-        try:
-            arrays.append(_open(filesystem, f"{path}/{shard.file}", shard, manifest, where))
-        except FileNotFoundError as error:
-            raise DataError(f"shard {where} is missing; prepare the data set again") from error
-        except (
-            pa.ArrowException,
-            OSError,
-            ValueError,
-        ) as error:  # a damaged column name is a UnicodeDecodeError
-            reason = first_line(error).rpartition("': ")[2]
-            raise DataError(f"shard {where} cannot be read as an Arrow file: {reason}") from error
+    listed = [manifest.splits[split].shards[number] for number in shards]
+    if is_remote(uri):
+        store = Store(uri, seconds=RUN_SECONDS)
+        cache = FileCache(cache_folder() / "shards", cache_bytes())
+        return [_open_cached(cache, store, shard, manifest) for shard in listed]
+    _, path = open_filesystem(uri)
+    return [_open(f"{path}/{shard.file}", shard, manifest, join_uri(uri, shard.file)) for shard in listed]
+
+
+def _open_cached(cache: FileCache, store: Store, shard: Shard, manifest: Manifest) -> ShardArrays:
+    entry = cache.fetch(store, shard.file, sha256=shard.sha256, size=shard.bytes)
+    try:
+        arrays = _open(str(entry.path), shard, manifest, store.place(shard.file))
+    except BaseException:
+        entry.release()
+        raise
+    _hold(entry, arrays.images)
     return arrays
 
 
-def _open(filesystem: pyarrow.fs.FileSystem, path: str, shard: Shard, manifest: Manifest, where: str) -> ShardArrays:
+def _hold(entry: Entry, images: np.ndarray) -> None:
+    """Hold a cache entry as long as an array on it, or any view of that, is in use."""
+    while isinstance(images.base, np.ndarray):
+        images = images.base
+    weakref.finalize(images, entry.release).atexit = False
+
+
+def _open(path: str, shard: Shard, manifest: Manifest, where: str) -> ShardArrays:
+    """A local file's arrays; `where` names it in errors."""
+    try:
+        return _mapped(path, shard, manifest, where)
+    except FileNotFoundError as error:
+        raise DataError(f"shard {where} is missing; prepare the data set again") from error
+    except (pa.ArrowException, OSError, ValueError) as error:  # a damaged column name is a UnicodeDecodeError
+        reason = first_line(error).rpartition("': ")[2]
+        raise DataError(f"shard {where} cannot be read as an Arrow file: {reason}") from error
+
+
+def _mapped(path: str, shard: Shard, manifest: Manifest, where: str) -> ShardArrays:
     # One dataset a shard: a dataset of several checks only the first one's schema.
+    filesystem = pyarrow.fs.LocalFileSystem(use_mmap=True)
     dataset = pyarrow.dataset.dataset([path], filesystem=filesystem, format="ipc")
     expected = schema_of(manifest.shape)
     if dataset.schema != expected:

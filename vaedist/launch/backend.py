@@ -11,6 +11,7 @@ from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
 
 from vaedist.launch.fence import GROUP, new_group
+from vaedist.training.run_folder import RunFolder
 
 
 @dataclass
@@ -22,7 +23,7 @@ class TensorflowCluster(BackendConfig):
     from each.
 
     Attributes:
-        run: the run's folder, in which each new group takes the place of the one before.
+        run: the run's place, in which each new group takes the place of the one before.
         channel: which is told of it.
     """
 
@@ -38,7 +39,7 @@ class TensorflowCluster(BackendConfig):
 class _TensorflowClusterBackend(Backend):
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         """Set TF_CONFIG, which MultiWorkerMirroredStrategy reads, and the group's name in each worker."""
-        group = new_group(backend_config.run)
+        group = new_group(RunFolder.at(backend_config.run))
         ray.get(backend_config.channel.listen_to.remote(group))
         addresses = worker_group.execute(_free_address)
         ray.get(

@@ -1,14 +1,23 @@
 """A folder that one process at a time works on, and that is not left behind by one which never began."""
 
 import fcntl
+import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import ray
 
 from vaedist.errors import RunError, StorageError
 from vaedist.files import replace_file
+from vaedist.storage.transfer import Store
+
+NAMESPACE = "vaedist"
+GIVEN_UP_SECONDS = 5.0  # for Ray to notice that a claim's owner is gone
 
 
 @contextmanager
@@ -59,3 +68,57 @@ def claimed(folder: Path, record: Path, text: str, busy: str) -> Iterator[Callab
                 with suppress(OSError):  # somebody else's may be in it by now
                     folder.parent.rmdir()
         os.close(lock)  # and with it the lock
+
+
+@contextmanager
+def claimed_on_store(store: Store, record: str, text: str, busy: str) -> Iterator[Callable[[], None]]:
+    """Own a folder of a store, as far as the connected Ray cluster goes: stores know no locks.
+
+    The owner is a named actor, which ends with the process that made it. A folder in which nothing was, and whose work
+    was not begun, is removed again.
+
+    Args:
+        store: the folder.
+        record: a file in it that says what the folder is.
+        text: is put there at once, in the place of what was.
+        busy: said of a folder that somebody else on the cluster owns.
+
+    Yields:
+        what to call when the work is really begun.
+
+    Raises:
+        RunError: somebody else owns the folder.
+        StorageError: it cannot be written.
+    """
+    claim = _claim(f"claim-{hashlib.sha256(store.uri.encode()).hexdigest()}", busy)
+    begun, made = False, False
+
+    def began() -> None:
+        nonlocal begun
+        begun = True
+
+    try:
+        made = not store.files()
+        store.write(record, text.encode())
+        yield began
+    finally:
+        if made and not begun:
+            with suppress(StorageError):
+                store.remove_all()
+        ray.kill(claim)
+
+
+def _claim(name: str, busy: str) -> Any:
+    """An actor of a name that nobody else on the cluster has."""
+    deadline = time.monotonic() + GIVEN_UP_SECONDS
+    while True:
+        try:
+            return ray.remote(_Claim).options(name=name, namespace=NAMESPACE, num_cpus=0).remote()
+        except ValueError as error:
+            if time.monotonic() > deadline:
+                raise RunError(busy) from error
+            time.sleep(0.5)
+
+
+class _Claim:
+    """Is there as long as its owner."""

@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vaedist import __version__
-from vaedist.data.filesystem import first_line, open_filesystem
 from vaedist.errors import ClusterError, VaedistError
 from vaedist.launch.access import has_token, is_loopback, token_path
 from vaedist.launch.jobs import Jobs, known_address
+from vaedist.storage.filesystem import first_line
+from vaedist.storage.retry import MISSING
+from vaedist.storage.transfer import Store
+from vaedist.storage.uri import is_remote, local_path
 
 State = Literal["ok", "warning", "fault"]
 
@@ -29,6 +32,7 @@ PACKAGES = ("ray", "tensorflow", "keras", "pyarrow", "numpy")
 FREE_BYTES = 5 * 2**30  # below which a disk is called full
 CLOCK_SECONDS = 2.0
 PROBE_SECONDS = 120.0
+STORE_SECONDS = 20.0
 RESULT = "vaedist-doctor "  # before the JSON in a job's log
 
 
@@ -163,10 +167,7 @@ def _write_mark(uri: str) -> str | None:
     """A file in a storage that other machines are to see; None where it cannot be written."""
     name = f".vaedist-doctor-{secrets.token_hex(8)}"
     with suppress(VaedistError, OSError):
-        filesystem, path = open_filesystem(uri)
-        filesystem.create_dir(path, recursive=True)
-        with filesystem.open_output_stream(f"{path}/{name}") as file:
-            file.write(name.encode())
+        Store(uri, seconds=STORE_SECONDS).write(name, name.encode())
         return name
     return None
 
@@ -174,28 +175,25 @@ def _write_mark(uri: str) -> str | None:
 def _remove_mark(uri: str, mark: str | None) -> None:
     if mark is not None:
         with suppress(VaedistError, OSError):
-            filesystem, path = open_filesystem(uri)
-            filesystem.delete_file(f"{path}/{mark}")
+            Store(uri, seconds=STORE_SECONDS).remove(mark)
 
 
 def _try_storage(uri: str, mark: str | None) -> dict[str, Any]:
     """Write, read and remove a file; what happened."""
     result: dict[str, Any] = {"error": None, "seen": None, "free": None}
+    name = f".vaedist-doctor-{secrets.token_hex(8)}"
     try:
-        name = _write_mark(uri)
-        filesystem, path = open_filesystem(uri)
-        if name is None:
-            filesystem.create_dir(path, recursive=True)  # for its error
-            with filesystem.open_output_stream(f"{path}/.vaedist-doctor"):
-                pass
-        with filesystem.open_input_stream(f"{path}/{name}") as file:
-            same = file.read() == str(name).encode()
+        store = Store(uri, seconds=STORE_SECONDS)
+        store.write(name, name.encode())
+        if store.read(name) != name.encode():
+            result["error"] = "what was written does not read back"
+        store.remove(name)
         if mark is not None:
-            result["seen"] = filesystem.get_file_info(f"{path}/{mark}").is_file
-        _remove_mark(uri, name)
-        result["error"] = None if same else "what was written does not read back"
-        if "://" not in uri:
-            result["free"] = shutil.disk_usage(path).free
+            result["seen"] = False
+            with suppress(*MISSING):
+                result["seen"] = store.read(mark) == mark.encode()
+        if not is_remote(uri):
+            result["free"] = shutil.disk_usage(local_path(uri)).free
     except (VaedistError, OSError) as error:
         result["error"] = first_line(error)
     return result

@@ -30,7 +30,7 @@ def evaluate_on_ray(
     """What `Run.evaluate` gives, with the blocks of images shared among Ray workers.
 
     Args:
-        run: its folder and its data must be at the same place for every worker.
+        run: its folder and its data must be at the same place for every worker, as they are on a store.
         workers: how many.
         gpus_per_worker: that each reserves; it computes on the first.
         address: of the Ray cluster, see `ray_session`.
@@ -96,5 +96,5 @@ class _Scorer:
                 from vaedist.training.strategy import configure_devices
 
                 configure_devices(*self._devices, 1)
-                self._evaluator = self._run.evaluator(**self._options)
+                self._evaluator = self._run.here().evaluator(**self._options)
         return self._evaluator

@@ -6,12 +6,15 @@ may write, and a worker looks before each row and each checkpoint. Between looki
 moment, as no file system offers to do both at once; but a group is given up tens of seconds before the next one begins.
 """
 
-import os
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
 from vaedist.files import replace_file
+from vaedist.storage.retry import RUN_SECONDS
+from vaedist.storage.transfer import Store
+from vaedist.training.run_folder import RunFolder
 
 FENCE = ".writer"
 GROUP = "VAEDIST_GROUP"  # in a worker's environment
@@ -21,14 +24,17 @@ class Superseded(Exception):  # noqa: N818 - it is no fault of this worker's
     """Another group of workers goes on with the run."""
 
 
-def new_group(run: str) -> str:
-    """The name of a new group, the only one that may write from now on.
+def new_group(run: RunFolder) -> str:
+    """The name of a new group, the only one that may write into the run from now on.
 
-    Args:
-        run: the run's folder.
+    Raises:
+        StorageError: the run is on a store that does not answer.
     """
     group = secrets.token_hex(8)
-    replace_file(Path(run) / FENCE, group)
+    if run.uri:
+        Store(run.uri, seconds=RUN_SECONDS).write(FENCE, group.encode())
+    else:
+        replace_file(run.path / FENCE, group)
     return group
 
 
@@ -39,22 +45,24 @@ class Fence:
     Attributes:
         run: the run's folder.
         group: that the worker belongs to.
+        notify: told when a store does not answer.
     """
 
-    run: Path
+    run: RunFolder
     group: str
+    notify: Callable[[str], None] = lambda _: None
 
-    @classmethod
-    def of_this_worker(cls, run: Path) -> "Fence":
-        """In a process that Ray Train has started."""
-        return cls(run, os.environ[GROUP])
+    @cached_property
+    def _store(self) -> Store:
+        return Store(self.run.uri, seconds=RUN_SECONDS, notify=self.notify)
 
     def check(self) -> None:
         """Return if this worker's group may write.
 
         Raises:
             Superseded: another one may.
+            StorageError: the run is on a store that does not answer.
         """
-        writer = (self.run / FENCE).read_text()
+        writer = self._store.read(FENCE).decode() if self.run.uri else (self.run.path / FENCE).read_text()
         if writer != self.group:
             raise Superseded(f"the run goes on with another group of workers, {writer}: this one, {self.group}, ends")

@@ -17,7 +17,9 @@ from vaedist.files import told_path
 from vaedist.launch.search import Proposer, Unpickled
 from vaedist.monitor.sweep_events import ENDED, State, SweepEvent, SweepNotice, TrialStatus
 from vaedist.monitor.tensorboard import TensorBoardWriter
+from vaedist.storage.retry import RUN_SECONDS
 from vaedist.sweeps import Trial, TrialLog
+from vaedist.training.remote import pulled
 
 REASON_LENGTH = 300  # characters, of which Ray has many more to say
 
@@ -41,11 +43,17 @@ class Follower(Unpickled, Callback):
 
     def status(self, trial: Trial) -> TrialStatus:
         """How a trial stands, by its run's metrics as they are now."""
-        trial = replace(trial)
+        trial = self._fetched(trial)
         epochs, best = trial.epochs, trial.best(self._metric, self._mode)
         last = getattr(epochs[-1], self._metric) if epochs else None
         made = epochs[-1].epoch if epochs else 0
         return TrialStatus(trial.number, trial.params, trial.state, made, last, best, trial.reason)
+
+    def _fetched(self, trial: Trial) -> Trial:
+        """A trial as its run's metrics tell it now."""
+        if trial.state != "open":
+            pulled(trial.run, seconds=RUN_SECONDS)
+        return replace(trial)
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """A trial's process is up."""
@@ -80,7 +88,7 @@ class Follower(Unpickled, Callback):
     def _set(self, trial: Any, state: State, reason: str = "") -> None:
         def change() -> None:
             number = trial.config["trial"]
-            known = self._log.set(number, state, reason)
+            known = self._fetched(self._log.set(number, state, reason))
             if state in ENDED:
                 score = None if state == "failed" else known.best(self._metric, self._mode)
                 self._proposer.learn(number, known.params, score)
@@ -165,7 +173,8 @@ class Follower(Unpickled, Callback):
         if self._error is not None:
             raise self._error
         ended = sum(trial.state in ENDED for trial in self._log.trials.values())
-        goes_on = f"vaedist tune --resume {told_path(self._log.folder.path)} goes on"
+        folder = self._log.folder
+        goes_on = f"vaedist tune --resume {folder.uri or told_path(folder.path)} goes on"
         if self._interrupted:
             raise Interrupted(f"{ended} of {self._sweep.trials} trials have ended; {goes_on}")
         if self._out_of_time:

@@ -28,6 +28,7 @@ from vaedist.errors import ClusterError, ConfigError, VaedistError
 from vaedist.launch.access import REQUIRED, authorize
 from vaedist.launch.local_cluster import local_clusters
 from vaedist.launch.package import build_wheel, pinned_requirements
+from vaedist.storage.uri import is_uri, join_uri
 
 ADDRESS = "RAY_API_SERVER_ADDRESS"  # as Ray's own commands name it
 CONNECT_SECONDS = 5.0
@@ -133,7 +134,7 @@ def sweep_arguments(sweep: Sweep, overrides: Sequence[str], *, resume: bool, ret
         return ["tune", "run", JOB_FILE]
     options = [part for override in overrides for part in ("--set", override)]
     retry = ["--retry-errored"] if retry_failed else []
-    return ["tune", "run", "--resume", f"{sweep.run.folder.rstrip('/')}/{sweep.run.name}", *retry, *options]
+    return ["tune", "run", "--resume", join_uri(sweep.run.folder, sweep.run.name), *retry, *options]
 
 
 def check_variables(variables: Mapping[str, str], from_node: Sequence[str]) -> None:
@@ -156,16 +157,13 @@ def check_variables(variables: Mapping[str, str], from_node: Sequence[str]) -> N
 
 
 def check_paths(job: Experiment | Sweep) -> None:
-    """Refuse paths that would mean another place on the cluster, or that hold a password.
+    """Refuse paths that would mean another place on the cluster.
 
     Raises:
         ConfigError: with the first that is refused.
     """
     for key, path in (("data.path", job.data.path), ("run.folder", job.run.folder)):
-        if "://" in path:
-            if urlsplit(path).password is not None:
-                raise ConfigError(f"{key}: the URI holds a password; keep that in the nodes' environment")
-        elif not Path(path).is_absolute():
+        if not is_uri(path) and not Path(path).is_absolute():
             raise ConfigError(
                 f"{key} = {path!r}: for a job it must be an absolute path that all nodes share, or a URI such as "
                 f"s3://BUCKET/PATH"

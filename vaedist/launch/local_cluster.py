@@ -282,12 +282,14 @@ def _launch(cluster: LocalCluster, role: str, number: int, cpus: int) -> LocalNo
 
 def _environment(cluster: LocalCluster) -> dict[str, str]:
     """Of a node: nothing of another Ray, the token by its file's name, and this Python first on the path."""
-    other = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_JOB_CONFIG_JSON_ENV_VAR", "TF_CONFIG")
+    other = ("RAY_AUTH_TOKEN", "RAY_JOB_CONFIG_JSON_ENV_VAR", "TF_CONFIG")
     kept = {name: value for name, value in os.environ.items() if name not in other}
     return kept | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": cluster.token,
         MARK: cluster.mark,
+        # Where a process has to find its cluster, Ray looks at all of the machine, and gives up if there are several.
+        "RAY_ADDRESS": f"LOCALHOST:{cluster.address.rpartition(':')[2]}",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     }
 

@@ -4,7 +4,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,12 +17,15 @@ from vaedist.data.manifest import load_manifest, verify
 from vaedist.errors import ConfigError, Interrupted, RunError, WorkerError
 from vaedist.launch.backend import TensorflowCluster
 from vaedist.launch.channel import StopRequest, open_channel
-from vaedist.launch.claim import claimed
 from vaedist.launch.cluster import COMPUTING, ray_session, resources_per_worker
-from vaedist.launch.logs import output_to
+from vaedist.launch.owned import RAY_LOG, owned, records_of_ray
 from vaedist.launch.worker import work
 from vaedist.monitor.events import Event, Notice, Started, Waiting
+from vaedist.storage.retry import RUN_SECONDS
+from vaedist.storage.transfer import Store
+from vaedist.storage.uri import is_remote, join_uri, local_path
 from vaedist.training.inputs import check_images
+from vaedist.training.remote import pulled
 from vaedist.training.run_folder import RunFolder
 
 # What a run that goes on may have otherwise than before: it does not change the numbers, or only how many there are.
@@ -67,22 +69,24 @@ def train(
     """
     experiment = with_absolute_paths(experiment)
     run = RunFolder.of(experiment)
-    _check_run(run, experiment, resume=resume)
-    if resume and not run.path.exists():
-        observe(Notice(f"there is no run at {run.path} to go on with: starting it"))
+    exists = _check_run(run, experiment, resume=resume)
+    if resume and not exists:
+        observe(Notice(f"there is no run at {run.place} to go on with: starting it"))
     observe(Waiting("checking the data"))
     check_data(experiment)
-    busy = f"run {run.path} is being trained by another process"
-    claim = claimed(run.path, run.experiment, experiment.to_toml(), busy)
-    with claim as began, output_to(run.logs / "ray.log") if quiet else nullcontext():
-        joined = address or os.environ.get("RAY_ADDRESS")
-        observe(Waiting(f"joining Ray at {joined}" if joined else "starting Ray"))
-        with ray_session(address):
-            resources = resources_per_worker(experiment.scaling)
-            observe(Waiting(f"starting {experiment.scaling.workers} worker(s)"))
-            began()
-            _fit(experiment, run, resources, observe, stop or StopRequest())
-    return run
+    busy = f"run {run.place} is being trained by another process"
+    joined = address or os.environ.get("RAY_ADDRESS")
+    observe(Waiting(f"joining Ray at {joined}" if joined else "starting Ray"))
+    with owned(
+        run, run.experiment, experiment.to_toml(), busy=busy, ray=ray_session(address), quiet=quiet,
+        notify=lambda text: observe(Notice(text)),
+    ) as began:  # fmt: skip
+        resources = resources_per_worker(experiment.scaling)
+        observe(Waiting(f"starting {experiment.scaling.workers} worker(s)"))
+        began()
+        with records_of_ray(run) as records:
+            _fit(experiment, run, resources, records, observe, stop or StopRequest())
+    return pulled(run, seconds=RUN_SECONDS)
 
 
 def with_absolute_paths(experiment: E) -> E:
@@ -93,9 +97,10 @@ def with_absolute_paths(experiment: E) -> E:
     """
     if not experiment.run.name:
         raise ConfigError("run.name is empty: give the run a name")
-    data = experiment.data.path
-    path = data if "://" in data else str(Path(data).absolute())
-    folder = str(Path(experiment.run.folder).absolute())
+    path, folder = (
+        place if is_remote(place) else str(local_path(place).absolute())
+        for place in (experiment.data.path, experiment.run.folder)
+    )
     return experiment.model_copy(
         update={
             "data": experiment.data.model_copy(update={"path": path}),
@@ -104,20 +109,27 @@ def with_absolute_paths(experiment: E) -> E:
     )
 
 
-def _check_run(run: RunFolder, experiment: Experiment, *, resume: bool) -> None:
-    """Refuse to write over a run, and to go on with one as what it was not."""
-    if not run.path.exists():
-        return
+def _check_run(run: RunFolder, experiment: Experiment, *, resume: bool) -> bool:
+    """Refuse to write over a run, and to go on with one as what it was not; tells whether there is one."""
+    if run.uri:
+        store = Store(run.uri)
+        store.check()
+        if not store.files():
+            return False
+        pulled(run)
+    elif not run.path.exists():
+        return False
     if not resume:
-        raise RunError(f"run {run.path} exists: use --resume to go on with it, or --name to start another")
+        raise RunError(f"run {run.place} exists: use --resume to go on with it, or --name to start another")
     before = run.read_experiment()
     for key, old, new in differences(before, experiment):
         scheduled = key == "training.epochs" and experiment.training.schedule == "cosine"
         if scheduled or not key.startswith(MAY_CHANGE):
             raise RunError(
-                f"run {run.path} was started with {key} = {old!r}, and the job says {new!r}: it would be another run; "
-                f"use --name to start one"
+                f"run {run.place} was started with {key} = {old!r}, and the job says {new!r}: it would be another "
+                f"run; use --name to start one"
             )
+    return True
 
 
 def check_data(experiment: Experiment) -> None:
@@ -127,7 +139,8 @@ def check_data(experiment: Experiment) -> None:
         VaedistError: the data is missing, damaged, or does not fit the experiment.
     """
     path = experiment.data.path
-    manifest = verify(path) if experiment.data.verify else load_manifest(path)
+    # What is on a store is not read here: each shard's digest is checked when a machine fetches it.
+    manifest = verify(path) if experiment.data.verify and not is_remote(path) else load_manifest(path)
     check_images(experiment, manifest.shape)
     training, scaling = experiment.training, experiment.scaling
     for split, batch in (("train", training.global_batch), ("test", training.eval_batch)):
@@ -145,6 +158,7 @@ def _fit(
     experiment: Experiment,
     run: RunFolder,
     resources: dict[str, float],
+    records: Path,
     observe: Callable[[Event], None],
     stop: StopRequest,
 ) -> None:
@@ -153,10 +167,10 @@ def _fit(
     stop.attach(channel)
     trainer = DataParallelTrainer(
         work,
-        backend_config=TensorflowCluster(str(run.path), channel),
+        backend_config=TensorflowCluster(run.place, channel),
         train_loop_config={
             "experiment": experiment.to_toml(),
-            "run": str(run.path),
+            "run": run.place,
             "channel": channel,
             "threads": max(1, int(resources["CPU"])),
         },
@@ -166,7 +180,7 @@ def _fit(
         # Checkpoints are ours, and the newest is found by looking: Ray's own record of a run is never read again.
         run_config=RunConfig(
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
-            storage_path=str(run.path / "ray"),
+            storage_path=str(records),
             failure_config=FailureConfig(max_failures=scaling.max_failures),
             worker_runtime_env=COMPUTING,
         ),
@@ -188,9 +202,10 @@ def _fit(
         raise final
     if errors:
         reason = _last_line(errors[0])
+        log = join_uri(run.place, run.logs.name, RAY_LOG)
         raise WorkerError(
             f"the workers failed more than {scaling.max_failures} times; last: {reason}; "
-            f"{run.logs / 'ray.log'} tells more, --resume goes on from the newest checkpoint"
+            f"{log} tells more, --resume goes on from the newest checkpoint"
         )
 
 

@@ -3,7 +3,6 @@
 import queue
 import shutil
 import threading
-from pathlib import Path
 from typing import Any
 
 from ray.tune import Trainable
@@ -13,7 +12,9 @@ from vaedist.errors import ConfigError, NonFiniteError
 from vaedist.launch.channel import StopRequest
 from vaedist.launch.train import STOP_SECONDS, train
 from vaedist.monitor.events import Event, Saved, Tested
-from vaedist.sweeps import Trial
+from vaedist.storage.retry import RUN_SECONDS
+from vaedist.storage.transfer import Store
+from vaedist.sweeps import SweepFolder, Trial
 from vaedist.training.run_folder import RunFolder
 
 FINAL = (ConfigError, NonFiniteError)  # of a trial: to try again would only repeat it
@@ -24,7 +25,7 @@ class TrialRunner(Trainable):
 
     def setup(self, config: dict[str, Any], sweep: str, folder: str, cpus: float) -> None:
         """Begin, from the trial's newest checkpoint if it has one."""
-        self._sweep, self._folder, self._cpus = Sweep.from_toml(sweep), Path(folder), cpus
+        self._sweep, self._folder, self._cpus = Sweep.from_toml(sweep), SweepFolder.at(folder), cpus
         self._results: queue.SimpleQueue[dict[str, Any] | BaseException] = queue.SimpleQueue()
         self._stop = StopRequest()
         self._thread = threading.Thread(target=self._run, args=(config,), name="trial", daemon=True)
@@ -67,14 +68,14 @@ class TrialRunner(Trainable):
                 case Saved() if event.epoch in tested and event.epoch < epochs:
                     self._results.put(_scores(tested.pop(event.epoch)))
 
-        run = self._folder / config["run"]
+        run = self._folder.trial(config["run"])
         try:
-            experiment = self._sweep.experiment(config["params"], name=run.name, folder=str(self._folder))
+            experiment = self._sweep.experiment(config["params"], name=run.name, folder=self._folder.place)
             scaling = experiment.scaling.model_copy(update={"cpus_per_worker": self._cpus})
-            _make_way(run)
+            resume = _is_there(run)
             train(
                 experiment.model_copy(update={"scaling": scaling}),
-                resume=run.exists(),
+                resume=resume,
                 observe=observe,
                 stop=self._stop,
             )
@@ -83,7 +84,7 @@ class TrialRunner(Trainable):
             return {"epochs": epochs, "failure": str(error), tune.metric: worst, "done": True}
         if epochs in tested:
             return {**_scores(tested[epochs]), "finished": True, "done": True}
-        last = Trial(config["trial"], config["params"], RunFolder(run)).epochs[-1]  # it was at its end before
+        last = Trial(config["trial"], config["params"], run).epochs[-1]  # it was at its end before
         return {"epochs": epochs, "finished": True, tune.metric: getattr(last, tune.metric), "done": True}
 
 
@@ -92,7 +93,10 @@ def _scores(test: Tested) -> dict[str, Any]:
     return {"epochs": test.epoch, **{name: score for name, score in scores.items() if score is not None}}
 
 
-def _make_way(run: Path) -> None:
-    """Remove a run's folder in which nothing was written yet when it was killed."""
-    if run.exists() and not (run / "experiment.toml").exists():
-        shutil.rmtree(run)
+def _is_there(run: RunFolder) -> bool:
+    """Whether there is a run to go on with; a folder in which nothing was written yet when it was killed is removed."""
+    if run.uri:
+        return bool(Store(run.uri, seconds=RUN_SECONDS).files())
+    if run.path.exists() and not run.experiment.exists():
+        shutil.rmtree(run.path)
+    return run.path.exists()

@@ -8,8 +8,8 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray import tune as ray_tune
@@ -17,15 +17,16 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 
 from vaedist.config import Sweep, differences
 from vaedist.errors import ConfigError, RunError
-from vaedist.launch.claim import claimed
 from vaedist.launch.cluster import describe, jobs_at_once, node_resources, ray_session, resources_per_worker
 from vaedist.launch.follower import Follower
-from vaedist.launch.logs import output_to
+from vaedist.launch.owned import owned, records_of_ray
 from vaedist.launch.search import Proposer, TrialSearch, make_proposer
 from vaedist.launch.train import check_data, with_absolute_paths
 from vaedist.launch.trial import TrialRunner
 from vaedist.monitor.sweep_events import ENDED, SweepEvent, SweepNotice, SweepStarted
+from vaedist.storage.transfer import Store
 from vaedist.sweeps import SweepFolder, Trial, TrialLog
+from vaedist.sweeps.remote import mirrored_sweep, pulled_sweep
 
 # A trial's own process only coordinates. Had it a CPU, it would keep that from the workers that it waits for; and Ray
 # Tune wants it to reserve something, so it is a byte.
@@ -112,38 +113,52 @@ def tune(
     """
     sweep = with_absolute_paths(sweep)
     folder = SweepFolder.of(sweep)
+    exists = _is_there(folder)
     if resume:
         _check_same(folder, sweep)
-    elif folder.path.exists():
-        raise RunError(f"sweep {folder.path} exists: --resume goes on with it, --name starts another")
+    elif exists:
+        raise RunError(f"sweep {folder.place} exists: --resume goes on with it, --name starts another")
     proposer = make_proposer(sweep)
     check_data(sweep.experiment({}, name="trial"))
-    busy = f"sweep {folder.path} is being run by another process"
-    claim = claimed(folder.path, folder.sweep, sweep.to_toml(), busy)
-    with (
-        claim as began,
-        output_to(folder.logs / "ray.log") if quiet else nullcontext(),
-        ray_session(address, dashboard=True),
-    ):
+    busy = f"sweep {folder.place} is being run by another process"
+
+    def notify(text: str) -> None:
+        observe(SweepNotice(text))
+
+    with owned(
+        folder, folder.sweep, sweep.to_toml(), busy=busy, ray=ray_session(address, dashboard=True), quiet=quiet,
+        notify=notify,
+    ) as began:  # fmt: skip
         planned = _plan(sweep)
         began()
-        _run(sweep, folder, planned, proposer, observe, retry_failed=retry_failed)
+        with mirrored_sweep(folder, notify) as local, records_of_ray(folder) as records:
+            _run(sweep, local, planned, proposer, records, observe, retry_failed=retry_failed)
     return folder
+
+
+def _is_there(folder: SweepFolder) -> bool:
+    """Whether there is a sweep already; the local copy of one on a store is brought up to date."""
+    if not folder.uri:
+        return folder.path.exists()
+    store = Store(folder.uri)
+    store.check()
+    pulled_sweep(folder)
+    return bool(store.files())
 
 
 def _check_same(folder: SweepFolder, sweep: Sweep) -> None:
     """Refuse to go on with a sweep as what it was not."""
     for key, _, _ in differences(folder.read_sweep(), sweep):
         if not key.startswith(MAY_CHANGE):
-            raise RunError(f"sweep {folder.path} was started with another {key}; use --name to start a new one")
+            raise RunError(f"sweep {folder.place} was started with another {key}; use --name to start a new one")
     made = len(folder.read_trials())
     if sweep.trials < made:
-        raise ConfigError(f"tune.samples = {sweep.trials}: the sweep at {folder.path} has {made} trials already")
+        raise ConfigError(f"tune.samples = {sweep.trials}: the sweep at {folder.place} has {made} trials already")
 
 
 def _run(
-    sweep: Sweep, folder: SweepFolder, planned: Plan, proposer: Proposer, observe: Callable[[SweepEvent], None],
-    *, retry_failed: bool,
+    sweep: Sweep, folder: SweepFolder, planned: Plan, proposer: Proposer, records: Path,
+    observe: Callable[[SweepEvent], None], *, retry_failed: bool,
 ) -> None:  # fmt: skip
     """Let Ray Tune run what is to be run."""
     log, settings = TrialLog.open(folder), sweep.tune
@@ -155,7 +170,7 @@ def _run(
     follower = Follower(sweep, log, proposer, observe)
     started = tuple(follower.status(trial) for trial in ended.values())
     observe(SweepStarted(
-        folder.path.name, sweep.trials, planned.at_once, sweep.training.epochs, settings.metric, settings.mode, started
+        sweep.run.name, sweep.trials, planned.at_once, sweep.training.epochs, settings.metric, settings.mode, started
     ))  # fmt: skip
     if not search.left:
         observe(SweepNotice("all trials of the sweep have ended already"))
@@ -166,7 +181,7 @@ def _run(
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(
             ray_tune.with_parameters(
-                TrialRunner, sweep=sweep.to_toml(), folder=str(folder.path), cpus=planned.resources["CPU"]
+                TrialRunner, sweep=sweep.to_toml(), folder=folder.place, cpus=planned.resources["CPU"]
             ),
             COORDINATOR,
         ),
@@ -180,7 +195,7 @@ def _run(
         ),
         run_config=ray_tune.RunConfig(
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
-            storage_path=str(folder.ray),
+            storage_path=str(records),
             failure_config=ray_tune.FailureConfig(max_failures=settings.retries),
             checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             callbacks=[follower],
@@ -190,7 +205,7 @@ def _run(
     )
     with follower.interruptible():
         tuner.fit()
-    shutil.rmtree(folder.ray, ignore_errors=True)  # nothing reads it again
+    shutil.rmtree(records, ignore_errors=True)  # nothing reads it again
     follower.conclude()
 
 

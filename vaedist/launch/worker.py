@@ -1,7 +1,6 @@
 """A Ray Train worker: what the training needs to know of Ray, and what it raises, translated."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -12,7 +11,8 @@ from vaedist.config import Experiment
 from vaedist.errors import Interrupted, NonFiniteError, VaedistError
 from vaedist.launch.access import require_variables
 from vaedist.launch.channel import WorkerLine
-from vaedist.launch.fence import Fence
+from vaedist.launch.fence import GROUP, Fence
+from vaedist.monitor.events import Notice
 from vaedist.training.run_folder import RunFolder
 
 
@@ -23,11 +23,12 @@ def work(config: dict[str, Any]) -> None:
     through the channel; the group that Ray Train may start after it ends at once.
 
     Args:
-        config: "experiment" as TOML, the run's folder as "run", the "channel", and "threads" to compute with.
+        config: "experiment" as TOML, the run's place as "run", the "channel", and "threads" to compute with.
     """
-    run = RunFolder(Path(config["run"]))
-    fence = Fence.of_this_worker(run.path)
-    line = WorkerLine(config["channel"], fence.group)
+    run = RunFolder.at(config["run"])
+    group = os.environ[GROUP]
+    line = WorkerLine(config["channel"], group)
+    fence = Fence(run, group, lambda text: line.notify(Notice(text)))
     if line.given_up():
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")

@@ -83,7 +83,7 @@ class Tested:
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint was committed at `path`."""
+    """A checkpoint was committed at `path`, which is a URI if the run is kept on a store."""
 
     epoch: int
     step: int

@@ -14,6 +14,7 @@ from vaedist.config import Sweep, Value, told
 from vaedist.errors import RunError, StorageError
 from vaedist.monitor.metrics import read_metrics
 from vaedist.monitor.sweep_events import State
+from vaedist.storage.uri import is_remote, join_uri, local_path, name_of
 from vaedist.training.run_folder import RunFolder
 
 NAME_LENGTH = 80
@@ -82,15 +83,38 @@ class SweepFolder:
     """Paths of one sweep; the runs of its trials lie in it, each by its name.
 
     Attributes:
-        path: the folder.
+        path: the folder; a copy of it, if the sweep is kept on a store.
+        uri: of the folder on a store; empty if there is none.
     """
 
     path: Path
+    uri: str = ""
 
     @classmethod
     def of(cls, sweep: Sweep) -> "SweepFolder":
         """The folder that a sweep asks for."""
-        return cls(Path(sweep.run.folder).absolute() / sweep.run.name)
+        folder, name = sweep.run.folder, sweep.run.name
+        return cls.at(join_uri(folder, name) if is_remote(folder) else local_path(folder).absolute() / name)
+
+    @classmethod
+    def at(cls, place: str | Path) -> "SweepFolder":
+        """The folder at a path, or at a URI."""
+        run = RunFolder.at(place)
+        return cls(run.path, run.uri)
+
+    @property
+    def name(self) -> str:
+        """The sweep's name."""
+        return name_of(self.uri) if self.uri else self.path.name
+
+    @property
+    def place(self) -> str:
+        """Where it is kept: a path, or a URI."""
+        return self.uri or str(self.path)
+
+    def trial(self, name: str) -> RunFolder:
+        """The run of a trial."""
+        return RunFolder(self.path / name, join_uri(self.uri, name) if self.uri else "")
 
     @property
     def sweep(self) -> Path:
@@ -119,7 +143,7 @@ class SweepFolder:
             RunError: there is none.
         """
         if not self.sweep.is_file():
-            raise RunError(f"no sweep at {self.path}: it has no {self.sweep.name}")
+            raise RunError(f"no sweep at {self.place}: it has no {self.sweep.name}")
         return Sweep.from_file(self.sweep)
 
     def read_trials(self) -> list[Trial]:
@@ -129,7 +153,7 @@ class SweepFolder:
             RunError: there is no sweep here, or a line of its log is none.
         """
         if not self.sweep.is_file():
-            raise RunError(f"no sweep at {self.path}: it has no {self.sweep.name}")
+            raise RunError(f"no sweep at {self.place}: it has no {self.sweep.name}")
         try:
             *lines, _torn = self.trials.read_bytes().split(b"\n")  # a line ends with its newline
         except FileNotFoundError:
@@ -149,7 +173,7 @@ class SweepFolder:
         if not isinstance(number, int) or state not in get_args(State):
             raise ValueError(f"no trial's state: {record}")
         if number not in trials:
-            trials[number] = Trial(number, record["params"], RunFolder(self.path / record["run"]))
+            trials[number] = Trial(number, record["params"], self.trial(record["run"]))
         trial = trials[number]
         trials[number] = replace(
             trial, state=state, starts=trial.starts + (state == "running"), reason=record.get("reason", "")

@@ -85,7 +85,7 @@ def best_job(folder: SweepFolder, file_name: str) -> str:
 def _best(sweep: Sweep, folder: SweepFolder) -> Outcome:
     order = ranked(sweep, outcomes(sweep, folder.read_trials()))
     if not order:
-        raise RunError(f"sweep {folder.path} has no best trial: none has a {TOLD[sweep.tune.metric].title} yet")
+        raise RunError(f"sweep {folder.place} has no best trial: none has a {TOLD[sweep.tune.metric].title} yet")
     return order[0]
 
 

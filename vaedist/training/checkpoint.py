@@ -116,8 +116,17 @@ class CheckpointStore:
         weights: Mapping[str, np.ndarray],
         optimizer: Mapping[str, np.ndarray],
         experiment: str,
+        *,
+        committed: Callable[[str], None] = lambda _: None,
     ) -> Path:
         """Commit a checkpoint, then remove those that are not to be kept.
+
+        Args:
+            position: how far the run is.
+            weights: the model's, by their Keras paths.
+            optimizer: its slots, as slot/path.
+            experiment: the experiment's TOML text.
+            committed: called with the checkpoint's place once it is committed.
 
         Raises:
             NonFiniteError: a weight or a slot is NaN or infinite; nothing is written.
@@ -146,7 +155,20 @@ class CheckpointStore:
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
             raise StorageError(f"cannot write checkpoint {target}: {reason}") from error
+        committed(str(target))
         return target
+
+    def open(self, path: Path) -> Checkpoint:
+        """A checkpoint of this store.
+
+        Raises:
+            CheckpointError: it is not committed, or not intact.
+        """
+        return open_checkpoint(path)
+
+    def fetch(self, name: str) -> bool:
+        """Whether there is a checkpoint of that name, to be opened."""
+        return (self.folder / name).is_dir()
 
     def newest(self, warn: Callable[[str], None] = lambda _: None) -> Checkpoint | None:
         """The newest committed and intact checkpoint; damaged ones are named to `warn` and passed over.
@@ -157,7 +179,7 @@ class CheckpointStore:
         committed = self.committed()
         for path in committed:
             try:
-                return open_checkpoint(path)
+                return self.open(path)
             except CheckpointError as error:
                 warn(f"{error}; passed over")
         if committed:
@@ -168,7 +190,7 @@ class CheckpointStore:
         """The intact checkpoint with the highest test ELBO, or the newest where none has one."""
         for _, path in sorted(self._scored(self.committed()), reverse=True):
             try:
-                return open_checkpoint(path)
+                return self.open(path)
             except CheckpointError:
                 continue
         return self.newest()

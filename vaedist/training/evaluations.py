@@ -11,6 +11,7 @@ import numpy as np
 from vaedist.errors import StorageError
 from vaedist.files import replace_file
 from vaedist.monitor.tensorboard import TensorBoardWriter
+from vaedist.storage.transfer import Store
 from vaedist.training.run_folder import RunFolder
 
 
@@ -34,15 +35,38 @@ def save_evaluation(folder: RunFolder, name: str, step: int, record: Mapping[str
     """
     path = folder.evaluations / f"{name}-step-{step:09d}.json"
     try:
+        if folder.uri:
+            _pull(folder)
         replace_file(path, json.dumps(_finite(record), indent=1, allow_nan=False) + "\n")
-        _show(folder, name)
+        board = _show(folder, name)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+    if folder.uri:
+        _push(folder, path, board)
     return path
 
 
-def _show(folder: RunFolder, name: str) -> None:
-    """Write TensorBoard's events of all evaluations of a name, and remove those written before."""
+def _pull(folder: RunFolder) -> None:
+    """Have the evaluations that a store holds."""
+    store = Store(folder.uri)
+    known = store.files(folder.evaluations.name)
+    store.pull(folder.path, known, known)
+
+
+def _push(folder: RunFolder, evaluation: Path, board: Path) -> None:
+    """Bring an evaluation to the store, and TensorBoard's events of its name in the place of those before."""
+    store, local = Store(folder.uri), folder.path
+    under = board.relative_to(local).as_posix()
+    before = store.files(under)
+    new = {path.relative_to(local).as_posix() for path in board.iterdir()}
+    for name in (evaluation.relative_to(local).as_posix(), *new):
+        store.upload(local / name, name)
+    for name in before.keys() - new:
+        store.remove(name)
+
+
+def _show(folder: RunFolder, name: str) -> Path:
+    """Write TensorBoard's events of all evaluations of a name, and remove those written before; gives their folder."""
     board = folder.tensorboard / "evaluation" / name
     before = list(board.glob("events*"))
     writer = TensorBoardWriter(board, purge_step=None)
@@ -53,6 +77,7 @@ def _show(folder: RunFolder, name: str) -> None:
     writer.close()
     for path in before:
         path.unlink()
+    return board
 
 
 def _scalars(record: Mapping[str, Any]) -> dict[str, float]:

@@ -210,9 +210,11 @@ class Loop:
             test_elbo,
             self.meters.state(),
         )
-        weights = named_weights(self.model)
-        path = self.store.save(position, weights, named_slots(self.model, self.step), self.experiment.to_toml())
-        self.recorder.notify(Saved(self._epoch, self.taken, str(path)))
+        weights, slots, notify = named_weights(self.model), named_slots(self.model, self.step), self.recorder.notify
+        self.store.save(
+            position, weights, slots, self.experiment.to_toml(),
+            committed=lambda place: notify(Saved(position.epoch, position.step, place)),
+        )  # fmt: skip
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         position = checkpoint.position

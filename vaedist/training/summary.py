@@ -6,6 +6,9 @@ from typing import Any
 
 from vaedist.errors import RunError
 from vaedist.monitor.metrics import read_metrics
+from vaedist.storage.transfer import Store
+from vaedist.storage.uri import is_remote
+from vaedist.training.remote import pulled
 from vaedist.training.run_folder import RunFolder
 
 
@@ -64,13 +67,28 @@ def summarize(folder: RunFolder) -> Summary:
 
 
 def list_runs(path: str | Path) -> list[RunFolder]:
-    """The runs in a folder, by name; the folder itself, where it is a run.
+    """The runs in a folder, or in a folder of a store, by name; the folder itself, where it is a run.
+
+    Of runs on a store, what `summarize` needs is copied to this machine.
 
     Raises:
         RunError: there is no such folder.
+        StorageError: the store does not answer.
     """
-    path = Path(path)
+    if is_remote(str(path)):
+        return _list_remote(str(path))
+    path = RunFolder.at(path).path
     if not path.is_dir():
         raise RunError(f"no runs at {path}: no such folder")
     folders = [RunFolder(path), *(RunFolder(child) for child in sorted(path.iterdir()) if child.is_dir())]
     return [folder for folder in folders if folder.experiment.is_file()]
+
+
+def _list_remote(uri: str) -> list[RunFolder]:
+    store = Store(uri)
+    store.check()
+    found = [RunFolder.at(uri), *(RunFolder.at(store.place(name)) for name in store.folders())]
+    runs = [folder for folder in map(pulled, found) if folder.experiment.is_file()]
+    if not runs and not store.files():
+        raise RunError(f"no runs at {uri}: no such folder")
+    return runs

@@ -11,12 +11,14 @@ from vaedist.data.manifest import load_manifest
 from vaedist.data.rows import SplitRows
 from vaedist.errors import RunError
 from vaedist.monitor.events import Event, Notice
+from vaedist.storage.retry import RUN_SECONDS
 from vaedist.training.build import build_model
-from vaedist.training.checkpoint import Checkpoint, CheckpointStore, open_checkpoint
+from vaedist.training.checkpoint import Checkpoint, CheckpointStore
 from vaedist.training.importance import ImportanceEvaluator
 from vaedist.training.inputs import open_inputs
 from vaedist.training.loop import Loop
 from vaedist.training.recorder import Recorder
+from vaedist.training.remote import workspace
 from vaedist.training.run_folder import RunFolder
 from vaedist.training.strategy import configure_devices, local_devices, make_strategy
 
@@ -57,15 +59,20 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
     scaling = experiment.scaling
     configure_devices(worker.threads, math.ceil(scaling.gpus_per_worker), scaling.logical_devices)
     strategy = make_strategy(worker.workers)
-    manifest = load_manifest(experiment.data.path)
+    manifest = load_manifest(experiment.data.path, seconds=RUN_SECONDS)
     inputs = open_inputs(
         experiment, manifest, rank=worker.rank, workers=worker.workers, replicas=local_devices(strategy)
     )
-    store = CheckpointStore(run.checkpoints, experiment.checkpoint.keep, may_write=worker.may_write)
-    checkpoint = _checkpoint(store, worker)
-    with strategy.scope():
-        model = build_model(experiment, manifest.shape)
     with ExitStack() as stack:
+        run, store = stack.enter_context(
+            workspace(
+                run, experiment.checkpoint.keep,
+                first=worker.rank == 0, notify=worker.notify, may_write=worker.may_write,
+            )
+        )  # fmt: skip
+        checkpoint = _checkpoint(store, worker)
+        with strategy.scope():
+            model = build_model(experiment, manifest.shape)
         recorder = importance = None
         if worker.rank == 0:
             step = checkpoint.position.step if checkpoint else None
@@ -74,7 +81,7 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
             recorder = stack.enter_context(
                 Recorder(
                     run, experiment, resume_step=step, workers=worker.workers,
-                    notify=worker.notify, may_write=worker.may_write,
+                    notify=worker.notify, may_write=store.may_write,
                 )
             )  # fmt: skip
             if samples := experiment.monitor.importance_samples:
@@ -89,15 +96,17 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
 
 def _checkpoint(store: CheckpointStore, worker: Worker) -> Checkpoint | None:
     """The checkpoint that the first worker finds to be the newest intact one, opened by every worker."""
-    path = None
+    name = None
     if worker.rank == 0:
         worker.may_write()
         store.clean()
         newest = store.newest(lambda text: worker.notify(Notice(text)))
-        path = newest.path if newest else None
-    path = worker.agree(path)
-    if path is None:
+        name = newest.path.name if newest else None
+    name = worker.agree(name)
+    if name is None:
         return None
-    if not path.is_dir():
-        raise RunError(f"worker {worker.rank} cannot see {path}: run.folder must be shared by all workers' machines")
-    return open_checkpoint(path)
+    if not store.fetch(name):
+        raise RunError(
+            f"worker {worker.rank} cannot see {store.folder / name}: run.folder must be shared by all workers' machines"
+        )
+    return store.open(store.folder / name)

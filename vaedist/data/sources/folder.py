@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from vaedist.data.filesystem import first_line
 from vaedist.data.manifest import SPLITS, Source, SplitName
 from vaedist.data.sources.source import Batch, ImageSource, plain_name
 from vaedist.errors import DataError
+from vaedist.storage.filesystem import first_line
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 TEST_SHARE = 0.1

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from vaedist.data.filesystem import first_line
 from vaedist.data.manifest import SPLITS, Source, SplitName
 from vaedist.data.sources.source import Batch, ImageSource, plain_name
 from vaedist.errors import DataError
+from vaedist.storage.filesystem import first_line
 
 # name, name/config, name:version: what tensorflow-datasets holds itself. A community name (owner:name) would
 # run code that is fetched from elsewhere.

@@ -1,0 +1,1 @@
+"""Files elsewhere: object stores behind pyarrow filesystem URIs, reached with patience, mirrored and cached."""

@@ -1,0 +1,174 @@
+"""Files of a known digest, fetched from a store once a machine and shared by its processes.
+
+An entry is a file named by its SHA-256, committed by a rename. Each has a lock beside it: whoever uses the entry holds
+it shared, whoever fetches or removes it holds it alone.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from vaedist.errors import DataError, StorageError
+from vaedist.storage.filesystem import BLOCK
+from vaedist.storage.retry import MISSING, patiently
+from vaedist.storage.transfer import Store
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cached file, which is not removed until `release` is called or the process ends."""
+
+    path: Path
+    _lock: int
+
+    def release(self) -> None:
+        """Let others remove it; what is mapped of it stays mapped."""
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+class FileCache:
+    """A folder of cached files that all together stay below a size.
+
+    Args:
+        folder: made when missing, for its owner only.
+        limit: bytes; the entries that were used least recently make way for new ones.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+
+    def fetch(self, store: Store, name: str, *, sha256: str, size: int) -> Entry:
+        """An entry, fetched unless it is there; while another process fetches it, this one waits.
+
+        Args:
+            store: has the file.
+            name: of the file there.
+            sha256: its digest, 64 hexadecimal digits.
+            size: in bytes.
+
+        Raises:
+            DataError: the file is missing or is not that one, or all entries are in use and leave no room.
+            StorageError: the store does not answer, or the cache cannot be written.
+        """
+        path = self.folder / sha256
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = os.open(self.folder / f"{sha256}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                while not self._use(path, lock, size):
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                    if not _whole(path, size):
+                        self._get(store, name, path, sha256, size)
+            except BaseException:
+                os.close(lock)
+                raise
+        except MISSING as error:
+            raise DataError(f"{store.place(name)} is missing") from error
+        except OSError as error:
+            raise StorageError(f"cannot write the cache {self.folder}: {error.strerror or error}") from error
+        return Entry(path, lock)
+
+    @staticmethod
+    def _use(path: Path, lock: int, size: int) -> bool:
+        """Hold an entry shared, if it is there."""
+        fcntl.flock(lock, fcntl.LOCK_SH)  # from alone to shared is not one step: it may be gone in between
+        if not _whole(path, size):
+            return False
+        os.utime(lock)
+        return True
+
+    def _get(self, store: Store, name: str, path: Path, sha256: str, size: int) -> None:
+        """Fetch a file, whose lock is held alone, into its place."""
+        part = path.with_suffix(".part")
+        place = store.place(name)
+
+        def fetch() -> str:
+            digest = hashlib.sha256()
+            with store.filesystem.open_input_stream(f"{store.path}/{name}") as source, part.open("r+b") as sink:
+                while block := source.read(BLOCK):
+                    digest.update(block)
+                    if sink.tell() + len(block) > size:
+                        raise DataError(f"{place} is damaged: more than the {size} bytes that were written")
+                    sink.write(block)
+            return digest.hexdigest()
+
+        try:
+            self._make_room(part, size)
+            found = patiently(fetch, f"read {place}", seconds=store.seconds, notify=store.notify)
+            if found != sha256:
+                raise DataError(f"{place} is damaged: SHA-256 {found[:12]}... where {sha256[:12]}... was written")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _make_room(self, part: Path, size: int) -> None:
+        """Remove entries until `size` bytes more fit, and take them."""
+        with self._alone():
+            part.unlink(missing_ok=True)
+            files = {file: file.stat() for file in self.folder.iterdir() if _counts(file)}
+            total = sum(status.st_size for status in files.values())
+            for file in sorted(files, key=_last_used):
+                if total + size > self.limit and _removed(file):
+                    total -= files[file].st_size
+            if total + size > self.limit:
+                raise DataError(
+                    f"the cache {self.folder} has no room: {total:,} bytes are in use, {size:,} more are needed, and "
+                    f"VAEDIST_CACHE_BYTES allows {self.limit:,}"
+                )
+            if size > shutil.disk_usage(self.folder).free:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            with part.open("wb") as taken:
+                taken.truncate(size)  # so that others see what will be taken
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process makes room meanwhile."""
+        lock = os.open(self.folder / ".room", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+
+def _whole(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _counts(file: Path) -> bool:
+    return not file.name.startswith(".") and file.suffix in ("", ".part")
+
+
+def _last_used(file: Path) -> float:
+    lock = file.with_suffix(".lock")
+    return lock.stat().st_mtime if lock.exists() else 0.0
+
+
+def _removed(file: Path) -> bool:
+    """Remove an entry, or what is left of one that was never whole, unless somebody holds it."""
+    lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        file.unlink(missing_ok=True)
+        return True
+    finally:
+        os.close(lock)

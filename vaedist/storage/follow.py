@@ -1,0 +1,57 @@
+"""A local copy of files that grow on a store, for a program that watches local files."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from vaedist.errors import StorageError
+from vaedist.storage.retry import MISSING
+from vaedist.storage.transfer import Remote, Store
+
+
+class Follower:
+    """Brings what changed on a store to a local folder whenever it is told to.
+
+    Args:
+        store: the folder on the store.
+        local: the copy.
+        wanted: says of a file's path, relative to the folder, whether it is copied.
+        grows: says whether the file only ever grows, so that what is new is appended to the copy in place: a program
+            that has it open then reads on. Others are replaced as wholes.
+    """
+
+    def __init__(
+        self, store: Store, local: Path, *, wanted: Callable[[str], bool], grows: Callable[[str], bool]
+    ) -> None:
+        self._store, self._local, self._wanted, self._grows = store, local, wanted, grows
+        self._seen: dict[str, Remote] = {}
+
+    def update(self) -> int:
+        """Copy what is new; gives the number of files that changed.
+
+        Raises:
+            StorageError: the store does not answer; what was copied stays, and the next call goes on from there.
+        """
+        found = {name: state for name, state in self._store.files().items() if self._wanted(name)}
+        changed = [name for name, state in found.items() if self._seen.get(name) != state]
+        for name in changed:
+            target = self._local / name
+            try:
+                if self._grows(name) and target.exists() and target.stat().st_size <= found[name].size:
+                    self._append(name, target)
+                else:
+                    self._store.download(name, target, found[name].written)
+            except MISSING:  # removed since it was listed
+                continue
+            self._seen[name] = found[name]
+        for name in self._seen.keys() - found.keys():
+            (self._local / name).unlink(missing_ok=True)
+            del self._seen[name]
+        return len(changed)
+
+    def _append(self, name: str, target: Path) -> None:
+        more = self._store.read_from(name, target.stat().st_size)
+        try:
+            with target.open("ab") as file:
+                file.write(more)
+        except OSError as error:
+            raise StorageError(f"cannot write {target}: {error.strerror or error}") from error

@@ -1,0 +1,37 @@
+"""Where local copies of what lies on stores are kept."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from vaedist.errors import ConfigError
+from vaedist.storage.uri import name_of
+
+CACHE = "VAEDIST_CACHE"
+CACHE_BYTES = "VAEDIST_CACHE_BYTES"
+DEFAULT_BYTES = 20 << 30
+
+
+def cache_folder() -> Path:
+    """The folder for copies: VAEDIST_CACHE, or vaedist in the user's cache folder."""
+    given = os.environ.get(CACHE)
+    if given:
+        return Path(given).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vaedist"
+
+
+def cache_bytes() -> int:
+    """How large the shards in it may be together: VAEDIST_CACHE_BYTES, or 20 GiB.
+
+    Raises:
+        ConfigError: it is no number.
+    """
+    given = os.environ.get(CACHE_BYTES) or str(DEFAULT_BYTES)
+    if not given.isdecimal():
+        raise ConfigError(f"{CACHE_BYTES} = {given!r}: must be a number of bytes")
+    return int(given)
+
+
+def copy_of(uri: str) -> Path:
+    """The local folder for copies of files in a folder of a store."""
+    return cache_folder() / "copies" / hashlib.sha256(uri.encode()).hexdigest()[:16] / name_of(uri)

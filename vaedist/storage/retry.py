@@ -1,0 +1,88 @@
+"""Patience with stores: what fails in passing is tried again, what cannot succeed is told at once."""
+
+import re
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import pyarrow as pa
+import tenacity
+
+from vaedist.errors import StorageError
+from vaedist.storage.filesystem import first_line
+
+T = TypeVar("T")
+
+# Seconds in which a store must have answered, at last: a command that a user waits for, and a run, which is worth more.
+COMMAND_SECONDS = 30.0
+RUN_SECONDS = 600.0
+FIRST_WAIT, LONGEST_WAIT = 0.25, 20.0  # seconds between two tries: doubled each time, with as much chance again
+
+MISSING = (FileNotFoundError, NotADirectoryError)
+# What stores say that will be no different the next time.
+_FINAL = re.compile(
+    r"NO_SUCH_BUCKET|NO_SUCH_KEY|ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|INVALID_CLIENT_TOKEN_ID|"
+    r"UNRECOGNIZED_CLIENT|HTTP status 403|PERMISSION_DENIED|UNAUTHENTICATED|NotFound|MISSING_AUTHENTICATION_TOKEN"
+)
+
+
+def patiently(
+    do: Callable[[], T],
+    what: str,
+    *,
+    seconds: float = COMMAND_SECONDS,
+    notify: Callable[[str], None] = lambda _: None,
+    give_up: threading.Event | None = None,
+) -> T:
+    """What `do` returns, tried until the store answers.
+
+    Args:
+        do: may be called several times.
+        what: it does, as in "read s3://bucket/x"; for messages.
+        seconds: after which it is given up.
+        notify: told, once, that the store does not answer and is waited for.
+        give_up: where set, ends the waiting.
+
+    Raises:
+        FileNotFoundError: what is to be read is not there.
+        StorageError: the store refused, or did not answer in time; the message names `what`.
+    """
+
+    def told(state: tenacity.RetryCallState) -> None:
+        if state.attempt_number == 1:
+            assert state.outcome is not None
+            notify(f"cannot {what}: {_reason(state.outcome.exception())}; trying again for {seconds:.0f} s")
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(passes),
+        wait=tenacity.wait_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT) + tenacity.wait_random(0, FIRST_WAIT),
+        stop=tenacity.stop_after_delay(seconds) | tenacity.stop_when_event_set(give_up or threading.Event()),
+        sleep=tenacity.sleep_using_event(give_up or threading.Event()),
+        before_sleep=told,
+        reraise=True,
+    )
+    try:
+        return retrying(do)
+    except MISSING:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        if "NO_SUCH_KEY" in str(error):
+            raise FileNotFoundError(what) from error
+        raise StorageError(f"cannot {what}: {_reason(error)}") from error
+
+
+def passes(error: BaseException) -> bool:
+    """Whether an error may be gone when the same is tried again."""
+    if isinstance(error, MISSING) or not isinstance(error, OSError):
+        return False
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    return error.errno is None and not _FINAL.search(str(error))  # with a number, it is the local disk's
+
+
+def _reason(error: BaseException | None) -> str:
+    """The part of a store's message that says what happened."""
+    assert error is not None
+    text = getattr(error, "strerror", None) or first_line(error)
+    text = re.sub(r"\s*\(Request ID: [^)]*\)", "", text)
+    return text.rpartition("AWS Error ")[2].rstrip(". ")

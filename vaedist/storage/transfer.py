@@ -1,0 +1,196 @@
+"""Copying between a local folder and a store, file by file."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow.fs
+
+from vaedist.errors import StorageError
+from vaedist.storage.filesystem import BLOCK, open_filesystem
+from vaedist.storage.retry import COMMAND_SECONDS, MISSING, patiently
+from vaedist.storage.uri import join_uri
+
+Notify = Callable[[str], None]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file on a store: its size in bytes, and when it was written, in ns since 1970."""
+
+    size: int
+    written: int
+
+
+class Store:
+    """A folder of a store.
+
+    Args:
+        uri: the folder's.
+        seconds: after which a request that was not answered is given up.
+        notify: told when the store does not answer.
+
+    Raises:
+        StorageError: from every method, when the store refuses, or does not answer in time.
+    """
+
+    def __init__(self, uri: str, *, seconds: float = COMMAND_SECONDS, notify: Notify = lambda _: None) -> None:
+        self.uri, self.seconds, self.notify = uri, seconds, notify
+        self.filesystem, self.path = open_filesystem(uri)
+
+    def place(self, name: str) -> str:
+        """The URI of a file or folder in it."""
+        return join_uri(self.uri, name)
+
+    def check(self) -> None:
+        """Find out whether the bucket is there, and answers."""
+        bucket = self.path.partition("/")[0]
+        info = self._try(lambda: self.filesystem.get_file_info(bucket), f"reach {self.uri}")
+        if self.filesystem.type_name in ("s3", "gcs") and info.type == pyarrow.fs.FileType.NotFound:
+            raise StorageError(f"cannot reach {self.uri}: there is no bucket {bucket}")
+
+    def files(self, under: str = "") -> dict[str, Remote]:
+        """All files in a folder below, at any depth, by their paths relative to the store's folder."""
+        root = f"{self.path}/{under}".rstrip("/")
+        selector = pyarrow.fs.FileSelector(root, recursive=True, allow_not_found=True)
+        where = self.place(under) if under else self.uri
+        found = self._try(lambda: self.filesystem.get_file_info(selector), f"list {where}")
+        return {
+            self._name(info.path): Remote(info.size, info.mtime_ns or 0)
+            for info in found
+            if info.type == pyarrow.fs.FileType.File
+        }
+
+    def folders(self) -> list[str]:
+        """The names of the folders directly in it."""
+        selector = pyarrow.fs.FileSelector(self.path, allow_not_found=True)
+        found = self._try(lambda: self.filesystem.get_file_info(selector), f"list {self.uri}")
+        return sorted(self._name(info.path) for info in found if info.type == pyarrow.fs.FileType.Directory)
+
+    def exists(self) -> bool:
+        """Whether anything is there, be it an empty folder."""
+        info = self._try(lambda: self.filesystem.get_file_info(self.path), f"reach {self.uri}")
+        return info.type != pyarrow.fs.FileType.NotFound
+
+    def read(self, name: str) -> bytes:
+        """A file's content.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+
+        def do() -> bytes:
+            with self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
+                return stream.read()
+
+        return self._try(do, f"read {self.place(name)}")
+
+    def read_from(self, name: str, start: int) -> bytes:
+        """A file's content from a byte on.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+
+        def do() -> bytes:
+            with self.filesystem.open_input_file(f"{self.path}/{name}") as file:
+                file.seek(start)
+                return file.read()
+
+        return self._try(do, f"read {self.place(name)}")
+
+    def write(self, name: str, content: bytes) -> None:
+        """Put a file there, in the place of what was; it is whole when it appears."""
+
+        def do() -> None:
+            self._make_parent(name)
+            with self.filesystem.open_output_stream(f"{self.path}/{name}") as sink:
+                sink.write(content)
+
+        self._try(do, f"write {self.place(name)}")
+
+    def upload(self, local: Path, name: str) -> None:
+        """Copy a local file there."""
+
+        def do() -> None:
+            self._make_parent(name)
+            with local.open("rb") as source, self.filesystem.open_output_stream(f"{self.path}/{name}") as sink:
+                shutil.copyfileobj(source, sink, BLOCK)
+
+        self._try(do, f"write {self.place(name)}")
+
+    def download(self, name: str, local: Path, written: int = 0) -> None:
+        """Copy a file from there to a local one, which is whole when it appears and gets the time `written`, in ns.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        beside = local.with_name(f".{local.name}.{os.getpid()}.part")
+
+        def do() -> None:
+            with self.filesystem.open_input_stream(f"{self.path}/{name}") as source, beside.open("wb") as sink:
+                shutil.copyfileobj(source, sink, BLOCK)
+
+        try:
+            local.parent.mkdir(parents=True, exist_ok=True)
+            self._try(do, f"read {self.place(name)}")
+            os.utime(beside, ns=(written, written))
+            beside.replace(local)
+        except MISSING:
+            raise
+        except OSError as error:
+            raise StorageError(f"cannot write {local}: {error.strerror or error}") from error
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def pull(self, local: Path, names: Iterable[str], known: dict[str, Remote]) -> None:
+        """Copy those files of a listing, `known`, that the local folder has not in the same state."""
+        for name in names:
+            target = local / name
+            if not target.exists() or (target.stat().st_size, target.stat().st_mtime_ns) != (
+                known[name].size,
+                known[name].written,
+            ):
+                self.download(name, target, known[name].written)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with suppress(*MISSING):
+            self._try(lambda: self.filesystem.delete_file(f"{self.path}/{name}"), f"remove {self.place(name)}")
+
+    def remove_folder(self, name: str) -> None:
+        """Remove a folder and what is in it, if it is there."""
+        with suppress(*MISSING):
+            self._try(lambda: self.filesystem.delete_dir(f"{self.path}/{name}"), f"remove {self.place(name)}")
+
+    def remove_all(self) -> None:
+        """Remove the folder itself."""
+        with suppress(*MISSING):
+            self._try(lambda: self.filesystem.delete_dir(self.path), f"remove {self.uri}")
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a file another name; one that is not there, or no longer, stays so."""
+        with suppress(*MISSING):
+            paths = f"{self.path}/{old}", f"{self.path}/{new}"
+            self._try(lambda: self.filesystem.move(*paths), f"move {self.place(old)}")
+
+    def _try(self, do: Callable[[], T], what: str) -> T:
+        return patiently(do, what, seconds=self.seconds, notify=self.notify)
+
+    def _make_parent(self, name: str) -> None:
+        """Object stores have no folders; other filesystems want them."""
+        if self.filesystem.type_name not in ("s3", "gcs"):
+            self.filesystem.create_dir(f"{self.path}/{name}".rpartition("/")[0], recursive=True)
+
+    def _name(self, path: str) -> str:
+        """A listed path, relative to the folder; a store's names must not lead out of a local one."""
+        name = path.removeprefix(f"{self.path}/")
+        parts = name.split("/")
+        if path == name or "\\" in name or "\0" in name or {"", ".", ".."} & set(parts):
+            raise StorageError(f"{self.uri} holds a file of a name that is not taken: {name!r}")
+        return name
