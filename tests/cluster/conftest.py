@@ -11,6 +11,11 @@ import pytest
 from command import run
 
 NAME = "tests"
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 CPUS = 2  # of each node but the head, so that what is left when one dies has room for two workers
 
 
@@ -21,6 +26,8 @@ def state(tmp_path_factory):
         folder = tmp_path_factory.mktemp("state")
         patch.setenv("VAEDIST_STATE", str(folder))
         patch.setenv("TF_CPP_MIN_LOG_LEVEL", "1")
+        for name, value in KEYS.items():
+            patch.setenv(name, value)
         for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
             patch.delenv(name, raising=False)
         yield folder
@@ -39,17 +46,17 @@ def cluster(state):
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    """A small data set where every node sees it."""
-    out = tmp_path_factory.mktemp("data") / "photos"
+def data(state, s3_server):
+    """A small data set on a store."""
+    out = s3_server.uri("cluster/photos")
     run("data", "prepare", "photos", "--out", out, "--train", 1600, "--test", 96, "--shards", 4)
-    return str(out)
+    return out
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory):
-    """Where runs are kept."""
-    return str(tmp_path_factory.mktemp("runs"))
+def runs(state, s3_server):
+    """Where runs are kept: on the same store."""
+    return s3_server.uri("cluster/runs")
 
 
 @pytest.fixture(scope="session")

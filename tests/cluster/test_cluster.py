@@ -16,9 +16,11 @@ import requests
 from command import run, start
 
 from vaedist.launch.local_cluster import get_cluster
+from vaedist.storage.transfer import Store
 
 pytestmark = pytest.mark.cluster
 
+SECRET = "secret-of-the-tests"  # the key of the store, in the nodes' environment
 SECONDS = 300  # far more than it takes
 
 
@@ -27,10 +29,17 @@ def listed(name):
     return json.loads(run("jobs", "status", name, "--json")[0])
 
 
+def read(runs, name):
+    """A file in the folder of runs; empty if it is not there."""
+    try:
+        return Store(runs).read(name).decode()
+    except FileNotFoundError:
+        return ""
+
+
 def steps(runs, name):
     """The steps that a run's rows of metrics stand at."""
-    path = Path(runs) / name / "metrics.jsonl"
-    return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line)["step"] for line in read(runs, f"{name}/metrics.jsonl").splitlines()]
 
 
 def wait_for(what, seconds=SECONDS):
@@ -91,34 +100,28 @@ def test_who_has_no_token_is_refused(cluster):
         assert ("joined" in joined.stdout) is joins
 
 
-def test_the_token_is_its_owners_alone(cluster, job):
-    path = Path(cluster["token"])
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    token = path.read_text()
-    for process in get_cluster("tests").processes():
-        assert token not in " ".join(process.cmdline())
-    scratch = Path(get_cluster("tests").scratch)
-    logs = [file for file in scratch.glob("*/session_*/logs/**/*") if file.is_file()]
-    assert len(logs) > 10
-    for file in logs:
-        assert token not in file.read_text(errors="replace"), file
-
-
 def test_a_training_is_submitted_and_followed_to_its_end(cluster, job, runs):
-    printed, said = run("submit", job, "--name", "first", "--address", cluster["dashboard"], seconds=SECONDS)
+    options = ("--address", cluster["dashboard"], "--env-from-node", "AWS_SECRET_ACCESS_KEY")
+    printed, said = run("submit", job, "--name", "first", *options, seconds=SECONDS)
     assert said.splitlines()[0].startswith("sending vaedist-")
     assert "KiB, to http://127.0.0.1" in said.splitlines()[0]
     assert said.splitlines()[-1].endswith(" succeeded")
     assert "run first: 2 workers" in printed
     assert "test ELBO " in printed
     assert steps(runs, "first")[-1] == 200
+    kept = Store(runs).files("first")
+    assert any(name.startswith("first/tensorboard/events") for name in kept)
+    assert "first/pictures/samples.png" in kept
+    assert "first/checkpoints/step-000000200/COMMITTED" in kept
 
     facts = listed("first")
     assert facts["status"] == "SUCCEEDED"
     assert facts["metadata"]["job"] == "small.toml"
     assert facts["metadata"]["run"] == "first"
     assert len(facts["metadata"]["data"]) == 64
-    assert Path(cluster["token"]).read_text() not in json.dumps(facts)
+    for secret in (Path(cluster["token"]).read_text(), SECRET):
+        assert secret not in json.dumps(facts)
+        assert secret not in printed
     assert printed in run("jobs", "logs", "first")[0]
     assert "first" in run("jobs", "list")[0]
     run("jobs", "wait", "first")
@@ -158,8 +161,8 @@ def test_a_job_is_stopped_in_its_middle_and_gone_on_with(cluster, job, runs, pro
     finally:
         del os.environ["RAY_AUTH_TOKEN_PATH"]
     at = int(out.splitlines()[-1].split()[4])
-    checkpoints = sorted(marker.parent.name for marker in Path(runs, "stopped", "checkpoints").glob("*/COMMITTED"))
-    assert checkpoints[-1] == f"step-{at:09d}"
+    committed = [name for name in Store(runs).files("stopped/checkpoints") if name.endswith("/COMMITTED")]
+    assert max(committed) == f"stopped/checkpoints/step-{at:09d}/COMMITTED"
     assert not [p for p in get_cluster("tests").processes() if "RayTrainWorker" in " ".join(p.cmdline())]
 
     epochs = at // 100 + 2
@@ -205,12 +208,6 @@ def sweep(tmp_path_factory, data, runs):
     return path
 
 
-def trials(runs, name):
-    """The lines of a sweep's record."""
-    path = Path(runs) / name / "trials.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def test_two_sweeps_share_the_cluster_and_one_survives_its_driver(cluster, sweep, runs):
     names = ("left", "right")
     followers = {name: start("submit", "--tune", sweep, "--name", name) for name in names}
@@ -218,16 +215,15 @@ def test_two_sweeps_share_the_cluster_and_one_survives_its_driver(cluster, sweep
     os.kill(killed, signal.SIGKILL)
     _, said = followers["left"].communicate(timeout=SECONDS)
     assert followers["left"].returncode == 1, said
-    before = trials(runs, "left")
+    before = read(runs, "left/trials.jsonl")
 
     printed, said = run("submit", "--tune", sweep, "--name", "left", "--resume", seconds=2 * SECONDS)
     assert "trials       4 finished" in printed or "stopped" in printed
     _, said = followers["right"].communicate(timeout=2 * SECONDS)
     assert followers["right"].returncode == 0, said
-    assert trials(runs, "left")[: len(before)] == before
+    assert read(runs, "left/trials.jsonl").startswith(before), "what was known stays"
     for name in names:
-        report = json.loads((Path(runs) / name / "results.json").read_text())
-        assert len(report) == 4 or len(report["trials"]) == 4
+        assert len(json.loads(read(runs, f"{name}/results.json"))["trials"]) == 4
         for number in range(4):
             rows = steps(runs, f"{name}/{number:04d}")
             assert rows == sorted(rows), "each row once"
@@ -241,6 +237,19 @@ def driver_of(name):
             if "-m vaedist tune" in " ".join(process.cmdline()) and f'"run": "{name}"' in job:
                 return process.pid
     return None
+
+
+def test_the_token_is_its_owners_alone(cluster, job):
+    path = Path(cluster["token"])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    secrets = (path.read_text(), SECRET)
+    for process in get_cluster("tests").processes():
+        assert not [secret for secret in secrets if secret in " ".join(process.cmdline())]
+    scratch = Path(get_cluster("tests").scratch)
+    logs = [file for file in scratch.glob("*/session_*/logs/**/*") if file.is_file()]
+    assert len(logs) > 10
+    for file in logs:
+        assert not [secret for secret in secrets if secret in file.read_text(errors="replace")], file
 
 
 def test_the_cluster_is_ended_and_nothing_else(cluster):
