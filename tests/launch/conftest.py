@@ -14,7 +14,7 @@ from vaedist.data.manifest import Source
 from vaedist.data.prepare import prepare
 from vaedist.data.sources import ImageSource
 from vaedist.errors import RunError
-from vaedist.launch.cluster import HEAD_SECONDS
+from vaedist.launch.cluster import start_ray
 from vaedist.launch.train import train
 from vaedist.monitor.events import Event, Started
 from vaedist.training.run_folder import RunFolder
@@ -102,9 +102,8 @@ def cluster():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(PREEMPTION, "0")
         with pytest.MonkeyPatch.context() as inherited:  # by Ray's processes
-            inherited.setenv("RAY_py_gcs_connect_timeout_s", str(HEAD_SECONDS))
             inherited.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0")
-            ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False)
+            start_ray(num_cpus=2, include_dashboard=True, log_to_driver=False)
         yield
         ray.shutdown()
 

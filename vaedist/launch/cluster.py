@@ -13,6 +13,7 @@ import ray
 from vaedist.config import ScalingSection
 from vaedist.errors import ClusterError
 from vaedist.launch.access import authorize, require_variables, secure_local
+from vaedist.launch.ports import free_port
 
 CONNECT_SECONDS = 5.0
 # Ray's own 30 s are over where a machine that swaps or sleeps stands still for as long: what then asks Ray's head for
@@ -46,11 +47,7 @@ def ray_session(address: str | None = None, *, dashboard: bool = False) -> Itera
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address == "local":
-            _check_interpreter()
-            secure_local()
-            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
-            os.environ.setdefault("RAY_py_gcs_connect_timeout_s", str(HEAD_SECONDS))  # read by each of Ray's processes
-            ray.init(address="local", include_dashboard=dashboard)
+            start_ray(include_dashboard=dashboard)
         else:
             ray.init(address=address if address == "auto" else authorize(address))
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -61,6 +58,40 @@ def ray_session(address: str | None = None, *, dashboard: bool = False) -> Itera
         yield
     finally:
         ray.shutdown()
+
+
+def start_ray(**options: Any) -> None:
+    """Start a Ray on this machine that ends with this process, and be connected to it.
+
+    Args:
+        options: of `ray.init`.
+
+    Raises:
+        ClusterError: Ray cannot start workers with this Python.
+    """
+    _check_interpreter()
+    secure_local()
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
+    os.environ.setdefault("RAY_py_gcs_connect_timeout_s", str(HEAD_SECONDS))  # read by each of Ray's processes
+    # A process of Ray's that has to find its cluster looks at all of the machine, and fails where there are several, as
+    # the one that frees what a dead trial held. So that they are told, the port is chosen here.
+    port = free_port()
+    with _environment(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=f"127.0.0.1:{port}"):
+        ray.init(address="local", **options)
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Have variables set meanwhile, for the processes that are started."""
+    before = os.environ.copy()
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            del os.environ[name]
+            if name in before:
+                os.environ[name] = before[name]
 
 
 def _check_interpreter() -> None:

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import psutil
 from vaedist.errors import ClusterError, StorageError
 from vaedist.files import replace_file
 from vaedist.launch.access import host_of, make_token
+from vaedist.launch.ports import free_port
 
 LOOPBACK = "127.0.0.1"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
@@ -202,8 +202,8 @@ def up(
     cluster = LocalCluster(
         name=name,
         mark=Path(scratch).name,
-        address=f"{LOOPBACK}:{_free_port(6379)}",
-        dashboard=f"http://{LOOPBACK}:{_free_port(8265)}",
+        address=f"{LOOPBACK}:{free_port(6379)}",
+        dashboard=f"http://{LOOPBACK}:{free_port(8265)}",
         token=str(folder / "token"),
         scratch=scratch,
     )
@@ -248,7 +248,7 @@ def _launch(cluster: LocalCluster, role: str, number: int, cpus: int) -> LocalNo
         f"--num-cpus={cpus}",
         # Of its own: nodes take what a job brings with it out of the folder where they put it, each in its time.
         f"--temp-dir={cluster.scratch}/{number}",
-        f"--dashboard-agent-listen-port={_free_port()}",
+        f"--dashboard-agent-listen-port={free_port()}",
         "--min-worker-port=0",
         "--max-worker-port=0",
         "--disable-usage-stats",
@@ -261,7 +261,7 @@ def _launch(cluster: LocalCluster, role: str, number: int, cpus: int) -> LocalNo
             f"--port={gcs}",
             f"--dashboard-host={LOOPBACK}",
             f"--dashboard-port={dashboard}",
-            f"--ray-client-server-port={_free_port()}",
+            f"--ray-client-server-port={free_port()}",
         ]
     else:
         # The loopback, in letters that Ray does not replace: a node takes the address from which it sees the head.
@@ -292,15 +292,6 @@ def _environment(cluster: LocalCluster) -> dict[str, str]:
         "RAY_ADDRESS": f"LOCALHOST:{cluster.address.rpartition(':')[2]}",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     }
-
-
-def _free_port(wanted: int = 0) -> int:
-    """A port that nobody listens on: the wanted one if it is free."""
-    for port in dict.fromkeys((wanted, 0)):
-        with socket.socket() as place, suppress(OSError):
-            place.bind((LOOPBACK, port))
-            return place.getsockname()[1]
-    raise ClusterError(f"no port is free on {LOOPBACK}")
 
 
 def _wait(cluster: LocalCluster) -> None:
