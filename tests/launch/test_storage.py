@@ -13,7 +13,7 @@ from vaedist.config import Sweep
 from vaedist.errors import Interrupted, RunError
 from vaedist.launch.train import train
 from vaedist.launch.tune import tune
-from vaedist.monitor.events import Notice, Progress, Saved, Started
+from vaedist.monitor.events import Finished, Notice, Progress, Saved, Started
 from vaedist.monitor.metrics import read_metrics
 from vaedist.runs import load_run
 from vaedist.storage.transfer import Store
@@ -84,6 +84,7 @@ def test_a_run_on_a_store_that_fails_ends_as_one_on_a_disk(s3, there, experiment
     s3.proxy.delay, s3.proxy.refuse = 0.0, lambda method, path: False
     assert any(isinstance(event, Notice) and "trying again" in event.text for event in events)
     assert [event.step for event in events if isinstance(event, Saved)][-1] == 400
+    assert isinstance(events[-1], Finished)
     assert run.uri == store.uri
     names, committed = checkpoints(store)
     assert names == committed

@@ -3,7 +3,6 @@
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow as pa
 
 from vaedist.errors import StorageError
 from vaedist.storage.filesystem import first_line
+from vaedist.storage.scratch import scratch_folder
 from vaedist.storage.transfer import Store
 
 
@@ -55,11 +55,11 @@ def uploaded_folder(store: Store, *, last: str) -> Iterator[Path]:
     Raises:
         StorageError: the files cannot be copied; what was copied is removed, as far as that goes.
     """
-    with tempfile.TemporaryDirectory(prefix="vaedist-") as local:
-        yield Path(local)
+    with scratch_folder() as local:
+        yield local
         try:
-            for name in sorted((f.name for f in Path(local).iterdir()), key=lambda name: (name == last, name)):
-                store.upload(Path(local, name), name)
+            for name in sorted((f.name for f in local.iterdir()), key=lambda name: (name == last, name)):
+                store.upload(local / name, name)
         except BaseException:
             with suppress(OSError):
                 store.filesystem.delete_dir(store.path)

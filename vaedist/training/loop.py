@@ -16,7 +16,7 @@ from vaedist.config import Experiment
 from vaedist.data.stream import Chunk, read_ahead
 from vaedist.errors import Interrupted, NonFiniteError, RunError
 from vaedist.model import VAE
-from vaedist.monitor.events import Finished, Saved, Started
+from vaedist.monitor.events import Saved, Started
 from vaedist.training.build import build_step
 from vaedist.training.checkpoint import Checkpoint, CheckpointStore, Position
 from vaedist.training.evaluation import Evaluator
@@ -104,7 +104,7 @@ class Loop:
                     raise Interrupted(f"stopped at step {self.taken} of {self.total_steps}, which is saved")
         finally:
             chunks.close()
-        self._finish(means)
+        self._finish()
         return means
 
     @property
@@ -241,10 +241,9 @@ class Loop:
             Started(name, training.epochs, plan.steps, self.taken, self.workers, devices, plan.rows, parameters)
         )
 
-    def _finish(self, means: dict[str, float]) -> None:
+    def _finish(self) -> None:
         if self.recorder is None:
             return
         assert self.inputs.probe is not None
         with averaged(self.model, self.step, self.taken):
             self.recorder.finish(self.taken, self.model, self.inputs.probe)
-        self.recorder.notify(Finished(self._epoch, self.taken, means["elbo"]))

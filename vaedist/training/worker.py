@@ -10,7 +10,7 @@ from vaedist.config import Experiment
 from vaedist.data.manifest import load_manifest
 from vaedist.data.rows import SplitRows
 from vaedist.errors import RunError
-from vaedist.monitor.events import Event, Notice
+from vaedist.monitor.events import Event, Finished, Notice
 from vaedist.storage.retry import RUN_SECONDS
 from vaedist.training.build import build_model
 from vaedist.training.checkpoint import Checkpoint, CheckpointStore
@@ -91,7 +91,10 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
             experiment, model, strategy, inputs, store, checkpoint=checkpoint, recorder=recorder,
             importance=importance, workers=worker.workers, should_stop=worker.should_stop,
         )  # fmt: skip
-        return loop.run()
+        means = loop.run()
+    if worker.rank == 0:  # all is where it belongs by now, be it on a store
+        worker.notify(Finished(experiment.training.epochs, loop.total_steps, means["elbo"]))
+    return means
 
 
 def _checkpoint(store: CheckpointStore, worker: Worker) -> Checkpoint | None:
