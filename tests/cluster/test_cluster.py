@@ -17,6 +17,7 @@ from command import run, start
 
 from vaedist.launch.local_cluster import get_cluster
 from vaedist.storage.transfer import Store
+from vaedist.storage.uri import join_uri
 
 pytestmark = pytest.mark.cluster
 
@@ -208,10 +209,16 @@ def sweep(tmp_path_factory, data, runs):
     return path
 
 
+def trials(runs, name):
+    """The folders of a sweep's trials."""
+    folders = Store(join_uri(runs, name)).folders()
+    return [f"{name}/{folder}" for folder in folders if folder[:4].isdigit()]
+
+
 def test_two_sweeps_share_the_cluster_and_one_survives_its_driver(cluster, sweep, runs):
     names = ("left", "right")
     followers = {name: start("submit", "--tune", sweep, "--name", name) for name in names}
-    killed = wait_for(lambda: steps(runs, "left/0000") and driver_of("left"))
+    killed = wait_for(lambda: any(steps(runs, trial) for trial in trials(runs, "left")) and driver_of("left"))
     os.kill(killed, signal.SIGKILL)
     _, said = followers["left"].communicate(timeout=SECONDS)
     assert followers["left"].returncode == 1, said
@@ -224,8 +231,10 @@ def test_two_sweeps_share_the_cluster_and_one_survives_its_driver(cluster, sweep
     assert read(runs, "left/trials.jsonl").startswith(before), "what was known stays"
     for name in names:
         assert len(json.loads(read(runs, f"{name}/results.json"))["trials"]) == 4
-        for number in range(4):
-            rows = steps(runs, f"{name}/{number:04d}")
+        assert len(trials(runs, name)) == 4
+        for trial in trials(runs, name):
+            rows = steps(runs, trial)
+            assert rows, trial
             assert rows == sorted(rows), "each row once"
 
 
