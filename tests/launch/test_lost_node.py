@@ -34,7 +34,7 @@ class Nodes:
     def __init__(self, folder):
         self.folder, self.started, self.cpus = folder, {}, {}
         with socket.socket() as free:
-            free.bind((HEAD, 0))
+            free.bind(("", 0))  # Ray listens at all addresses
             self.address = f"{HEAD}:{free.getsockname()[1]}"
 
     def start(self, node, cpus):

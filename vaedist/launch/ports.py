@@ -7,9 +7,9 @@ from vaedist.errors import ClusterError
 
 
 def free_port(wanted: int = 0) -> int:
-    """A port of the loopback that nobody listens on: the wanted one if it is free."""
+    """A port that nobody listens on, at whatever address: the wanted one if it is free."""
     for port in (wanted, 0):
         with socket.socket() as place, suppress(OSError):
-            place.bind(("127.0.0.1", port))
+            place.bind(("", port))
             return place.getsockname()[1]
     raise ClusterError("no port is free")
