@@ -20,7 +20,12 @@ from vaedist.training.run_folder import RunFolder
 
 @contextmanager
 def workspace(
-    run: RunFolder, keep: int, *, first: bool, notify: Callable[[Event], None], may_write: Callable[[], None]
+    run: RunFolder,
+    keep: int,
+    *,
+    first: bool,
+    notify: Callable[[Event], None],
+    may_write: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[RunFolder, CheckpointStore]]:
     """Where a worker writes a run, and its checkpoints: the run's folder, or a scratch folder for one on a store.
 
