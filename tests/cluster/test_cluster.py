@@ -174,30 +174,14 @@ def test_a_job_is_stopped_in_its_middle_and_gone_on_with(cluster, job, runs, pro
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory, data, runs):
+def sweep(tmp_path_factory, job):
     """A sweep of four trials of one worker, two at once on half a CPU each."""
+    text = job.read_text()
+    for one, other in (("epochs = 2", "epochs = 6"), ("workers = 2", "workers = 1"), ("worker = 1", "worker = 0.5")):
+        assert one in text
+        text = text.replace(one, other)
     path = tmp_path_factory.mktemp("sweeps") / "small-sweep.toml"
-    path.write_text(f"""
-        [run]
-        folder = "{runs}"
-        [data]
-        path = "{data}"
-        [model]
-        hidden = 24
-        latent = 6
-        [model.flow]
-        width = 12
-        [training]
-        epochs = 6
-        global_batch = 16
-        learning_rate = 0.001
-        eval_batch = 32
-        [scaling]
-        cpus_per_worker = 0.5
-        [monitor]
-        log_every = 10
-        pictures = 4
-        pictures_every = 0
+    path.write_text(f"""{text}
         [tune]
         search = "grid"
         scheduler = "median"

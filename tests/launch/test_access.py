@@ -7,7 +7,8 @@ import pytest
 
 from vaedist.errors import ClusterError
 from vaedist.launch import access
-from vaedist.launch.access import authorize, host_of, is_loopback, make_token, require_variables, secure_local
+from vaedist.launch.access import authorize, make_token, require_variables, secure_local
+from vaedist.launch.addresses import host_of, is_loopback
 from vaedist.launch.local_cluster import LocalCluster
 
 

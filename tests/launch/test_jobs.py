@@ -8,7 +8,8 @@ from ray.runtime_env import RuntimeEnv
 from vaedist.config import Experiment
 from vaedist.errors import ClusterError, ConfigError
 from vaedist.launch import jobs as launch
-from vaedist.launch.jobs import Jobs, Submission, check_variables, sweep_arguments, training_arguments
+from vaedist.launch.jobs import Jobs
+from vaedist.launch.submission import Submission, check_variables, sweep_arguments, training_arguments
 
 
 def submission(tmp_path, data="/data", runs="/runs", **options):
@@ -17,12 +18,12 @@ def submission(tmp_path, data="/data", runs="/runs", **options):
 
 
 def test_paths_have_to_mean_the_same_on_the_cluster(tmp_path):
-    submission(tmp_path).check()
-    submission(tmp_path, "s3://bucket/data", "gs://bucket/runs").check()
+    submission(tmp_path)
+    submission(tmp_path, "s3://bucket/data", "gs://bucket/runs")
     with pytest.raises(ConfigError, match=r"data\.path = 'data': for a job it must be an absolute path"):
-        submission(tmp_path, data="data").check()
+        submission(tmp_path, data="data")
     with pytest.raises(ConfigError, match=r"run\.folder = 'runs': for a job it must be an absolute path"):
-        submission(tmp_path, runs="runs").check()
+        submission(tmp_path, runs="runs")
 
 
 @pytest.mark.parametrize(

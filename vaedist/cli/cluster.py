@@ -27,7 +27,7 @@ def cluster() -> None:
 @json_option
 def up(nodes: int, cpus: int | None, name: str, as_json: bool) -> None:
     """Start a cluster: a head, and nodes that work."""
-    from vaedist.launch.local_cluster import up as start
+    from vaedist.launch.local_nodes import up as start
 
     with status_line() as progress:
         started = start(name, nodes=nodes, cpus=cpus, progress=progress)
@@ -88,7 +88,8 @@ def status(name: str, as_json: bool) -> None:
 @name_option
 def down(name: str) -> None:
     """End a cluster: the processes that `up` started, what they started, and nothing else."""
-    from vaedist.launch.local_cluster import end, get_cluster
+    from vaedist.launch.local_cluster import get_cluster
+    from vaedist.launch.local_nodes import end
 
     found = get_cluster(name)
     with status_line() as progress:

@@ -70,15 +70,14 @@ def submit(
         raise ConfigError("--retry-errored goes with --tune --resume")
     read: Experiment | Sweep = Sweep.from_file(job, everything) if is_sweep else Experiment.from_file(job, everything)
 
-    from vaedist.launch import jobs as launch
+    from vaedist.launch import submission as launch
 
     if isinstance(read, Sweep):
         arguments = launch.sweep_arguments(read, overrides, resume=resume, retry_failed=retry_errored)
     else:
         arguments = launch.training_arguments(resume=resume)
     submission = launch.Submission(read, arguments, job, packages, extras, variables, from_node)
-    submission.check()
-    cluster = launch.Jobs(address)
+    cluster = _jobs(address)
     identity = cluster.submit(submission, progress=_say)
     if no_wait:
         click.echo(identity)

@@ -5,7 +5,6 @@ Whoever reaches a Ray cluster runs code on it as its user. Ray can ask for one s
 to where that was asked for.
 """
 
-import ipaddress
 import os
 import secrets
 import socket
@@ -13,27 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from vaedist.errors import ClusterError, StorageError
+from vaedist.launch.addresses import LOOPBACK, is_loopback
+from vaedist.launch.local_cluster import find_cluster
 
 MODE = "RAY_AUTH_MODE"
 TOKEN = "RAY_AUTH_TOKEN"
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 REQUIRED = "VAEDIST_REQUIRED_ENV"  # names of variables, with commas, that every process of a job needs
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for what it runs as a job
-
-
-def host_of(address: str) -> str:
-    """The host of HOST:PORT or of SCHEME://HOST:PORT."""
-    place = address.partition("://")[2] or address
-    return place.partition("/")[0].rpartition(":")[0].strip("[]") or place
-
-
-def is_loopback(address: str) -> bool:
-    """Whether an address is of this machine alone; a name that is not "localhost" is not looked up."""
-    host = host_of(address)
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def default_token_path() -> Path:
@@ -97,8 +83,6 @@ def authorize(address: str) -> str:
     Raises:
         ClusterError: the cluster is not on this machine, there is no token, and nobody said that there is none.
     """
-    from vaedist.launch.local_cluster import LOOPBACK, find_cluster
-
     own = find_cluster(address)
     if os.environ.get(MODE, "").lower() == "disabled" or IN_JOB in os.environ:
         pass

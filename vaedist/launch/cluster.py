@@ -13,7 +13,7 @@ import ray
 from vaedist.config import ScalingSection
 from vaedist.errors import ClusterError
 from vaedist.launch.access import authorize, require_variables, secure_local
-from vaedist.launch.ports import free_port
+from vaedist.launch.addresses import free_port
 
 CONNECT_SECONDS = 5.0
 # Ray's own 30 s are over where a machine that swaps or sleeps stands still for as long: what then asks Ray's head for

@@ -2,37 +2,24 @@
 
 import json
 import os
-import platform
-import secrets
-import shutil
-import socket
 import stat
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from vaedist import __version__
-from vaedist.errors import ClusterError, VaedistError
+from vaedist.errors import ClusterError
 from vaedist.launch.access import has_token, is_loopback, token_path
 from vaedist.launch.jobs import Jobs, known_address
+from vaedist.launch.probe import PACKAGES, probe, remove_mark, write_mark
 from vaedist.storage.filesystem import first_line
-from vaedist.storage.retry import MISSING
-from vaedist.storage.transfer import Store
-from vaedist.storage.uri import is_remote, local_path
 
 State = Literal["ok", "warning", "fault"]
 
-PACKAGES = ("ray", "tensorflow", "keras", "pyarrow", "numpy")
 FREE_BYTES = 5 * 2**30  # below which a disk is called full
 CLOCK_SECONDS = 2.0
 PROBE_SECONDS = 120.0
-STORE_SECONDS = 20.0
 RESULT = "vaedist-doctor "  # before the JSON in a job's log
 
 
@@ -97,7 +84,7 @@ def examine_cluster(address: str | None, storage: Sequence[str]) -> list[Finding
     with output_to(Path(os.devnull)), ray_session(address):
         nodes = [node for node in ray.nodes() if node["Alive"]]
         sent = time.time()
-        marks = {uri: _write_mark(uri) for uri in storage}
+        marks = {uri: write_mark(uri) for uri in storage}
         probes = [
             ray.remote(probe)
             .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
@@ -117,7 +104,7 @@ def examine_cluster(address: str | None, storage: Sequence[str]) -> list[Finding
             findings += _of_clock(heard[name], name, sent, took)
             findings += _of_gpus(heard[name], name, node["Resources"].get("GPU", 0))
         for uri, mark in marks.items():
-            _remove_mark(uri, mark)
+            remove_mark(uri, mark)
         findings += _of_versions(heard)
         workers = sum(node["Resources"].get("CPU", 0) >= 1 for node in nodes)
         total = {kind: sum(node["Resources"].get(kind, 0) for node in nodes) for kind in ("CPU", "GPU")}
@@ -125,78 +112,6 @@ def examine_cluster(address: str | None, storage: Sequence[str]) -> list[Finding
         state: State = "ok" if workers else "fault"
         remedy = "" if workers else "no node has a CPU to give: start nodes that work, or set scaling.autoscaling"
         return [Finding("cluster", "cluster", state, found, remedy), *findings]
-
-
-def probe(storage: Sequence[str] = (), marks: Mapping[str, str | None] | None = None) -> dict[str, Any]:
-    """What a machine says of itself; runs on each node.
-
-    Args:
-        storage: folders or URIs to write a file to.
-        marks: for each, a file that another machine wrote there and that is to be seen.
-    """
-    return {
-        "host": socket.gethostname(),
-        "time": time.time(),
-        "python": platform.python_version(),
-        "vaedist": __version__,
-        "packages": {name: _version(name) for name in PACKAGES},
-        "gpus": _gpus(),
-        "temporary": tempfile.gettempdir(),
-        "free": shutil.disk_usage(tempfile.gettempdir()).free,
-        "storage": {uri: _try_storage(uri, (marks or {}).get(uri)) for uri in storage},
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _gpus() -> int | None:
-    """GPUs that NVIDIA's driver shows; None without one."""
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
-
-
-def _write_mark(uri: str) -> str | None:
-    """A file in a storage that other machines are to see; None where it cannot be written."""
-    name = f".vaedist-doctor-{secrets.token_hex(8)}"
-    with suppress(VaedistError, OSError):
-        Store(uri, seconds=STORE_SECONDS).write(name, name.encode())
-        return name
-    return None
-
-
-def _remove_mark(uri: str, mark: str | None) -> None:
-    if mark is not None:
-        with suppress(VaedistError, OSError):
-            Store(uri, seconds=STORE_SECONDS).remove(mark)
-
-
-def _try_storage(uri: str, mark: str | None) -> dict[str, Any]:
-    """Write, read and remove a file; what happened."""
-    result: dict[str, Any] = {"error": None, "seen": None, "free": None}
-    name = f".vaedist-doctor-{secrets.token_hex(8)}"
-    try:
-        store = Store(uri, seconds=STORE_SECONDS)
-        store.write(name, name.encode())
-        if store.read(name) != name.encode():
-            result["error"] = "what was written does not read back"
-        store.remove(name)
-        if mark is not None:
-            result["seen"] = False
-            with suppress(*MISSING):
-                result["seen"] = store.read(mark) == mark.encode()
-        if not is_remote(uri):
-            result["free"] = shutil.disk_usage(local_path(uri)).free
-    except (VaedistError, OSError) as error:
-        result["error"] = first_line(error)
-    return result
 
 
 def _of_machine(facts: Mapping[str, Any], where: str) -> Iterable[Finding]:

@@ -4,14 +4,11 @@ What a job runs is `vaedist train` or `vaedist tune` itself, on the head; its wo
 """
 
 import asyncio
-import getpass
 import logging
 import os
-import re
 import secrets
 import shlex
 import socket
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,27 +18,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from vaedist import __version__
-from vaedist.config import Experiment, Sweep
-from vaedist.data.manifest import load_manifest
-from vaedist.errors import ClusterError, ConfigError, VaedistError
-from vaedist.launch.access import REQUIRED, authorize
+from vaedist.errors import ClusterError, VaedistError
+from vaedist.launch.access import authorize
 from vaedist.launch.local_cluster import local_clusters
-from vaedist.launch.package import build_wheel, pinned_requirements
-from vaedist.storage.uri import is_uri, join_uri
+from vaedist.launch.package import build_wheel
+from vaedist.launch.submission import JOB_FILE, Submission
 
 ADDRESS = "RAY_API_SERVER_ADDRESS"  # as Ray's own commands name it
 CONNECT_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 LOST_SECONDS = 600.0  # without an answer, after which a job is no longer followed
-STOP_SECONDS = 150  # that a job has to save what it is at, before Ray kills it
 ENDED = ("SUCCEEDED", "STOPPED", "FAILED")
-EXIT_CODES = {"SUCCEEDED": 0, "STOPPED": 130, "FAILED": 1}
 CHATTY = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging")
-JOB_FILE = "job.toml"
-SECRET_NAME = re.compile(r"secret|token|passw|passphrase|credential|private|api_?key|access_?key|auth", re.IGNORECASE)
-VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-CHOSEN = ("RAY_JOB_STOP_WAIT_TIME_S", "PYTHONPATH", REQUIRED)  # variables that are not the user's to set
 
 
 @dataclass(frozen=True)
@@ -76,98 +64,6 @@ class Job:
     def has_ended(self) -> bool:
         """Whether it is over."""
         return self.status in ENDED
-
-
-@dataclass(frozen=True)
-class Submission:
-    """What is to be submitted.
-
-    Attributes:
-        job: the experiment or the sweep, whose paths mean the same on the cluster.
-        arguments: of `vaedist` there, the job's file as "job.toml".
-        file: the job's file here, for the metadata.
-        environment: "image" runs with the packages of the cluster's image, "pip" installs the versions of here.
-        extras: of vaedist's, for "pip".
-        variables: for the environment of the job; nothing secret, for whoever sees the cluster sees them.
-        from_node: variables that every node has to have set already.
-    """
-
-    job: Experiment | Sweep
-    arguments: Sequence[str]
-    file: Path
-    environment: str = "image"
-    extras: Sequence[str] = ()
-    variables: Mapping[str, str] = field(default_factory=dict)
-    from_node: Sequence[str] = ()
-
-    def check(self) -> None:
-        """Refuse what should not be sent.
-
-        Raises:
-            ConfigError: a path or a variable, see `check_paths` and `check_variables`.
-        """
-        check_paths(self.job)
-        check_variables(self.variables, self.from_node)
-
-    def runtime_env(self) -> dict[str, Any]:
-        """What Ray sets up for the job, but for the files."""
-        variables = {**self.variables, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
-        if self.from_node:
-            variables[REQUIRED] = ",".join(self.from_node)
-        env: dict[str, Any] = {"env_vars": variables}
-        if self.environment == "pip":
-            try:
-                env["pip"] = {"packages": pinned_requirements(self.extras), "pip_check": False}
-            except ValueError as error:
-                raise ConfigError(f"--extra: {error}") from error
-        return env
-
-
-def training_arguments(*, resume: bool) -> list[str]:
-    """Of `vaedist`, to train job.toml."""
-    return ["train", JOB_FILE, *(["--resume"] if resume else [])]
-
-
-def sweep_arguments(sweep: Sweep, overrides: Sequence[str], *, resume: bool, retry_failed: bool) -> list[str]:
-    """Of `vaedist`, to run the sweep of job.toml, or to go on with it where its folder is."""
-    if not resume:
-        return ["tune", "run", JOB_FILE]
-    options = [part for override in overrides for part in ("--set", override)]
-    retry = ["--retry-errored"] if retry_failed else []
-    return ["tune", "run", "--resume", join_uri(sweep.run.folder, sweep.run.name), *retry, *options]
-
-
-def check_variables(variables: Mapping[str, str], from_node: Sequence[str]) -> None:
-    """Refuse to send what should not be seen, and names that are none.
-
-    Raises:
-        ConfigError: with the first that is refused.
-    """
-    for name in (*variables, *from_node):
-        if not VARIABLE.fullmatch(name):
-            raise ConfigError(f"--env {name}: must be NAME=VALUE, with a name of letters, digits and underscores")
-        if name in CHOSEN:
-            raise ConfigError(f"--env {name}: is set by vaedist")
-    for name in variables:
-        if SECRET_NAME.search(name):
-            raise ConfigError(
-                f"--env {name}: looks like a secret, and whoever sees the cluster would see it; set it on the nodes, "
-                f"and say --env-from-node {name}"
-            )
-
-
-def check_paths(job: Experiment | Sweep) -> None:
-    """Refuse paths that would mean another place on the cluster.
-
-    Raises:
-        ConfigError: with the first that is refused.
-    """
-    for key, path in (("data.path", job.data.path), ("run.folder", job.run.folder)):
-        if not is_uri(path) and not Path(path).is_absolute():
-            raise ConfigError(
-                f"{key} = {path!r}: for a job it must be an absolute path that all nodes share, or a URI such as "
-                f"s3://BUCKET/PATH"
-            )
 
 
 def known_address() -> str | None:
@@ -232,18 +128,17 @@ class Jobs:
         """Send a job, and return its id.
 
         Args:
-            submission: is checked before anything is sent.
+            submission: what it is.
             progress: told what is sent, and how much.
 
         Raises:
-            ConfigError: a path or a variable is refused.
+            ConfigError: there is no such extra.
             ClusterError: the cluster refuses the job.
         """
-        submission.check()
         return self.run(
             submission.arguments,
             name=submission.job.run.name,
-            metadata=self._metadata(submission),
+            metadata=submission.metadata(),
             files={JOB_FILE: submission.job.to_toml()},
             runtime_env=submission.runtime_env(),
             progress=progress,
@@ -373,20 +268,6 @@ class Jobs:
         if size > GCS_STORAGE_MAX_SIZE:
             raise ClusterError(f"the job is {size / 2**20:.0f} MiB, and Ray takes {GCS_STORAGE_MAX_SIZE / 2**20:.0f}")
 
-    @staticmethod
-    def _metadata(submission: Submission) -> dict[str, str]:
-        metadata = {
-            "vaedist": __version__,
-            "run": submission.job.run.name,
-            "user": getpass.getuser(),
-            "job": submission.file.name,
-        }
-        if (revision := _revision(submission.file)) is not None:
-            metadata["revision"] = revision
-        with suppress(VaedistError):  # the data are the cluster's, and need not be seen from here
-            metadata["data"] = load_manifest(submission.job.data.path).fingerprint
-        return metadata
-
     @contextmanager
     def _errors(self) -> Iterator[None]:
         """What Ray's client raises, as a ClusterError of one line."""
@@ -432,15 +313,3 @@ def _job(details: Any) -> Job:
         exit_code=details.driver_exit_code,
         **{name: value / 1000 if value else None for name, value in seconds.items()},
     )
-
-
-def _revision(file: Path) -> str | None:
-    """The git revision of the folder that a job's file is in, marked where it is not all that is there."""
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(file.absolute().parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() or None

@@ -1,11 +1,13 @@
-"""Where local copies of what lies on stores are kept."""
+"""Folders that are kept here or on a store, and where local copies of the latter are."""
 
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from vaedist.errors import ConfigError
-from vaedist.storage.uri import name_of
+from vaedist.storage.uri import is_remote, join_uri, local_path, name_of
 
 CACHE = "VAEDIST_CACHE"
 CACHE_BYTES = "VAEDIST_CACHE_BYTES"
@@ -35,3 +37,38 @@ def cache_bytes() -> int:
 def copy_of(uri: str) -> Path:
     """The local folder for copies of files in a folder of a store."""
     return cache_folder() / "copies" / hashlib.sha256(uri.encode()).hexdigest()[:16] / name_of(uri)
+
+
+@dataclass(frozen=True)
+class KeptFolder:
+    """A folder that is kept on this machine's filesystem or on a store.
+
+    Attributes:
+        path: the folder; a copy of it, if it is kept on a store.
+        uri: of the folder on a store; empty if there is none.
+    """
+
+    path: Path
+    uri: str = ""
+
+    @classmethod
+    def at(cls, place: str | Path) -> Self:
+        """The folder at a path, or at a URI."""
+        if isinstance(place, Path):
+            return cls(place)
+        return cls(copy_of(place), place) if is_remote(place) else cls(local_path(place))
+
+    @classmethod
+    def named(cls, folder: str, name: str) -> Self:
+        """The folder of a name in a folder."""
+        return cls.at(join_uri(folder, name) if is_remote(folder) else local_path(folder).absolute() / name)
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return name_of(self.uri) if self.uri else self.path.name
+
+    @property
+    def place(self) -> str:
+        """Where it is kept: a path, or a URI."""
+        return self.uri or str(self.path)

@@ -14,7 +14,8 @@ from vaedist.config import Sweep, Value, told
 from vaedist.errors import RunError, StorageError
 from vaedist.monitor.metrics import read_metrics
 from vaedist.monitor.sweep_events import State
-from vaedist.storage.uri import is_remote, join_uri, local_path, name_of
+from vaedist.storage.place import KeptFolder
+from vaedist.storage.uri import join_uri
 from vaedist.training.run_folder import RunFolder
 
 NAME_LENGTH = 80
@@ -79,38 +80,13 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class SweepFolder:
-    """Paths of one sweep; the runs of its trials lie in it, each by its name.
-
-    Attributes:
-        path: the folder; a copy of it, if the sweep is kept on a store.
-        uri: of the folder on a store; empty if there is none.
-    """
-
-    path: Path
-    uri: str = ""
+class SweepFolder(KeptFolder):
+    """Paths of one sweep; the runs of its trials lie in it, each by its name."""
 
     @classmethod
     def of(cls, sweep: Sweep) -> "SweepFolder":
         """The folder that a sweep asks for."""
-        folder, name = sweep.run.folder, sweep.run.name
-        return cls.at(join_uri(folder, name) if is_remote(folder) else local_path(folder).absolute() / name)
-
-    @classmethod
-    def at(cls, place: str | Path) -> "SweepFolder":
-        """The folder at a path, or at a URI."""
-        run = RunFolder.at(place)
-        return cls(run.path, run.uri)
-
-    @property
-    def name(self) -> str:
-        """The sweep's name."""
-        return name_of(self.uri) if self.uri else self.path.name
-
-    @property
-    def place(self) -> str:
-        """Where it is kept: a path, or a URI."""
-        return self.uri or str(self.path)
+        return cls.named(sweep.run.folder, sweep.run.name)
 
     def trial(self, name: str) -> RunFolder:
         """The run of a trial."""

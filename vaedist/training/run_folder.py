@@ -5,48 +5,21 @@ from pathlib import Path
 
 from vaedist.config import Experiment
 from vaedist.errors import RunError
-from vaedist.storage.place import copy_of
-from vaedist.storage.uri import is_remote, join_uri, local_path, name_of
+from vaedist.storage.place import KeptFolder
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """Paths of one run; nothing is made until something is written.
-
-    Attributes:
-        path: the folder; a copy of it, if the run is kept on a store.
-        uri: of the folder on a store; empty if there is none.
-    """
-
-    path: Path
-    uri: str = ""
+class RunFolder(KeptFolder):
+    """Paths of one run; nothing is made until something is written."""
 
     @classmethod
     def of(cls, experiment: Experiment) -> "RunFolder":
         """The folder that an experiment asks for."""
-        folder, name = experiment.run.folder, experiment.run.name
-        return cls.at(join_uri(folder, name) if is_remote(folder) else local_path(folder).absolute() / name)
-
-    @classmethod
-    def at(cls, place: str | Path) -> "RunFolder":
-        """The folder at a path, or at a URI."""
-        if isinstance(place, Path):
-            return cls(place)
-        return cls(copy_of(place), place) if is_remote(place) else cls(local_path(place))
+        return cls.named(experiment.run.folder, experiment.run.name)
 
     def absolute(self) -> "RunFolder":
         """The same folder, by a path that means the same in any process."""
         return RunFolder(self.path.absolute(), self.uri)
-
-    @property
-    def name(self) -> str:
-        """The run's name."""
-        return name_of(self.uri) if self.uri else self.path.name
-
-    @property
-    def place(self) -> str:
-        """Where it is kept: a path, or a URI."""
-        return self.uri or str(self.path)
 
     @property
     def experiment(self) -> Path:

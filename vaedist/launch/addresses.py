@@ -1,0 +1,33 @@
+"""Addresses and ports."""
+
+import ipaddress
+import socket
+from contextlib import suppress
+
+from vaedist.errors import ClusterError
+
+LOOPBACK = "127.0.0.1"
+
+
+def host_of(address: str) -> str:
+    """The host of HOST:PORT or of SCHEME://HOST:PORT."""
+    place = address.partition("://")[2] or address
+    return place.partition("/")[0].rpartition(":")[0].strip("[]") or place
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address is of this machine alone; a name that is not "localhost" is not looked up."""
+    host = host_of(address)
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def free_port(wanted: int = 0) -> int:
+    """A port that nobody listens on, at whatever address: the wanted one if it is free."""
+    for port in (wanted, 0):
+        with socket.socket() as place, suppress(OSError):
+            place.bind(("", port))
+            return place.getsockname()[1]
+    raise ClusterError("no port is free")

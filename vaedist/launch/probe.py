@@ -1,0 +1,100 @@
+"""What a machine says of itself, and of the storage that it reaches; it is asked on every node."""
+
+import platform
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib import metadata
+from typing import Any
+
+from vaedist import __version__
+from vaedist.errors import VaedistError
+from vaedist.storage.filesystem import first_line
+from vaedist.storage.retry import MISSING
+from vaedist.storage.transfer import Store
+from vaedist.storage.uri import is_remote, local_path
+
+PACKAGES = ("ray", "tensorflow", "keras", "pyarrow", "numpy")
+STORE_SECONDS = 20.0
+
+
+def probe(storage: Sequence[str] = (), marks: Mapping[str, str | None] | None = None) -> dict[str, Any]:
+    """What a machine says of itself; runs on each node.
+
+    Args:
+        storage: folders or URIs to write a file to.
+        marks: for each, a file that another machine wrote there and that is to be seen.
+    """
+    return {
+        "host": socket.gethostname(),
+        "time": time.time(),
+        "python": platform.python_version(),
+        "vaedist": __version__,
+        "packages": {name: _version(name) for name in PACKAGES},
+        "gpus": _gpus(),
+        "temporary": tempfile.gettempdir(),
+        "free": shutil.disk_usage(tempfile.gettempdir()).free,
+        "storage": {uri: _try_storage(uri, (marks or {}).get(uri)) for uri in storage},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _gpus() -> int | None:
+    """GPUs that NVIDIA's driver shows; None without one."""
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
+def write_mark(uri: str) -> str | None:
+    """A file in a storage that other machines are to see; None where it cannot be written."""
+    name = _mark_name()
+    with suppress(VaedistError, OSError):
+        Store(uri, seconds=STORE_SECONDS).write(name, name.encode())
+        return name
+    return None
+
+
+def remove_mark(uri: str, mark: str | None) -> None:
+    """Remove the file of `write_mark`, if it could be written."""
+    if mark is not None:
+        with suppress(VaedistError, OSError):
+            Store(uri, seconds=STORE_SECONDS).remove(mark)
+
+
+def _try_storage(uri: str, mark: str | None) -> dict[str, Any]:
+    """Write, read and remove a file; what happened."""
+    result: dict[str, Any] = {"error": None, "seen": None, "free": None}
+    name = _mark_name()
+    try:
+        store = Store(uri, seconds=STORE_SECONDS)
+        store.write(name, name.encode())
+        if store.read(name) != name.encode():
+            result["error"] = "what was written does not read back"
+        store.remove(name)
+        if mark is not None:
+            result["seen"] = False
+            with suppress(*MISSING):
+                result["seen"] = store.read(mark) == mark.encode()
+        if not is_remote(uri):
+            result["free"] = shutil.disk_usage(local_path(uri)).free
+    except (VaedistError, OSError) as error:
+        result["error"] = first_line(error)
+    return result
+
+
+def _mark_name() -> str:
+    return f".vaedist-doctor-{secrets.token_hex(8)}"
