@@ -6,6 +6,7 @@ to where that was asked for.
 """
 
 import os
+import re
 import secrets
 import socket
 from pathlib import Path
@@ -18,6 +19,7 @@ from vaedist.launch.local_cluster import find_cluster
 MODE = "RAY_AUTH_MODE"
 TOKEN = "RAY_AUTH_TOKEN"
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
+SECRET_NAME = re.compile(r"secret|token|passw|passphrase|credential|private|api_?key|access_?key|auth", re.IGNORECASE)
 REQUIRED = "VAEDIST_REQUIRED_ENV"  # names of variables, with commas, that every process of a job needs
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for what it runs as a job
 

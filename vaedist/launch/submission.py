@@ -13,14 +13,13 @@ from vaedist import __version__
 from vaedist.config import Experiment, Sweep
 from vaedist.data.manifest import load_manifest
 from vaedist.errors import ConfigError, VaedistError
-from vaedist.launch.access import REQUIRED
+from vaedist.launch.access import REQUIRED, SECRET_NAME
 from vaedist.launch.package import pinned_requirements
 from vaedist.storage.uri import is_uri, join_uri
 
 JOB_FILE = "job.toml"
 LOOK_SECONDS = 5.0  # at data on a store, for their fingerprint
 STOP_SECONDS = 150  # that a job has to save what it is at, before Ray kills it
-SECRET_NAME = re.compile(r"secret|token|passw|passphrase|credential|private|api_?key|access_?key|auth", re.IGNORECASE)
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 CHOSEN = ("RAY_JOB_STOP_WAIT_TIME_S", "PYTHONPATH", REQUIRED)  # variables that are not the user's to set
 
