@@ -42,6 +42,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "training.steps_per_call": (8, 1025),
     "training.eval_batch": (100, -3),
     "scaling.workers": (4, 0),
+    "scaling.resize_seconds": (10.0, 0.5),
     "scaling.gpus_per_worker": (0.5, -1),
     "scaling.cpus_per_worker": (2.0, 1025),
     "scaling.logical_devices": (2, 0),
@@ -169,6 +170,24 @@ def test_a_wrong_value_is_told_with_what_is_allowed(override, allowed):
     message = message_of(Experiment().with_overrides, override)
     assert message.startswith(f"--set: {key} = ")
     assert allowed in message
+
+
+@pytest.mark.parametrize(
+    "workers", [[0, 4], [4, 1], [1], [1, 2, 3], [1.0, 4], [True, 2], "four", 4097, [1, 4097], [], 2.5]
+)
+def test_workers_are_a_number_or_the_fewest_and_the_most(workers):
+    message = message_of(Experiment().with_overrides, f"scaling.workers={as_toml(workers)}")
+    assert message.startswith("--set: scaling.workers = ")
+    assert message.endswith("must be a number from 1 to 4096, or the fewest and the most, as in [1, 4]")
+
+
+@pytest.mark.parametrize(
+    ("workers", "bounds", "elastic"), [(3, (3, 3), False), ([2, 2], (2, 2), False), ([1, 4], (1, 4), True)]
+)
+def test_a_run_is_elastic_when_its_workers_are_a_range(workers, bounds, elastic):
+    experiment = Experiment().with_overrides(f"scaling.workers={as_toml(workers)}")
+    assert (experiment.scaling.bounds, experiment.scaling.elastic) == (bounds, elastic)
+    assert Experiment.from_toml(experiment.to_toml()) == experiment
 
 
 def test_an_integer_is_a_number():

@@ -102,3 +102,9 @@ def test_bits_per_dim_are_better_the_lower_and_need_a_likelihood_that_gives_them
     assert sweep(space, direction="min").tune.mode == "min"
     with pytest.raises(ConfigError, match="no run reports it"):
         sweep(space, metric="bits_per_dim")
+
+
+def test_trials_have_a_fixed_number_of_workers():
+    tables = {"scaling": {"workers": [1, 4]}, "tune": {"space": {"model.latent": {"grid": [2, 4]}}}}
+    with pytest.raises(ConfigError, match=r"scaling\.workers = \[1, 4\]: a trial of a sweep has a fixed number"):
+        Sweep.from_dict(tables)

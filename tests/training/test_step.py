@@ -132,6 +132,10 @@ def test_a_gradient_that_is_not_finite_never_enters_a_weight(make_model, strateg
     assert np.isfinite(metrics[0, : len(step.names) - 1]).all()
     assert all(np.isfinite(value).all() for value in snapshot(model).values())
     assert all(np.isfinite(v.numpy()).all() for slot in step.slots.values() for v in slot)
+    at_fault = step.weights_at_fault(reader(BATCH).read(0, 0, 3, 3), 0, 0)
+    assert at_fault == ["vae/encoder/hidden/kernel", "vae/encoder/hidden/bias"]
+    step._gradients = gradients
+    assert step.weights_at_fault(reader(BATCH).read(0, 0, 3, 3), 0, 0) == []
 
 
 def test_the_norm_is_taken_where_asked(get_step, reader):

@@ -5,6 +5,7 @@
 
 from vaedist.config.experiment import Experiment, differences
 from vaedist.config.sections import (
+    NAME_PATTERN,
     FlowSection,
     ModelSection,
     ObjectiveSection,
@@ -16,6 +17,7 @@ from vaedist.config.sections import (
 from vaedist.config.sweep import Dimension, Sweep, TuneSection, Value, read_job, told
 
 __all__ = [
+    "NAME_PATTERN",
     "Dimension",
     "Experiment",
     "FlowSection",

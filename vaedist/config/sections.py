@@ -5,9 +5,9 @@ A default stands here and nowhere else; every key has a type, a range and a sent
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from vaedist.storage.uri import fault_of
 
@@ -21,6 +21,22 @@ def _known_kind(place: str) -> str:
 
 
 Place = Annotated[str, AfterValidator(_known_kind)]  # a local path, or a pyarrow filesystem URI
+
+
+MOST_WORKERS = 4096
+
+
+def _workers(given: Any) -> Any:
+    """A number of workers, or [fewest, most]; told as one fault, whichever of them was meant."""
+    bounds = list(given) if isinstance(given, list | tuple) else [given, given]
+    numbers = all(isinstance(bound, int) and not isinstance(bound, bool) for bound in bounds)
+    if not numbers or len(bounds) != 2 or not 1 <= bounds[0] <= bounds[1] <= MOST_WORKERS:
+        raise ValueError(f"must be a number from 1 to {MOST_WORKERS}, or the fewest and the most, as in [1, 4]")
+    return given if isinstance(given, int) else tuple(bounds)
+
+
+Count = Annotated[int, Field(ge=1, le=MOST_WORKERS)]
+Workers = Annotated[Count | tuple[Count, Count], BeforeValidator(_workers)]
 
 
 class Section(BaseModel):
@@ -143,7 +159,14 @@ class TrainingSection(Section):
 class ScalingSection(Section):
     """What Ray Train starts."""
 
-    workers: int = Field(default=1, ge=1, le=4096, description="Worker processes, each with its own share of the data.")
+    workers: Workers = Field(
+        default=1,
+        description="Worker processes, each with its own share of the data; [fewest, most] takes as many as the "
+        "cluster has room for, and goes on with more or fewer when that changes. The results do not depend on it.",
+    )
+    resize_seconds: float = Field(
+        default=60.0, ge=1, le=86_400, description="Between two looks whether there is room for more workers."
+    )
     gpus_per_worker: float = Field(
         default=0, ge=0, le=64, description="GPUs of one worker, or the part of one; 0 trains on its CPUs."
     )
@@ -179,6 +202,17 @@ class ScalingSection(Section):
             if value > 1 and value != int(value):
                 raise ValueError(f"{key} = {value}: must be whole, or less than 1")
         return self
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The fewest and the most workers; the same where their number is fixed."""
+        return (self.workers, self.workers) if isinstance(self.workers, int) else self.workers
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers follows what the cluster has."""
+        fewest, most = self.bounds
+        return fewest < most
 
     @property
     def devices_per_worker(self) -> int:

@@ -156,6 +156,10 @@ class Sweep(Experiment):
                 raise ValueError(f"tune.space: a grid search needs values to choose from, and {ranges[0]} has a range")
             if self.grid_size > MOST_TRIALS:
                 raise ValueError(f"tune.space: a grid of {self.grid_size:,} trials; must be at most {MOST_TRIALS:,}")
+        if self.scaling.elastic:
+            raise ValueError(
+                f"scaling.workers = {list(self.scaling.bounds)}: a trial of a sweep has a fixed number of workers"
+            )
         if self.tune.grace_epochs > self.training.epochs:
             raise ValueError(f"tune.grace_epochs must be at most training.epochs, {self.training.epochs}")
         if self.tune.metric == "importance_bound" and not self.monitor.importance_samples:

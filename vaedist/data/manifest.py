@@ -7,6 +7,7 @@ anywhere; their SHA-256 is the data set's fingerprint.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from typing import Literal, Self
 
@@ -26,6 +27,9 @@ SPLITS: tuple[SplitName, ...] = ("train", "test")
 
 PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 SHA256 = r"^[0-9a-f]{64}$"
+
+
+MOST_VALUES = 2**31 - 1  # of an image, as Arrow counts them
 
 
 class _Record(BaseModel):
@@ -89,8 +93,11 @@ class Manifest(_Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if min(self.shape) < 1:
-            raise ValueError(f"shape {self.shape} must be height, width and channels, each at least 1")
+        if min(self.shape) < 1 or math.prod(self.shape) > MOST_VALUES:
+            raise ValueError(
+                f"shape {self.shape} must be height, width and channels, each at least 1, and of {MOST_VALUES:,} "
+                "values at most"
+            )
         missing = set(SPLITS) - set(self.splits)
         if missing:
             raise ValueError(f"no {' and no '.join(sorted(missing))} split")

@@ -8,26 +8,30 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vaedist.errors import VaedistError
-from vaedist.monitor.events import Event
+from vaedist.monitor.events import Event, Saved
 
 
 class Channel:
-    """Events one way, the wish to stop the other; and the one error that starting again would not mend."""
+    """Events one way, wishes to stop and to save the other; and the one error that starting again would not mend."""
 
     def __init__(self) -> None:
         self._events: asyncio.Queue[Any] = asyncio.Queue()
         self._stop = asyncio.Event()
         self._error: VaedistError | None = None
         self._group: str | None = None
+        self._save, self._saved = asyncio.Event(), asyncio.Event()
 
     async def listen_to(self, group: str) -> None:
         """From now on only this group of workers is heard; what one that was given up says may come late."""
         self._group = group
+        self._save, self._saved = asyncio.Event(), asyncio.Event()
 
     async def put(self, event: Any, group: str | None = None) -> None:
         """Queue an event for the command, of a group of workers or the command's own."""
         if group in (None, self._group):
             await self._events.put(event)
+            if isinstance(event, Saved) and self._save.is_set():
+                self._saved.set()
 
     async def get(self) -> Any:
         """The next event, as soon as there is one."""
@@ -40,6 +44,15 @@ class Channel:
     async def stop_requested(self) -> bool:
         """Returns once somebody asks to stop."""
         return await self._stop.wait()
+
+    async def save(self) -> None:
+        """Ask the group that trains for a checkpoint; returns when it is committed."""
+        self._save.set()
+        await self._saved.wait()
+
+    async def save_requested(self) -> bool:
+        """Returns once somebody asks the group that trains now for a checkpoint."""
+        return await self._save.wait()
 
     async def fail(self, error: VaedistError, group: str) -> None:
         """Keep the first error that is final."""
@@ -85,7 +98,7 @@ class WorkerLine:
 
     def __init__(self, channel: Any, group: str) -> None:
         self._channel, self._group = channel, group
-        self._stop = channel.stop_requested.remote()
+        self._stop, self._save = channel.stop_requested.remote(), channel.save_requested.remote()
 
     def notify(self, event: Event) -> None:
         """Send an event; does not wait."""
@@ -95,6 +108,13 @@ class WorkerLine:
         """Whether the command asked to stop; does not wait."""
         ready, _ = ray.wait([self._stop], timeout=0)
         return bool(ready)
+
+    def should_save(self) -> bool:
+        """Whether a checkpoint is asked for, told once; does not wait."""
+        if self._save is None or not ray.wait([self._save], timeout=0)[0]:
+            return False
+        self._save = None
+        return True
 
     def fail(self, error: VaedistError) -> None:
         """Report an error that is final; waits until it is heard."""

@@ -130,15 +130,17 @@ def resources_per_worker(
     """
     nodes = node_resources() if nodes is None else nodes
     cpus, gpus = scaling.cpus_per_worker, scaling.gpus_per_worker
+    fewest, most = scaling.bounds
     if not cpus:
-        most = int(max((node.get("CPU", 0) for node in nodes), default=0))
-        wanted = min(jobs * scaling.workers, max(_places(nodes, 1, gpus), scaling.workers))
-        fitting = [c for c in range(most, 0, -1) if _places(nodes, c, gpus) >= wanted]
+        largest = int(max((node.get("CPU", 0) for node in nodes), default=0))
+        wanted = min(jobs * most, max(_places(nodes, 1, gpus), fewest))
+        fitting = [c for c in range(largest, 0, -1) if _places(nodes, c, gpus) >= wanted]
         cpus = fitting[0] if fitting else 1
-    if not scaling.autoscaling and (room := _places(nodes, cpus, gpus)) < scaling.workers:
+    if not scaling.autoscaling and (room := _places(nodes, cpus, gpus)) < fewest:
+        wish = " at least" if scaling.elastic else ""
         each = f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
         raise ClusterError(
-            f"the cluster has no room for the job: scaling.workers = {scaling.workers}, each of {each}, and "
+            f"the cluster has no room for the job: scaling.workers = {fewest}{wish}, each of {each}, and "
             f"{describe(nodes)} in all fit {room}; ask for less, or set scaling.autoscaling = true "
             f"if the cluster adds nodes on demand"
         )
@@ -148,7 +150,7 @@ def resources_per_worker(
 def jobs_at_once(scaling: ScalingSection, resources: Mapping[str, float]) -> int:
     """How many jobs whose workers reserve `resources` each the connected cluster holds, at least 1."""
     places = _places(node_resources(), resources["CPU"], resources.get("GPU", 0))
-    return max(1, places // scaling.workers)
+    return max(1, places // scaling.bounds[0])
 
 
 def node_resources() -> list[Mapping[str, float]]:

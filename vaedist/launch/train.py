@@ -19,6 +19,7 @@ from vaedist.launch.backend import TensorflowCluster
 from vaedist.launch.channel import StopRequest, open_channel
 from vaedist.launch.cluster import COMPUTING, ray_session, resources_per_worker
 from vaedist.launch.owned import RAY_LOG, owned, records_of_ray
+from vaedist.launch.regrouping import Regrouping, last_line
 from vaedist.launch.worker import work
 from vaedist.monitor.events import Event, Notice, Started, Waiting
 from vaedist.storage.retry import RUN_SECONDS
@@ -40,6 +41,9 @@ MAY_CHANGE = (
     "training.steps_per_call",
 )
 E = TypeVar("E", bound=Experiment)
+# For a worker that gives no sign of life, as one that was stopped by a signal. Ray's own 600 s are for those that keep
+# Python's interpreter busy, as these never do for longer than it takes to import TensorFlow.
+HANGING_SECONDS = 60
 STOP_SECONDS = 120.0  # for the workers to end their step and commit a checkpoint
 ENDED = "ended"
 
@@ -82,7 +86,9 @@ def train(
         notify=lambda text: observe(Notice(text)),
     ) as began:  # fmt: skip
         resources = resources_per_worker(experiment.scaling)
-        observe(Waiting(f"starting {experiment.scaling.workers} worker(s)"))
+        fewest, most = experiment.scaling.bounds
+        count = f"{fewest} to {most}" if experiment.scaling.elastic else str(most)
+        observe(Waiting(f"starting {count} worker(s)"))
         began()
         with records_of_ray(run) as records:
             _fit(experiment, run, resources, records, observe, stop or StopRequest())
@@ -143,14 +149,15 @@ def check_data(experiment: Experiment) -> None:
     manifest = verify(path) if experiment.data.verify and not is_remote(path) else load_manifest(path)
     check_images(experiment, manifest.shape)
     training, scaling = experiment.training, experiment.scaling
+    _, most = scaling.bounds
     for split, batch in (("train", training.global_batch), ("test", training.eval_batch)):
         listed = manifest.splits[split]  # type: ignore[index]
-        LanePlan(listed.rows, len(listed.shards), batch, 0, scaling.workers)
-    devices = scaling.workers * scaling.devices_per_worker
+        LanePlan(listed.rows, len(listed.shards), batch, 0, most)
+    devices = most * scaling.devices_per_worker
     if training.global_batch < devices:
         raise ConfigError(
             f"training.global_batch = {training.global_batch}: must be at least the number of devices, {devices} "
-            f"({scaling.workers} workers of {devices // scaling.workers})"
+            f"({most} workers of {scaling.devices_per_worker})"
         )
 
 
@@ -165,6 +172,7 @@ def _fit(
     """Run Ray Train in a thread of its own, and pass events on in this one."""
     scaling, channel = experiment.scaling, open_channel()
     stop.attach(channel)
+    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(HANGING_SECONDS))  # Ray hands it on
     trainer = DataParallelTrainer(
         work,
         backend_config=TensorflowCluster(run.place, channel),
@@ -175,7 +183,10 @@ def _fit(
             "threads": max(1, int(resources["CPU"])),
         },
         scaling_config=ScalingConfig(
-            num_workers=scaling.workers, use_gpu=scaling.gpus_per_worker > 0, resources_per_worker=resources
+            num_workers=scaling.workers,
+            use_gpu=scaling.gpus_per_worker > 0,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=scaling.resize_seconds,
         ),
         # Checkpoints are ours, and the newest is found by looking: Ray's own record of a run is never read again.
         run_config=RunConfig(
@@ -183,6 +194,7 @@ def _fit(
             storage_path=str(records),
             failure_config=FailureConfig(max_failures=scaling.max_failures),
             worker_runtime_env=COMPUTING,
+            callbacks=[Regrouping(channel)],
         ),
     )
     errors: list[BaseException] = []
@@ -201,7 +213,7 @@ def _fit(
     if final is not None:
         raise final
     if errors:
-        reason = _last_line(errors[0])
+        reason = last_line(errors[0])
         log = join_uri(run.place, run.logs.name, RAY_LOG)
         raise WorkerError(
             f"the workers failed more than {scaling.max_failures} times; last: {reason}; "
@@ -232,9 +244,3 @@ def _watch(channel: Any, observe: Callable[[Event], None]) -> None:
             observe(Notice("stopping after this step, to save it; Ctrl-C again stops at once"))
         except ray.exceptions.GetTimeoutError:
             raise Interrupted(f"stopped: the workers did not end within {STOP_SECONDS:.0f} s") from None
-
-
-def _last_line(error: BaseException) -> str:
-    """The line of a worker's traceback that says what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

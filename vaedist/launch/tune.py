@@ -86,7 +86,7 @@ def _plan(sweep: Sweep) -> Plan:
     most = min(sweep.tune.concurrent or sweep.trials, sweep.trials)
     resources = resources_per_worker(sweep.scaling, jobs=most)
     room = most if sweep.scaling.autoscaling else jobs_at_once(sweep.scaling, resources)
-    return Plan(sweep.trials, sweep.scaling.workers, resources, min(most, room), describe(node_resources()))
+    return Plan(sweep.trials, sweep.scaling.bounds[0], resources, min(most, room), describe(node_resources()))
 
 
 def tune(

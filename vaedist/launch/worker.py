@@ -12,6 +12,7 @@ from vaedist.errors import Interrupted, NonFiniteError, VaedistError
 from vaedist.launch.access import require_variables
 from vaedist.launch.channel import WorkerLine
 from vaedist.launch.fence import GROUP, Fence
+from vaedist.launch.preemption import Preemption
 from vaedist.monitor.events import Notice
 from vaedist.training.run_folder import RunFolder
 
@@ -35,12 +36,14 @@ def work(config: dict[str, Any]) -> None:
     from vaedist.training.worker import Worker, train  # TensorFlow takes seconds, and reads the environment
 
     context = ray.train.get_context()
+    preemption = Preemption(lambda text: line.notify(Notice(text)))
     worker = Worker(
         rank=context.get_world_rank(),
         workers=context.get_world_size(),
         threads=config["threads"],
         notify=line.notify,
         should_stop=line.should_stop,
+        should_save=lambda: line.should_save() or preemption.save_now(),
         agree=broadcast_from_rank_zero,
         may_write=fence.check,
     )

@@ -96,10 +96,20 @@ def _rows(content: bytes, path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except ValueError:
             row = None
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        if not _is_row(row):
             raise RunError(f"{path} line {number} is not a row of metrics; delete that line to go on")
         rows.append(row)
     return rows
+
+
+def _is_row(row: Any) -> bool:
+    """Whether it is what `MetricsLog` writes: a kind, where it was, and numbers."""
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("kind"), str)
+        and all(type(row.get(key)) is int for key in ("epoch", "step"))
+        and all(value is None or isinstance(value, int | float) for key, value in row.items() if key != "kind")
+    )
 
 
 def _encode(row: Mapping[str, Any]) -> bytes:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
-from vaedist.config import Sweep, Value, told
+from vaedist.config import NAME_PATTERN, Sweep, Value, told
 from vaedist.errors import RunError, StorageError
 from vaedist.monitor.metrics import read_metrics
 from vaedist.monitor.sweep_events import State
@@ -136,24 +136,39 @@ class SweepFolder(KeptFolder):
             return []
         except OSError as error:
             raise RunError(f"cannot read {self.trials}: {error.strerror or error}") from error
-        trials: dict[int, Trial] = {}
+        space, trials = set(self.read_sweep().tune.space), dict[int, Trial]()
         for number, line in enumerate(lines, start=1):
             try:
-                self._follow(trials, json.loads(line))
-            except (ValueError, KeyError, TypeError):
+                record = json.loads(line)
+                _check(record, space)
+                self._follow(trials, record)
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise RunError(f"{self.trials} line {number} says nothing of a trial; delete it to go on") from None
         return [trials[number] for number in sorted(trials)]
 
     def _follow(self, trials: dict[int, Trial], record: Mapping[str, Any]) -> None:
         number, state = record["trial"], record["state"]
-        if not isinstance(number, int) or state not in get_args(State):
-            raise ValueError(f"no trial's state: {record}")
         if number not in trials:
             trials[number] = Trial(number, record["params"], self.trial(record["run"]))
         trial = trials[number]
         trials[number] = replace(
             trial, state=state, starts=trial.starts + (state == "running"), reason=record.get("reason", "")
         )
+
+
+def _check(record: Any, space: set[str]) -> None:
+    """Whether it is what a `TrialLog` of a sweep over the keys of `space` writes.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not.
+    """
+    right = type(record["trial"]) is int and record["state"] in get_args(State)
+    if "run" in record or "params" in record:
+        name, params = record["run"], record["params"]  # a name that leads nowhere else
+        right = right and bool(re.fullmatch(NAME_PATTERN, name)) and set(params) == space
+        right = right and isinstance(params, dict) and all(isinstance(value, Value) for value in params.values())
+    if not right or not isinstance(record.get("reason", ""), str):
+        raise ValueError(record)
 
 
 @dataclass

@@ -98,8 +98,9 @@ def _reached(outcome: Outcome) -> str:
 
 
 def _hardware(scaling: ScalingSection) -> str:
-    workers = f"{scaling.workers} worker{'s' if scaling.workers > 1 else ''}"
-    each = " each" if scaling.workers > 1 else ""
+    count, _ = scaling.bounds
+    workers = f"{count} worker{'s' if count > 1 else ''}"
+    each = " each" if count > 1 else ""
     if scaling.gpus_per_worker:
         return f"{workers} with {scaling.gpus_per_worker:g} GPU{each}"
     if scaling.cpus_per_worker:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -66,11 +67,17 @@ class Checkpoint:
 
     def weights(self) -> dict[str, np.ndarray]:
         """The model's weights, by their Keras paths."""
-        return load_file(self.path / WEIGHTS)
+        return self._load(WEIGHTS)
 
     def optimizer(self) -> dict[str, np.ndarray]:
         """The optimizer's slots, as slot/path."""
-        return load_file(self.path / OPTIMIZER)
+        return self._load(OPTIMIZER)
+
+    def _load(self, name: str) -> dict[str, np.ndarray]:
+        try:
+            return load_file(self.path / name)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"cannot read {self.path / name}: {error}") from error
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -90,12 +97,13 @@ def open_checkpoint(path: Path) -> Checkpoint:
         for name, digest in record.pop("files").items():
             if Path(name).name != name or _sha256(path / name) != digest:
                 raise CheckpointError(f"checkpoint {path} is damaged: {name} differs from what was committed")
-        record["image_shape"] = tuple(record["image_shape"])
-        return Checkpoint(path, Position(**record), (path / EXPERIMENT).read_text(encoding="utf-8"))
+        position = TypeAdapter(Position).validate_json(json.dumps(record), strict=True)
+        return Checkpoint(path, position, (path / EXPERIMENT).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"checkpoint {path} is not whole: {Path(error.filename).name} is missing") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"checkpoint {path} cannot be read: {reason}") from error
 
 
 class CheckpointStore:
@@ -253,9 +261,10 @@ class CheckpointStore:
 
 def _test_elbo(path: Path) -> float | None:
     try:
-        return json.loads((path / STATE).read_bytes())["test_elbo"]
-    except (OSError, ValueError, KeyError, TypeError):
+        elbo = json.loads((path / STATE).read_bytes())["test_elbo"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    return elbo if isinstance(elbo, float) else None
 
 
 def _sha256(path: Path) -> str:

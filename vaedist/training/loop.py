@@ -8,7 +8,7 @@ to the same weights as one that was not.
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from vaedist.training.meters import Meters, Stopwatch
 from vaedist.training.recorder import Recorder
 from vaedist.training.state import averaged, load_variables, named_slots, named_weights
 
+MOST_NAMED = 3  # numbers that an error names
+
 
 class Loop:
     """One worker's part in a run.
@@ -40,6 +42,7 @@ class Loop:
         importance: takes the importance-weighted bound after each epoch, on the first worker; None takes none.
         workers: how many there are.
         should_stop: asked before every call of the step; when one worker says yes, all stop after the same step.
+        should_save: asked on the first worker after every call of the step; others need not know of a checkpoint.
     """
 
     def __init__(
@@ -55,10 +58,12 @@ class Loop:
         importance: ImportanceEvaluator | None = None,
         workers: int = 1,
         should_stop: Callable[[], bool] = lambda: False,
+        should_save: Callable[[], bool] = lambda: False,
     ) -> None:
         self.experiment, self.model, self.strategy, self.inputs = experiment, model, strategy, inputs
         self.importance = importance
-        self.store, self.recorder, self.workers, self.should_stop = store, recorder, workers, should_stop
+        self.store, self.recorder, self.workers = store, recorder, workers
+        self.should_stop, self.should_save = should_stop, should_save
         training = experiment.training
         self.steps_per_epoch = inputs.train.plan.steps
         self.total_steps = training.epochs * self.steps_per_epoch
@@ -98,7 +103,7 @@ class Loop:
                 at_epoch_end = self.taken % self.steps_per_epoch == 0
                 if at_epoch_end:
                     means = self._end_epoch()
-                elif stop or self._due(self.experiment.checkpoint.every_steps):
+                elif stop or self._due(self.experiment.checkpoint.every_steps) or self._asked_to_save():
                     self._save()
                 if stop and self.taken < self.total_steps:
                     raise Interrupted(f"stopped at step {self.taken} of {self.total_steps}, which is saved")
@@ -114,6 +119,9 @@ class Loop:
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.taken % every == 0
+
+    def _asked_to_save(self) -> bool:
+        return self.recorder is not None and self.should_save()
 
     def _requests(self) -> Iterator[tuple[int, int, int]]:
         """Chunks from here to the end, cut at epochs and at checkpoints."""
@@ -138,7 +146,8 @@ class Loop:
         metrics, finite = self.step.run(chunk, first, stop=self.should_stop())
         computed = time.perf_counter() - start
         columns = len(self.meters.names)
-        self._check(metrics, finite, first)
+        if not finite:
+            self._fail(chunk, metrics, first)
         for row in metrics:
             self.taken += 1
             self.meters.add(row[:columns].astype(np.float64))
@@ -147,12 +156,13 @@ class Loop:
                 self._log(float(row[-1]))
         return bool(metrics[:, columns].any())
 
-    def _check(self, metrics: np.ndarray, finite: bool, first: int) -> None:
-        if finite:
-            return
+    def _fail(self, chunk: Chunk, metrics: np.ndarray, first: int) -> NoReturn:
+        """Name what was not finite in the last step that was taken."""
         step, row = first + len(metrics), metrics[-1]
-        bad = [name for name, value in zip(self.step.names, row, strict=True) if not np.isfinite(value)]
-        what = ", ".join(bad) if bad else "the gradient"
+        bad = [name for name, value in zip(self.step.sums, row, strict=False) if not np.isfinite(value)]
+        if not bad:  # each worker looks at its own rows; it may have been in another's
+            bad = [f"the gradient of {name}" for name in self.step.weights_at_fault(chunk, len(metrics) - 1, step - 1)]
+        what = (", ".join(bad[:MOST_NAMED]) or "the gradient") + (", ..." if bad[MOST_NAMED:] else "")
         raise NonFiniteError(
             f"step {step} (epoch {first // self.steps_per_epoch + 1}): {what} became NaN or infinite; the run stopped, "
             f"and checkpoints up to step {self._last_saved()} are intact; a smaller training.learning_rate may help"

@@ -116,8 +116,7 @@ class TrainStep:
             norm of the gradient; and whether all was finite. If not, the last row belongs to the step at fault, and no
             later one was taken: a loss that is not finite changes no weight, a gradient that is not never enters one.
         """
-        parts = (chunk.images, chunk.first_rows, chunk.counts)
-        batches = Batch(*(per_replica(self.strategy, part) for part in parts))
+        batches = self._on_devices(chunk)
         scalars = tf.constant(chunk.steps), tf.constant(step, tf.int64), tf.constant(float(stop), self.dtype)
         if self.strategy.num_replicas_in_sync == 1:
             result = self.strategy.run(self._call, args=(batches, *scalars))
@@ -125,6 +124,27 @@ class TrainStep:
             result = self._call(batches, *scalars)
         taken, finite, metrics = (first_local(self.strategy, x) for x in result)
         return metrics.numpy()[: int(taken)], bool(finite)
+
+    def weights_at_fault(self, chunk: Chunk, k: int, step: int) -> list[str]:
+        """The paths of the weights for which batch k of a chunk gives gradients that are not finite; takes its time.
+
+        This worker's rows are looked at, and the weights as they are now.
+        """
+
+        def finite(batches: Batch) -> Any:
+            own, none = local_replica(self.strategy), tf.zeros((), self.dtype)
+            batch = Batch(*(part[k] for part in batches))
+            gradients, _ = self._gradients(batch, tf.constant(step, tf.int64), none, own)
+            return tf.stack([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
+
+        flags = self.strategy.run(finite, args=(self._on_devices(chunk),))
+        every = np.all([flag.numpy() for flag in self.strategy.experimental_local_results(flags)], axis=0)
+        return [weight.path for weight, fine in zip(self.model.trainable_variables, every, strict=True) if not fine]
+
+    def _on_devices(self, chunk: Chunk) -> Batch:
+        """The batches of a chunk, each replica's part on its device."""
+        parts = (chunk.images, chunk.first_rows, chunk.counts)
+        return Batch(*(per_replica(self.strategy, part) for part in parts))
 
     def _alone(self, batches: Batch, steps: Any, first_step: Any, stop: Any) -> Any:
         """All steps of a call in one program, on the one device."""

@@ -48,7 +48,7 @@ def summarize(folder: RunFolder) -> Summary:
     """
     experiment = folder.read_experiment()
     rows = read_metrics(folder.metrics) if folder.metrics.exists() else []
-    tests: list[dict[str, Any]] = [row for row in rows if row["kind"] == "test"]
+    tests: list[dict[str, Any]] = [row for row in rows if row["kind"] == "test" and row.get("elbo") is not None]
     model, training = experiment.model, experiment.training
     return Summary(
         name=folder.name,

@@ -32,6 +32,7 @@ class Worker:
         threads: CPUs that it was given.
         notify: takes the events of the first worker.
         should_stop: whether the user asked to stop.
+        should_save: whether the first worker is asked to save, in its own good time before the group is ended.
         agree: gives every worker what the first one passed in.
         may_write: asked before anything is written; raises when others write now.
     """
@@ -41,6 +42,7 @@ class Worker:
     threads: int = 1
     notify: Callable[[Event], None] = lambda _: None
     should_stop: Callable[[], bool] = lambda: False
+    should_save: Callable[[], bool] = lambda: False
     agree: Callable[[Any], Any] = lambda value: value
     may_write: Callable[[], None] = lambda: None
 
@@ -89,7 +91,8 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
                 importance = ImportanceEvaluator(model, rows, samples=samples, seed=experiment.seed)
         loop = Loop(
             experiment, model, strategy, inputs, store, checkpoint=checkpoint, recorder=recorder,
-            importance=importance, workers=worker.workers, should_stop=worker.should_stop,
+            importance=importance, workers=worker.workers,
+            should_stop=worker.should_stop, should_save=worker.should_save,
         )  # fmt: skip
         means = loop.run()
     if worker.rank == 0:  # all is where it belongs by now, be it on a store

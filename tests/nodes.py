@@ -1,4 +1,4 @@
-"""A machine of the cluster dies under a run."""
+"""A Ray of several nodes on this machine, each with an address of the loopback, for tests that take nodes away."""
 
 import contextlib
 import os
@@ -7,24 +7,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-
-import pytest
-from command import start
-
-from vaedist.monitor.metrics import read_metrics
-from vaedist.training.checkpoint import CheckpointStore
-from vaedist.training.run_folder import RunFolder
-
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8, an address for each node"),
-]
 
 HEAD, FIRST, SECOND, THIRD = (f"127.0.0.{number}" for number in range(2, 6))
 SECONDS = 240  # far more than any of it takes
-EPOCHS = 12
 RAY = "from ray.scripts.scripts import main; main()"
 
 
@@ -78,6 +64,17 @@ class Nodes:
         self.started.pop(node).wait()
         return len(doomed)
 
+    def drain(self, node, seconds):
+        """Announce that a node will be taken away."""
+        ask = "import ray; ray.init(address='auto', log_to_driver=False); print(*("
+        ask += f"n['NodeID'] for n in ray.nodes() if n['Alive'] and n['NodeManagerAddress'] == {node!r}))"
+        environment = os.environ | {"RAY_ADDRESS": self.address}
+        options = {"env": environment, "capture_output": True, "text": True, "check": True}
+        identity = subprocess.run([sys.executable, "-c", ask], **options).stdout.split()[-1]
+        announce = ["drain-node", f"--node-id={identity}", f"--deadline-remaining-seconds={seconds}"]
+        announce += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=a test takes it away"]
+        subprocess.run([sys.executable, "-c", RAY, *announce, f"--address={self.address}"], **options)
+
     def workers(self, node):
         """How many training workers a node has."""
         pids, count = self.processes(node), 0
@@ -87,61 +84,18 @@ class Nodes:
         return count
 
 
-def wait_for(what, condition):
-    """Until it holds."""
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {SECONDS} s"
-        time.sleep(0.05)
+@contextlib.contextmanager
+def started():
+    """No node yet; those that were started end with the context. Everybody who wants to join them has to have a token.
 
-
-@pytest.fixture
-def nodes(monkeypatch):
-    """To be started; ended with the test."""
+    Yields:
+        the `Nodes`, and the environment that a process needs to join them.
+    """
     with tempfile.TemporaryDirectory(prefix="vd", dir="/tmp") as name:  # short, for the sake of the sockets in it
         token = Path(name, "token")
         token.touch(mode=0o600)
         token.write_text(os.urandom(32).hex())
-        monkeypatch.setenv("RAY_AUTH_MODE", "token")
-        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
         nodes = Nodes(Path(name))
-        yield nodes
+        yield nodes, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         for node in list(nodes.started):
             nodes.kill(node)
-
-
-def test_a_run_goes_on_when_a_node_is_killed(experiment, nodes, tmp_path):
-    experiment = experiment.with_overrides(f"training.epochs={EPOCHS}", "scaling.workers=2")
-    job = tmp_path / "run.toml"
-    job.write_text(experiment.with_overrides("training.steps_per_call=4").to_toml())
-    run, last = RunFolder.of(experiment), 100 * EPOCHS
-
-    def rows():
-        return read_metrics(run.metrics) if run.metrics.exists() else []
-
-    nodes.start(HEAD, cpus=0)
-    wait_for("the head", lambda: nodes.joined(HEAD))
-    nodes.start(FIRST, cpus=1)
-    nodes.start(SECOND, cpus=1)
-    wait_for("two nodes", lambda: nodes.joined(FIRST) and nodes.joined(SECOND))
-    training = nodes.started["command"] = start("train", job, "--address", nodes.address)
-
-    def running():
-        assert training.poll() is None, training.communicate()[1]
-        return True
-
-    wait_for(
-        "workers", lambda: running() and nodes.workers(FIRST) and nodes.workers(SECOND)
-    )  # one has no room for both
-    nodes.start(THIRD, cpus=1)
-    wait_for("the third node", lambda: running() and nodes.joined(THIRD))
-    wait_for("step 40", lambda: running() and any(row["step"] >= 40 for row in rows()))
-    assert nodes.kill(FIRST) > 2
-    assert rows()[-1]["step"] < last, "it was to be killed before the end"
-    _, said = training.communicate(timeout=SECONDS)
-    assert training.returncode == 0, said
-    assert "resumed at step" in said
-    assert CheckpointStore(run.checkpoints).newest().position.step == last
-    expected = [("train", step) for step in range(5, last + 1, 5)]
-    expected += [("test", step) for step in range(100, last + 1, 100)]
-    assert sorted((row["kind"], row["step"]) for row in rows()) == sorted(expected)

@@ -1,0 +1,94 @@
+"""Machines of the cluster die, go and come under a run."""
+
+import time
+
+import pytest
+from nodes import FIRST, HEAD, SECOND, THIRD
+
+from vaedist.training.checkpoint import CheckpointStore
+
+EPOCHS = 12
+NOTICE_SECONDS = 30
+
+
+def start_two(nodes, waiting):
+    """A head that computes nothing, and two nodes of one CPU each."""
+    nodes.start(HEAD, cpus=0)
+    waiting("the head", lambda: nodes.joined(HEAD))
+    nodes.start(FIRST, cpus=1)
+    nodes.start(SECOND, cpus=1)
+    waiting("two nodes", lambda: nodes.joined(FIRST) and nodes.joined(SECOND))
+
+
+def test_a_run_goes_on_when_a_node_is_killed(experiment, nodes, training, waiting, recovered):
+    experiment = experiment.with_overrides(
+        f"training.epochs={EPOCHS}", "scaling.workers=2", "training.steps_per_call=4"
+    )
+    start_two(nodes, waiting)
+    job = training(experiment, "--address", nodes.address)
+    waiting("workers", lambda: job.runs() and nodes.workers(FIRST) and nodes.workers(SECOND))  # one holds not both
+    nodes.start(THIRD, cpus=1)
+    waiting("the third node", lambda: job.runs() and nodes.joined(THIRD))
+    job.wait_for_step(40)
+    assert nodes.kill(FIRST) > 2
+    at = job.rows()[-1]["step"]
+    assert at < 100 * EPOCHS, "it was to be killed before the end"
+    with recovered("a machine died, another took its place"):
+        waiting("the third node", lambda: job.rows()[-1]["step"] > at)
+    assert "resumed at step" in job.end()
+    job.check_whole()
+
+
+def test_an_elastic_run_shrinks_and_grows_and_computes_the_same(experiment, nodes, training, waiting, recovered):
+    experiment = experiment.with_overrides(
+        "training.epochs=40", "scaling.workers=[1, 2]", "scaling.resize_seconds=5", "training.steps_per_call=4",
+        "model.hidden=512", "model.flow.width=512", "model.latent=64",  # slow enough to last until it has grown again
+    )  # fmt: skip
+    start_two(nodes, waiting)
+    job = training(experiment, "--address", nodes.address)
+    waiting("two workers", lambda: job.runs() and nodes.workers(FIRST) and nodes.workers(SECOND))
+    job.wait_for_step(40)
+    nodes.kill(FIRST)
+    at = job.rows()[-1]["step"]
+    with recovered("a machine of an elastic run died"):
+        waiting("one worker", lambda: job.runs() and job.rows()[-1]["step"] > at)
+    nodes.start(THIRD, cpus=1)
+    waiting("the third node", lambda: job.runs() and nodes.joined(THIRD))
+    with recovered("a machine was there for an elastic run to grow"):
+        waiting("two workers again", lambda: job.runs() and nodes.workers(THIRD))
+    said = job.end()
+    counts = [line.split(" worker")[0].rpartition(" ")[2] for line in said.splitlines() if " device" in line]
+    assert counts == ["2", "1", "2"], said
+    job.check_whole()
+    lone = experiment.with_overrides("scaling.workers=1", "scaling.cpus_per_worker=2", "run.name=undisturbed")
+    undisturbed = training(lone)
+    undisturbed.end()
+    for row, expected in zip(job.rows(), undisturbed.rows(), strict=True):
+        assert (row["kind"], row["step"]) == (expected["kind"], expected["step"])
+        assert row["elbo"] == pytest.approx(expected["elbo"], rel=1e-4)
+
+
+def test_a_run_saves_in_time_when_a_machine_is_announced_to_go(experiment, nodes, training, waiting, recovered):
+    experiment = experiment.with_overrides(
+        "training.epochs=20", "scaling.workers=[1, 2]", "scaling.max_failures=0", "training.steps_per_call=1",
+        "checkpoint.every_steps=0", "monitor.log_every=1", "training.global_batch=16",
+        "model.hidden=512", "model.flow.width=512", "model.latent=64",
+    )  # fmt: skip
+    start_two(nodes, waiting)
+    job = training(experiment, "--address", nodes.address)
+    waiting("two workers", lambda: job.runs() and nodes.workers(FIRST) and nodes.workers(SECOND))
+    job.wait_for_step(20)
+    nodes.drain(FIRST, NOTICE_SECONDS)
+    end = time.monotonic() + NOTICE_SECONDS
+    store = CheckpointStore(job.run.checkpoints)
+    waiting("a checkpoint", lambda: job.runs() and any(path.name[-2:] != "00" for path in store.committed()))
+    assert time.monotonic() < end
+    waiting("the time to be over", lambda: time.monotonic() > end)
+    at = job.rows()[-1]["step"]
+    nodes.kill(FIRST)
+    with recovered("a machine was announced to go, and went"):
+        waiting("one worker", lambda: job.runs() and nodes.workers(SECOND) and job.rows()[-1]["step"] > at + 50)
+    said = job.end()
+    assert "will be taken away at " in said
+    assert "starting again without them" in said
+    job.check_whole()

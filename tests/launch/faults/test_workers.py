@@ -1,0 +1,169 @@
+"""Workers hang, the process that watches over them dies, the disk fills up: on one machine, with a Ray of its own."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vaedist.errors import RunError, StorageError, WorkerError
+from vaedist.launch.train import HANGING_SECONDS, train
+from vaedist.monitor.events import Notice, Progress, Started
+from vaedist.monitor.metrics import read_metrics
+from vaedist.training.checkpoint import CheckpointStore
+from vaedist.training.run_folder import RunFolder
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+@pytest.fixture(scope="module")
+def two(make_experiment, tmp_path_factory):
+    return make_experiment(tmp_path_factory.mktemp("two")).with_overrides("scaling.workers=2", "training.epochs=6")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(two):
+    return train(two.with_overrides("run.name=undisturbed"))
+
+
+def at_step(step, act):
+    """An observer that acts once, when a step is reached, and keeps the events in its list `seen`."""
+
+    def observe(event):
+        observe.seen.append(event)
+        if isinstance(event, Progress) and event.step >= step and not observe.acted:
+            observe.acted = True
+            act()
+
+    observe.seen, observe.acted = [], False
+    return observe
+
+
+def check_same(run, undisturbed):
+    """Bitwise the same weights and optimizer, and each row of metrics once."""
+    ours, theirs = (CheckpointStore(one.checkpoints).newest() for one in (run, undisturbed))
+    assert ours.position.step == theirs.position.step
+    for part in ("weights", "optimizer"):
+        a, b = getattr(ours, part)(), getattr(theirs, part)()
+        assert all(np.array_equal(a[name], b[name]) for name in b), part
+    rows, expected = read_metrics(run.metrics), read_metrics(undisturbed.metrics)
+    assert [(r["kind"], r["step"], r["elbo"]) for r in rows] == [(r["kind"], r["step"], r["elbo"]) for r in expected]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_worker_that_hangs_is_found_and_replaced(two, undisturbed, processes, rank):
+    stopped, times = [], []
+
+    def stop():
+        stopped.append(processes("RayTrainWorker")[rank])
+        stopped[0].send_signal(signal.SIGSTOP)
+        times.append(time.monotonic())
+
+    def observe(event):
+        if isinstance(event, Started):
+            times.append(time.monotonic())
+        inner(event)
+
+    inner = at_step(75, stop)
+    run = train(two.with_overrides(f"run.name=hanging-{rank}"), observe=observe)
+    assert len(times) == 3
+    assert times[2] - times[1] < 3 * HANGING_SECONDS  # found, and started again
+    assert any(isinstance(event, Notice) and "starting again" in event.text for event in inner.seen)
+    assert not stopped[0].is_running()
+    check_same(run, undisturbed)
+
+
+def test_a_run_whose_controller_is_killed_says_so_and_goes_on_with_resume(two, undisturbed, processes):
+    experiment = two.with_overrides("run.name=controller")
+    with pytest.raises(WorkerError, match=r"the process that watches over the workers died.*--resume") as error:
+        train(experiment, observe=at_step(150, lambda: processes("TrainController")[-1].kill()))
+    assert str(error.value).isprintable()
+    deadline = time.monotonic() + 60
+    while processes("RayTrainWorker") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not processes("RayTrainWorker")
+    check_same(train(experiment, resume=True), undisturbed)
+
+
+def test_what_ray_keeps_of_a_run_is_never_believed(two, undisturbed, tmp_path):
+    """Ray's own snapshot of a run is overwritten in place, and names paths: truncated, or leading elsewhere."""
+    experiment = two.with_overrides("run.name=snapshot")
+    with pytest.raises(Exception, match="stopped"):
+        train(experiment, observe=at_step(150, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    run = RunFolder.of(experiment)
+    kept = [path for path in (run.path / "ray").rglob("*") if path.is_file()]
+    elsewhere = tmp_path / "elsewhere"
+    for number, path in enumerate(kept):
+        path.write_bytes([b"", path.read_bytes()[:5], b'{"checkpoint_dir_name": "../../../elsewhere"}'][number % 3])
+    for folder in {path.parent for path in kept} or {run.path / "ray"}:
+        (folder / "checkpoint_manager_snapshot.json").write_text(f'{{"checkpoint_dir_name": "{elsewhere}"}}')
+    check_same(train(experiment, resume=True), undisturbed)
+    assert not elsewhere.exists()
+
+
+def test_changed_data_is_refused_by_name(two, blob_data, tmp_path):
+    data = tmp_path / "blobs"
+    shutil.copytree(blob_data, data)
+    experiment = two.with_overrides("run.name=data", f"data.path='{data}'")
+    with pytest.raises(Exception, match="stopped"):
+        train(experiment, observe=at_step(100, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    manifest = data / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"blobs"', '"other"'))
+    with pytest.raises(RunError, match=r"the data has changed under the run: checkpoint .* was made on data"):
+        train(experiment, resume=True)
+    shutil.copy(blob_data / "manifest.json", manifest)
+    shard = next(data.rglob("train*.arrow"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(Exception, match=shard.name):
+        train(experiment, resume=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 16 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a file system")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(place):
+    """Leave no byte free."""
+    with suppress(OSError), (place / "filler").open("wb") as file:
+        while True:
+            file.write(bytes(1 << 16))
+            file.flush()
+
+
+@pytest.mark.parametrize("fault", ["full", "read-only"])
+def test_a_disk_that_takes_nothing_more(two, undisturbed, small_disk, fault):
+    experiment = two.with_overrides("run.name=disk", f"run.folder='{small_disk}'")
+    says = {"full": "No space left on device", "read-only": "Read-only file system"}[fault]
+
+    def disturb():
+        if fault == "full":
+            fill(small_disk)
+        else:
+            subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+
+    observe = at_step(150, disturb)
+    with pytest.raises(StorageError, match=says) as error:
+        train(experiment, observe=observe)
+    assert str(error.value).isprintable()
+    assert sum(isinstance(event, Started) for event in observe.seen) == 1  # starting again would not mend it
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    run = RunFolder.of(experiment)
+    before = CheckpointStore(run.checkpoints).newest(pytest.fail).position.step
+    assert 100 <= before < 600
+    Path(small_disk, "filler").unlink(missing_ok=True)
+    check_same(train(experiment, resume=True), undisturbed)

@@ -1,0 +1,56 @@
+"""When a worker saves because its machine is to be taken away."""
+
+from vaedist.launch.preemption import Preemption
+
+
+class Clock:
+    """A time, and the time at which a machine goes; told texts are kept."""
+
+    def __init__(self):
+        self.time, self.deadline, self.told = 1000.0, None, []
+        self.preemption = Preemption(self.told.append, lambda: self.deadline, lambda: self.time)
+
+    def asked_until(self, end):
+        """The times at which it said to save, asked every second."""
+        saved = []
+        while self.time <= end:
+            saved += [self.time] * self.preemption.save_now()
+            self.time += 1
+        return saved
+
+
+def test_nobody_saves_while_nothing_is_announced():
+    clock = Clock()
+    assert clock.asked_until(1100) == []
+    assert clock.told == []
+
+
+def test_it_is_saved_at_once_and_again_just_before():
+    clock = Clock()
+    clock.asked_until(1005)
+    clock.deadline = 1060.0
+    assert clock.asked_until(1080) == [1006, 1050]
+    assert len(clock.told) == 1
+    assert "taken away at " in clock.told[0]
+
+
+def test_a_short_notice_is_saved_once():
+    clock = Clock()
+    clock.deadline = 1004.0
+    assert clock.asked_until(1010) == [1000]
+
+
+def test_an_unknown_time_is_saved_once():
+    clock = Clock()
+    clock.deadline = 0.0
+    assert clock.asked_until(1100) == [1000]
+    assert "taken away: " in clock.told[0]
+
+
+def test_another_machine_is_told_anew():
+    clock = Clock()
+    clock.deadline = 1060.0
+    assert clock.asked_until(1055) == [1000, 1050]
+    clock.deadline = 1058.0
+    assert clock.asked_until(1100) == [1056]
+    assert len(clock.told) == 2

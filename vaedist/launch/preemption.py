@@ -1,0 +1,53 @@
+"""Machines that are to be taken away: Ray tells the workers on them until when they have time to save."""
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+from ray.train.v2._internal.execution.context import get_train_context
+
+MARGIN_SECONDS = 10.0  # before a machine is taken away, for the last checkpoint to be written
+
+
+def announced() -> float | None:
+    """In a worker: when a machine of its group is taken away, as UNIX time, 0 where that is not known, None if none is.
+
+    Ray Train's own `get_preemption_info` makes all workers wait for each other, which nobody has to who only saves.
+    """
+    info = get_train_context().preemption_context.preemption_info
+    return None if info is None else (info.deadline_ms or 0) / 1000
+
+
+class Preemption:
+    """In the first worker: whether to save because machines of its group are to be taken away.
+
+    Args:
+        notify: told of it.
+        deadline: as `announced`.
+        now: UNIX time.
+    """
+
+    def __init__(
+        self,
+        notify: Callable[[str], None],
+        deadline: Callable[[], float | None] = announced,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._notify, self._deadline, self._now = notify, deadline, now
+        self._told: float | None = None
+        self._saved_last = False
+
+    def save_now(self) -> bool:
+        """Asked again and again: true once when machines are announced to go, and once shortly before they do."""
+        deadline = self._deadline()
+        if deadline is None:
+            return False
+        announced = deadline != self._told
+        last = deadline > 0 and self._now() >= deadline - MARGIN_SECONDS
+        if announced:
+            self._told, self._saved_last = deadline, False
+            when = f" at {datetime.fromtimestamp(deadline):%H:%M:%S}" if deadline else ""
+            self._notify(f"a machine of this run will be taken away{when}: saving, to go on without it")
+        save = announced or (last and not self._saved_last)
+        self._saved_last = self._saved_last or last
+        return save

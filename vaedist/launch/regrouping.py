@@ -1,0 +1,55 @@
+"""A run's group of workers is ended and another one is started: told to the user, and with no step lost needlessly."""
+
+from contextlib import suppress
+from typing import Any
+
+import ray
+from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.controller.state import (
+    ReschedulingState,
+    ResizingState,
+    RestartingState,
+    TrainControllerState,
+)
+from ray.train.v2.api.exceptions import PreemptionError
+
+from vaedist.monitor.events import Notice
+
+SAVE_SECONDS = 120.0  # for a checkpoint before a resize; without it the next group goes on from the one before
+
+
+class Regrouping(ControllerCallback):
+    """In a run's controller: tells why a group ends, and loses no step of one that is well.
+
+    Args:
+        channel: the run's.
+    """
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+
+    def after_controller_state_update(
+        self, previous_state: TrainControllerState, current_state: TrainControllerState
+    ) -> None:
+        """Called by Ray Train whenever what it does changes."""
+        match current_state:
+            case RestartingState(training_failed_error=PreemptionError()):
+                self._tell("the machines that were to be taken away are left: starting again without them")
+            case RestartingState():
+                reason = last_line(current_state.training_failed_error)
+                self._tell(f"workers failed ({reason}): starting again from the newest checkpoint")
+            case ReschedulingState() if not isinstance(previous_state, ReschedulingState):
+                self._tell("the cluster has no room for the workers yet: waiting for it")
+            case ResizingState():
+                self._tell(f"going on with {current_state.scaling_decision.num_workers} workers: saving first")
+                with suppress(ray.exceptions.RayError):  # it takes too long, or the command is gone
+                    ray.get(self._channel.save.remote(), timeout=SAVE_SECONDS)
+
+    def _tell(self, text: str) -> None:
+        self._channel.put.remote(Notice(text))
+
+
+def last_line(error: BaseException) -> str:
+    """The line of a worker's traceback that says what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
