@@ -41,8 +41,12 @@ def pytest_unconfigure():
     shutil.rmtree(os.environ["VAEDIST_CACHE"], ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the marks
 def pytest_collection_modifyitems(config, items):
-    """Leave out the tests that want the CIFAR-10 archive where there is none."""
+    """Leave out tests that want the CIFAR-10 archive where there is none; keep those that share a Ray together."""
+    for item in items:
+        if "cluster" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("ray"))
     if os.environ.get(ARCHIVE):
         return
     wanting = [item for item in items if item.get_closest_marker("cifar10")]

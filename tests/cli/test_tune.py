@@ -1,6 +1,7 @@
 """`vaedist tune`: killed and gone on with in processes of their own, and what it refuses."""
 
 import json
+import signal
 import time
 from collections import Counter
 
@@ -51,29 +52,41 @@ def place(tmp_path, small_dataset):
     return make
 
 
+def wait_for_trial(process, folder, number):
+    """Until the trials before it have finished, and it has ended an epoch but not all."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        trials = folder.read_trials() if folder.sweep.exists() else []
+        if len(trials) == number + 1 and trials[number].epochs:
+            assert [trial.state for trial in trials] == ["finished"] * number + ["running"]
+            assert trials[number].epochs[-1].epoch < EPOCHS
+            return
+        time.sleep(0.05)
+    pytest.fail(f"trial {number} did not begin: {process.communicate()[1] if process.poll() is not None else ''}")
+
+
 @pytest.mark.ray
-def test_a_sweep_that_is_killed_goes_on_and_no_trial_runs_twice(place):
+def test_a_sweep_that_is_stopped_or_killed_goes_on_and_no_trial_runs_twice(place):
     here = place(tune='search = "grid"\nscheduler = "none"\nconcurrent = 1', epochs=EPOCHS)
     folder = SweepFolder(here / "runs" / "sweep")
     first = start("tune", "sweep.toml", cwd=here)
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline and first.poll() is None:
-        trials = folder.read_trials() if folder.sweep.exists() else []
-        if len(trials) == 2 and trials[0].state == "finished" and trials[1].epochs:
-            break
-        time.sleep(0.05)
-    first.kill()
-    first.communicate(timeout=SECONDS)
-    trials = folder.read_trials()
-    assert [trial.state for trial in trials] == ["finished", "running"], "it was to be killed in its second trial"
-    killed_at = trials[1].epochs[-1].epoch
-    assert 1 <= killed_at < EPOCHS
+    wait_for_trial(first, folder, 0)
+    first.send_signal(signal.SIGINT)
+    _, said = first.communicate(timeout=SECONDS)
+    assert first.returncode == 130, said
+    assert "Traceback" not in said
+    assert "tune --resume" in said.splitlines()[-1]
+    second = start("tune", "--resume", "runs/sweep", cwd=here)
+    wait_for_trial(second, folder, 1)
+    second.kill()
+    second.communicate(timeout=SECONDS)
+    assert [trial.state for trial in folder.read_trials()] == ["finished", "running"]
 
     out, err = run("tune", "--resume", "runs/sweep", cwd=here)
     assert "1 of them ended before" in err
     assert "3 finished" in out
     records = [json.loads(line) for line in folder.trials.read_text().splitlines()]
-    assert Counter(r["trial"] for r in records if r["state"] == "running") == {0: 1, 1: 2, 2: 1}
+    assert Counter(r["trial"] for r in records if r["state"] == "running") == {0: 2, 1: 2, 2: 1}
     for trial in folder.read_trials():
         rows = [row["step"] for row in read_metrics(trial.run.metrics) if row["kind"] == "train"]
         assert rows == sorted(set(rows)), "a step was made twice"

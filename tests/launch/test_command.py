@@ -1,7 +1,10 @@
 """The command in a process of its own, with a Ray of its own and code as users have it, interrupted and killed."""
 
+import json
 import signal
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -17,6 +20,32 @@ pytestmark = pytest.mark.ray
 SECONDS = 240  # far more than it takes
 
 
+class AnotherCluster(BaseHTTPRequestHandler):
+    """Answers as the dashboard of a cluster that knows nothing of what it is asked about."""
+
+    def do_GET(self):
+        answer = {"result": True, "msg": "", "data": {"result": {"result": [], "total": 0, "num_after_truncation": 0}}}
+        body = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def another_cluster(monkeypatch):
+    """The environment names the cluster that the user submits jobs to."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), AnotherCluster)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{server.server_address[1]}")
+    yield
+    server.shutdown()
+
+
 def wait_for_step(process, run, step):
     """Until the run's metrics reach a step."""
     deadline = time.monotonic() + SECONDS
@@ -27,9 +56,10 @@ def wait_for_step(process, run, step):
     pytest.fail(f"step {step} was not reached: {process.communicate()[1] if process.poll() is not None else ''}")
 
 
+@pytest.mark.usefixtures("another_cluster")
 def test_a_run_survives_ctrl_c_and_kill_9_of_the_whole_command(experiment, tmp_path):
     experiment = experiment.with_overrides("training.epochs=12")  # long enough to be caught in its middle
-    undisturbed = experiment.with_overrides("run.name=undisturbed")
+    undisturbed = experiment.with_overrides("run.name=undisturbed", "scaling.max_failures=0")
     (tmp_path / "undisturbed.toml").write_text(undisturbed.to_toml())
     run_command("train", tmp_path / "undisturbed.toml", seconds=SECONDS)
     job = tmp_path / "run.toml"

@@ -1,12 +1,16 @@
 """Addresses and ports."""
 
 import ipaddress
+import os
 import socket
 from contextlib import suppress
+from itertools import count
 
 from vaedist.errors import ClusterError
 
 LOOPBACK = "127.0.0.1"
+FIRST_PORT, PORTS, PROCESSES = 20_000, 8, 1_500
+_calls = count()
 
 
 def host_of(address: str) -> str:
@@ -25,8 +29,14 @@ def is_loopback(address: str) -> bool:
 
 
 def free_port(wanted: int = 0) -> int:
-    """A port that nobody listens on, at whatever address: the wanted one if it is free."""
-    for port in (wanted, 0):
+    """A port that nobody listens on, at whatever address: the wanted one if it is free.
+
+    It is free until somebody takes it, so each process chooses among a few of its own first, of which no two processes
+    with close numbers share one, each call another, and all below those that the system gives to connections.
+    """
+    first = FIRST_PORT + PORTS * (os.getpid() % PROCESSES)
+    own = (first + next(_calls) % PORTS for _ in range(PORTS))
+    for port in (wanted, *own, 0):
         with socket.socket() as place, suppress(OSError):
             place.bind(("", port))
             return place.getsockname()[1]

@@ -13,7 +13,7 @@ import ray
 from vaedist.config import ScalingSection
 from vaedist.errors import ClusterError
 from vaedist.launch.access import authorize, require_variables, secure_local
-from vaedist.launch.addresses import free_port
+from vaedist.launch.addresses import LOOPBACK, free_port
 
 CONNECT_SECONDS = 5.0
 # Ray's own 30 s are over where a machine that swaps or sleeps stands still for as long: what then asks Ray's head for
@@ -73,15 +73,20 @@ def start_ray(**options: Any) -> None:
     secure_local()
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
     os.environ.setdefault("RAY_py_gcs_connect_timeout_s", str(HEAD_SECONDS))  # read by each of Ray's processes
-    # A process of Ray's that has to find its cluster looks at all of the machine, and fails where there are several, as
-    # the one that frees what a dead trial held. So that they are told, the port is chosen here.
-    port = free_port()
-    with _environment(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=f"127.0.0.1:{port}"):
-        ray.init(address="local", **options)
+    # A process of Ray's that has to find its cluster looks at all of the machine, and fails where there are several, or
+    # asks the dashboard that the user's environment names, or that of another Ray, and as that knows nothing of a run,
+    # the one that frees what dead runs held ends one that is alive. So that they are told, the ports are chosen here.
+    port, dashboard = free_port(), free_port()
+    with environment(
+        RAY_GCS_SERVER_PORT=str(port),
+        RAY_ADDRESS=f"{LOOPBACK}:{port}",
+        RAY_API_SERVER_ADDRESS=f"http://{LOOPBACK}:{dashboard}",
+    ):
+        ray.init(address="local", dashboard_port=dashboard, **options)
 
 
 @contextmanager
-def _environment(**variables: str) -> Iterator[None]:
+def environment(**variables: str) -> Iterator[None]:
     """Have variables set meanwhile, for the processes that are started."""
     before = os.environ.copy()
     os.environ.update(variables)

@@ -154,7 +154,8 @@ def _environment(cluster: LocalCluster) -> dict[str, str]:
         "RAY_AUTH_TOKEN_PATH": cluster.token,
         MARK: cluster.mark,
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine away
-        # Where a process has to find its cluster, Ray looks at all of the machine, and gives up if there are several.
+        # A process that has to find its cluster would look at all of the machine, or ask what the user's shell names.
+        "RAY_API_SERVER_ADDRESS": cluster.dashboard,
         "RAY_ADDRESS": f"LOCALHOST:{cluster.address.rpartition(':')[2]}",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     }

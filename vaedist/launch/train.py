@@ -11,13 +11,13 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from vaedist.config import Experiment, differences
+from vaedist.config import Experiment, ScalingSection, differences
 from vaedist.data.lanes import LanePlan
 from vaedist.data.manifest import load_manifest, verify
 from vaedist.errors import ConfigError, Interrupted, RunError, WorkerError
 from vaedist.launch.backend import TensorflowCluster
 from vaedist.launch.channel import StopRequest, open_channel
-from vaedist.launch.cluster import COMPUTING, ray_session, resources_per_worker
+from vaedist.launch.cluster import COMPUTING, environment, ray_session, resources_per_worker
 from vaedist.launch.owned import RAY_LOG, owned, records_of_ray
 from vaedist.launch.regrouping import Regrouping, last_line
 from vaedist.launch.worker import work
@@ -44,6 +44,9 @@ E = TypeVar("E", bound=Experiment)
 # For a worker that gives no sign of life, as one that was stopped by a signal. Ray's own 600 s are for those that keep
 # Python's interpreter busy, as these never do for longer than it takes to import TensorFlow.
 HANGING_SECONDS = 60
+# For an elastic group to find its places. Ray counts on a machine that is gone for up to 20 s more, and tries a group
+# that has no room; the next try is with what is left.
+ROOM_SECONDS = 15
 STOP_SECONDS = 120.0  # for the workers to end their step and commit a checkpoint
 ENDED = "ended"
 
@@ -172,7 +175,6 @@ def _fit(
     """Run Ray Train in a thread of its own, and pass events on in this one."""
     scaling, channel = experiment.scaling, open_channel()
     stop.attach(channel)
-    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(HANGING_SECONDS))  # Ray hands it on
     trainer = DataParallelTrainer(
         work,
         backend_config=TensorflowCluster(run.place, channel),
@@ -201,7 +203,8 @@ def _fit(
 
     def fit() -> None:
         try:
-            trainer.fit()
+            with environment(**_patience(scaling)):
+                trainer.fit()
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
             errors.append(error)
         finally:
@@ -219,6 +222,14 @@ def _fit(
             f"the workers failed more than {scaling.max_failures} times; last: {reason}; "
             f"{log} tells more, --resume goes on from the newest checkpoint"
         )
+
+
+def _patience(scaling: ScalingSection) -> dict[str, str]:
+    """Variables that Ray Train hands on to the processes of a run, but for what the user has set."""
+    wanted = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": HANGING_SECONDS}
+    if scaling.elastic and not scaling.autoscaling:
+        wanted["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = ROOM_SECONDS
+    return {name: os.environ.get(name, str(seconds)) for name, seconds in wanted.items()}
 
 
 def _watch(channel: Any, observe: Callable[[Event], None]) -> None:

@@ -1,0 +1,301 @@
+"""A run that is disturbed for an hour, against one that is not: its ELBO, its memory, and what it leaves behind.
+
+    python tests/launch/faults/soak.py [--minutes 60] [--every 120] [--seed 0] [--out FOLDER]
+
+Trains a small VAE with two workers on a Ray of a head and three nodes of one CPU each, on this machine, through
+`vaedist train`. Every so many seconds a fault is drawn: a worker is killed or stopped by a signal, a node dies or is
+announced to go and goes (and comes back), the command is killed or interrupted (and is resumed), the newest checkpoint
+is damaged. Then it is run undisturbed, and both are compared.
+
+Prints each fault as it comes and how long the run took to go on, then a table, and ends with exit code 1 where a
+promise was broken. Linux only, for the addresses of the nodes.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+sys.path.append(str(Path(__file__).parents[2]))
+sys.path.append(str(Path(__file__).parents[2] / "data"))
+
+from command import start
+from nodes import FIRST, HEAD, SECOND, THIRD, started
+from synthetic import source
+
+from vaedist.config import Experiment
+from vaedist.data.prepare import prepare
+from vaedist.monitor.metrics import read_metrics
+from vaedist.training.checkpoint import CheckpointStore
+from vaedist.training.run_folder import RunFolder
+
+ROWS = 1600
+STEPS = 100  # an epoch
+PATIENCE = 400.0  # seconds for a run to go on
+TEMPORARY = ("vaedist", "ray", "tf", "tmp")
+
+
+class Soak:
+    """The run under test, and the faults that it is put to.
+
+    Args:
+        experiment: the run.
+        nodes: of the Ray that it runs on; started here.
+        folder: for the job's file and what the command says.
+        rng: draws faults and their victims.
+    """
+
+    def __init__(self, experiment, nodes, folder, rng):
+        self.experiment, self.nodes, self.folder, self.rng = experiment, nodes, folder, rng
+        self.run, self.said = RunFolder.of(experiment), []
+        self.job = folder / "soak.toml"
+        self.job.write_text(experiment.to_toml())
+        self.present = [FIRST, SECOND, THIRD]
+        nodes.start(HEAD, cpus=0)
+        self.wait("the head", lambda: nodes.joined(HEAD))
+        for node in self.present:
+            nodes.start(node, cpus=1)
+        self.wait("the nodes", lambda: all(nodes.joined(node) for node in self.present))
+        self.command = None
+        self.begin()
+
+    def begin(self, *options):
+        """Start the command."""
+        self.command = start("train", self.job, "--address", self.nodes.address, *options)
+        self.nodes.started["command"] = self.command
+
+    def wait(self, what, condition):
+        """Until it holds."""
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            if time.monotonic() > end:
+                raise TimeoutError(f"{what}: not within {PATIENCE:.0f} s")
+            time.sleep(0.2)
+
+    @property
+    def step(self):
+        """The newest in the metrics."""
+        rows = read_metrics(self.run.metrics) if self.run.metrics.exists() else []
+        return rows[-1]["step"] if rows else 0
+
+    @property
+    def ended(self):
+        """Whether the command has."""
+        return self.command.poll() is not None
+
+    def workers(self):
+        """Processes of the training workers."""
+        found = []
+        for node in self.present:
+            for pid in self.nodes.processes(node):
+                with contextlib.suppress(psutil.Error):
+                    process = psutil.Process(pid)
+                    if "RayTrainWorker" in " ".join(process.cmdline()):
+                        found.append(process)
+        return sorted(found, key=lambda process: process.pid)
+
+    def finished(self, code):
+        """Wait for the command's end, which must be with this exit code."""
+        _, said = self.command.communicate(timeout=PATIENCE)
+        self.said.append(said)
+        if self.command.returncode != code:
+            raise AssertionError(f"exit code {self.command.returncode}, not {code}: {said[-2000:]}")
+
+    # The faults. Each returns once it is done; the run has to go on then.
+
+    def worker_killed(self):
+        """kill -9 of a worker."""
+        self.rng.choice(self.workers()).kill()
+
+    def worker_stopped(self):
+        """SIGSTOP of a worker."""
+        self.rng.choice(self.workers()).send_signal(signal.SIGSTOP)
+
+    def node_killed(self):
+        """A node dies; it comes back."""
+        self._replace(self.rng.choice(self.present))
+
+    def node_drained(self):
+        """A node is announced to go in 20 s, and goes; it comes back."""
+        node = self.rng.choice(self.present)
+        self.nodes.drain(node, 20)
+        time.sleep(20)
+        self._replace(node)
+
+    def _replace(self, node):
+        self.nodes.kill(node)
+        self.nodes.start(node, cpus=1)
+        self.wait("the node", lambda: self.nodes.joined(node))
+
+    def command_killed(self):
+        """kill -9 of the command; --resume."""
+        self.command.kill()
+        self.command.communicate()
+        self.begin("--resume")
+
+    def command_interrupted(self):
+        """Ctrl-C; --resume."""
+        self.command.send_signal(signal.SIGINT)
+        self.finished(130)
+        self.begin("--resume")
+
+    def checkpoint_damaged(self):
+        """A byte of the newest checkpoint is flipped, and a worker is killed."""
+        newest = CheckpointStore(self.run.checkpoints).committed()[0] / "weights.safetensors"
+        with contextlib.suppress(FileNotFoundError), newest.open("r+b") as file:  # it was removed meanwhile
+            file.seek(-1, os.SEEK_END)
+            byte = file.read(1)
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([byte[0] ^ 1]))
+        self.worker_killed()
+
+
+FAULTS = (
+    Soak.worker_killed, Soak.worker_stopped, Soak.node_killed, Soak.node_drained, Soak.command_killed,
+    Soak.command_interrupted, Soak.checkpoint_damaged,
+)  # fmt: skip
+
+
+def memory(pids):
+    """MB that processes hold together, each shared page counted in part."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            total += psutil.Process(pid).memory_full_info().pss
+    return total / 2**20
+
+
+def handles(pids):
+    """Open files and sockets of processes."""
+    count = 0
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            count += psutil.Process(pid).num_fds()
+    return count
+
+
+def temporary():
+    """What is in the folder for temporary files, of the kinds that the run may leave."""
+    return {path.name for path in Path(tempfile.gettempdir()).iterdir() if path.name.startswith(TEMPORARY)}
+
+
+def make_experiment(folder, epochs):
+    """A run of two workers and a small VAE."""
+    prepare(source(train=ROWS, test=96), str(folder / "data"), shards=8)
+    return Experiment.from_dict(
+        {
+            "run": {"name": "soak", "folder": str(folder / "runs")},
+            "data": {"path": str(folder / "data")},
+            "model": {"hidden": 64, "latent": 16, "flow": {"depth": 2, "width": 64}},
+            "training": {"epochs": epochs, "global_batch": ROWS // STEPS, "eval_batch": 32, "steps_per_call": 8},
+            "scaling": {"workers": [1, 2], "cpus_per_worker": 1, "max_failures": 1000, "resize_seconds": 10},
+            "checkpoint": {"every_steps": 25},
+            "monitor": {"log_every": 5, "pictures_every": 0},
+        }
+    )
+
+
+def disturb(soak, minutes, every, rng):
+    """Put the run to a fault every so many seconds until it ends; prints each.
+
+    Returns:
+        how often each fault came, the longest recovery in seconds, and a sample of the memory after each.
+    """
+    begun, counts, longest, samples = time.monotonic(), Counter(), 0.0, []
+    soak.wait("the first steps", lambda: soak.step >= 20)
+    while not soak.ended and time.monotonic() - begun < 60 * minutes:
+        time.sleep(every * rng.uniform(0.5, 1.5))
+        soak.wait("workers", lambda: soak.ended or soak.workers())
+        if soak.ended:
+            break
+        fault, at, start_ = rng.choice(FAULTS), soak.step, time.monotonic()
+        fault(soak)
+        soak.wait("the run to go on", lambda at=at: soak.ended or soak.step > at)
+        took = time.monotonic() - start_
+        counts[fault.__doc__] += 1
+        longest = max(longest, took)
+        head = soak.nodes.processes(HEAD)
+        samples.append((time.monotonic() - begun, memory(head), handles(head)))
+        print(
+            f"{samples[-1][0] / 60:6.1f} min  step {at:7d}  goes on after {took:5.1f} s  "
+            f"head {samples[-1][1]:5.0f} MB, {samples[-1][2]} handles  {fault.__doc__}", flush=True,
+        )  # fmt: skip
+    soak.finished(0)
+    return counts, longest, np.array(samples)
+
+
+def slope(samples, column):
+    """How much a column grows an hour, by least squares; the first quarter is left out, in which Ray starts."""
+    late = samples[len(samples) // 4 :]
+    return float(np.polyfit(late[:, 0] / 3600, late[:, column], 1)[0]) if len(late) > 2 else 0.0
+
+
+def rows_of(run):
+    """Kind and step of each row of metrics."""
+    return [(row["kind"], row["step"]) for row in read_metrics(run.metrics)]
+
+
+def tests_of(run):
+    """The test ELBO after each epoch."""
+    return np.array([row["elbo"] for row in read_metrics(run.metrics) if row["kind"] == "test"])
+
+
+def main():
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=60, help="for which faults come")
+    parser.add_argument("--epochs", type=int, default=1200, help="of the run, to last about as long")
+    parser.add_argument("--every", type=float, default=120, help="seconds between two faults, on average")
+    parser.add_argument("--seed", type=int, default=0, help="of the faults")
+    parser.add_argument("--out", type=Path, help="folder to keep the runs in")
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    with contextlib.ExitStack() as stack:
+        out = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak")))
+        out.mkdir(parents=True, exist_ok=True)
+        experiment = make_experiment(out, options.epochs)
+        before = temporary()
+        with started() as (nodes, environment):
+            os.environ.update(environment)
+            soak = Soak(experiment, nodes, out, rng)
+            counts, longest, samples = disturb(soak, options.minutes, options.every, rng)
+            left = soak.workers()
+        calm = experiment.with_overrides("run.name=undisturbed", "scaling.workers=2")
+        (out / "calm.toml").write_text(calm.to_toml())
+        process = start("train", out / "calm.toml")
+        assert process.communicate()[0], "the undisturbed run failed"
+        soaked, undisturbed = RunFolder.of(experiment), RunFolder.of(calm)
+        ours, theirs = tests_of(soaked), tests_of(undisturbed)
+        rest = sorted(temporary() - before)
+        half = sorted(path.name for path in soaked.checkpoints.iterdir() if path.name.endswith(".tmp"))
+        promises = {
+            "the last step is the last step": soak.step == options.epochs * STEPS,
+            "every row of metrics once": rows_of(soaked) == rows_of(undisturbed),
+            f"test ELBO {ours[-1]:.4f}, undisturbed {theirs[-1]:.4f}": bool(
+                np.allclose(ours[-1], theirs[-1], rtol=1e-3)
+            ),
+            f"memory of the head grows by {slope(samples, 1):.1f} MB an hour": slope(samples, 1) < 60,
+            f"handles of the head grow by {slope(samples, 2):.1f} an hour": slope(samples, 2) < 60,
+            f"{len(left)} workers are left": not left,
+            f"files that are left: {', '.join(rest + half) or 'none'}": not rest and not half,
+        }
+    print(f"\n{sum(counts.values())} faults, longest recovery {longest:.1f} s, largest difference of a test ELBO "
+          f"{np.abs(ours / theirs - 1).max():.1e} of it")  # fmt: skip
+    for fault, count in counts.most_common():
+        print(f"{count:4d}  {fault}")
+    for promise, kept in promises.items():
+        print(f"{'kept  ' if kept else 'BROKEN'}  {promise}")
+    return 0 if all(promises.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
