@@ -41,12 +41,14 @@ def pytest_unconfigure():
     shutil.rmtree(os.environ["VAEDIST_CACHE"], ignore_errors=True)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the marks
+def pytest_itemcollected(item):
+    """Keep tests that share a Ray in one process."""
+    if "cluster" in item.fixturenames:
+        item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 def pytest_collection_modifyitems(config, items):
-    """Leave out tests that want the CIFAR-10 archive where there is none; keep those that share a Ray together."""
-    for item in items:
-        if "cluster" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("ray"))
+    """Leave out the tests that want the CIFAR-10 archive where there is none."""
     if os.environ.get(ARCHIVE):
         return
     wanting = [item for item in items if item.get_closest_marker("cifar10")]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vaedist.errors import RunError, StorageError, WorkerError
 from vaedist.launch.train import HANGING_SECONDS, train
@@ -45,7 +46,7 @@ def at_step(step, act):
 
 
 def check_same(run, undisturbed):
-    """Bitwise the same weights and optimizer, and each row of metrics once."""
+    """Bitwise the same weights and optimizer, and each row of metrics and each step in TensorBoard once."""
     ours, theirs = (CheckpointStore(one.checkpoints).newest() for one in (run, undisturbed))
     assert ours.position.step == theirs.position.step
     for part in ("weights", "optimizer"):
@@ -53,6 +54,11 @@ def check_same(run, undisturbed):
         assert all(np.array_equal(a[name], b[name]) for name in b), part
     rows, expected = read_metrics(run.metrics), read_metrics(undisturbed.metrics)
     assert [(r["kind"], r["step"], r["elbo"]) for r in rows] == [(r["kind"], r["step"], r["elbo"]) for r in expected]
+    board = EventAccumulator(str(run.tensorboard), size_guidance={"scalars": 0})
+    board.Reload()
+    for kind in ("train", "test"):
+        events = [(event.step, event.value) for event in board.Scalars(f"elbo/{kind}")]
+        assert events == [(r["step"], np.float32(r["elbo"])) for r in expected if r["kind"] == kind]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
