@@ -24,7 +24,7 @@ train: $(INSTALLED) $(PHOTOS) ## Prepare data/photos unless it is there, and tra
 
 # Two at a time: tests that start Ray wait for it most of the time.
 test: $(INSTALLED) ## Run all tests, those that start Ray included, but for the next two
-	$(BIN)/python -m pytest -m "not cluster and not faults" --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "not cluster and not faults" --numprocesses 2
 
 test-cluster: $(INSTALLED) ## Run the tests on a Ray of three nodes
 	$(BIN)/python -m pytest -m cluster

@@ -24,6 +24,7 @@ sys.path.append(str(Path(__file__).parent / "data"))  # for `synthetic`, which m
 import pytest
 from hypothesis import settings
 from synthetic import source
+from xdist.scheduler import LoadScopeScheduling
 
 from vaedist.data.prepare import prepare
 
@@ -41,10 +42,18 @@ def pytest_unconfigure():
     shutil.rmtree(os.environ["VAEDIST_CACHE"], ignore_errors=True)
 
 
-def pytest_itemcollected(item):
-    """Keep tests that share a Ray in one process."""
-    if "cluster" in item.fixturenames:
-        item.add_marker(pytest.mark.xdist_group("ray"))
+class OneProcessForRay(LoadScopeScheduling):
+    """Keeps the tests of a file together, and those of `launch`, which share a Ray."""
+
+    def _split_scope(self, nodeid):
+        folder, _, _ = nodeid.rpartition("/")
+        return folder if folder == "tests/launch" else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """How tests are dealt to processes where there are several."""
+    return OneProcessForRay(config, log)
 
 
 def pytest_collection_modifyitems(config, items):
