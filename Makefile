@@ -22,9 +22,9 @@ setup: $(INSTALLED) ## Make .venv and install the project into it; the targets b
 train: $(INSTALLED) $(PHOTOS) ## Prepare data/photos unless it is there, and train jobs/photos-iaf.toml as a new run
 	@$(BIN)/vaedist train jobs/photos-iaf.toml --name "photos-iaf-$$(date +%Y%m%d-%H%M%S)"
 
-# Two at a time: tests that start Ray wait for it most of the time.
+# Two at a time: tests that start Ray wait for it most of the time. In the order of tests/conftest.py: the longest first.
 test: $(INSTALLED) ## Run all tests, those that start Ray included, but for the next two
-	$(BIN)/python -m pytest -m "not cluster and not faults" --numprocesses 2
+	$(BIN)/python -m pytest -m "not cluster and not faults" --numprocesses 2 --no-loadscope-reorder
 
 test-cluster: $(INSTALLED) ## Run the tests on a Ray of three nodes
 	$(BIN)/python -m pytest -m cluster

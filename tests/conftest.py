@@ -29,6 +29,7 @@ from xdist.scheduler import LoadScopeScheduling
 from vaedist.data.prepare import prepare
 
 ARCHIVE = "VAEDIST_CIFAR10_ARCHIVE"
+SHARING = {f"tests/launch/test_{name}.py" for name in ("evaluate", "train", "tune")}  # a Ray: the fixture `cluster`
 
 # A shell that starts the tests in the background has them ignore it, and their children too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -43,11 +44,11 @@ def pytest_unconfigure():
 
 
 class OneProcessForRay(LoadScopeScheduling):
-    """Keeps the tests of a file together, and those of `launch`, which share a Ray."""
+    """Keeps the tests of a file together, and those that share a Ray."""
 
     def _split_scope(self, nodeid):
-        folder, _, _ = nodeid.rpartition("/")
-        return folder if folder == "tests/launch" else nodeid.partition("::")[0]
+        file = nodeid.partition("::")[0]
+        return "ray" if file in SHARING else file
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -57,7 +58,8 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out the tests that want the CIFAR-10 archive where there is none."""
+    """Begin with what takes longest, and leave out the tests that want the CIFAR-10 archive where there is none."""
+    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in SHARING)
     if os.environ.get(ARCHIVE):
         return
     wanting = [item for item in items if item.get_closest_marker("cifar10")]
