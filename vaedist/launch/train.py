@@ -216,12 +216,12 @@ def _fit(
     if final is not None:
         raise final
     if errors:
-        reason = last_line(errors[0])
+        if isinstance(errors[0], ray.exceptions.RayActorError):
+            reason = "the process that watches over the workers died"
+        else:
+            reason = f"the workers failed more than {scaling.max_failures} times; last: {last_line(errors[0])}"
         log = join_uri(run.place, run.logs.name, RAY_LOG)
-        raise WorkerError(
-            f"the workers failed more than {scaling.max_failures} times; last: {reason}; "
-            f"{log} tells more, --resume goes on from the newest checkpoint"
-        )
+        raise WorkerError(f"{reason}; {log} tells more, --resume goes on from the newest checkpoint")
 
 
 def _patience(scaling: ScalingSection) -> dict[str, str]:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from vaedist.errors import CheckpointError, NonFiniteError, StorageError
+from vaedist.files import replace_file
 
 FORMAT = 1
 MARKER = "COMMITTED"
@@ -157,7 +158,7 @@ class CheckpointStore:
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
             _sync(self.folder)
-            _write_synced(target / MARKER, _sha256(target / STATE).encode())
+            replace_file(target / MARKER, _sha256(target / STATE))
             _sync(target)
             self._prune()
         except (OSError, SafetensorError) as error:
