@@ -4,7 +4,7 @@ import ipaddress
 import os
 import socket
 from contextlib import suppress
-from itertools import count
+from itertools import chain, count
 
 from vaedist.errors import ClusterError
 
@@ -36,7 +36,7 @@ def free_port(wanted: int = 0) -> int:
     """
     first = FIRST_PORT + PORTS * (os.getpid() % PROCESSES)
     own = (first + next(_calls) % PORTS for _ in range(PORTS))
-    for port in (wanted, *own, 0):
+    for port in chain([wanted] if wanted else [], own, [0]):
         with socket.socket() as place, suppress(OSError):
             place.bind(("", port))
             return place.getsockname()[1]
