@@ -6,16 +6,18 @@ import pytest
 
 from vaedist.errors import StorageError
 from vaedist.launch.channel import Channel
-from vaedist.launch.fence import Fence, Superseded, new_group
+from vaedist.launch.fence import Fence, Superseded, let_write
 from vaedist.training.run_folder import RunFolder
 
 
 @pytest.mark.parametrize("kind", ["local", "on a store"])
 def test_the_newest_group_may_write_and_no_other(tmp_path, s3, kind):
     run = RunFolder.at(tmp_path if kind == "local" else s3.uri("runs/fenced"))
-    first = Fence(run, new_group(run))
+    let_write(run, "first")
+    first = Fence(run, "first")
     first.check()
-    second = Fence(run, new_group(run))
+    let_write(run, "second")
+    second = Fence(run, "second")
     second.check()
     with pytest.raises(Superseded, match=f"another group of workers, {second.group}"):
         first.check()

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,8 @@ from ray._common.network_utils import build_address
 from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
 
-from vaedist.launch.fence import GROUP, new_group
+from vaedist.errors import StorageError
+from vaedist.launch.fence import GROUP, let_write, new_group
 from vaedist.training.run_folder import RunFolder
 
 
@@ -38,9 +40,22 @@ class TensorflowCluster(BackendConfig):
 
 class _TensorflowClusterBackend(Backend):
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        """Set TF_CONFIG, which MultiWorkerMirroredStrategy reads, and the group's name in each worker."""
-        group = new_group(RunFolder.at(backend_config.run))
-        ray.get(backend_config.channel.listen_to.remote(group))
+        """Set TF_CONFIG, which MultiWorkerMirroredStrategy reads, and the group's name in each worker.
+
+        Raises nothing that can be expected: Ray Train would leave the group where it is, on the places that the next
+        one needs. What is final is told to the channel, where workers look first; a worker that died is found soon.
+        """
+        group, channel = new_group(), backend_config.channel
+        ray.get(channel.listen_to.remote(group))
+        try:
+            let_write(RunFolder.at(backend_config.run), group)
+        except StorageError as error:
+            ray.get(channel.fail.remote(error, group))
+        with suppress(ray.exceptions.RayActorError):
+            self._introduce(worker_group, group)
+
+    def _introduce(self, worker_group: Any, group: str) -> None:
+        """Tell each worker who they are."""
         addresses = worker_group.execute(_free_address)
         ray.get(
             [

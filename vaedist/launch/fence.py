@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+from vaedist.errors import StorageError
 from vaedist.files import replace_file
 from vaedist.storage.retry import RUN_SECONDS
 from vaedist.storage.transfer import Store
@@ -24,18 +25,24 @@ class Superseded(Exception):  # noqa: N818 - it is no fault of this worker's
     """Another group of workers goes on with the run."""
 
 
-def new_group(run: RunFolder) -> str:
-    """The name of a new group, the only one that may write into the run from now on.
+def new_group() -> str:
+    """A name for a group that begins."""
+    return secrets.token_hex(8)
+
+
+def let_write(run: RunFolder, group: str) -> None:
+    """Make a group the only one that may write into a run from now on.
 
     Raises:
-        StorageError: the run is on a store that does not answer.
+        StorageError: the run's folder cannot be written, or is on a store that does not answer.
     """
-    group = secrets.token_hex(8)
     if run.uri:
         Store(run.uri, seconds=RUN_SECONDS).write(FENCE, group.encode())
-    else:
+        return
+    try:
         replace_file(run.path / FENCE, group)
-    return group
+    except OSError as error:
+        raise StorageError(f"cannot write {run.path / FENCE}: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)
