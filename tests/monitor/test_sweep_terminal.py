@@ -1,6 +1,7 @@
 """A sweep on the terminal."""
 
 import io
+import sys
 
 from rich.console import Console
 
@@ -70,6 +71,20 @@ def test_the_lowest_is_best_where_less_is_better():
     events = [SweepStarted("bits", 2, 1, 3, "bits_per_dim", "min"), trial(0, "finished", 3, 4.5, 4.4),
               trial(1, "finished", 3, 4.2, 4.1)]  # fmt: skip
     assert "best so far 4.1 by 0001" in shown(events)
+
+
+def test_what_goes_to_stdout_and_stderr_is_left_alone(monkeypatch):
+    """That is, in a log, and never above the table."""
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", out)
+    stream = io.StringIO()
+    with SweepTerminal(Console(file=stream, force_terminal=True, width=120)) as terminal:
+        terminal.show(STARTED)
+        print("chatter")
+        print("chatter", file=sys.stderr)
+    assert out.getvalue() == "chatter\nchatter\n"
+    assert "chatter" not in stream.getvalue()
 
 
 def test_the_table_shows_running_trials_and_the_best_however_many_there_are():

@@ -171,6 +171,21 @@ def test_a_terminal_has_a_spinner_until_the_run_starts():
         assert "workers" not in frames(console)[before:]
 
 
+def test_what_goes_to_stdout_and_stderr_is_left_alone(monkeypatch):
+    """That is, in a log, and never above the spinner or the bar."""
+    out, err = io.StringIO(), io.StringIO()
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", err)
+    console = live()
+    with Terminal(console) as terminal:
+        for show in (lambda: terminal.status("starting Ray"), lambda: terminal.show(STARTED)):
+            show()
+            print("chatter")
+            print("chatter", file=sys.stderr)
+    assert out.getvalue() == err.getvalue() == "chatter\nchatter\n"
+    assert "chatter" not in frames(console)
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_terminal_has_a_bar_over_all_steps_with_the_numbers_below(width):
     console, clock = live(width), Clock()

@@ -68,7 +68,14 @@ class SweepTerminal:
             f"best is the {'highest' if event.mode == 'max' else 'lowest'} {event.metric}"
         )
         if self._console.is_interactive:
-            self._live = Live(self._table(), console=self._console, get_renderable=self._table, refresh_per_second=2)
+            self._live = Live(
+                self._table(),
+                console=self._console,
+                get_renderable=self._table,
+                refresh_per_second=2,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
             self._live.start()
 
     def _follow(self, trial: TrialStatus) -> None:

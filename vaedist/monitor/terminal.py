@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     TaskID,
@@ -14,7 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
-from rich.status import Status
+from rich.spinner import Spinner
 from rich.text import Text
 
 from vaedist.monitor.events import Event, Finished, Notice, Progress, Saved, Started, Tested, Waiting
@@ -26,10 +27,11 @@ SPEED_SECONDS = 600.0  # time left comes from the steps of the last ten minutes,
 class Terminal:
     """Show a run's events; a context manager, so that the terminal is left as it was found.
 
-    On an interactive console a spinner stands until the run starts and a bar over all its steps from then on;
-    lines that should stay are printed above. Elsewhere (a file, a pipe) there are plain lines without control
-    characters: one for each test, and one of progress for a new tenth of an epoch, but not within ten seconds
-    of the last.
+    On an interactive console a spinner stands until the run starts, and a bar over all its steps from then on; lines
+    that stay are printed above. What goes to stdout and stderr meanwhile, such as Ray's chatter, is not: rich would
+    print it there, and it is to go where it is sent. Elsewhere (a file, a pipe) there are plain lines without control
+    characters: one for each test, and one of progress for a new tenth of an epoch, but not within ten seconds of the
+    last.
 
     Args:
         console: where to write.
@@ -40,7 +42,7 @@ class Terminal:
         self._console = console
         self._clock = clock
         self._live = console.is_interactive
-        self._spinner: Status | None = None
+        self._spinner: Live | None = None
         self._bar: _RunBar | None = None
         self._started: Started | None = None
         self._status = self._saved = ""
@@ -61,7 +63,15 @@ class Terminal:
         self._stop()
         self._status = text
         if self._live:
-            self._spinner = Status(_plain(text), console=self._console)
+            spinner = Spinner("dots", text=_plain(text))
+            self._spinner = Live(
+                spinner,
+                console=self._console,
+                transient=True,
+                refresh_per_second=12.5,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
             self._spinner.start()
         else:
             self._line(text)
@@ -154,6 +164,8 @@ class _RunBar(RichProgress):
             speed_estimate_period=SPEED_SECONDS,
             transient=True,
             expand=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         self.total = total
         self._run: TaskID = self.add_task("", total=total, completed=start_step)
