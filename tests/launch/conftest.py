@@ -94,6 +94,18 @@ def trained(cluster, make_experiment, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def two(make_experiment, tmp_path_factory):
+    """A run of two workers, of 600 steps, so that it can be disturbed in its middle; each use takes its own name."""
+    return make_experiment(tmp_path_factory.mktemp("two")).with_overrides("scaling.workers=2", "training.epochs=6")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster, two):
+    """`two` as nothing disturbs it."""
+    return train(two.with_overrides("run.name=undisturbed"))
+
+
+@pytest.fixture(scope="session")
 def cluster():
     """A Ray of two CPUs, shared by all tests that want one; with the dashboard, as clusters have it.
 

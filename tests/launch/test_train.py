@@ -28,17 +28,6 @@ def same(a, b):
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
-@pytest.fixture(scope="module")
-def two(make_experiment, tmp_path_factory):
-    """A run of two workers, of 600 steps, so that it can be disturbed in its middle; each use takes its own name."""
-    return make_experiment(tmp_path_factory.mktemp("two")).with_overrides("scaling.workers=2", "training.epochs=6")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(two):
-    return train(two.with_overrides("run.name=undisturbed"))
-
-
 @dataclass(frozen=True)
 class Resumed:
     """A run that was interrupted once: after which step, how it said so, and from where it went on."""

@@ -8,7 +8,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vaedist.errors import VaedistError
-from vaedist.monitor.events import Event, Saved
+from vaedist.monitor.events import Event, Notice, Saved
 
 
 class Channel:
@@ -32,6 +32,11 @@ class Channel:
             await self._events.put(event)
             if isinstance(event, Saved) and self._save.is_set():
                 self._saved.set()
+
+    async def tell(self, text: str) -> None:
+        """Queue a notice of how the run goes on, unless it does not: an error is final."""
+        if self._error is None:
+            await self._events.put(Notice(text))
 
     async def get(self) -> Any:
         """The next event, as soon as there is one."""

@@ -13,8 +13,6 @@ from ray.train.v2._internal.execution.controller.state import (
 )
 from ray.train.v2.api.exceptions import PreemptionError
 
-from vaedist.monitor.events import Notice
-
 SAVE_SECONDS = 120.0  # for a checkpoint before a resize; without it the next group goes on from the one before
 
 
@@ -34,19 +32,19 @@ class Regrouping(ControllerCallback):
         """Called by Ray Train whenever what it does changes."""
         match current_state:
             case RestartingState(training_failed_error=PreemptionError()):
-                self._tell("the machines that were to be taken away are left: starting again without them")
+                self._channel.tell.remote(
+                    "the machines that were to be taken away are left: starting again without them"
+                )
             case RestartingState():
                 reason = last_line(current_state.training_failed_error)
-                self._tell(f"workers failed ({reason}): starting again from the newest checkpoint")
+                self._channel.tell.remote(f"workers failed ({reason}): starting again from the newest checkpoint")
             case ReschedulingState() if not isinstance(previous_state, ReschedulingState):
-                self._tell("the cluster has no room for the workers yet: waiting for it")
+                self._channel.tell.remote("the cluster has no room for the workers yet: waiting for it")
             case ResizingState():
-                self._tell(f"going on with {current_state.scaling_decision.num_workers} workers: saving first")
+                count = current_state.scaling_decision.num_workers
+                self._channel.tell.remote(f"going on with {count} workers: saving first")
                 with suppress(ray.exceptions.RayError):  # it takes too long, or the command is gone
                     ray.get(self._channel.save.remote(), timeout=SAVE_SECONDS)
-
-    def _tell(self, text: str) -> None:
-        self._channel.put.remote(Notice(text))
 
 
 def last_line(error: BaseException) -> str:

@@ -175,30 +175,7 @@ def _fit(
     """Run Ray Train in a thread of its own, and pass events on in this one."""
     scaling, channel = experiment.scaling, open_channel()
     stop.attach(channel)
-    trainer = DataParallelTrainer(
-        work,
-        backend_config=TensorflowCluster(run.place, channel),
-        train_loop_config={
-            "experiment": experiment.to_toml(),
-            "run": run.place,
-            "channel": channel,
-            "threads": max(1, int(resources["CPU"])),
-        },
-        scaling_config=ScalingConfig(
-            num_workers=scaling.workers,
-            use_gpu=scaling.gpus_per_worker > 0,
-            resources_per_worker=resources,
-            elastic_resize_monitor_interval_s=scaling.resize_seconds,
-        ),
-        # Checkpoints are ours, and the newest is found by looking: Ray's own record of a run is never read again.
-        run_config=RunConfig(
-            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
-            storage_path=str(records),
-            failure_config=FailureConfig(max_failures=scaling.max_failures),
-            worker_runtime_env=COMPUTING,
-            callbacks=[Regrouping(channel)],
-        ),
-    )
+    trainer = _trainer(experiment, run, resources, records, channel)
     errors: list[BaseException] = []
 
     def fit() -> None:
@@ -222,6 +199,37 @@ def _fit(
             reason = f"the workers failed more than {scaling.max_failures} times; last: {last_line(errors[0])}"
         log = join_uri(run.place, run.logs.name, RAY_LOG)
         raise WorkerError(f"{reason}; {log} tells more, --resume goes on from the newest checkpoint")
+
+
+def _trainer(
+    experiment: Experiment, run: RunFolder, resources: dict[str, float], records: Path, channel: Any
+) -> DataParallelTrainer:
+    """Ray Train, told what to start."""
+    scaling = experiment.scaling
+    return DataParallelTrainer(
+        work,
+        backend_config=TensorflowCluster(run.place, channel),
+        train_loop_config={
+            "experiment": experiment.to_toml(),
+            "run": run.place,
+            "channel": channel,
+            "threads": max(1, int(resources["CPU"])),
+        },
+        scaling_config=ScalingConfig(
+            num_workers=scaling.workers,
+            use_gpu=scaling.gpus_per_worker > 0,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=scaling.resize_seconds,
+        ),
+        # Checkpoints are ours, and the newest is found by looking: Ray's own record of a run is never read again.
+        run_config=RunConfig(
+            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+            storage_path=str(records),
+            failure_config=FailureConfig(max_failures=scaling.max_failures),
+            worker_runtime_env=COMPUTING,
+            callbacks=[Regrouping(channel)],
+        ),
+    )
 
 
 def _patience(scaling: ScalingSection) -> dict[str, str]:
