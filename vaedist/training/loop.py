@@ -160,7 +160,7 @@ class Loop:
         """Name what was not finite in the last step that was taken."""
         step, row = first + len(metrics), metrics[-1]
         bad = [name for name, value in zip(self.step.sums, row, strict=False) if not np.isfinite(value)]
-        if not bad:  # each worker looks at its own rows; it may have been in another's
+        if not bad:  # the same for all workers, who look together
             bad = [f"the gradient of {name}" for name in self.step.weights_at_fault(chunk, len(metrics) - 1, step - 1)]
         what = (", ".join(bad[:MOST_NAMED]) or "the gradient") + (", ..." if bad[MOST_NAMED:] else "")
         raise NonFiniteError(

@@ -128,18 +128,20 @@ class TrainStep:
     def weights_at_fault(self, chunk: Chunk, k: int, step: int) -> list[str]:
         """The paths of the weights for which batch k of a chunk gives gradients that are not finite; takes its time.
 
-        This worker's rows are looked at, and the weights as they are now.
+        All workers call this, each with its rows, or none; the weights are taken as they are now.
         """
 
-        def finite(batches: Batch) -> Any:
+        def replica(batches: Batch) -> Any:
             own, none = local_replica(self.strategy), tf.zeros((), self.dtype)
             batch = Batch(*(part[k] for part in batches))
             gradients, _ = self._gradients(batch, tf.constant(step, tf.int64), none, own)
-            return tf.stack([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
+            faults = [tf.logical_not(tf.reduce_all(tf.math.is_finite(gradient))) for gradient in gradients]
+            context = tf.distribute.get_replica_context()
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(tf.stack(faults), self.dtype))
 
-        flags = self.strategy.run(finite, args=(self._on_devices(chunk),))
-        every = np.all([flag.numpy() for flag in self.strategy.experimental_local_results(flags)], axis=0)
-        return [weight.path for weight, fine in zip(self.model.trainable_variables, every, strict=True) if not fine]
+        faults = tf.function(self.strategy.run)(replica, args=(self._on_devices(chunk),))
+        counts = first_local(self.strategy, faults).numpy()
+        return [weight.path for weight, count in zip(self.model.trainable_variables, counts, strict=True) if count]
 
     def _on_devices(self, chunk: Chunk) -> Batch:
         """The batches of a chunk, each replica's part on its device."""

@@ -5,7 +5,8 @@ import shutil
 import signal
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -121,16 +122,25 @@ def test_changed_data_is_refused_by_name(two, blob_data, tmp_path):
         train(experiment, resume=True)
 
 
+@contextmanager
+def mounted(place, *options):
+    """A file system at a folder; skips the test where nobody may mount one."""
+    mount = ["mount", *options, str(place)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a file system")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 16 MB."""
     place = tmp_path / "disk"
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a file system")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with mounted(place, "-t", "tmpfs", "-o", "size=16m", "tmpfs"):
+        yield place
 
 
 def fill(place):
@@ -141,10 +151,10 @@ def fill(place):
             file.flush()
 
 
-def test_a_disk_that_is_full(two, undisturbed, small_disk):
-    experiment = two.with_overrides("run.name=disk", f"run.folder='{small_disk}'")
-    observe = at_step(150, lambda: fill(small_disk))
-    with pytest.raises(StorageError, match="No space left on device") as error:
+def fails_once_and_goes_on(experiment, act, mend, reason, undisturbed):
+    """A run whose storage fails ends at once, and with what it has saved; mended, it goes on to the same end."""
+    observe = at_step(150, act)
+    with pytest.raises(StorageError, match=reason) as error:
         train(experiment, observe=observe)
     assert str(error.value).isprintable()
     assert sum(isinstance(event, Started) for event in observe.seen) == 1  # starting again would not mend it
@@ -152,5 +162,24 @@ def test_a_disk_that_is_full(two, undisturbed, small_disk):
     run = RunFolder.of(experiment)
     before = CheckpointStore(run.checkpoints).newest(pytest.fail).position.step
     assert 100 <= before < 600
-    Path(small_disk, "filler").unlink()
+    mend()
     check_same(train(experiment, resume=True), undisturbed)
+
+
+def test_a_disk_that_is_full(two, undisturbed, small_disk):
+    experiment = two.with_overrides("run.name=disk", f"run.folder='{small_disk}'")
+    fails_once_and_goes_on(
+        experiment, partial(fill, small_disk), Path(small_disk, "filler").unlink, "No space left on device", undisturbed
+    )
+
+
+def test_a_store_that_becomes_read_only(two, undisturbed):
+    experiment = two.with_overrides("run.name=readonly")
+    checkpoints = RunFolder.of(experiment).checkpoints
+    with ExitStack() as mounts:
+
+        def protect():  # a folder in itself, for what is open for writing elsewhere keeps its file system writable
+            mounts.enter_context(mounted(checkpoints, "--bind", str(checkpoints)))
+            subprocess.run(["mount", "-o", "remount,ro,bind", str(checkpoints)], check=True)
+
+        fails_once_and_goes_on(experiment, protect, mounts.close, "Read-only file system", undisturbed)

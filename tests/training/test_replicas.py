@@ -1,0 +1,52 @@
+"""The step on two replicas: logical devices of one process, which TensorFlow splits its CPU into only once."""
+
+import subprocess
+import sys
+
+# The second replica's gradient of one kernel overflows; its loss, and all of the first replica, are finite.
+FAULT = """
+import numpy as np
+import tensorflow as tf
+from vaedist.data.lanes import LanePlan
+from vaedist.data.stream import LaneReader
+from vaedist.model import VAE
+from vaedist.objective import Objective
+from vaedist.training.optimizer import Adam, Schedule
+from vaedist.training.step import TrainStep
+from vaedist.training.strategy import configure_devices, make_strategy
+
+configure_devices(threads=1, gpus=0, logical_devices=2)
+strategy = make_strategy(workers=1)
+assert strategy.num_replicas_in_sync == 2
+with strategy.scope():
+    model = VAE((4, 4, 3), hidden=8, latent=4, flow_depth=1, flow_width=8)
+step = TrainStep(
+    model, strategy, Adam(Schedule(0.01)), Objective(), global_batch=8, steps_per_call=2, norm_every=1, seed=0
+)
+images = np.random.default_rng(0).integers(0, 256, (16, 4, 4, 3), dtype=np.uint8)
+chunk = LaneReader(LanePlan(16, 4, 8), [images[lane::4] for lane in range(4)], replicas=2, seed=0).read(0, 0, 2, 2)
+paths, gradients_of = [weight.path for weight in model.trainable_variables], step._gradients
+
+def poisoned(batch, step, stop, own, group_sums=None):
+    gradients, sums = gradients_of(batch, step, stop, own, group_sums)
+    if own == 1:
+        gradients[paths.index("vae/decoder/out/kernel")] *= np.inf
+        gradients[paths.index("vae/decoder/out/bias")] *= np.inf
+    return gradients, sums
+
+step._gradients = poisoned
+before = [weight.numpy() for weight in model.trainable_variables]
+metrics, finite = step.run(chunk, 0)
+assert not finite and len(metrics) == 1
+assert np.isfinite(metrics[0, : len(step.sums)]).all()
+assert all(np.isfinite(weight.numpy()).all() for weight in model.trainable_variables)
+print(*step.weights_at_fault(chunk, 0, 0))
+step._gradients = gradients_of
+assert step.weights_at_fault(chunk, 0, 0) == []
+"""
+
+
+def test_a_gradient_that_overflows_on_another_replica_is_named():
+    said = subprocess.run([sys.executable, "-c", FAULT], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr[-3000:]
+    assert said.stdout.splitlines()[-1] == "vae/decoder/out/kernel vae/decoder/out/bias"
