@@ -5,13 +5,11 @@ import subprocess
 import sys
 
 
-def start(*arguments, cwd=None):
-    """Start `vaedist ARGUMENTS`, away from the Ray of the tests."""
+def start(*arguments, cwd=None, log=subprocess.PIPE):
+    """Start `vaedist ARGUMENTS`, away from the Ray of the tests; what it says goes to a file, `log`, if it is much."""
     program = [sys.executable, "-c", "from vaedist.cli import main; main(prog_name='vaedist')", *map(str, arguments)]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    return subprocess.Popen(
-        program, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    return subprocess.Popen(program, cwd=cwd, stdout=log, stderr=log, text=True, env=environment)
 
 
 def run(*arguments, cwd=None, code=0, seconds=300):

@@ -96,6 +96,8 @@ def started():
         token.touch(mode=0o600)
         token.write_text(os.urandom(32).hex())
         nodes = Nodes(Path(name))
-        yield nodes, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-        for node in list(nodes.started):
-            nodes.kill(node)
+        try:
+            yield nodes, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        finally:
+            for node in list(nodes.started):
+                nodes.kill(node)

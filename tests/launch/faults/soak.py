@@ -13,6 +13,7 @@ promise was broken. Linux only, for the addresses of the nodes.
 
 import argparse
 import contextlib
+import json
 import os
 import random
 import signal
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -56,7 +58,7 @@ class Soak:
 
     def __init__(self, experiment, nodes, folder, rng):
         self.experiment, self.nodes, self.folder, self.rng = experiment, nodes, folder, rng
-        self.run, self.said = RunFolder.of(experiment), []
+        self.run = RunFolder.of(experiment)
         self.job = folder / "soak.toml"
         self.job.write_text(experiment.to_toml())
         self.present = [FIRST, SECOND, THIRD]
@@ -70,7 +72,8 @@ class Soak:
 
     def begin(self, *options):
         """Start the command."""
-        self.command = start("train", self.job, "--address", self.nodes.address, *options)
+        with (self.folder / "said.log").open("a") as log:
+            self.command = start("train", self.job, "--address", self.nodes.address, *options, log=log)
         self.nodes.started["command"] = self.command
 
     def wait(self, what, condition):
@@ -83,9 +86,13 @@ class Soak:
 
     @property
     def step(self):
-        """The newest in the metrics."""
-        rows = read_metrics(self.run.metrics) if self.run.metrics.exists() else []
-        return rows[-1]["step"] if rows else 0
+        """The newest in the metrics, of which the last lines are read."""
+        if not self.run.metrics.exists():
+            return 0
+        with self.run.metrics.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+            whole = file.read().splitlines()[1:-1]  # the first and the last may be cut off
+        return json.loads(whole[-1])["step"] if whole else 0
 
     @property
     def ended(self):
@@ -93,32 +100,42 @@ class Soak:
         return self.command.poll() is not None
 
     def workers(self):
-        """Processes of the training workers."""
-        found = []
+        """Processes of the training workers, by their ids."""
+        found = {}
         for node in self.present:
             for pid in self.nodes.processes(node):
                 with contextlib.suppress(psutil.Error):
                     process = psutil.Process(pid)
                     if "RayTrainWorker" in " ".join(process.cmdline()):
-                        found.append(process)
-        return sorted(found, key=lambda process: process.pid)
+                        found[pid] = process
+        return found
+
+    def victim(self):
+        """One of the workers."""
+        return self.rng.choice([process for _, process in sorted(self.workers().items())])
+
+    def goes_on(self, before):
+        """Wait until other workers than those `before` have come further; at once if the command has ended."""
+        self.wait("other workers", lambda: self.ended or (self.workers() and self.workers().keys().isdisjoint(before)))
+        at = self.step
+        self.wait("the next step", lambda: self.ended or self.step > at)
 
     def finished(self, code):
         """Wait for the command's end, which must be with this exit code."""
-        _, said = self.command.communicate(timeout=PATIENCE)
-        self.said.append(said)
+        self.command.wait(timeout=None if code == 0 else PATIENCE)
         if self.command.returncode != code:
+            said = (self.folder / "said.log").read_text()
             raise AssertionError(f"exit code {self.command.returncode}, not {code}: {said[-2000:]}")
 
     # The faults. Each returns once it is done; the run has to go on then.
 
     def worker_killed(self):
         """kill -9 of a worker."""
-        self.rng.choice(self.workers()).kill()
+        self.victim().kill()
 
     def worker_stopped(self):
         """SIGSTOP of a worker."""
-        self.rng.choice(self.workers()).send_signal(signal.SIGSTOP)
+        self.victim().send_signal(signal.SIGSTOP)
 
     def node_killed(self):
         """A node dies; it comes back."""
@@ -139,7 +156,7 @@ class Soak:
     def command_killed(self):
         """kill -9 of the command; --resume."""
         self.command.kill()
-        self.command.communicate()
+        self.command.wait()
         self.begin("--resume")
 
     def command_interrupted(self):
@@ -195,11 +212,11 @@ def make_experiment(folder, epochs):
         {
             "run": {"name": "soak", "folder": str(folder / "runs")},
             "data": {"path": str(folder / "data")},
-            "model": {"hidden": 64, "latent": 16, "flow": {"depth": 2, "width": 64}},
+            "model": {"hidden": 512, "latent": 64, "flow": {"depth": 2, "width": 512}},
             "training": {"epochs": epochs, "global_batch": ROWS // STEPS, "eval_batch": 32, "steps_per_call": 8},
             "scaling": {"workers": [1, 2], "cpus_per_worker": 1, "max_failures": 1000, "resize_seconds": 10},
             "checkpoint": {"every_steps": 25},
-            "monitor": {"log_every": 5, "pictures_every": 0},
+            "monitor": {"log_every": 10, "pictures_every": 0},
         }
     )
 
@@ -217,10 +234,10 @@ def disturb(soak, minutes, every, rng):
         soak.wait("workers", lambda: soak.ended or soak.workers())
         if soak.ended:
             break
-        fault, at, start_ = rng.choice(FAULTS), soak.step, time.monotonic()
+        fault, at, before, at_time = rng.choice(FAULTS), soak.step, soak.workers(), time.monotonic()
         fault(soak)
-        soak.wait("the run to go on", lambda at=at: soak.ended or soak.step > at)
-        took = time.monotonic() - start_
+        soak.goes_on(before)
+        took = time.monotonic() - at_time
         counts[fault.__doc__] += 1
         longest = max(longest, took)
         head = soak.nodes.processes(HEAD)
@@ -231,6 +248,20 @@ def disturb(soak, minutes, every, rng):
         )  # fmt: skip
     soak.finished(0)
     return counts, longest, np.array(samples)
+
+
+def leave_alone(out):
+    """Run calm.toml; returns a sample every few seconds of the memory of all its processes."""
+    with (out / "said.log").open("a") as log:
+        command = start("train", out / "calm.toml", log=log)
+    begun, samples = time.monotonic(), []
+    while command.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            pids = [command.pid, *(child.pid for child in psutil.Process(command.pid).children(recursive=True))]
+            samples.append((time.monotonic() - begun, memory(pids), handles(pids)))
+        time.sleep(5)
+    assert command.returncode == 0, "the undisturbed run failed"
+    return np.array(samples)
 
 
 def slope(samples, column):
@@ -253,7 +284,7 @@ def main():
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60, help="for which faults come")
-    parser.add_argument("--epochs", type=int, default=1200, help="of the run, to last about as long")
+    parser.add_argument("--epochs", type=int, default=1000, help="of the run, to last about as long")
     parser.add_argument("--every", type=float, default=120, help="seconds between two faults, on average")
     parser.add_argument("--seed", type=int, default=0, help="of the faults")
     parser.add_argument("--out", type=Path, help="folder to keep the runs in")
@@ -264,15 +295,13 @@ def main():
         out.mkdir(parents=True, exist_ok=True)
         experiment = make_experiment(out, options.epochs)
         before = temporary()
-        with started() as (nodes, environment):
-            os.environ.update(environment)
+        with started() as (nodes, environment), mock.patch.dict(os.environ, environment):
             soak = Soak(experiment, nodes, out, rng)
             counts, longest, samples = disturb(soak, options.minutes, options.every, rng)
             left = soak.workers()
-        calm = experiment.with_overrides("run.name=undisturbed", "scaling.workers=2")
+        calm = experiment.with_overrides("run.name=undisturbed", "scaling.workers=1", "scaling.cpus_per_worker=2")
         (out / "calm.toml").write_text(calm.to_toml())
-        process = start("train", out / "calm.toml")
-        assert process.communicate()[0], "the undisturbed run failed"
+        calm_samples = leave_alone(out)
         soaked, undisturbed = RunFolder.of(experiment), RunFolder.of(calm)
         ours, theirs = tests_of(soaked), tests_of(undisturbed)
         rest = sorted(temporary() - before)
@@ -284,6 +313,9 @@ def main():
                 np.allclose(ours[-1], theirs[-1], rtol=1e-3)
             ),
             f"memory of the head grows by {slope(samples, 1):.1f} MB an hour": slope(samples, 1) < 60,
+            f"memory of all processes, undisturbed, grows by {slope(calm_samples[:-2], 1):.1f} MB an hour": (
+                slope(calm_samples[:-2], 1) < 60
+            ),
             f"handles of the head grow by {slope(samples, 2):.1f} an hour": slope(samples, 2) < 60,
             f"{len(left)} workers are left": not left,
             f"files that are left: {', '.join(rest + half) or 'none'}": not rest and not half,

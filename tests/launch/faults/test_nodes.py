@@ -90,5 +90,5 @@ def test_a_run_saves_in_time_when_a_machine_is_announced_to_go(experiment, nodes
         waiting("one worker", lambda: job.runs() and nodes.workers(SECOND) and job.rows()[-1]["step"] > at + 50)
     said = job.end()
     assert "will be taken away at " in said
-    assert "to be taken away: starting again" in said
+    assert "taken away are left: starting again without them" in said
     job.check_whole()
