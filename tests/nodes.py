@@ -14,20 +14,26 @@ SECONDS = 240  # far more than any of it takes
 RAY = "from ray.scripts.scripts import main; main()"
 
 
+def free_port():
+    """One at which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("", 0))  # Ray listens at all addresses
+        return free.getsockname()[1]
+
+
 class Nodes:
     """A Ray of several nodes on this machine, each with an address of the loopback."""
 
     def __init__(self, folder):
-        self.folder, self.started, self.cpus = folder, {}, {}
-        with socket.socket() as free:
-            free.bind(("", 0))  # Ray listens at all addresses
-            self.address = f"{HEAD}:{free.getsockname()[1]}"
+        self.folder, self.started, self.wanted = folder, {}, {}
+        self.address = f"{HEAD}:{free_port()}"
 
-    def start(self, node, cpus):
-        """Start a node."""
-        self.cpus[node] = cpus
+    def start(self, node, cpus, dashboard=False):
+        """Start a node; a head may have a dashboard, without which Ray never ends what cleans up after a killed run."""
+        self.wanted[node] = cpus, dashboard
         port = self.address.partition(":")[2]
-        head = ["--head", f"--port={port}", "--include-dashboard=false"]
+        board = [f"--dashboard-port={free_port()}"] if dashboard else ["--include-dashboard=false"]
+        head = ["--head", f"--port={port}", *board]
         where = head if node == HEAD else [f"--address={self.address}"]
         options = ["--block", f"--num-cpus={cpus}", f"--node-ip-address={node}", "--object-store-memory=80000000"]
         ports = ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
@@ -40,7 +46,7 @@ class Nodes:
     def joined(self, node):
         """Whether it has; started again where Ray gave itself up, after 30 s, which are short on a busy machine."""
         if self.started[node].poll() is not None:
-            self.start(node, self.cpus[node])
+            self.start(node, *self.wanted[node])
         return "Ray runtime started" in (self.folder / f"{node}.log").read_text()
 
     def processes(self, node):

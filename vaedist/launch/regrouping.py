@@ -11,7 +11,14 @@ from ray.train.v2._internal.execution.controller.state import (
     RestartingState,
     TrainControllerState,
 )
+from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordinator_client
 from ray.train.v2.api.exceptions import PreemptionError
+
+# A run tells Ray every 20 s which places it wants. When it died without a word, these count as taken until the last of
+# it expires, so that an elastic run, the same one resumed above all, finds no room: by Ray's own setting for 180 s. It
+# has to be set in the process of the controller, before that starts to speak: where this module is loaded.
+PLACES_SECONDS = 60
+autoscaling_coordinator_client.AUTOSCALING_REQUESTS_EXPIRE_TIME_S = PLACES_SECONDS
 
 SAVE_SECONDS = 120.0  # for a checkpoint before a resize; without it the next group goes on from the one before
 

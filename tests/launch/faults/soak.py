@@ -28,20 +28,19 @@ import numpy as np
 import psutil
 
 sys.path.append(str(Path(__file__).parents[2]))
-sys.path.append(str(Path(__file__).parents[2] / "data"))
 
 from command import start
 from nodes import FIRST, HEAD, SECOND, THIRD, started
-from synthetic import source
 
 from vaedist.config import Experiment
 from vaedist.data.prepare import prepare
+from vaedist.data.sources import photos
 from vaedist.monitor.metrics import read_metrics
 from vaedist.training.checkpoint import CheckpointStore
 from vaedist.training.run_folder import RunFolder
 
-ROWS = 1600
-STEPS = 100  # an epoch
+ROWS = 16_000
+STEPS = 1000  # an epoch
 PATIENCE = 400.0  # seconds for a run to go on
 TEMPORARY = ("vaedist", "ray", "tf", "tmp")
 
@@ -62,7 +61,7 @@ class Soak:
         self.job = folder / "soak.toml"
         self.job.write_text(experiment.to_toml())
         self.present = [FIRST, SECOND, THIRD]
-        nodes.start(HEAD, cpus=0)
+        nodes.start(HEAD, cpus=0, dashboard=True)
         self.wait("the head", lambda: nodes.joined(HEAD))
         for node in self.present:
             nodes.start(node, cpus=1)
@@ -206,16 +205,16 @@ def temporary():
 
 
 def make_experiment(folder, epochs):
-    """A run of two workers and a small VAE."""
-    prepare(source(train=ROWS, test=96), str(folder / "data"), shards=8)
+    """A run of two workers and a small VAE, on crops of photographs."""
+    prepare(photos(ROWS, 1000), str(folder / "data"), shards=8)
     return Experiment.from_dict(
         {
             "run": {"name": "soak", "folder": str(folder / "runs")},
             "data": {"path": str(folder / "data")},
-            "model": {"hidden": 512, "latent": 64, "flow": {"depth": 2, "width": 512}},
-            "training": {"epochs": epochs, "global_batch": ROWS // STEPS, "eval_batch": 32, "steps_per_call": 8},
+            "model": {"hidden": 128, "latent": 32, "flow": {"depth": 2, "width": 128}},
+            "training": {"epochs": epochs, "global_batch": ROWS // STEPS, "learning_rate": 3e-4, "steps_per_call": 8},
             "scaling": {"workers": [1, 2], "cpus_per_worker": 1, "max_failures": 1000, "resize_seconds": 10},
-            "checkpoint": {"every_steps": 25},
+            "checkpoint": {"every_steps": 200},
             "monitor": {"log_every": 10, "pictures_every": 0},
         }
     )
@@ -284,7 +283,7 @@ def main():
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60, help="for which faults come")
-    parser.add_argument("--epochs", type=int, default=1000, help="of the run, to last about as long")
+    parser.add_argument("--epochs", type=int, default=80, help="of the run, to last about as long")
     parser.add_argument("--every", type=float, default=120, help="seconds between two faults, on average")
     parser.add_argument("--seed", type=int, default=0, help="of the faults")
     parser.add_argument("--out", type=Path, help="folder to keep the runs in")

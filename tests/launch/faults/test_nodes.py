@@ -68,6 +68,24 @@ def test_an_elastic_run_shrinks_and_grows_and_computes_the_same(experiment, node
         assert row["elbo"] == pytest.approx(expected["elbo"], rel=1e-4)
 
 
+def test_an_elastic_run_whose_command_was_killed_finds_its_places(experiment, nodes, training, waiting, recovered):
+    experiment = experiment.with_overrides(
+        f"training.epochs={EPOCHS}", "scaling.workers=[1, 2]", "scaling.resize_seconds=5", "training.steps_per_call=4"
+    )
+    start_two(nodes, waiting)
+    killed = training(experiment, "--address", nodes.address)
+    killed.wait_for_step(40)
+    killed.process.kill()
+    killed.process.wait()
+    at = killed.rows()[-1]["step"]
+    with recovered("the command of an elastic run was killed, and resumed"):
+        job = training(experiment, "--address", nodes.address, "--resume")
+        waiting("the next step", lambda: job.runs() and job.rows()[-1]["step"] > at)
+    said = job.end()
+    assert "2 workers" in said
+    job.check_whole()
+
+
 def test_a_run_saves_in_time_when_a_machine_is_announced_to_go(experiment, nodes, training, waiting, recovered):
     experiment = experiment.with_overrides(
         "training.epochs=20", "scaling.workers=[1, 2]", "scaling.max_failures=0", "training.steps_per_call=1",
