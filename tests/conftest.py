@@ -29,7 +29,9 @@ from xdist.scheduler import LoadScopeScheduling
 from vaedist.data.prepare import prepare
 
 ARCHIVE = "VAEDIST_CIFAR10_ARCHIVE"
-SHARING = {f"tests/launch/test_{name}.py" for name in ("evaluate", "train", "tune")}  # a Ray: the fixture `cluster`
+SHARING = {
+    f"tests/launch/test_{name}.py" for name in ("bench", "evaluate", "train", "tune")
+}  # a Ray: the fixture `cluster`
 
 # A shell that starts the tests in the background has them ignore it, and their children too.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 import click
 
 from vaedist import __version__
+from vaedist.cli.bench import bench
 from vaedist.cli.check import check
 from vaedist.cli.cluster import cluster
 from vaedist.cli.config import config
@@ -75,6 +76,7 @@ for command in (
     runs,
     tensorboard,
     check,
+    bench,
     config,
 ):
     main.add_command(command)

@@ -68,6 +68,10 @@ def row_sums(batch: Batch, output: VAEOutput, *more: Any) -> Any:
     return tf.stack([tf.reduce_sum(tf.where(batch.real, column, 0.0)) for column in columns])
 
 
+def _text(function: Any, *args: Any) -> str:
+    return str(function.experimental_get_compiler_ir(*args)(stage="optimized_hlo"))
+
+
 class TrainStep:
     """The update of a model that raises its objective, over the replicas of a strategy.
 
@@ -142,6 +146,22 @@ class TrainStep:
         faults = tf.function(self.strategy.run)(replica, args=(self._on_devices(chunk),))
         counts = first_local(self.strategy, faults).numpy()
         return [weight.path for weight, count in zip(self.model.trainable_variables, counts, strict=True) if count]
+
+    def program(self, chunk: Chunk) -> str:
+        """XLA's optimized text of what a step runs on this process's first replica: of the gradients, then the update.
+
+        Where all steps of a call are one program, of that; it holds the step as the body of its loop.
+        """
+        batches = Batch(*(first_local(self.strategy, part) for part in self._on_devices(chunk)))
+        first, stop = tf.constant(0, tf.int64), tf.zeros((), self.dtype)
+        if self.strategy.num_replicas_in_sync == 1:
+            return _text(self._call, batches, tf.constant(chunk.steps), first, stop)
+        batch = Batch(*(part[0] for part in batches))
+        groups = self.objective.free_bits
+        sums = self._compiled_group_sums(batch, first, 0) if groups else None
+        packed = self._compiled_gradients(batch, first, stop, 0, sums)
+        gradients = _text(self._compiled_gradients, batch, first, stop, 0, sums)
+        return gradients + _text(self._compiled_update, packed, first, 0)
 
     def _on_devices(self, chunk: Chunk) -> Batch:
         """The batches of a chunk, each replica's part on its device."""

@@ -1,0 +1,110 @@
+"""Images a second of `vaedist train`, in turn with loops that others would write: the sizes of jobs/cifar10-iaf.toml.
+
+    python tests/benchmarks/compare.py [--batch 32 256] [--rounds 5] [--images 6400]
+        [--peer torch=PYTHON] [--peer jax=PYTHON]
+
+The loops are in peers/. That in TensorFlow and that in Keras run in this environment; those in PyTorch (`pip install
+torch numpy`) and in JAX (`pip install jax optax`) in environments of their own, whose Pythons are named by --peer.
+
+In each round every loop runs once, in a process of its own, on the same crops of photographs. A run makes three passes,
+the first of which compiles and does not count. Prints the medians, and how much faster vaedist is, round by round.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from vaedist.config import Experiment
+from vaedist.data.manifest import load_manifest
+from vaedist.data.prepare import prepare
+from vaedist.data.shards import open_split
+from vaedist.data.sources import photos
+from vaedist.monitor.metrics import read_metrics
+from vaedist.training.run_folder import RunFolder
+
+PEERS = Path(__file__).parent / "peers"
+PASSES = 3
+OURS = "vaedist"
+
+
+def train(experiment, place, number):
+    """Images a second of the passes of a `vaedist train` but the first, by its own metrics."""
+    one = experiment.with_overrides(f"run.name=round-{number}", f"run.folder='{place}'")
+    job = place / f"round-{number}.toml"
+    job.write_text(one.to_toml())
+    command = [sys.executable, "-m", "vaedist", "train", str(job)]
+    subprocess.run(command, check=True, capture_output=True)
+    rows = [row for row in read_metrics(RunFolder.of(one).metrics) if row["kind"] == "train" and row["epoch"] > 1]
+    return statistics.median(row["images_per_second"] for row in rows)
+
+
+def peer(name, python, images, batch):
+    """Images a second of the passes of another loop but the first."""
+    command = [python, str(PEERS / f"{name}_loop.py"), str(images), str(batch), str(PASSES)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    passes = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    assert all(np.isfinite(one["loss"]) for one in passes)
+    return statistics.median(one["images_per_second"] for one in passes[1:])
+
+
+def compare(experiment, peers, images, place, rounds):
+    """The rates of all, a list of rounds each; prints each as it comes."""
+    batch = experiment.training.global_batch
+    rates = {OURS: [], **{name: [] for name in peers}}
+    for number in range(rounds):
+        rates[OURS].append(train(experiment, place, number))
+        for name, python in peers.items():
+            rates[name].append(peer(name, python, images, batch))
+        told = ", ".join(f"{name} {found[-1]:,.0f}" for name, found in rates.items())
+        print(f"batch {batch}, round {number + 1}: {told}", flush=True)
+    return rates
+
+
+def show(batch, rates):
+    """A table."""
+    print(f"\nbatch {batch:<12} images/s, median (least to most)    vaedist is faster by, median (least to most)")
+    for name, found in rates.items():
+        ratios = [ours / theirs for ours, theirs in zip(rates[OURS], found, strict=True)]
+        rate = f"{statistics.median(found):,.0f} ({min(found):,.0f} to {max(found):,.0f})"
+        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(f"{name:18} {rate:38} {ratio if name != OURS else ''}")
+    print()
+
+
+def main():
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, nargs="+", default=[32, 256])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=6400, help="of a pass")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
+    options = parser.parse_args()
+    peers = {"tensorflow": sys.executable, "keras": sys.executable}
+    peers |= dict(each.split("=", 1) for each in options.peer)
+    with tempfile.TemporaryDirectory(prefix="compare") as name:
+        place = Path(name)
+        data = place / "data"
+        prepare(photos(options.images, 256), str(data))
+        manifest = load_manifest(str(data))
+        shards = open_split(str(data), manifest, "train", range(len(manifest.splits["train"].shards)))
+        flat = np.concatenate([shard.images.reshape(len(shard.images), -1) for shard in shards])
+        np.save(place / "images.npy", flat)
+        for batch in options.batch:
+            experiment = Experiment().with_overrides(
+                f"data.path='{data}'", f"training.global_batch={batch}", f"training.epochs={PASSES}",
+                f"monitor.log_every={max(1, options.images // batch // 4)}", "monitor.pictures_every=0",
+                "checkpoint.every_steps=0",
+            )  # fmt: skip
+            folder = place / f"batch-{batch}"
+            folder.mkdir()
+            show(batch, compare(experiment, peers, place / "images.npy", folder, options.rounds))
+
+
+if __name__ == "__main__":
+    main()

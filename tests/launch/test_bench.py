@@ -1,0 +1,62 @@
+"""Benchmarks on Ray: all is measured, and nothing is left."""
+
+import json
+
+import pytest
+from command import refused, run
+
+from vaedist.bench.record import WORKERS, read_record
+from vaedist.errors import ConfigError
+from vaedist.launch.bench import bench
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+
+ALONE = {"step", "products", "update", "memory", "input", "test"}
+
+
+@pytest.fixture(scope="module")
+def record(cluster, make_experiment, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    said = []
+    found = bench(make_experiment(runs), workers=(2,), rounds=2, progress=said.append)
+    assert not list(runs.iterdir())  # what was trained to be measured
+    assert "compiling" in said
+    assert any("2 worker(s): round 2 of 2" in text for text in said)
+    return found
+
+
+def test_all_is_measured(record):
+    assert set(record.measures) == ALONE | {f"{WORKERS}2"}
+    for name, measure in record.measures.items():
+        assert len(measure.samples) == 2, name
+        assert all(sample > 0 for sample in measure.samples), name
+    assert record.counts["images a step"] == 16
+    assert record.counts["flops a step"] > 5 * 16 * 2 * 192 * 24  # of the outermost layers alone
+    assert record.machine["threads"] == "2"
+    assert 0 < record.share_of_limit < 5
+    assert list(record.scaling) == [2]
+
+
+def test_the_command_prints_keeps_and_compares(record, make_experiment, tmp_path):
+    job, before, kept = tmp_path / "job.toml", tmp_path / "before.json", tmp_path / "kept.json"
+    job.write_text(make_experiment(tmp_path / "runs").to_toml())
+    before.write_text(record.to_json().replace('"threads": "2"', '"threads": "9"'))
+    out, _ = run("bench", job, "--rounds", 1, "--out", kept, "--against", before)
+    for told in ("its matrix products, alone", "of the limit", "training", "now / before", "threads: 9, now 2"):
+        assert told in out
+    assert f"wrote {kept}" in out
+    assert set(read_record(kept).measures) == ALONE | {f"{WORKERS}1"}
+    assert json.loads(kept.read_text())["format"] == 1
+
+
+def test_what_is_not_there_is_refused_before_anything_is_measured(make_experiment, tmp_path):
+    job = tmp_path / "job.toml"
+    job.write_text(make_experiment(tmp_path / "runs").to_toml())
+    assert "holds no benchmark" in refused(tmp_path, "bench", job, "--against", "none.json")
+    assert "must be numbers from 1 to 4096" in refused(tmp_path, "bench", job, "--workers", "0,2")
+    assert "gone" in refused(tmp_path, "bench", job, "--set", "data.path=gone")
+
+
+def test_more_workers_than_there_is_room_for_are_refused(make_experiment, tmp_path):
+    with pytest.raises(ConfigError, match=r"must be at least the number of devices, 17"):
+        bench(make_experiment(tmp_path / "runs"), workers=(17,), rounds=1)

@@ -1,0 +1,115 @@
+"""How much work training is, counted and not timed: so that nothing makes it slower unnoticed."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+
+from vaedist.bench.program import work_of
+from vaedist.config import Experiment
+from vaedist.data.lanes import LanePlan
+from vaedist.data.stream import LaneReader
+from vaedist.launch.addresses import free_port
+from vaedist.training.build import build_model, build_step
+from vaedist.training.checkpoint import CheckpointStore
+from vaedist.training.inputs import Inputs
+from vaedist.training.loop import Loop
+
+CAPACITY = 4
+MFLOP_AN_IMAGE = 36.4  # of the matrix products, forwards and backwards; 43 if masked halves of kernels were multiplied
+MB_A_STEP = 502  # that the instructions of a step read and write
+CALLS_A_STEP = 42  # of Python functions, at 64 steps a call
+
+
+def reader(rows, batch, shape, **options):
+    images = np.random.default_rng(0).integers(0, 256, (rows, *shape), dtype=np.uint8)
+    return LaneReader(LanePlan(rows, 8, batch), [images[lane::8] for lane in range(8)], **options)
+
+
+def test_a_step_at_the_sizes_of_the_chapter(strategy):
+    experiment = Experiment().with_overrides(f"training.steps_per_call={CAPACITY}")
+    with strategy.scope():
+        model = build_model(experiment, (32, 32, 3))
+    step = build_step(experiment, model, strategy, steps_per_epoch=10, global_batch=32)
+    work = work_of(step.program(reader(320, 32, (32, 32, 3), seed=0).read(0, 0, CAPACITY, CAPACITY)))
+    assert work.flops / 32 / 1e6 < MFLOP_AN_IMAGE
+    assert work.bytes / 1e6 < MB_A_STEP
+
+
+def test_python_calls_a_step(strategy, tmp_path):
+    experiment = Experiment().with_overrides(
+        "training.global_batch=8", "model.hidden=8", "model.latent=4", "model.flow.width=8", "training.epochs=3",
+        "checkpoint.every_steps=0",
+    )  # fmt: skip
+    with strategy.scope():
+        model = build_model(experiment, (4, 6, 3))
+    rows = reader(8 * 512, 8, (4, 6, 3), seed=0)
+    inputs = Inputs(rows, reader(64, 32, (4, 6, 3), seed=None), None, "")
+    counted = {"calls": 0, "at": []}
+
+    def count(frame, event, argument):
+        counted["calls"] += event == "call"
+
+    def begins():  # asked before each call of the step: the first compiles
+        counted["at"].append(counted["calls"])
+        sys.setprofile(count)
+        return False
+
+    loop = Loop(experiment, model, strategy, inputs, CheckpointStore(tmp_path, 1), should_stop=begins)
+    try:
+        loop.run()
+    finally:
+        sys.setprofile(None)
+    within = np.diff(counted["at"])[[1, 2, 3, 4, 5, 9, 10, 11, 12, 13]]  # calls in the middle of an epoch
+    assert within.mean() / 64 < CALLS_A_STEP
+
+
+# Prints how many collectives the program of a step holds, and how much they carry, as one of two workers.
+COLLECTIVES = """
+import json, os, sys
+os.environ["TF_CONFIG"] = sys.argv[1]
+import numpy as np
+import tensorflow as tf
+from vaedist.data.lanes import LanePlan
+from vaedist.data.stream import LaneReader
+from vaedist.model import VAE
+from vaedist.objective import Objective
+from vaedist.training.optimizer import Adam, Schedule
+from vaedist.training.step import TrainStep
+from vaedist.training.strategy import configure_devices, make_strategy
+
+configure_devices(threads=1, gpus=0, logical_devices=1)
+strategy = make_strategy(workers=2)
+rank = strategy.cluster_resolver.task_id
+with strategy.scope():
+    model = VAE((4, 4, 3), hidden=8, latent=4, flow_depth=1, flow_width=8)
+step = TrainStep(
+    model, strategy, Adam(Schedule(0.01)), Objective(), global_batch=8, steps_per_call=2, norm_every=1, seed=0
+)
+images = np.random.default_rng(0).integers(0, 256, (16, 4, 4, 3), dtype=np.uint8)
+plan = LanePlan(16, 4, 8, rank, 2)
+chunk = LaneReader(plan, [images[lane::4] for lane in plan.owned], seed=0).read(0, 0, 2, 2)
+_, finite = step.run(chunk, 0)
+assert finite
+scalars = tf.constant(2), tf.constant(0, tf.int64), tf.constant(0.0)
+graph = step._call.get_concrete_function(step._on_devices(chunk), *scalars).graph
+nodes = [node for function in graph.as_graph_def().library.function for node in function.node_def]
+print(json.dumps([node.op for node in nodes if node.op.startswith("Collective")]))
+"""
+
+
+def test_one_collective_a_step():
+    workers = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    configs = [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}} for rank in range(2)]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", COLLECTIVES, json.dumps(config)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True,
+        )
+        for config in configs
+    ]  # fmt: skip
+    for process in started:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err[-3000:]
+        assert json.loads(out.splitlines()[-1]) == ["CollectiveReduceV2"]

@@ -1,0 +1,82 @@
+"""What a device can do at best: matrix products and memory, in compiled programs as those that train are."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from vaedist.bench.program import Product
+from vaedist.bench.record import GIGA
+from vaedist.bench.tasks import Task
+from vaedist.training.optimizer import Optimizer
+
+REPEATS = 4  # in one call, so that the call itself does not count
+FLOAT = 4  # bytes of a float32
+
+
+def products_task(products: Sequence[Product]) -> Task:
+    """Matrix products alone: each of its own float32 operands, one after another."""
+    random = tf.random.Generator.from_seed(0)
+    pairs = [(random.normal((p.rows, p.inner)), random.normal((p.inner, p.columns))) for p in products]
+
+    @tf.function(jit_compile=True)
+    def multiply(pairs: Any) -> Any:
+        def body(k: Any, results: Any) -> Any:
+            found = []
+            for (a, b), before in zip(pairs, results, strict=True):
+                # The smaller operand depends on the result before, or the compiler would multiply only once.
+                factor = 1.0 + 1e-30 * before[0, 0]
+                found.append(tf.matmul(a * factor, b) if a.shape[0] <= b.shape[1] else tf.matmul(a, b * factor))
+            return k + 1, tuple(found)
+
+        start = tf.constant(0), tuple(tf.zeros((p.rows, p.columns)) for p in products)
+        _, results = tf.while_loop(lambda k, _: k < REPEATS, body, start, maximum_iterations=REPEATS)
+        return tf.add_n([result[0, 0] for result in results])
+
+    flops = REPEATS * sum(product.flops for product in products)
+    return Task(lambda: multiply(pairs).numpy(), flops / GIGA, "GFLOP/s")
+
+
+def memory_task(array_bytes: int) -> Task:
+    """Three arrays that grow by a fourth: a <- a + s c reads two and writes one.
+
+    That is an update of weights with two moments without its arithmetic, so that caches hold as much of it.
+
+    Args:
+        array_bytes: size of each of the four arrays.
+    """
+    *arrays, source = (tf.Variable(tf.ones([array_bytes // FLOAT])) for _ in range(4))
+
+    @tf.function(jit_compile=True)
+    def grow() -> Any:
+        def body(k: Any, totals: Any) -> Any:
+            return k + 1, tuple(total + 1e-3 * tf.cast(k, tf.float32) * source for total in totals)
+
+        start = tf.constant(0), tuple(array.read_value() for array in arrays)
+        _, totals = tf.while_loop(lambda k, _: k < REPEATS, body, start, maximum_iterations=REPEATS)
+        for array, total in zip(arrays, totals, strict=True):
+            array.assign(total)
+        return tf.add_n([total[0] for total in totals])
+
+    return Task(lambda: grow().numpy(), REPEATS * 9 * array_bytes / GIGA, "GB/s")
+
+
+def update_task(optimizer: Optimizer, shapes: Sequence[Sequence[int]]) -> Task:
+    """An optimizer's updates of weights of these shapes alone, from gradients that are there."""
+    weights, gradients, *slots = (
+        [tf.Variable(tf.fill(shape, value)) for shape in shapes]
+        for value in (0.0, 1e-3, *(0.0 for _ in optimizer.slots))
+    )
+
+    @tf.function(jit_compile=True)
+    def update() -> Any:
+        for step in range(REPEATS):
+            rates = optimizer.rates(tf.constant(step, tf.int64))
+            for weight, gradient, *kept in zip(weights, gradients, *slots, strict=True):
+                owned = [weight, *kept]
+                values = optimizer.update(rates, weight.read_value(), gradient, *(one.read_value() for one in kept))
+                for variable, value in zip(owned, values, strict=True):
+                    variable.assign(value)
+        return tf.add_n([tf.reshape(weight, [-1])[0] for weight in weights])
+
+    return Task(lambda: update().numpy(), REPEATS, "updates/s")

@@ -1,0 +1,127 @@
+"""What a compiled program does, counted and not timed: read from the text that XLA gives of it.
+
+The text lists computations, each a list of instructions `name = shape operation(operands), attributes`. A fusion is one
+instruction, whatever it computes: it reads its operands and writes its result, once each. A loop's body is counted
+once, not as often as it is run.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(
+    r"^(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<shape>\(.*?\)|\S+) (?P<operation>[\w\-]+)\((?P<rest>.*)$"
+)
+_ARRAY = re.compile(r"(?P<type>\w+)\[(?P<sizes>[\d,]*)\]")
+_CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
+_NAME = re.compile(r"%([\w.\-]+)")
+_CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
+_BITS = re.compile(r"\d+")
+# They name or rearrange what is there, or run other computations, whose instructions are counted.
+_FREE = {"parameter", "get-tuple-element", "tuple", "constant", "bitcast", "while", "conditional", "call"}
+
+
+class Array(NamedTuple):
+    """An array's element type, as in "f32", and its sizes."""
+
+    type: str
+    sizes: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """What it takes in memory."""
+        bits = _BITS.search(self.type)
+        return math.prod(self.sizes) * (max(1, int(bits.group()) // 8) if bits else 1)
+
+
+class Instruction(NamedTuple):
+    """One line of a computation. `result` has several arrays where it gives a tuple."""
+
+    name: str
+    operation: str
+    result: tuple[Array, ...]
+    operands: tuple[str, ...]
+    attributes: str
+
+
+class Product(NamedTuple):
+    """A matrix product, [rows, inner] x [inner, columns], whichever of them is kept transposed."""
+
+    rows: int
+    inner: int
+    columns: int
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions."""
+        return 2 * self.rows * self.inner * self.columns
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one run through a program does.
+
+    Attributes:
+        products: its matrix products.
+        bytes: that its instructions read and write, each operand and each result once; caches save some of that.
+    """
+
+    products: tuple[Product, ...]
+    bytes: int
+
+    @property
+    def flops(self) -> int:
+        """Of the matrix products."""
+        return sum(product.flops for product in self.products)
+
+
+def work_of(text: str) -> Work:
+    """Count what a program does, given as XLA's optimized HLO."""
+    computations = dict(_computations(text))
+    fused = set(_CALLED.findall(text)) - {
+        called for lines in computations.values() for one in lines if one.operation == "call"
+        for called in _CALLED.findall(one.attributes)
+    }  # fmt: skip
+    products, moved = list[Product](), 0
+    for name, instructions in computations.items():
+        arrays = {one.name: one.result for one in instructions}
+        for one in instructions:
+            if one.operation == "dot":
+                products.append(_product(one, arrays[one.operands[0]][0].sizes))
+            if name not in fused and one.operation not in _FREE:
+                read = (array for operand in one.operands for array in arrays.get(operand, ()))
+                moved += sum(array.bytes for array in (*one.result, *read))
+    return Work(tuple(products), moved)
+
+
+def _product(dot: Instruction, left: tuple[int, ...]) -> Product:
+    """A `dot`, whose first operand has the sizes `left`."""
+    axes = [int(axis) for axis in _CONTRACTED.findall(dot.attributes)[0].split(",") if axis]
+    inner = math.prod(left[axis] for axis in axes)
+    rows = math.prod(left) // inner
+    return Product(rows, inner, math.prod(dot.result[0].sizes) // rows)
+
+
+def _computations(text: str) -> Iterator[tuple[str, list[Instruction]]]:
+    """Each computation's name and instructions."""
+    name, found = "", list[Instruction]()
+    for line in text.splitlines():
+        if header := _COMPUTATION.match(line):
+            name, found = header["name"], list[Instruction]()
+        elif line == "}" and name:
+            yield name, found
+            name = ""
+        elif name and (match := _INSTRUCTION.match(line.strip())):
+            found.append(_instruction(match))
+
+
+def _instruction(match: re.Match[str]) -> Instruction:
+    operands, _, attributes = match["rest"].partition(")")
+    arrays = tuple(
+        Array(array["type"], tuple(int(size) for size in array["sizes"].split(",") if size))
+        for array in _ARRAY.finditer(match["shape"])
+    )
+    return Instruction(match["name"], match["operation"], arrays, tuple(_NAME.findall(operands)), attributes)

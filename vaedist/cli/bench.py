@@ -1,0 +1,132 @@
+"""`vaedist bench`: how fast a job trains here, and how far that is from what the machine can do."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vaedist.cli.loading import quiet
+from vaedist.cli.options import address_option, job_argument, json_option
+from vaedist.cli.output import console, print_pairs, status_line
+from vaedist.config import Experiment
+from vaedist.files import replace_file, told_path
+
+if TYPE_CHECKING:
+    from vaedist.bench.record import Record
+
+
+class Counts(click.ParamType):
+    """Numbers of workers, as in 1,2,4."""
+
+    name = "counts"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Parse them."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        if not all(part.strip().isdecimal() and 1 <= int(part) <= 4096 for part in parts):
+            self.fail(f"{value!r}: must be numbers from 1 to 4096, as in 1,2,4", param, ctx)
+        return tuple(int(part) for part in parts)
+
+
+@click.command()
+@job_argument
+@click.option("--workers", type=Counts(), metavar="N,N,...", default=(1,), show_default="1",
+              help="Train with so many workers for a while, for each number.")  # fmt: skip
+@click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True,
+              help="Measurements of each, taken in turn.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Keep the result in a file, as JSON.")
+@click.option("--against", type=click.Path(path_type=Path, dir_okay=False), help="Compare with a result that was kept.")
+@address_option
+@json_option
+def bench(
+    job: Path, overrides: tuple[str, ...], workers: tuple[int, ...], rounds: int, out: Path | None,
+    against: Path | None, address: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure how fast JOB trains here, and how far that is from the most that the machine can do.
+
+    The limit of a step: the time that its matrix products take alone, and that its weights and moments take to go
+    through memory. Rates are medians of rounds in which all are measured in turn.
+    """
+    from vaedist.bench.record import read_record
+
+    experiment = Experiment.from_file(job, overrides)
+    before = read_record(against) if against else None
+    with status_line() as progress, quiet():
+        from vaedist.launch.bench import bench as launch
+
+        record = launch(experiment, workers=workers, rounds=rounds, address=address, progress=progress)
+    if out:
+        replace_file(out, record.to_json())
+    if as_json:
+        click.echo(record.to_json(), nl=False)
+    else:
+        _print(job, record)
+        if before:
+            _compare(record, before)
+    if out:
+        click.echo(f"wrote {told_path(out)}", err=as_json)
+
+
+def _print(job: Path, record: "Record") -> None:
+    from rich.table import Table
+
+    machine, counts = record.machine, record.counts
+    print_pairs(
+        str(job),
+        {
+            "machine": f"{machine['processor']}, {machine['threads']} threads, GPUs: {machine['GPUs']}",
+            "software": ", ".join(f"{name} {machine[name]}" for name in ("vaedist", "tensorflow", "numpy", "python")),
+            "model": f"{counts['parameters']:,} weights, {counts['images a step']:,} images a step",
+            "a step": f"{counts['flops a step'] / 1e9:.2f} GFLOP in {counts['products']} matrix products",
+        },
+    )
+    table = Table("what", "median", "spread", "ms a step", "share of a step", title="one worker", title_justify="left")
+    for name, label in LABELS.items():
+        measure, seconds = record.measures[name], record.seconds_a_step.get(name)
+        digits = 0 if measure.median >= 100 else 1
+        table.add_row(
+            label,
+            f"{measure.median:,.{digits}f} {measure.unit}",
+            f"{measure.spread:.0%}",
+            "" if seconds is None else f"{1e3 * seconds:.2f}",
+            "" if seconds is None else f"{seconds / record.seconds_a_step['step']:.0%}",
+        )
+    console().print(table)
+    click.echo(f"the step reaches {record.share_of_limit:.0%} of the limit of its matrix products and its memory")
+    if record.scaling:
+        table = Table("workers", "images/s", "spread", "of one process", title="training", title_justify="left")
+        one = record.measures["step"].median
+        for count, measure in record.scaling.items():
+            table.add_row(str(count), f"{measure.median:,.0f}", f"{measure.spread:.0%}", f"{measure.median / one:.2f}")
+        console().print(table)
+
+
+LABELS = {
+    "step": "step",
+    "products": "its matrix products, alone",
+    "update": "its update, alone",
+    "memory": "memory, as an update uses it",
+    "input": "input, in another thread",
+    "test": "test pass",
+}
+
+
+def _compare(record: "Record", before: "Record") -> None:
+    from rich.table import Table
+
+    from vaedist.bench.record import changed, ratio
+
+    table = Table("what", "before", "now", "now / before", title="against before", title_justify="left")
+    for name, measure in record.measures.items():
+        if name not in before.measures:
+            continue
+        old = before.measures[name]
+        factor, apart = ratio(measure.samples, old.samples)
+        told = f"{factor:.3f}" if apart else f"{factor:.3f}, within the spread"
+        table.add_row(name, f"{old.median:,.1f} {old.unit}", f"{measure.median:,.1f}", told)
+    console().print(table)
+    for line in (*changed(before.machine, record.machine), *changed(before.job, record.job),
+                 *changed(before.counts, record.counts)):  # fmt: skip
+        click.echo(f"otherwise than before: {line}")

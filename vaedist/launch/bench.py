@@ -1,0 +1,144 @@
+"""Benchmarks on Ray: one worker that measures all it does, and runs of several workers that are cut short."""
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from vaedist.bench.record import WORKERS, Measure, Record
+from vaedist.config import Experiment, ScalingSection
+from vaedist.errors import Interrupted, VaedistError, WorkerError
+from vaedist.launch.channel import StopRequest, open_channel
+from vaedist.launch.cluster import COMPUTING, ray_session, resources_per_worker
+from vaedist.launch.train import check_data, train, with_absolute_paths
+from vaedist.monitor.events import Event, Progress, Started
+from vaedist.storage.transfer import Store
+from vaedist.training.run_folder import RunFolder
+
+ROW_SECONDS = 1.0  # of training, for one sample of its rate
+MANY_EPOCHS = 1_000_000  # it is stopped before
+
+
+def bench(
+    experiment: Experiment,
+    *,
+    workers: Sequence[int] = (1,),
+    rounds: int = 5,
+    address: str | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Record:
+    """Measure a job on Ray's workers, as large as training would make them.
+
+    Args:
+        experiment: the job; its data must be prepared. `run.folder` takes runs that are removed again.
+        workers: for each of these counts, the images a second of a run with so many workers, which share the
+            cluster's CPUs.
+        rounds: measurements of each.
+        address: of the Ray cluster, see `ray_session`.
+        progress: told what is being done.
+
+    Raises:
+        VaedistError: the data cannot be read, or the cluster has no room.
+        WorkerError: a worker died.
+    """
+    experiment = with_absolute_paths(experiment.with_overrides("run.name=bench"))
+    runs = [_short(experiment, count) for count in workers]
+    for short in (experiment, *runs):
+        check_data(short)
+    progress("joining Ray")
+    with ray_session(address):
+        for short in runs:
+            resources_per_worker(short.scaling)
+        record = _single(experiment, rounds, progress)
+        measures = dict(record.measures)
+        a_call = experiment.training.steps_per_call * experiment.training.global_batch
+        calls = math.ceil(ROW_SECONDS * record.measures["step"].median / a_call)
+        every = calls * experiment.training.steps_per_call  # rows of one call would all have the same rate
+        for short in runs:
+            rates = _rates(short.with_overrides(f"monitor.log_every={every}"), rounds, progress)
+            measures[f"{WORKERS}{short.scaling.workers}"] = Measure("images/s", tuple(rates))
+    return replace(record, measures=measures)
+
+
+def _short(experiment: Experiment, count: int) -> Experiment:
+    """A run of so many workers that does nothing but train until it is stopped."""
+    name = f"bench-{count}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return experiment.with_overrides(
+        f"run.name={name}", f"scaling.workers={count}", f"training.epochs={MANY_EPOCHS}", "scaling.max_failures=0",
+        "scaling.cpus_per_worker=0", "checkpoint.every_steps=0", "monitor.pictures_every=0",
+        "monitor.importance_samples=0",
+    )  # fmt: skip
+
+
+def _single(experiment: Experiment, rounds: int, progress: Callable[[str], None]) -> Record:
+    """What one worker measures alone."""
+    scaling = experiment.scaling
+    resources = resources_per_worker(ScalingSection(gpus_per_worker=scaling.gpus_per_worker))
+    channel = open_channel()
+    actor = ray.remote(_Single).options(
+        num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0), runtime_env=COMPUTING
+    ).remote()  # fmt: skip
+    found = actor.measure.remote(experiment, max(1, int(resources["CPU"])), rounds, channel)
+    try:
+        heard = channel.get.remote()
+        while True:
+            ready, _ = ray.wait([found, heard])
+            if found in ready:
+                return ray.get(found)
+            progress(ray.get(heard))
+            heard = channel.get.remote()
+    except RayTaskError as error:
+        if isinstance(error.cause, VaedistError):
+            raise error.cause from None
+        raise WorkerError(f"the worker failed: {type(error.cause).__name__}: {error.cause}") from error
+    except RayActorError as error:
+        raise WorkerError(f"the worker died: {str(error).splitlines()[0]}") from error
+    finally:
+        ray.kill(actor)
+
+
+class _Single:
+    """A worker in a process of its own."""
+
+    def measure(self, experiment: Experiment, threads: int, rounds: int, channel: Any) -> Record:
+        from vaedist.bench.single import measure  # TensorFlow takes seconds
+
+        return measure(experiment, threads=threads, rounds=rounds, progress=channel.put.remote)
+
+
+def _rates(short: Experiment, rounds: int, progress: Callable[[str], None]) -> list[float]:
+    """Images a second of a run, in each of some rows of metrics; the first, which compiles, is left out."""
+    count = short.scaling.workers
+    rates: list[float] = []
+    stop = StopRequest()
+
+    def observe(event: Event) -> None:
+        if isinstance(event, Started):
+            progress(f"{count} worker(s): compiling")
+        if isinstance(event, Progress):
+            rates.append(event.images_per_second)
+            progress(f"{count} worker(s): round {min(len(rates), rounds)} of {rounds}")
+            if len(rates) > rounds:
+                stop.make()
+
+    progress(f"{count} worker(s): starting")
+    with _removed(RunFolder.of(short)), suppress(Interrupted):
+        train(short, observe=observe, stop=stop)
+    return rates[1 : rounds + 1]
+
+
+@contextmanager
+def _removed(run: RunFolder) -> Iterator[None]:
+    """Remove a run that nobody wants to keep."""
+    try:
+        yield
+    finally:
+        if run.uri:
+            Store(run.uri).remove_all()
+        shutil.rmtree(run.path, ignore_errors=True)
