@@ -1,4 +1,4 @@
-"""Keras layers and a `tf.function` a step, fed by tf.data: how textbooks publish it, with plain networks in the flow."""
+"""Keras layers and a `tf.function` a step, fed by tf.data: as textbooks publish it, with plain networks in the flow."""
 
 import os
 
