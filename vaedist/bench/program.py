@@ -1,13 +1,14 @@
 """What a compiled program does, counted and not timed: read from the text that XLA gives of it.
 
 The text lists computations, each a list of instructions `name = shape operation(operands), attributes`. A fusion is one
-instruction, whatever it computes: it reads its operands and writes its result, once each. A loop's body is counted
-once, not as often as it is run.
+instruction, whatever it computes: it reads its operands and writes its result, once each; of an operand that it only
+cuts slices from, it reads these. A loop's body is counted once, not as often as it is run.
 """
 
+import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ _CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
 _NAME = re.compile(r"%([\w.\-]+)")
 _CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
 _BITS = re.compile(r"\d+")
+_SLICES = {"slice", "dynamic-slice"}
 # They name or rearrange what is there, or run other computations, whose instructions are counted.
 _FREE = {"parameter", "get-tuple-element", "tuple", "constant", "bitcast", "while", "conditional", "call"}
 
@@ -38,13 +40,17 @@ class Array(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """One line of a computation. `result` has several arrays where it gives a tuple."""
+    """One line of a computation.
+
+    `result` has several arrays where it gives a tuple; `argument` is what stands in the parentheses, be it no operand.
+    """
 
     name: str
     operation: str
     result: tuple[Array, ...]
     operands: tuple[str, ...]
     attributes: str
+    argument: str
 
 
 class Product(NamedTuple):
@@ -81,20 +87,41 @@ class Work:
 def work_of(text: str) -> Work:
     """Count what a program does, given as XLA's optimized HLO."""
     computations = dict(_computations(text))
-    fused = set(_CALLED.findall(text)) - {
-        called for lines in computations.values() for one in lines if one.operation == "call"
-        for called in _CALLED.findall(one.attributes)
-    }  # fmt: skip
+    inside = set()  # of fusions, and of reductions
+    for one in itertools.chain(*computations.values()):
+        if one.operation != "call":
+            inside.update(_CALLED.findall(one.attributes))
     products, moved = list[Product](), 0
     for name, instructions in computations.items():
         arrays = {one.name: one.result for one in instructions}
         for one in instructions:
             if one.operation == "dot":
                 products.append(_product(one, arrays[one.operands[0]][0].sizes))
-            if name not in fused and one.operation not in _FREE:
-                read = (array for operand in one.operands for array in arrays.get(operand, ()))
-                moved += sum(array.bytes for array in (*one.result, *read))
+            if name not in inside and one.operation not in _FREE:
+                read = [_bytes(arrays.get(operand, ())) for operand in one.operands]
+                if one.operation == "fusion":
+                    fused = computations[_CALLED.findall(one.attributes)[0]]
+                    read = [min(whole, used) for whole, used in zip(read, _used(fused), strict=True)]
+                elif one.operation in _SLICES:
+                    read = [_bytes(one.result)]
+                moved += _bytes(one.result) + sum(read)
     return Work(tuple(products), moved)
+
+
+def _bytes(arrays: Iterable[Array]) -> int:
+    return sum(array.bytes for array in arrays)
+
+
+def _used(fused: list[Instruction]) -> list[int]:
+    """For each operand of a fusion, how many bytes of it are used at most: slices that are cut from it, or all."""
+    found = {}
+    for parameter in fused:
+        if parameter.operation == "parameter":
+            users = [one for one in fused if parameter.name in one.operands]
+            slices = all(one.operation in _SLICES and one.operands[0] == parameter.name for one in users)
+            used = sum(_bytes(one.result) for one in users) if slices else _bytes(parameter.result)
+            found[int(parameter.argument)] = used
+    return [found[number] for number in sorted(found)]
 
 
 def _product(dot: Instruction, left: tuple[int, ...]) -> Product:
@@ -124,4 +151,4 @@ def _instruction(match: re.Match[str]) -> Instruction:
         Array(array["type"], tuple(int(size) for size in array["sizes"].split(",") if size))
         for array in _ARRAY.finditer(match["shape"])
     )
-    return Instruction(match["name"], match["operation"], arrays, tuple(_NAME.findall(operands)), attributes)
+    return Instruction(match["name"], match["operation"], arrays, tuple(_NAME.findall(operands)), attributes, operands)

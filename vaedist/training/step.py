@@ -99,6 +99,7 @@ class TrainStep:
         self.names = (*self.sums, "stop", "gradient_norm")
         self.weights = [variable.value for variable in model.trainable_variables]
         self.dtype = self.weights[0].dtype
+        self._sizes = [int(np.prod(weight.shape)) for weight in self.weights]
         with strategy.scope():
             self.slots = {
                 slot: [tf.Variable(tf.zeros_like(w), trainable=False, name=slot) for w in self.weights]
@@ -247,14 +248,21 @@ class TrainStep:
             loss = -value / self.global_batch
         return tape.gradient(loss, weights), tf.concat([sums, [stop]], 0)
 
-    def _update(self, gradients: Sequence[Any], sums: Any, step: Any, own: int) -> tuple[Any, Any]:
-        """Apply the whole gradient; returns whether all was finite, and the metrics' row."""
+    def _update(self, gradients: Sequence[Any], sums: Any, step: Any, own: int, packed: Any = None) -> tuple[Any, Any]:
+        """Apply the whole gradient; returns whether all was finite, and the metrics' row.
+
+        `packed` is the vector that the gradients were cut from, where there is one.
+        """
         finite = tf.reduce_all(tf.math.is_finite(sums))
-        update = self._update_clipped if self.clip_norm else self._update_in_turn
-        finite, norm = update(gradients, finite, step, own)
+        if self.clip_norm:
+            finite, norm = self._update_clipped(gradients, finite, step, own)
+        else:
+            finite, norm = self._update_in_turn(gradients, finite, step, own, packed)
         return finite, tf.concat([sums, [norm]], 0)
 
-    def _update_in_turn(self, gradients: Sequence[Any], finite: Any, step: Any, own: int) -> tuple[Any, Any]:
+    def _update_in_turn(
+        self, gradients: Sequence[Any], finite: Any, step: Any, own: int, packed: Any
+    ) -> tuple[Any, Any]:
         """Apply the gradient weight by weight; returns whether all was finite, and its norm where that is wanted.
 
         From the last layer to the first, as the gradients come out: each is used while it is in the cache. A layer's
@@ -267,10 +275,14 @@ class TrainStep:
         wanted = tf.equal((step + 1) % self.norm_every, 0)
         rates, squares, none = self.optimizer.rates(step), [], tf.zeros((), self.dtype)
         waiting: list[int] = []
+        if packed is not None:  # as a whole: a slice that goes into a condition is copied
+            size = sum(self._sizes)
+            squares.append(tf.cond(wanted, lambda: sum_of_squares(packed[:size]), lambda: none))
 
         def update_waiting() -> None:
             for i in waiting:
-                squares.append(tf.cond(wanted, partial(sum_of_squares, gradients[i]), lambda: none))
+                if packed is None:
+                    squares.append(tf.cond(wanted, partial(sum_of_squares, gradients[i]), lambda: none))
                 self._apply(i, gradients[i], rates, finite, own)
             waiting.clear()
 
@@ -310,6 +322,6 @@ class TrainStep:
         return tf.concat([*(tf.reshape(g, [-1]) for g in gradients), sums], 0)
 
     def _packed_update(self, packed: Any, step: Any, own: int) -> Any:
-        sizes = [int(np.prod(w.shape)) for w in self.weights]
-        *flat, sums = tf.split(packed, [*sizes, packed.shape[0] - sum(sizes)])
-        return self._update([tf.reshape(g, w.shape) for g, w in zip(flat, self.weights, strict=True)], sums, step, own)
+        *flat, sums = tf.split(packed, [*self._sizes, packed.shape[0] - sum(self._sizes)])
+        gradients = [tf.reshape(g, w.shape) for g, w in zip(flat, self.weights, strict=True)]
+        return self._update(gradients, sums, step, own, packed)
