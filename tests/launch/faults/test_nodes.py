@@ -77,9 +77,10 @@ def test_an_elastic_run_whose_command_was_killed_finds_its_places(experiment, no
     killed.wait_for_step(40)
     killed.process.kill()
     killed.process.wait()
-    at = killed.rows()[-1]["step"]
     with recovered("the command of an elastic run was killed, and resumed"):
         job = training(experiment, "--address", nodes.address, "--resume")
+        waiting("the workers to end", lambda: job.runs() and not nodes.workers(FIRST) and not nodes.workers(SECOND))
+        at = job.rows()[-1]["step"]
         waiting("the next step", lambda: job.runs() and job.rows()[-1]["step"] > at)
     said = job.end()
     assert "2 workers" in said
