@@ -6,7 +6,7 @@ import pytest
 from command import refused, run
 
 from vaedist.bench.record import WORKERS, read_record
-from vaedist.errors import ConfigError
+from vaedist.errors import ClusterError
 from vaedist.launch.bench import bench
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
@@ -57,6 +57,8 @@ def test_what_is_not_there_is_refused_before_anything_is_measured(make_experimen
     assert "gone" in refused(tmp_path, "bench", job, "--set", "data.path=gone")
 
 
-def test_more_workers_than_there_is_room_for_are_refused(make_experiment, tmp_path):
-    with pytest.raises(ConfigError, match=r"must be at least the number of devices, 17"):
-        bench(make_experiment(tmp_path / "runs"), workers=(17,), rounds=1)
+def test_more_workers_than_there_is_room_for_are_refused_before_anything_is_measured(make_experiment, tmp_path):
+    said = []
+    with pytest.raises(ClusterError, match=r"no room for the job: scaling.workers = 3"):
+        bench(make_experiment(tmp_path / "runs"), workers=(1, 3), rounds=1, progress=said.append)
+    assert said == ["joining Ray"]
