@@ -8,6 +8,7 @@ import tensorflow as tf
 from vaedist.bench.program import Product
 from vaedist.bench.record import GIGA
 from vaedist.bench.tasks import Task
+from vaedist.training.compiled import compiled
 from vaedist.training.optimizer import Optimizer
 
 REPEATS = 4  # in one call, so that the call itself does not count
@@ -19,7 +20,7 @@ def products_task(products: Sequence[Product]) -> Task:
     random = tf.random.Generator.from_seed(0)
     pairs = [(random.normal((p.rows, p.inner)), random.normal((p.inner, p.columns))) for p in products]
 
-    @tf.function(jit_compile=True)
+    @compiled
     def multiply(pairs: Any) -> Any:
         def body(k: Any, results: Any) -> Any:
             found = []
@@ -47,7 +48,7 @@ def memory_task(array_bytes: int) -> Task:
     """
     *arrays, source = (tf.Variable(tf.ones([array_bytes // FLOAT])) for _ in range(4))
 
-    @tf.function(jit_compile=True)
+    @compiled
     def grow() -> Any:
         def body(k: Any, totals: Any) -> Any:
             return k + 1, tuple(total + 1e-3 * tf.cast(k, tf.float32) * source for total in totals)
@@ -68,7 +69,7 @@ def update_task(optimizer: Optimizer, shapes: Sequence[Sequence[int]]) -> Task:
         for value in (0.0, 1e-3, *(0.0 for _ in optimizer.slots))
     )
 
-    @tf.function(jit_compile=True)
+    @compiled
     def update() -> Any:
         for step in range(REPEATS):
             rates = optimizer.rates(tf.constant(step, tf.int64))

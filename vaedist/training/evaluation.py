@@ -10,6 +10,7 @@ from vaedist.data.stream import Chunk, LaneReader, read_ahead
 from vaedist.model import VAE
 from vaedist.model.noise import EVALUATION, EVALUATION_OBSERVATION, row_normal, row_uniform
 from vaedist.objective import bits_per_dim
+from vaedist.training.compiled import compiled, traced
 from vaedist.training.step import Batch, column_names, row_sums, score
 from vaedist.training.strategy import per_replica
 
@@ -29,8 +30,8 @@ class Evaluator:
     def __init__(self, model: VAE, strategy: Any, reader: LaneReader, *, seed: int) -> None:
         self.model, self.strategy, self.reader, self.seed = model, strategy, reader, seed
         self.names = column_names(model)
-        self._call = tf.function(self._replicas)
-        self._sums = tf.function(self._chunk_sums, jit_compile=True)
+        self._call = traced(self._replicas)
+        self._sums = compiled(self._chunk_sums)
 
     def run(self, epoch: int) -> dict[str, float]:
         """The means over all rows of the split, by column, in nats an image; "rows" is their number.

@@ -27,6 +27,7 @@ from vaedist.objective import (
     kl_per_unit,
     latent_moments,
 )
+from vaedist.training.compiled import compiled
 
 BLOCK_BYTES = 24 << 20  # of the decoder's output at a time
 SAMPLES_AT_ONCE = 16  # of each image in a block, or as many more as it takes to be done in ROUNDS
@@ -118,7 +119,7 @@ class ImportanceEvaluator:
         self.rounds = -(-samples // min(max(SAMPLES_AT_ONCE, -(-samples // ROUNDS)), together))
         self.at_once = -(-samples // self.rounds)  # samples in a round; the last round may have some to spare
         self.block = max(1, together // self.at_once)
-        self._score = tf.function(self._rounds, jit_compile=True)
+        self._score = compiled(self._rounds)
 
     @property
     def blocks(self) -> int:

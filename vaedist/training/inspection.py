@@ -11,6 +11,7 @@ import tensorflow as tf
 from vaedist.model import VAE, Posterior
 from vaedist.model.noise import EVALUATION_OBSERVATION, INSPECTION, PIXELS, PRIOR, row_normal, row_uniform
 from vaedist.objective import Bound, active_units, bound, kl_per_unit, latent_moments
+from vaedist.training.compiled import traced
 
 BLOCK = 256  # images at a time
 
@@ -92,13 +93,13 @@ def latent_statistics(model: VAE, images: np.ndarray, *, samples: int = 8, seed:
     return LatentStatistics(active_units(latent_moments(sums, squares, samples)), kl)
 
 
-@tf.function
+@traced
 def _posterior(model: VAE, images: Any, seed: int, draw: Any, first: Any) -> Posterior:
     eps = row_normal(seed, INSPECTION, draw, first, images.shape[0], model.latent)
     return model.sample_posterior(model.encode(model.observe(images, _noise(model, images, seed, first))), eps)
 
 
-@tf.function
+@traced
 def _score(model: VAE, images: Any, seed: int, first: Any) -> Bound:
     eps = row_normal(seed, INSPECTION, 0, first, images.shape[0], model.latent)
     return bound(model(images, eps, _noise(model, images, seed, first)))

@@ -16,6 +16,7 @@ from vaedist.data.stream import Chunk
 from vaedist.model import VAE, VAEOutput
 from vaedist.model.noise import OBSERVATION, POSTERIOR, row_normal, row_uniform
 from vaedist.objective import Objective, bound
+from vaedist.training.compiled import compiled, traced
 from vaedist.training.optimizer import Optimizer
 from vaedist.training.strategy import first_local, local_replica, per_replica
 
@@ -106,10 +107,10 @@ class TrainStep:
                 for slot in optimizer.slots
             }
         alone = strategy.num_replicas_in_sync == 1
-        self._call = tf.function(self._alone, jit_compile=True) if alone else tf.function(self._together)
-        self._compiled_group_sums = tf.function(self._group_sums, jit_compile=True)
-        self._compiled_gradients = tf.function(self._packed_gradients, jit_compile=True)
-        self._compiled_update = tf.function(self._packed_update, jit_compile=True)
+        self._call = compiled(self._alone) if alone else traced(self._together)
+        self._compiled_group_sums = compiled(self._group_sums)
+        self._compiled_gradients = compiled(self._packed_gradients)
+        self._compiled_update = compiled(self._packed_update)
 
     def run(self, chunk: Chunk, step: int, *, stop: bool = False) -> tuple[np.ndarray, bool]:
         """Take the steps of a chunk, the first of which has the number `step`, counted over the whole run.
@@ -144,7 +145,7 @@ class TrainStep:
             context = tf.distribute.get_replica_context()
             return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(tf.stack(faults), self.dtype))
 
-        faults = tf.function(self.strategy.run)(replica, args=(self._on_devices(chunk),))
+        faults = traced(self.strategy.run)(replica, args=(self._on_devices(chunk),))
         counts = first_local(self.strategy, faults).numpy()
         return [weight.path for weight, count in zip(self.model.trainable_variables, counts, strict=True) if count]
 

@@ -15,6 +15,7 @@ from vaedist.model.noise import OBSERVATION, POSTERIOR, row_normal, row_uniform
 from vaedist.objective import bound
 from vaedist.training.build import build_step
 from vaedist.training.checks.check import Check, largest
+from vaedist.training.compiled import compiled
 from vaedist.training.step import TrainStep
 
 UPDATES = 3
@@ -96,7 +97,7 @@ def _update_eagerly(step: TrainStep, images: np.ndarray) -> None:
                 variable.assign(value)
 
 
-@tf.function(jit_compile=True)
+@compiled
 def _drawn(step: TrainStep, number: Any, images: Any) -> tuple[Any, ...]:
     """What of an update is float32: x, the noise and the rates.
 

@@ -1,0 +1,20 @@
+"""How functions are compiled: as they are written, without AutoGraph.
+
+Loops and conditions over tensors are spelled out here (`tf.while_loop`, `tf.cond`), so that AutoGraph has nothing to
+translate. It would write a file for each function that it looks at, which a process that is killed leaves behind.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """A function of tensors as one XLA program for each shape of its arguments."""
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+def traced(function: Callable[..., Any]) -> Any:
+    """A function of tensors as a graph for each shape of its arguments, of TensorFlow's own kernels."""
+    return tf.function(function, autograph=False)
