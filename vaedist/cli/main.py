@@ -1,6 +1,8 @@
 """The `vaedist` command: its groups, and what becomes of errors."""
 
+import signal
 import sys
+import threading
 from typing import Any, NoReturn
 
 import click
@@ -50,6 +52,11 @@ class OneLineErrors(click.Group):
             raise Interrupted("interrupted") from None
 
 
+def _interrupt(*_: Any) -> None:
+    """What ends a job, as a scheduler does, is taken as Ctrl-C: it gets its checkpoint, and leaves nothing behind."""
+    raise KeyboardInterrupt
+
+
 def _end(code: int, text: str) -> NoReturn:
     """One line on stderr, and the end of the process."""
     click.echo(" ".join(text.split()), err=True)
@@ -60,6 +67,8 @@ def _end(code: int, text: str) -> NoReturn:
 @click.version_option(__version__)
 def main() -> None:
     """Train variational autoencoders with inverse autoregressive flow on Ray, on one machine or many."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
 
 
 for command in (

@@ -1,7 +1,6 @@
 """`vaedist train`."""
 
 import os
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,6 @@ def train(
     given = {"run.name": name, "run.folder": runs}
     overrides += tuple(f"{key}='{value}'" for key, value in given.items() if value is not None)
     experiment = Experiment.from_file(job, overrides)
-    signal.signal(signal.SIGTERM, _interrupt)  # a scheduler that ends a job is to get its checkpoint too
 
     from rich.console import Console
 
@@ -51,10 +49,6 @@ def train(
 
         run = launch(experiment, resume=resume, address=address, observe=terminal.show)
     _print_result(run, time.monotonic() - begin)
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def _print_result(run: Any, seconds: float) -> None:

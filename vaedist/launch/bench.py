@@ -4,16 +4,16 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
 
 from vaedist.bench.record import WORKERS, Measure, Record
 from vaedist.config import Experiment, ScalingSection
-from vaedist.errors import Interrupted, VaedistError, WorkerError
+from vaedist.errors import Interrupted
+from vaedist.launch.actors import ended
 from vaedist.launch.channel import StopRequest, open_channel
 from vaedist.launch.cluster import COMPUTING, ray_session, resources_per_worker
 from vaedist.launch.train import check_data, train, with_absolute_paths
@@ -49,8 +49,7 @@ def bench(
     """
     experiment = with_absolute_paths(experiment.with_overrides("run.name=bench"))
     runs = [_short(experiment, count) for count in workers]
-    for short in (experiment, *runs):
-        check_data(short)
+    check_data(experiment.with_overrides(f"scaling.workers={max(workers)}"))  # once: it may read all of it
     progress("joining Ray")
     with ray_session(address):
         for short in runs:
@@ -72,7 +71,7 @@ def _short(experiment: Experiment, count: int) -> Experiment:
     return experiment.with_overrides(
         f"run.name={name}", f"scaling.workers={count}", f"training.epochs={MANY_EPOCHS}", "scaling.max_failures=0",
         "scaling.cpus_per_worker=0", "checkpoint.every_steps=0", "monitor.pictures_every=0",
-        "monitor.importance_samples=0",
+        "monitor.importance_samples=0", "data.verify=false",
     )  # fmt: skip
 
 
@@ -85,7 +84,7 @@ def _single(experiment: Experiment, rounds: int, progress: Callable[[str], None]
         num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0), runtime_env=COMPUTING
     ).remote()  # fmt: skip
     found = actor.measure.remote(experiment, max(1, int(resources["CPU"])), rounds, channel)
-    try:
+    with ended([actor], "the worker died"):
         heard = channel.get.remote()
         while True:
             ready, _ = ray.wait([found, heard])
@@ -93,14 +92,6 @@ def _single(experiment: Experiment, rounds: int, progress: Callable[[str], None]
                 return ray.get(found)
             progress(ray.get(heard))
             heard = channel.get.remote()
-    except RayTaskError as error:
-        if isinstance(error.cause, VaedistError):
-            raise error.cause from None
-        raise WorkerError(f"the worker failed: {type(error.cause).__name__}: {error.cause}") from error
-    except RayActorError as error:
-        raise WorkerError(f"the worker died: {str(error).splitlines()[0]}") from error
-    finally:
-        ray.kill(actor)
 
 
 class _Single:
@@ -128,8 +119,12 @@ def _rates(short: Experiment, rounds: int, progress: Callable[[str], None]) -> l
                 stop.make()
 
     progress(f"{count} worker(s): starting")
-    with _removed(RunFolder.of(short)), suppress(Interrupted):
-        train(short, observe=observe, stop=stop)
+    with _removed(RunFolder.of(short)):
+        try:
+            train(short, observe=observe, stop=stop)
+        except Interrupted:
+            if len(rates) <= rounds:  # it was not the end of its rounds that stopped it
+                raise
     return rates[1 : rounds + 1]
 
 

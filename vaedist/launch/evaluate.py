@@ -6,11 +6,10 @@ from threading import Lock
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
 from ray.util.actor_pool import ActorPool
 
 from vaedist.config import ScalingSection
-from vaedist.errors import VaedistError, WorkerError
+from vaedist.launch.actors import ended
 from vaedist.launch.cluster import COMPUTING, ray_session, resources_per_worker
 from vaedist.runs import Run
 from vaedist.training.importance import BLOCKS_AT_ONCE, BlockScores, Evaluation
@@ -54,22 +53,13 @@ def evaluate_on_ray(
             runtime_env=COMPUTING,
         )
         scorers = [actor.remote(run, threads, gpus_per_worker, options) for _ in range(workers)]
-        try:
+        with ended(scorers, f"a worker died more than {RESTARTS} times"):
             blocks, scores = ray.get(scorers[0].blocks.remote()), []
             pool = ActorPool(scorers * BLOCKS_AT_ONCE)
             for score in pool.map(lambda scorer, number: scorer.score.remote(number), range(blocks)):
                 scores.append(score)
                 progress(len(scores), blocks)
             return ray.get(scorers[0].summary.remote(scores))
-        except RayTaskError as error:
-            if isinstance(error.cause, VaedistError):
-                raise error.cause from None
-            raise WorkerError(f"a worker failed: {type(error.cause).__name__}: {error.cause}") from error
-        except RayActorError as error:
-            raise WorkerError(f"a worker died more than {RESTARTS} times: {str(error).splitlines()[0]}") from error
-        finally:
-            for scorer in scorers:
-                ray.kill(scorer)
 
 
 class _Scorer:

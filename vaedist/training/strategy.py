@@ -5,15 +5,23 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from vaedist.training.programs import keep_programs
+
 
 def configure_devices(threads: int, gpus: int, logical_devices: int) -> None:
     """Set threads, GPU memory growth and logical devices; must come before anything else touches TensorFlow.
+
+    Programs that are compiled for the CPU are kept (see `keep_programs`).
 
     Args:
         threads: for operations on the CPU.
         gpus: GPUs that the worker was given; 0 hides any that are there.
         logical_devices: devices that the CPU is split into.
+
+    Raises:
+        ConfigError: a variable of the environment that says how many programs are kept is no number.
     """
+    keep_programs(threads)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(max(2, logical_devices))
     visible = tf.config.list_physical_devices("GPU")[:gpus]

@@ -1,0 +1,35 @@
+"""Actors that compute for a command, and what becomes of their errors."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from vaedist.errors import VaedistError, WorkerError
+
+
+@contextmanager
+def ended(actors: Sequence[Any], died: str) -> Iterator[None]:
+    """End actors once their work is done, and say what went wrong in one of them.
+
+    Args:
+        actors: to be ended, in any case.
+        died: what is said of one whose process ended, as in "a worker died".
+
+    Raises:
+        VaedistError: as an actor raised it.
+        WorkerError: an actor died, or raised anything else.
+    """
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, VaedistError):
+            raise error.cause from None
+        raise WorkerError(f"a worker failed: {type(error.cause).__name__}: {error.cause}") from error
+    except RayActorError as error:
+        raise WorkerError(f"{died}: {str(error).splitlines()[0]}") from error
+    finally:
+        for actor in actors:
+            ray.kill(actor)
