@@ -1,9 +1,11 @@
 """Benchmarks on Ray: all is measured, and nothing is left."""
 
 import json
+import signal
 
+import psutil
 import pytest
-from command import refused, run
+from command import refused, run, start
 
 from vaedist.bench.record import WORKERS, read_record
 from vaedist.errors import ClusterError
@@ -11,6 +13,7 @@ from vaedist.launch.bench import bench
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
+SECONDS = 120
 ALONE = {"step", "products", "update", "memory", "input", "test"}
 
 
@@ -47,6 +50,25 @@ def test_the_command_prints_keeps_and_compares(record, make_experiment, tmp_path
     assert f"wrote {kept}" in out
     assert set(read_record(kept).measures) == ALONE | {f"{WORKERS}1"}
     assert json.loads(kept.read_text())["format"] == 1
+
+
+@pytest.mark.parametrize("said", ["preparing: update", "1 worker(s): compiling"])
+def test_one_that_is_ended_leaves_nothing(make_experiment, tmp_path, said):
+    job, runs = tmp_path / "job.toml", tmp_path / "runs"
+    job.write_text(make_experiment(runs).to_toml())
+    command = start("bench", job, "--rounds", 1)
+    assert any(said in line for line in command.stderr)
+    processes = psutil.Process(command.pid).children(recursive=True)
+    assert processes
+    command.send_signal(signal.SIGTERM)
+    out, err = command.communicate(timeout=SECONDS)
+    assert command.returncode == 130, err
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("stopped: ")
+    assert out == ""
+    assert not runs.exists() or not list(runs.iterdir())
+    _, left = psutil.wait_procs(processes, timeout=SECONDS)
+    assert not [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_what_is_not_there_is_refused_before_anything_is_measured(make_experiment, tmp_path):

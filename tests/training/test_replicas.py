@@ -46,6 +46,46 @@ assert step.weights_at_fault(chunk, 0, 0) == []
 """
 
 
+# Two steps, the gradients summed in another type; how far the weights are from where they come without.
+NARROW = """
+import numpy as np
+from vaedist.data.lanes import LanePlan
+from vaedist.data.stream import LaneReader
+from vaedist.model import VAE
+from vaedist.objective import Objective
+from vaedist.training.optimizer import Adam, Schedule
+from vaedist.training.step import TrainStep
+from vaedist.training.strategy import configure_devices, make_strategy
+
+configure_devices(threads=1, gpus=0, logical_devices=2)
+strategy = make_strategy(workers=1)
+images = np.random.default_rng(0).integers(0, 256, (16, 4, 4, 3), dtype=np.uint8)
+chunk = LaneReader(LanePlan(16, 4, 8), [images[lane::4] for lane in range(4)], replicas=2, seed=0).read(0, 0, 2, 2)
+moments = []
+for reduce_dtype in (None, "float32", "bfloat16"):
+    with strategy.scope():
+        model = VAE((4, 4, 3), hidden=8, latent=4, flow_depth=1, flow_width=8)
+    step = TrainStep(
+        model, strategy, Adam(Schedule(0.01)), Objective(), global_batch=8, steps_per_call=2, norm_every=1,
+        reduce_dtype=reduce_dtype, seed=0,
+    )
+    metrics, finite = step.run(chunk, 0)
+    assert finite and metrics[0, 0] == 8  # rows are counted in float32
+    first = np.concatenate([moment.numpy().ravel() for moment in next(iter(step.slots.values()))])
+    moments.append(first)
+plain, same, narrow = moments
+print(np.array_equal(plain, same), np.abs(narrow - plain).max() / np.abs(plain).max())
+"""
+
+
+def test_gradients_summed_in_bfloat16_are_close_and_not_the_same():
+    said = subprocess.run([sys.executable, "-c", NARROW], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr[-3000:]
+    same, apart = said.stdout.splitlines()[-1].split()
+    assert same == "True"
+    assert 1e-5 < float(apart) < 1e-2
+
+
 def test_a_gradient_that_overflows_on_another_replica_is_named():
     said = subprocess.run([sys.executable, "-c", FAULT], capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr[-3000:]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from vaedist.bench.program import work_of
 from vaedist.config import Experiment
@@ -65,7 +66,7 @@ def test_python_calls_a_step(strategy, tmp_path):
     assert within.mean() / 64 < CALLS_A_STEP
 
 
-# Prints how many collectives the program of a step holds, and how much they carry, as one of two workers.
+# Prints the collectives that the program of a step holds, and the type of what they carry, as one of two workers.
 COLLECTIVES = """
 import json, os, sys
 os.environ["TF_CONFIG"] = sys.argv[1]
@@ -85,7 +86,8 @@ rank = strategy.cluster_resolver.task_id
 with strategy.scope():
     model = VAE((4, 4, 3), hidden=8, latent=4, flow_depth=1, flow_width=8)
 step = TrainStep(
-    model, strategy, Adam(Schedule(0.01)), Objective(), global_batch=8, steps_per_call=2, norm_every=1, seed=0
+    model, strategy, Adam(Schedule(0.01)), Objective(), global_batch=8, steps_per_call=2, norm_every=1,
+    reduce_dtype=sys.argv[2], seed=0,
 )
 images = np.random.default_rng(0).integers(0, 256, (16, 4, 4, 3), dtype=np.uint8)
 plan = LanePlan(16, 4, 8, rank, 2)
@@ -95,21 +97,25 @@ assert finite
 scalars = tf.constant(2), tf.constant(0, tf.int64), tf.constant(0.0)
 graph = step._call.get_concrete_function(step._on_devices(chunk), *scalars).graph
 nodes = [node for function in graph.as_graph_def().library.function for node in function.node_def]
-print(json.dumps([node.op for node in nodes if node.op.startswith("Collective")]))
+types = [tf.as_dtype(node.attr["T"].type).name for node in nodes if node.op.startswith("Collective")]
+print(json.dumps([[node.op for node in nodes if node.op.startswith("Collective")], types]))
 """
 
 
-def test_one_collective_a_step():
+@pytest.mark.parametrize(("reduce_dtype", "carried"), [("float32", ["float32"]), ("bfloat16", ["bfloat16", "float32"])])
+def test_one_collective_a_step_and_one_for_the_metrics_where_gradients_are_narrower(reduce_dtype, carried):
     workers = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     configs = [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}} for rank in range(2)]
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", COLLECTIVES, json.dumps(config)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True,
+            [sys.executable, "-c", COLLECTIVES, json.dumps(config), reduce_dtype],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for config in configs
     ]  # fmt: skip
     for process in started:
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, err[-3000:]
-        assert json.loads(out.splitlines()[-1]) == ["CollectiveReduceV2"]
+        operations, types = json.loads(out.splitlines()[-1])
+        assert operations == ["CollectiveReduceV2"] * len(carried)
+        assert sorted(types) == carried

@@ -55,13 +55,17 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def status_line() -> Iterator[Callable[[str], None]]:
-    """What is being waited for, on stderr: a line that changes where that is a terminal, else one after the other."""
+    """What is being waited for, on stderr: a line that changes where that is a terminal, else one after the other.
+
+    It stays visible while stderr goes elsewhere.
+    """
     from rich.console import Console
     from rich.markup import escape
 
-    screen = Console(stderr=True)
-    if not screen.is_terminal:
-        yield lambda text: click.echo(text, err=True)
-        return
-    with screen.status("") as shown:
-        yield lambda text: shown.update(escape(text))
+    with os.fdopen(os.dup(2), "w") as stream:
+        screen = Console(file=stream)
+        if not screen.is_terminal:
+            yield lambda text: click.echo(text, file=stream)
+            return
+        with screen.status("") as shown:
+            yield lambda text: shown.update(escape(text))

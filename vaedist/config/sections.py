@@ -134,6 +134,11 @@ class TrainingSection(Section):
     clip_norm: float = Field(
         default=0.0, ge=0, description="Scale gradients down to this norm, of all weights together; 0 does not."
     )
+    reduce_dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="Type in which workers and devices sum their gradients. bfloat16 sends half as much, and rounds to "
+        "three digits; what a lone device does is the same.",
+    )
     ema_decay: float = Field(
         default=0.0,
         ge=0,

@@ -10,8 +10,8 @@ from vaedist.data.stream import Chunk, LaneReader, read_ahead
 from vaedist.model import VAE
 from vaedist.model.noise import EVALUATION, EVALUATION_OBSERVATION, row_normal, row_uniform
 from vaedist.objective import bits_per_dim
+from vaedist.training.batches import Batch, column_names, row_sums, score
 from vaedist.training.compiled import compiled, traced
-from vaedist.training.step import Batch, column_names, row_sums, score
 from vaedist.training.strategy import per_replica
 
 CHUNK = 8  # batches a call

@@ -7,7 +7,7 @@ update of its own copy of the weights. Either way a step is the same function of
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,57 +16,16 @@ from vaedist.data.stream import Chunk
 from vaedist.model import VAE, VAEOutput
 from vaedist.model.noise import OBSERVATION, POSTERIOR, row_normal, row_uniform
 from vaedist.objective import Objective, bound
+from vaedist.training.batches import Batch, column_names, row_sums, score
 from vaedist.training.compiled import compiled, traced
 from vaedist.training.optimizer import Optimizer
+from vaedist.training.packing import Packing
 from vaedist.training.strategy import first_local, local_replica, per_replica
-
-
-class Batch(NamedTuple):
-    """A replica's part of one global batch.
-
-    images [Q, D], uint8; first_row, number of the first one within the global batch; count, how many are real.
-    """
-
-    images: Any
-    first_row: Any
-    count: Any
-
-    @property
-    def real(self) -> Any:
-        """Which rows are not padding, [Q], boolean."""
-        return tf.range(self.images.shape[0]) < self.count
-
-
-def column_names(model: VAE) -> tuple[str, ...]:
-    """What `row_sums` sums, in its order."""
-    steps, scale = range(1, len(model.flow.networks) + 1), model.flow.transform.scale_name
-    return (
-        "rows", "elbo", "reconstruction", "kl", *(f"log_det_{t}" for t in steps), *(f"{scale}_{t}" for t in steps),
-    )  # fmt: skip
 
 
 def sum_of_squares(x: Any) -> Any:
     """Sum of squares; by rows first, which is both faster and more exact in float32 than all at once."""
     return tf.reduce_sum(tf.reduce_sum(tf.square(x), axis=0))
-
-
-def score(model: VAE, batch: Batch, eps: Any, noise: Any) -> VAEOutput:
-    """The model's output for a batch, padding included."""
-    return model(tf.reshape(batch.images, (-1, *model.image_shape)), tf.cast(eps, model.compute_dtype), noise)
-
-
-def row_sums(batch: Batch, output: VAEOutput, *more: Any) -> Any:
-    """Sums over the real rows of a batch: rows, elbo, its parts, log_det and scale a step, and `more`, [B]."""
-    scales = output.posterior.log_scales
-    columns = [
-        tf.ones_like(output.log_px),
-        *bound(output),
-        *(tf.reduce_sum(log_scale, axis=-1) for log_scale in scales),
-        *(tf.reduce_mean(tf.exp(log_scale), axis=-1) for log_scale in scales),
-        *more,
-    ]
-    # Padding is cut out, not multiplied away: its numbers may be anything.
-    return tf.stack([tf.reduce_sum(tf.where(batch.real, column, 0.0)) for column in columns])
 
 
 def _text(function: Any, *args: Any) -> str:
@@ -86,12 +45,14 @@ class TrainStep:
         norm_every: the gradient's norm is taken at every such step, and 0 in between.
         clip_norm: the most that the gradient's norm may be, or it is scaled down to it, and the norm is taken at every
             step; 0 leaves it.
+        reduce_dtype: type in which the gradients of several replicas are summed; None keeps that of the weights.
         seed: key of the noise.
     """
 
     def __init__(
         self, model: VAE, strategy: Any, optimizer: Optimizer, objective: Objective, *,
-        global_batch: int, steps_per_call: int, norm_every: int, clip_norm: float = 0.0, seed: int,
+        global_batch: int, steps_per_call: int, norm_every: int, clip_norm: float = 0.0,
+        reduce_dtype: str | None = None, seed: int,
     ) -> None:  # fmt: skip
         self.model, self.strategy, self.optimizer, self.objective = model, strategy, optimizer, objective
         self.global_batch, self.capacity, self.seed = global_batch, steps_per_call, seed
@@ -100,7 +61,9 @@ class TrainStep:
         self.names = (*self.sums, "stop", "gradient_norm")
         self.weights = [variable.value for variable in model.trainable_variables]
         self.dtype = self.weights[0].dtype
-        self._sizes = [int(np.prod(weight.shape)) for weight in self.weights]
+        self._packing = Packing(
+            [weight.shape for weight in self.weights], self.dtype.name, reduce_dtype or self.dtype.name
+        )
         with strategy.scope():
             self.slots = {
                 slot: [tf.Variable(tf.zeros_like(w), trainable=False, name=slot) for w in self.weights]
@@ -189,7 +152,8 @@ class TrainStep:
                 group_sums = self._compiled_group_sums(batch, step, own)
                 group_sums = context.all_reduce(tf.distribute.ReduceOp.SUM, group_sums)
             packed = self._compiled_gradients(batch, step, stop, own, group_sums)
-            return self._compiled_update(context.all_reduce(tf.distribute.ReduceOp.SUM, packed), step, own)
+            summed = [context.all_reduce(tf.distribute.ReduceOp.SUM, vector) for vector in packed]
+            return self._compiled_update(summed, step, own)
 
         def take(k: Any, step: Any) -> Any:
             result = self.strategy.run(replica, args=(batches, k, step))
@@ -249,20 +213,20 @@ class TrainStep:
             loss = -value / self.global_batch
         return tape.gradient(loss, weights), tf.concat([sums, [stop]], 0)
 
-    def _update(self, gradients: Sequence[Any], sums: Any, step: Any, own: int, packed: Any = None) -> tuple[Any, Any]:
+    def _update(self, gradients: Sequence[Any], sums: Any, step: Any, own: int, whole: Any = None) -> tuple[Any, Any]:
         """Apply the whole gradient; returns whether all was finite, and the metrics' row.
 
-        `packed` is the vector that the gradients were cut from, where there is one.
+        `whole` gives it as the vector that it was cut from, where there is one.
         """
         finite = tf.reduce_all(tf.math.is_finite(sums))
         if self.clip_norm:
             finite, norm = self._update_clipped(gradients, finite, step, own)
         else:
-            finite, norm = self._update_in_turn(gradients, finite, step, own, packed)
+            finite, norm = self._update_in_turn(gradients, finite, step, own, whole)
         return finite, tf.concat([sums, [norm]], 0)
 
     def _update_in_turn(
-        self, gradients: Sequence[Any], finite: Any, step: Any, own: int, packed: Any
+        self, gradients: Sequence[Any], finite: Any, step: Any, own: int, whole: Any
     ) -> tuple[Any, Any]:
         """Apply the gradient weight by weight; returns whether all was finite, and its norm where that is wanted.
 
@@ -276,13 +240,12 @@ class TrainStep:
         wanted = tf.equal((step + 1) % self.norm_every, 0)
         rates, squares, none = self.optimizer.rates(step), [], tf.zeros((), self.dtype)
         waiting: list[int] = []
-        if packed is not None:  # as a whole: a slice that goes into a condition is copied
-            size = sum(self._sizes)
-            squares.append(tf.cond(wanted, lambda: sum_of_squares(packed[:size]), lambda: none))
+        if whole is not None:  # a part that goes into a condition is copied
+            squares.append(tf.cond(wanted, lambda: sum_of_squares(whole()), lambda: none))
 
         def update_waiting() -> None:
             for i in waiting:
-                if packed is None:
+                if whole is None:
                     squares.append(tf.cond(wanted, partial(sum_of_squares, gradients[i]), lambda: none))
                 self._apply(i, gradients[i], rates, finite, own)
             waiting.clear()
@@ -319,10 +282,7 @@ class TrainStep:
             variable.assign(value)
 
     def _packed_gradients(self, batch: Batch, step: Any, stop: Any, own: int, group_sums: Any) -> Any:
-        gradients, sums = self._gradients(batch, step, stop, own, group_sums)
-        return tf.concat([*(tf.reshape(g, [-1]) for g in gradients), sums], 0)
+        return self._packing.pack(*self._gradients(batch, step, stop, own, group_sums))
 
-    def _packed_update(self, packed: Any, step: Any, own: int) -> Any:
-        *flat, sums = tf.split(packed, [*self._sizes, packed.shape[0] - sum(self._sizes)])
-        gradients = [tf.reshape(g, w.shape) for g, w in zip(flat, self.weights, strict=True)]
-        return self._update(gradients, sums, step, own, packed)
+    def _packed_update(self, packed: Sequence[Any], step: Any, own: int) -> Any:
+        return self._update(*self._packing.unpack(packed), step, own, lambda: self._packing.whole(packed))
