@@ -38,6 +38,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "training.warmup_steps": (100, -1),
     "training.weight_decay": (0.01, -0.1),
     "training.clip_norm": (10.0, -0.5),
+    "training.reduce_dtype": ("bfloat16", "float16"),
     "training.ema_decay": (0.999, 1.0),
     "training.steps_per_call": (8, 1025),
     "training.eval_batch": (100, -3),

@@ -52,12 +52,11 @@ def test_the_command_prints_keeps_and_compares(record, make_experiment, tmp_path
     assert json.loads(kept.read_text())["format"] == 1
 
 
-@pytest.mark.parametrize("said", ["preparing: update", "1 worker(s): compiling"])
-def test_one_that_is_ended_leaves_nothing(make_experiment, tmp_path, said):
+def test_one_that_is_ended_leaves_nothing(make_experiment, tmp_path):
     job, runs = tmp_path / "job.toml", tmp_path / "runs"
     job.write_text(make_experiment(runs).to_toml())
     command = start("bench", job, "--rounds", 1)
-    assert any(said in line for line in command.stderr)
+    assert any("1 worker(s): compiling" in line for line in command.stderr)  # in the middle of a run
     processes = psutil.Process(command.pid).children(recursive=True)
     assert processes
     command.send_signal(signal.SIGTERM)
