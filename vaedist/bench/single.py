@@ -25,7 +25,8 @@ from vaedist.training.step import TrainStep
 from vaedist.training.strategy import configure_devices, local_devices, make_strategy
 
 # What the speed of a job depends on.
-KEYS = ("data.path", "model", "objective", "training.global_batch", "training.optimizer", "training.steps_per_call")
+KEYS = ("data.path", "model", "objective", "training.global_batch", "training.optimizer", "training.reduce_dtype",
+        "training.steps_per_call")  # fmt: skip
 
 
 def measure(
