@@ -1,0 +1,93 @@
+"""Where the time of an epoch goes: the steps, and all that is beside them.
+
+    python tests/benchmarks/epoch.py --data FOLDER [--epochs 6] [--batch 32] [--threads 2]
+
+Trains a prepared data set with the sizes of jobs/cifar10-iaf.toml in this process, as a lone worker of `vaedist train`
+does, with pictures after each epoch. The first epoch, which compiles, does not count. Prints the median over the others
+of the seconds of each part, and its share of the epoch.
+"""
+
+import argparse
+import functools
+import itertools
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from vaedist.config import Experiment
+from vaedist.monitor.events import Saved
+from vaedist.training.checkpoint import CheckpointStore
+from vaedist.training.evaluation import Evaluator
+from vaedist.training.loop import Loop
+from vaedist.training.recorder import Recorder
+from vaedist.training.run_folder import RunFolder
+from vaedist.training.step import TrainStep
+from vaedist.training.worker import Worker, train
+
+PARTS = {
+    "the steps": (TrainStep, "run"),
+    "waiting for input": (Loop, "_next"),
+    "test pass": (Evaluator, "run"),
+    "checkpoints": (CheckpointStore, "save"),
+    "pictures": (Recorder, "pictures"),
+    "statistics of the latents": (Recorder, "latents"),
+    "metrics of training": (Recorder, "train"),
+    "metrics of the test": (Recorder, "test"),
+    "metrics to the disk": (Recorder, "flush"),
+}
+
+
+def timed(owner, name, spent):
+    """Have a method add the seconds that it takes to `spent`, under its name."""
+    method = getattr(owner, name)
+
+    @functools.wraps(method)
+    def measured(*args, **kwargs):
+        begun = time.perf_counter()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            spent[owner.__name__, name] += time.perf_counter() - begun
+
+    setattr(owner, name, measured)
+
+
+def main():
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    spent, epochs = defaultdict(float), []
+    for owner, name in PARTS.values():
+        timed(owner, name, spent)
+
+    def notify(event):
+        if isinstance(event, Saved) and event.epoch > len(epochs):  # the last that an epoch does
+            epochs.append((time.perf_counter(), dict(spent)))
+
+    with tempfile.TemporaryDirectory(prefix="epoch") as folder:
+        experiment = Experiment().with_overrides(
+            "run.name=epoch", f"run.folder='{folder}'", f"data.path='{options.data}'", "monitor.pictures_every=1",
+            f"training.global_batch={options.batch}", f"training.epochs={options.epochs}",
+        )  # fmt: skip
+        train(experiment, RunFolder.of(experiment), Worker(threads=options.threads, notify=notify))
+    wholes = [after - before for (before, _), (after, _) in itertools.pairwise(epochs)]
+    whole = statistics.median(wholes)
+    print(f"an epoch: {whole:.2f} s, median of {len(wholes)} ({min(wholes):.2f} to {max(wholes):.2f})")
+    rest = whole
+    for label, key in PARTS.items():
+        key = key[0].__name__, key[1]
+        pairs = itertools.pairwise(epochs)
+        seconds = statistics.median(after.get(key, 0.0) - before.get(key, 0.0) for (_, before), (_, after) in pairs)
+        rest -= seconds
+        print(f"{label:28} {seconds:8.3f} s {seconds / whole:8.2%}")
+    print(f"{'the rest':28} {rest:8.3f} s {rest / whole:8.2%}")
+
+
+if __name__ == "__main__":
+    main()
