@@ -95,7 +95,7 @@ BROKEN = {
     ),
     "devices": (
         TrainStep, "_packed_gradients",
-        lambda right: lambda self, *parts: right(self, *parts) * (1.0 + 0.01 * parts[3]),
+        lambda right: lambda self, *parts: tuple(x * (1.0 + 0.01 * parts[3]) for x in right(self, *parts)),
     ),
 }
 whole = Experiment().with_overrides(*SIZES)
