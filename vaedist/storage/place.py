@@ -28,9 +28,18 @@ def cache_bytes() -> int:
     Raises:
         ConfigError: it is no number.
     """
-    given = os.environ.get(CACHE_BYTES) or str(DEFAULT_BYTES)
+    return bytes_of(CACHE_BYTES, DEFAULT_BYTES)
+
+
+def bytes_of(variable: str, default: int) -> int:
+    """A number of bytes that the environment gives, or the default.
+
+    Raises:
+        ConfigError: it is no number.
+    """
+    given = os.environ.get(variable) or str(default)
     if not given.isdecimal():
-        raise ConfigError(f"{CACHE_BYTES} = {given!r}: must be a number of bytes")
+        raise ConfigError(f"{variable} = {given!r}: must be a number of bytes")
     return int(given)
 
 

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from vaedist.errors import ConfigError
 from vaedist.files import replace_file
-from vaedist.storage.place import cache_folder
+from vaedist.storage.place import bytes_of, cache_folder
 
 LIMIT = "VAEDIST_PROGRAM_BYTES"
 DEFAULT_BYTES = 256 << 20
@@ -35,10 +34,7 @@ def program_bytes() -> int:
     Raises:
         ConfigError: it is no number.
     """
-    given = os.environ.get(LIMIT) or str(DEFAULT_BYTES)
-    if not given.isdecimal():
-        raise ConfigError(f"{LIMIT} = {given!r}: must be a number of bytes")
-    return int(given)
+    return bytes_of(LIMIT, DEFAULT_BYTES)
 
 
 def keep_programs(threads: int) -> None:
