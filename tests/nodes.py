@@ -28,12 +28,11 @@ class Nodes:
         self.folder, self.started, self.wanted = folder, {}, {}
         self.address = f"{HEAD}:{free_port()}"
 
-    def start(self, node, cpus, dashboard=False):
-        """Start a node; a head may have a dashboard, without which Ray never ends what cleans up after a killed run."""
-        self.wanted[node] = cpus, dashboard
+    def start(self, node, cpus):
+        """Start a node; without a dashboard."""
+        self.wanted[node] = cpus
         port = self.address.partition(":")[2]
-        board = [f"--dashboard-port={free_port()}"] if dashboard else ["--include-dashboard=false"]
-        head = ["--head", f"--port={port}", *board]
+        head = ["--head", f"--port={port}", "--include-dashboard=false"]
         where = head if node == HEAD else [f"--address={self.address}"]
         options = ["--block", f"--num-cpus={cpus}", f"--node-ip-address={node}", "--object-store-memory=80000000"]
         ports = ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
@@ -46,7 +45,7 @@ class Nodes:
     def joined(self, node):
         """Whether it has; started again where Ray gave itself up, after 30 s, which are short on a busy machine."""
         if self.started[node].poll() is not None:
-            self.start(node, *self.wanted[node])
+            self.start(node, self.wanted[node])
         return "Ray runtime started" in (self.folder / f"{node}.log").read_text()
 
     def processes(self, node):
@@ -83,11 +82,16 @@ class Nodes:
 
     def workers(self, node):
         """How many training workers a node has."""
-        pids, count = self.processes(node), 0
-        for pid in pids:
+        return len(self.named(node, "RayTrainWorker"))
+
+    def named(self, node, name):
+        """Processes of a node whose command has this in it."""
+        found = []
+        for pid in self.processes(node):
             with contextlib.suppress(OSError):
-                count += b"RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        return count
+                if name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(pid)
+        return found
 
 
 @contextlib.contextmanager

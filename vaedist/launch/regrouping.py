@@ -7,9 +7,10 @@ from contextlib import suppress
 from typing import Any
 
 import ray
+from ray._private import state
 from ray.train.v2._internal.callbacks import placement_group_callback
 from ray.train.v2._internal.execution.callback import ControllerCallback
-from ray.train.v2._internal.execution.controller.placement_group_cleaner import PlacementGroupCleaner
+from ray.train.v2._internal.execution.controller import placement_group_cleaner
 from ray.train.v2._internal.execution.controller.state import (
     ReschedulingState,
     ResizingState,
@@ -28,10 +29,12 @@ autoscaling_coordinator_client.AUTOSCALING_REQUESTS_EXPIRE_TIME_S = PLACES_SECON
 SAVE_SECONDS = 120.0  # for a checkpoint before a resize; without it the next group goes on from the one before
 
 
-class EndingCleaner(PlacementGroupCleaner):
+class EndingCleaner(placement_group_cleaner.PlacementGroupCleaner):
     """Frees the places of a run whose controller died, as Ray's own does, and then ends its process.
 
-    Ray's own ends no more than the thread that it watches in: 115 MB on the head for every run that was killed.
+    Ray's own ends no more than the thread that it watches in: 115 MB on the head for every run that was killed. And it
+    asks the dashboard whether the controller lives, which some clusters do not have, and which does not list an actor
+    at once: a run that is new would be taken for dead, and watched no longer.
     """
 
     def _monitor_loop(self) -> None:
@@ -42,7 +45,13 @@ class EndingCleaner(PlacementGroupCleaner):
                 ray.kill(ray.get_runtime_context().current_actor)
 
 
+def is_actor_alive(actor_id: str, timeout: float) -> bool:
+    """Whether Ray's control store knows an actor that has not ended."""
+    return state.actors(actor_id).get("State", "DEAD") != "DEAD"
+
+
 placement_group_callback.PlacementGroupCleaner = EndingCleaner
+placement_group_cleaner.is_actor_alive = is_actor_alive
 
 
 class Regrouping(ControllerCallback):

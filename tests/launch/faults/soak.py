@@ -61,7 +61,7 @@ class Soak:
         self.job = folder / "soak.toml"
         self.job.write_text(experiment.to_toml())
         self.present = [FIRST, SECOND, THIRD]
-        nodes.start(HEAD, cpus=0, dashboard=True)
+        nodes.start(HEAD, cpus=0)
         self.wait("the head", lambda: nodes.joined(HEAD))
         for node in self.present:
             nodes.start(node, cpus=1)
@@ -271,8 +271,8 @@ def leave_alone(out):
 
 
 def slope(samples, column):
-    """How much a column grows an hour, by least squares; the first quarter is left out, in which Ray starts."""
-    late = samples[len(samples) // 4 :]
+    """How much a column grows an hour, by least squares; without the start, a quarter, and the end, an eighth."""
+    late = samples[len(samples) // 4 : -max(1, len(samples) // 8)]
     return float(np.polyfit(late[:, 0] / 3600, late[:, column], 1)[0]) if len(late) > 2 else 0.0
 
 
@@ -308,7 +308,7 @@ def main():
             left = soak.workers()
         calm = experiment.with_overrides("run.name=undisturbed", "scaling.workers=1", "scaling.cpus_per_worker=2")
         (out / "calm.toml").write_text(calm.to_toml())
-        calm_samples = leave_alone(out)[:-2]  # the last are of its end
+        calm_samples = leave_alone(out)
         growth, held = slope(calm_samples, 1), calm_samples[:, 1].mean()
         soaked, undisturbed = RunFolder.of(experiment), RunFolder.of(calm)
         # Other numbers of workers round otherwise, which training amplifies: later epochs agree on average.

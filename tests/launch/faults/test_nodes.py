@@ -75,6 +75,8 @@ def test_an_elastic_run_whose_command_was_killed_finds_its_places(experiment, no
     start_two(nodes, waiting)
     killed = training(experiment, "--address", nodes.address)
     killed.wait_for_step(40)
+    watching = nodes.named(HEAD, "EndingCleaner")
+    assert len(watching) == 1
     killed.process.kill()
     killed.process.wait()
     with recovered("the command of an elastic run was killed, and resumed"):
@@ -82,6 +84,7 @@ def test_an_elastic_run_whose_command_was_killed_finds_its_places(experiment, no
         waiting("the workers to end", lambda: job.runs() and not nodes.workers(FIRST) and not nodes.workers(SECOND))
         at = job.rows()[-1]["step"]
         waiting("the next step", lambda: job.runs() and job.rows()[-1]["step"] > at)
+    assert not set(watching) & set(nodes.named(HEAD, "EndingCleaner"))
     said = job.end()
     assert "2 workers" in said
     job.check_whole()
