@@ -15,6 +15,11 @@ def compiled(function: Callable[..., Any]) -> Any:
     return tf.function(function, jit_compile=True, autograph=False)
 
 
+def program_text(function: Any, *args: Any) -> str:
+    """XLA's optimized HLO of what `compiled` gave, for these arguments."""
+    return str(function.experimental_get_compiler_ir(*args)(stage="optimized_hlo"))
+
+
 def traced(function: Callable[..., Any]) -> Any:
     """A function of tensors as a graph for each shape of its arguments, of TensorFlow's own kernels."""
     return tf.function(function, autograph=False)

@@ -27,7 +27,7 @@ from vaedist.objective import (
     kl_per_unit,
     latent_moments,
 )
-from vaedist.training.compiled import compiled
+from vaedist.training.compiled import compiled, program_text
 
 BLOCK_BYTES = 24 << 20  # of the decoder's output at a time
 SAMPLES_AT_ONCE = 16  # of each image in a block, or as many more as it takes to be done in ROUNDS
@@ -152,6 +152,11 @@ class ImportanceEvaluator:
         """The scores of all blocks in their order, `BLOCKS_AT_ONCE` of which are computed at a time."""
         with ThreadPoolExecutor(BLOCKS_AT_ONCE, thread_name_prefix="blocks") as pool:
             yield from pool.map(self.score, range(self.blocks))
+
+    def program(self) -> str:
+        """XLA's optimized text of what scores a block; the samples of a round are the body of its loop."""
+        images = tf.zeros((self.block, *self.model.image_shape), tf.uint8)
+        return program_text(self._score, images, tf.constant(0, tf.int64))
 
     def summary(self, scores: Sequence[BlockScores]) -> Evaluation:
         """The means over all images, from the scores of all blocks in their order."""

@@ -17,7 +17,7 @@ from vaedist.model import VAE, VAEOutput
 from vaedist.model.noise import OBSERVATION, POSTERIOR, row_normal, row_uniform
 from vaedist.objective import Objective, bound
 from vaedist.training.batches import Batch, column_names, row_sums, score
-from vaedist.training.compiled import compiled, traced
+from vaedist.training.compiled import compiled, program_text, traced
 from vaedist.training.optimizer import Optimizer
 from vaedist.training.packing import Packing
 from vaedist.training.strategy import first_local, local_replica, per_replica
@@ -26,10 +26,6 @@ from vaedist.training.strategy import first_local, local_replica, per_replica
 def sum_of_squares(x: Any) -> Any:
     """Sum of squares; by rows first, which is both faster and more exact in float32 than all at once."""
     return tf.reduce_sum(tf.reduce_sum(tf.square(x), axis=0))
-
-
-def _text(function: Any, *args: Any) -> str:
-    return str(function.experimental_get_compiler_ir(*args)(stage="optimized_hlo"))
 
 
 class TrainStep:
@@ -120,13 +116,13 @@ class TrainStep:
         batches = Batch(*(first_local(self.strategy, part) for part in self._on_devices(chunk)))
         first, stop = tf.constant(0, tf.int64), tf.zeros((), self.dtype)
         if self.strategy.num_replicas_in_sync == 1:
-            return _text(self._call, batches, tf.constant(chunk.steps), first, stop)
+            return program_text(self._call, batches, tf.constant(chunk.steps), first, stop)
         batch = Batch(*(part[0] for part in batches))
         groups = self.objective.free_bits
         sums = self._compiled_group_sums(batch, first, 0) if groups else None
         packed = self._compiled_gradients(batch, first, stop, 0, sums)
-        gradients = _text(self._compiled_gradients, batch, first, stop, 0, sums)
-        return gradients + _text(self._compiled_update, packed, first, 0)
+        gradients = program_text(self._compiled_gradients, batch, first, stop, 0, sums)
+        return gradients + program_text(self._compiled_update, packed, first, 0)
 
     def _on_devices(self, chunk: Chunk) -> Batch:
         """The batches of a chunk, each replica's part on its device."""
