@@ -74,14 +74,16 @@ def test_what_does_not_match_its_digest_is_removed(tmp_path):
         (tmp_path / f"{name}.pb").write_bytes(b"program " + name.encode())
     seal(tmp_path)
     assert files(tmp_path) == {f"{name}.{kind}" for name in ("whole", "changed", "cut") for kind in ("pb", "sha256")}
-    (tmp_path / "unknown.pb").write_bytes(b"program")
+    for name in ("unknown", "just compiled"):
+        (tmp_path / f"{name}.pb").write_bytes(b"program")
+    os.utime(tmp_path / "unknown.pb", (0, 0))
     (tmp_path / "changed.pb").write_bytes(b"prOgram changed")
     (tmp_path / "cut.pb").write_bytes(b"program")
     (tmp_path / "old.pb.tmp").touch()
     (tmp_path / "new.pb.tmp").touch()
     os.utime(tmp_path / "old.pb.tmp", (0, 0))
     remove_unknown(tmp_path)
-    assert files(tmp_path) == {"whole.pb", "whole.sha256", "new.pb.tmp"}
+    assert files(tmp_path) == {"whole.pb", "whole.sha256", "just compiled.pb", "new.pb.tmp"}
 
 
 def test_the_oldest_make_room(tmp_path):

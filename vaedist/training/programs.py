@@ -24,6 +24,7 @@ LIMIT = "VAEDIST_PROGRAM_BYTES"
 DEFAULT_BYTES = 256 << 20
 ROOM_BYTES = 1 << 30  # free on the disk, or nothing is kept: a full one would end the run
 LOOK_SECONDS = 2.0
+NEW_SECONDS = 60.0  # in which a program has its digest from the process that compiled it, if that lives
 OPTIONS = "TF_XLA_FLAGS"
 KEPT = "--tf_xla_persistent_cache_directory"
 
@@ -79,16 +80,17 @@ def seal(folder: Path) -> None:
 def remove_unknown(folder: Path) -> None:
     """Remove programs that are not as they were compiled, and what is left of those that were not written to the end.
 
-    One that another process has just compiled may go too: it is compiled again.
+    One without a digest that is new stays: another process has just compiled it, and a third may be about to read it.
     """
     for program in folder.glob("*.pb"):
         with suppress(FileNotFoundError):
             note = _note(program)
-            if not note.exists() or note.read_text() != _digest(program):
+            known = note.exists()
+            if (known and note.read_text() != _digest(program)) or (not known and _age(program) > NEW_SECONDS):
                 _remove(program)
     for part in folder.glob("*.tmp"):
         with suppress(FileNotFoundError):
-            if time.time() - part.stat().st_mtime > 3600:
+            if _age(part) > 3600:
                 part.unlink()
 
 
@@ -110,6 +112,11 @@ def make_room(programs: Path, limit: int) -> None:
 def _remove(program: Path) -> None:
     _note(program).unlink(missing_ok=True)
     program.unlink(missing_ok=True)
+
+
+def _age(path: Path) -> float:
+    """Seconds since it was written."""
+    return time.time() - path.stat().st_mtime
 
 
 def _note(program: Path) -> Path:
