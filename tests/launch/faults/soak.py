@@ -42,6 +42,8 @@ from vaedist.training.run_folder import RunFolder
 ROWS = 16_000
 STEPS = 1000  # an epoch
 PATIENCE = 400.0  # seconds for a run to go on
+# Ray's log monitor holds the logs of processes that have ended open until they are so many; its own number is 200.
+OPEN_LOGS = {"RAY_LOG_MONITOR_MAX_OPEN_FILES": "20"}
 TEMPORARY = ("vaedist", "ray", "tf", "tmp", "__autograph")
 
 
@@ -302,7 +304,7 @@ def main():
         out.mkdir(parents=True, exist_ok=True)
         experiment = make_experiment(out, options.epochs)
         before = temporary()
-        with started() as (nodes, environment), mock.patch.dict(os.environ, environment):
+        with started() as (nodes, environment), mock.patch.dict(os.environ, environment | OPEN_LOGS):
             soak = Soak(experiment, nodes, out, rng)
             counts, longest, samples = disturb(soak, options.minutes, options.every, rng)
             left = soak.workers()
