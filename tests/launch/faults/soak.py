@@ -230,7 +230,8 @@ def disturb(soak, minutes, every, rng):
     """Put the run to a fault every so many seconds until it ends; prints each.
 
     Returns:
-        how often each fault came, the longest recovery in seconds, and a sample of the memory after each.
+        how often each fault came, the longest recovery in seconds, and a sample of the head before each, when all that
+        the one before has ended is gone.
     """
     begun, counts, longest, samples, kinds = time.monotonic(), Counter(), 0.0, [], []
     soak.wait("the first steps", lambda: soak.step >= 20)
@@ -241,6 +242,8 @@ def disturb(soak, minutes, every, rng):
         soak.wait("workers", lambda: soak.ended or soak.workers())
         if soak.ended:
             break
+        head = soak.nodes.processes(HEAD)
+        samples.append((time.monotonic() - begun, memory(head), handles(head)))
         kinds = kinds or rng.sample(FAULTS, len(FAULTS))
         fault, at, before, at_time = kinds.pop(), soak.step, soak.workers(), time.monotonic()
         fault(soak)
@@ -248,11 +251,9 @@ def disturb(soak, minutes, every, rng):
         took = time.monotonic() - at_time
         counts[fault.__doc__] += 1
         longest = max(longest, took)
-        head = soak.nodes.processes(HEAD)
-        samples.append((time.monotonic() - begun, memory(head), handles(head)))
         print(
-            f"{samples[-1][0] / 60:6.1f} min  step {at:7d}  goes on after {took:5.1f} s  "
-            f"head {samples[-1][1]:5.0f} MB, {samples[-1][2]} handles  {fault.__doc__}", flush=True,
+            f"{samples[-1][0] / 60:6.1f} min  step {at:7d}  head {samples[-1][1]:5.0f} MB, {samples[-1][2]} handles  "
+            f"goes on after {took:5.1f} s  {fault.__doc__}", flush=True,
         )  # fmt: skip
     soak.finished(0)
     return counts, longest, np.array(samples)
