@@ -196,6 +196,16 @@ def memory(pids):
     return total / 2**20
 
 
+def by_name(pids):
+    """MB that processes hold, see `memory`, by what they are called."""
+    found = Counter()
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            line = psutil.Process(pid).cmdline()
+            found[" ".join(Path(word).name for word in line[:3] if not word.startswith("-"))[:60]] += memory([pid])
+    return found
+
+
 def handles(pids):
     """Open files and sockets of processes."""
     count = 0
@@ -206,8 +216,9 @@ def handles(pids):
 
 
 def temporary():
-    """What is in the folder for temporary files, of the kinds that the run may leave."""
-    return {path.name for path in Path(tempfile.gettempdir()).iterdir() if path.name.startswith(TEMPORARY)}
+    """What is in the folder for temporary files, of the kinds that the run may leave; but for Ray's own logs."""
+    found = (path.name for path in Path(tempfile.gettempdir()).iterdir())
+    return {name for name in found if name.startswith(TEMPORARY) and name != "ray"}
 
 
 def make_experiment(folder, epochs):
@@ -260,17 +271,18 @@ def disturb(soak, minutes, every, rng):
 
 
 def leave_alone(out):
-    """Run calm.toml; returns a sample every few seconds of the memory of all its processes."""
+    """Run calm.toml; returns samples of the memory of all its processes, and of each by its name."""
     with (out / "said.log").open("a") as log:
         command = start("train", out / "calm.toml", log=log)
-    begun, samples = time.monotonic(), []
+    begun, samples, parts = time.monotonic(), [], []
     while command.poll() is None:
         with contextlib.suppress(psutil.Error):
             pids = [command.pid, *(child.pid for child in psutil.Process(command.pid).children(recursive=True))]
-            samples.append((time.monotonic() - begun, memory(pids), handles(pids)))
+            parts.append(by_name(pids))
+            samples.append((time.monotonic() - begun, parts[-1].total(), handles(pids)))
         time.sleep(5)
     assert command.returncode == 0, "the undisturbed run failed"
-    return np.array(samples)
+    return np.array(samples), parts
 
 
 def slope(samples, column):
@@ -311,7 +323,7 @@ def main():
             left = soak.workers()
         calm = experiment.with_overrides("run.name=undisturbed", "scaling.workers=1", "scaling.cpus_per_worker=2")
         (out / "calm.toml").write_text(calm.to_toml())
-        calm_samples = leave_alone(out)
+        calm_samples, parts = leave_alone(out)
         growth, held = slope(calm_samples, 1), calm_samples[:, 1].mean()
         soaked, undisturbed = RunFolder.of(experiment), RunFolder.of(calm)
         # Other numbers of workers round otherwise, which training amplifies: later epochs agree on average.
@@ -339,6 +351,10 @@ def main():
           f"{np.abs(ours / theirs - 1).max():.1e} of it")  # fmt: skip
     for fault, count in counts.most_common():
         print(f"{count:4d}  {fault}")
+    first, last = parts[len(parts) // 4], parts[-max(2, len(parts) // 8)]
+    print("undisturbed, MB of each process after a quarter and after seven eighths of the run:")
+    for name in sorted(last, key=lambda name: first[name] - last[name]):
+        print(f"{first[name]:8.1f} {last[name]:8.1f}  {name}")
     for promise, kept in promises.items():
         print(f"{'kept  ' if kept else 'BROKEN'}  {promise}")
     return 0 if all(promises.values()) else 1
