@@ -397,6 +397,17 @@ def test_the_jobs_that_ship_with_the_project_are_valid():
         assert Experiment.from_file(path).run.name == path.stem
 
 
+def test_gradients_are_summed_in_bfloat16_on_cpus_only():
+    narrow = {"training": {"reduce_dtype": "bfloat16"}}
+    Experiment.from_dict(narrow)
+    with pytest.raises(ConfigError) as raised:
+        Experiment.from_dict(narrow | {"scaling": {"gpus_per_worker": 1}})
+    assert str(raised.value) == (
+        "experiment: training.reduce_dtype = 'bfloat16' is for CPUs: TensorFlow sums only float32 over GPUs "
+        "(scaling.gpus_per_worker = 1)"
+    )
+
+
 def test_binary_pixels_are_for_the_bernoulli_only():
     Experiment.from_toml('[data]\nbinarize = "threshold"')
     message = message_of(Experiment.from_toml, '[data]\nbinarize = "dynamic"\n[model]\nlikelihood = "gaussian"')

@@ -36,6 +36,8 @@ SIZES = [4 * 8**k for k in range(8)] + [32 << 20]
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 BATCHES = (32, 256, 1024, 4096)  # images a GPU
 FLOAT = 4
+NARROW = 2  # bytes, as training.reduce_dtype = "bfloat16" sends them
+SECONDS = 600  # far more than the all-reduces take
 
 
 def reduce_in_turn(config, rounds):
@@ -51,11 +53,12 @@ def reduce_in_turn(config, rounds):
 
     @traced
     def reduce(x, times):
-        def once():
-            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, x) / 2
+        def once(x):
+            context = tf.distribute.get_replica_context()
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(x)) / 2
 
-        def body(k, _):
-            return k + 1, strategy.run(once)
+        def body(k, x):
+            return k + 1, strategy.run(once, args=(x,))
 
         return tf.while_loop(lambda k, _: k < times, body, (tf.constant(0), x))[1]
 
@@ -80,9 +83,14 @@ def collective(rounds):
         config = json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}})
         command = [sys.executable, __file__, "worker", config, str(rounds)]
         processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    said = [process.communicate() for process in processes]
-    if any(process.returncode for process in processes):
-        raise RuntimeError(said[0][1][-2000:])
+    try:
+        said = [process.communicate(timeout=SECONDS) for process in processes]
+    finally:
+        for process in processes:  # one may wait for another that has failed
+            process.kill()
+    for process, (_, error) in zip(processes, said, strict=True):
+        if process.returncode:
+            raise RuntimeError(error[-2000:])
     seconds = np.array(json.loads(said[0][0].splitlines()[-1]))
     sizes = np.array(SIZES)
     for size, taken in zip(sizes, seconds, strict=True):
@@ -100,7 +108,8 @@ def step_seconds(gpus, batch, record, options):
     far_latency, far_bandwidth = options.far
     products = counts["flops a step"] / counts["images a step"] * batch / (options.products * 1e12)
     update = counts["bytes an update"] / (options.memory * 1e12)
-    size = FLOAT * counts["parameters"]
+    narrow = record.job.get("training.reduce_dtype") == "bfloat16"
+    size = (NARROW if narrow else FLOAT) * counts["parameters"]
     inside = min(gpus, options.node)
     nodes = gpus // inside
     near = 2 * (inside - 1) * (near_latency + size / inside / (near_bandwidth * GIGA))
@@ -170,6 +179,8 @@ def main():
     model.add_argument("--memory", type=float, help="TB/s")
     model.add_argument("--node", type=int, default=8, help="GPUs of a node")
     options = parser.parse_args()
+    if options.command == "predict" and any(count > options.node and count % options.node for count in GPUS):
+        parser.error(f"--node {options.node}: must divide those of {', '.join(map(str, GPUS))} that are larger")
     if options.command == "collective":
         collective(options.rounds)
     elif options.command == "worker":

@@ -1,6 +1,7 @@
 """Benchmarks on Ray: all is measured, and nothing is left."""
 
 import json
+import os
 import signal
 
 import psutil
@@ -8,7 +9,7 @@ import pytest
 from command import refused, run, start
 
 from vaedist.bench.record import WORKERS, read_record
-from vaedist.errors import ClusterError
+from vaedist.errors import ClusterError, Interrupted
 from vaedist.launch.bench import bench
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
@@ -60,14 +61,32 @@ def test_one_that_is_ended_leaves_nothing(make_experiment, tmp_path):
     processes = psutil.Process(command.pid).children(recursive=True)
     assert processes
     command.send_signal(signal.SIGTERM)
-    out, err = command.communicate(timeout=SECONDS)
+    try:
+        out, err = command.communicate(timeout=SECONDS)
+    finally:
+        command.kill()
     assert command.returncode == 130, err
     assert "Traceback" not in err
     assert err.splitlines()[-1].startswith("stopped: ")
     assert out == ""
     assert not runs.exists() or not list(runs.iterdir())
     _, left = psutil.wait_procs(processes, timeout=SECONDS)
-    assert not [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
+    assert not [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_ctrl_c_after_the_last_round_is_not_taken_for_its_end(make_experiment, tmp_path):
+    said = []
+
+    def interrupt(text):
+        said.append(text)
+        if said.count("1 worker(s): round 1 of 1") == 2:  # the one that compiled, and the one that counts
+            os.kill(os.getpid(), signal.SIGINT)
+
+    runs = tmp_path / "runs"
+    with pytest.raises(Interrupted):
+        bench(make_experiment(runs), workers=(1, 2), rounds=1, progress=interrupt)
+    assert not any(text.startswith("2 worker(s)") for text in said)
+    assert not list(runs.iterdir())
 
 
 def test_what_is_not_there_is_refused_before_anything_is_measured(make_experiment, tmp_path):

@@ -8,19 +8,20 @@ from pathlib import Path
 import pytest
 
 from vaedist.errors import ConfigError
-from vaedist.training.programs import LIMIT, make_room, program_bytes, remove_unknown, seal
+from vaedist.training.programs import LIMIT, keep_programs, make_room, program_bytes, remove_unknown, seal, unsealed
 
 COMPILE = """
 import sys, tensorflow as tf
 from vaedist.training.compiled import compiled
-from vaedist.training.programs import seal
 from vaedist.training.strategy import configure_devices
-from pathlib import Path
 configure_devices(threads=int(sys.argv[1]), gpus=0, logical_devices=1)
 print(compiled(lambda x: tf.reduce_sum(tf.exp(x) @ x))(tf.linspace(0.0, 1.0, 64)[:, None] * tf.ones((1, 64))).numpy())
-for folder in Path(sys.argv[2]).glob("programs/*"):
-    seal(folder)
 """
+
+
+def identity(path):
+    """What another file at the same path would not have."""
+    return path.stat().st_ino, path.read_bytes()
 
 
 @pytest.fixture
@@ -29,11 +30,11 @@ def compile_in(tmp_path):
 
     def compile_in(threads=1, **variables):
         done = subprocess.run(
-            [sys.executable, "-c", COMPILE, str(threads), str(tmp_path)],
+            [sys.executable, "-c", COMPILE, str(threads)],
             env=os.environ | {"VAEDIST_CACHE": str(tmp_path)} | variables, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        return done.stdout, {path: path.stat().st_ino for path in tmp_path.glob("programs/*/*.pb")}
+        return done.stdout, {path: identity(path) for path in tmp_path.glob("programs/*/*.pb")}
 
     return compile_in
 
@@ -65,6 +66,18 @@ def test_a_cache_that_cannot_be_written_is_done_without(compile_in, tmp_path):
     assert compile_in()[1] == {}
 
 
+def refuse(**_):
+    raise PermissionError("another's")
+
+
+def test_a_cache_of_another_user_is_done_without(tmp_path, monkeypatch):
+    monkeypatch.setenv("VAEDIST_CACHE", str(tmp_path))
+    monkeypatch.setenv("TF_XLA_FLAGS", "")
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # as such a folder does, but to those who may do all
+    keep_programs(1)
+    assert os.environ["TF_XLA_FLAGS"] == ""
+
+
 def files(folder):
     return {path.name for path in folder.iterdir()}
 
@@ -74,9 +87,12 @@ def test_what_does_not_match_its_digest_is_removed(tmp_path):
         (tmp_path / f"{name}.pb").write_bytes(b"program " + name.encode())
     seal(tmp_path)
     assert files(tmp_path) == {f"{name}.{kind}" for name in ("whole", "changed", "cut") for kind in ("pb", "sha256")}
-    for name in ("unknown", "just compiled"):
+    for name in ("unknown", "just compiled", "of the future"):
         (tmp_path / f"{name}.pb").write_bytes(b"program")
     os.utime(tmp_path / "unknown.pb", (0, 0))
+    os.utime(tmp_path / "of the future.pb", (4e9, 4e9))
+    (tmp_path / "garbled.sha256").write_bytes(b"\xff")
+    (tmp_path / "garbled.pb").write_bytes(b"program")
     (tmp_path / "changed.pb").write_bytes(b"prOgram changed")
     (tmp_path / "cut.pb").write_bytes(b"program")
     (tmp_path / "old.pb.tmp").touch()
@@ -84,6 +100,18 @@ def test_what_does_not_match_its_digest_is_removed(tmp_path):
     os.utime(tmp_path / "old.pb.tmp", (0, 0))
     remove_unknown(tmp_path)
     assert files(tmp_path) == {"whole.pb", "whole.sha256", "just compiled.pb", "new.pb.tmp"}
+
+
+def test_a_program_is_vouched_for_by_the_process_that_compiled_it_alone(tmp_path):
+    (tmp_path / "before.pb").write_bytes(b"")
+    others = unsealed(tmp_path)
+    (tmp_path / "ours.pb").write_bytes(b"program")
+    seal(tmp_path, others)
+    assert files(tmp_path) == {"before.pb", "ours.pb", "ours.sha256"}
+    (tmp_path / "new").write_bytes(b"compiled again")
+    (tmp_path / "new").replace(tmp_path / "before.pb")
+    seal(tmp_path, others)
+    assert files(tmp_path) == {"before.pb", "before.sha256", "ours.pb", "ours.sha256"}
 
 
 def test_the_oldest_make_room(tmp_path):

@@ -46,7 +46,7 @@ assert step.weights_at_fault(chunk, 0, 0) == []
 """
 
 
-# Two steps, the gradients summed in another type; how far the weights are from where they come without.
+# Two steps, the gradients summed in another type; how far the first moments are from what they are without.
 NARROW = """
 import numpy as np
 from vaedist.data.lanes import LanePlan

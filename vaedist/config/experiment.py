@@ -52,6 +52,15 @@ class Experiment(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _sums_that_gpus_can_take(self) -> Self:
+        if self.training.reduce_dtype == "bfloat16" and self.scaling.gpus_per_worker:
+            raise ValueError(
+                "training.reduce_dtype = 'bfloat16' is for CPUs: TensorFlow sums only float32 over GPUs "
+                f"(scaling.gpus_per_worker = {self.scaling.gpus_per_worker:g})"
+            )
+        return self
+
     @classmethod
     def from_dict(cls, tables: Mapping[str, Any], where: str = "experiment") -> Self:
         """Validate nested tables.

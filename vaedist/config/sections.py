@@ -136,8 +136,8 @@ class TrainingSection(Section):
     )
     reduce_dtype: Literal["float32", "bfloat16"] = Field(
         default="float32",
-        description="Type in which workers and devices sum their gradients. bfloat16 sends half as much, and rounds to "
-        "three digits; what a lone device does is the same.",
+        description="Type in which workers and devices sum their gradients. bfloat16, for CPUs only, sends half as "
+        "much, and rounds to 8 bits at every addition; what a lone device does is the same.",
     )
     ema_decay: float = Field(
         default=0.0,

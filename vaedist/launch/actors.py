@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from vaedist.errors import VaedistError, WorkerError
 
@@ -30,6 +30,8 @@ def ended(actors: Sequence[Any], died: str) -> Iterator[None]:
         raise WorkerError(f"a worker failed: {type(error.cause).__name__}: {error.cause}") from error
     except RayActorError as error:
         raise WorkerError(f"{died}: {str(error).splitlines()[0]}") from error
+    except RayError as error:  # it was ended for its memory, or could not be started
+        raise WorkerError(f"a worker failed: {str(error).splitlines()[0]}") from error
     finally:
         for actor in actors:
             ray.kill(actor)

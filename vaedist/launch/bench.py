@@ -114,16 +114,16 @@ def _rates(short: Experiment, rounds: int, progress: Callable[[str], None]) -> l
             progress(f"{count} worker(s): compiling")
         if isinstance(event, Progress):
             rates.append(event.images_per_second)
-            progress(f"{count} worker(s): round {min(len(rates), rounds)} of {rounds}")
             if len(rates) > rounds:
                 stop.make()
+            progress(f"{count} worker(s): round {min(len(rates), rounds)} of {rounds}")
 
     progress(f"{count} worker(s): starting")
     with _removed(RunFolder.of(short)):
         try:
             train(short, observe=observe, stop=stop)
         except Interrupted:
-            if len(rates) <= rounds:  # it was not the end of its rounds that stopped it
+            if stop.by_hand or len(rates) <= rounds:  # it was not the end of its rounds that stopped it
                 raise
     return rates[1 : rounds + 1]
 

@@ -86,6 +86,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._lock, self._made = threading.Lock(), False
+        self.by_hand = False  # whether it was Ctrl-C that ended the run
         self._channel: Any = None
 
     def attach(self, channel: Any) -> None:

@@ -46,8 +46,11 @@ class EndingCleaner(placement_group_cleaner.PlacementGroupCleaner):
 
 
 def is_actor_alive(actor_id: str, timeout: float) -> bool:
-    """Whether Ray's control store knows an actor that has not ended."""
-    return state.actors(actor_id).get("State", "DEAD") != "DEAD"
+    """Whether Ray's control store, which is asked at once, knows an actor that has not ended; so if it cannot say."""
+    try:
+        return state.actors(actor_id).get("State", "DEAD") != "DEAD"
+    except (ray.exceptions.RayError, RuntimeError):
+        return True
 
 
 placement_group_callback.PlacementGroupCleaner = EndingCleaner

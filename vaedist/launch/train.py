@@ -188,7 +188,7 @@ def _fit(
             channel.put.remote(ENDED)
 
     threading.Thread(target=fit, name="ray-train", daemon=True).start()
-    _watch(channel, observe)
+    _watch(channel, observe, stop)
     final = ray.get(channel.error.remote())
     if final is not None:
         raise final
@@ -240,7 +240,7 @@ def _patience(scaling: ScalingSection) -> dict[str, str]:
     return {name: os.environ.get(name, str(seconds)) for name, seconds in wanted.items()}
 
 
-def _watch(channel: Any, observe: Callable[[Event], None]) -> None:
+def _watch(channel: Any, observe: Callable[[Event], None], stop: StopRequest) -> None:
     """Pass events on until the end; a first KeyboardInterrupt asks the workers to stop, a second one does not wait."""
     started, deadline = False, None
     pending = channel.get.remote()
@@ -254,6 +254,7 @@ def _watch(channel: Any, observe: Callable[[Event], None]) -> None:
             started = started or isinstance(event, Started)
             observe(event)
         except KeyboardInterrupt:
+            stop.by_hand = True
             channel.request_stop.remote()
             if not started:
                 raise Interrupted("stopped before training began") from None

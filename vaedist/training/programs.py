@@ -6,12 +6,15 @@ not match is removed before TensorFlow looks. A program is found again by what i
 else that it depends on: TensorFlow, the processor, the number of threads and the compiler's options.
 """
 
+import atexit
 import hashlib
 import os
 import platform
 import shutil
+import tempfile
 import threading
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,16 +24,17 @@ from vaedist.files import replace_file
 from vaedist.storage.place import bytes_of, cache_folder
 
 LIMIT = "VAEDIST_PROGRAM_BYTES"
-DEFAULT_BYTES = 256 << 20
+DEFAULT_BYTES = 1 << 30
 ROOM_BYTES = 1 << 30  # free on the disk, or nothing is kept: a full one would end the run
 LOOK_SECONDS = 2.0
+TORN_SECONDS = 3600.0  # after which nobody still writes a file
 NEW_SECONDS = 60.0  # in which a program has its digest from the process that compiled it, if that lives
 OPTIONS = "TF_XLA_FLAGS"
 KEPT = "--tf_xla_persistent_cache_directory"
 
 
 def program_bytes() -> int:
-    """How large the kept programs may be together: VAEDIST_PROGRAM_BYTES, or 256 MiB; 0 keeps none.
+    """How large the kept programs may be together: VAEDIST_PROGRAM_BYTES, or 1 GiB; 0 keeps none.
 
     Raises:
         ConfigError: it is no number.
@@ -49,32 +53,50 @@ def keep_programs(threads: int) -> None:
     Raises:
         ConfigError: the limit in the environment is no number.
     """
-    limit = program_bytes()
-    if KEPT in os.environ.get(OPTIONS, ""):  # by a call before, or by the user
-        return
-    folder = cache_folder() / "programs" / _key(threads)
-    if not limit or any(letter.isspace() for letter in str(folder)):  # TensorFlow would take that for two options
+    limit, given = program_bytes(), os.environ.get(OPTIONS, "")
+    if KEPT in given or (given and not given.startswith("-")):  # by a call before, or by the user; or a file of options
         return
     try:
+        folder = cache_folder() / "programs" / _key(threads)
+        if not limit or any(letter.isspace() for letter in str(folder)):  # TensorFlow would take that for two options
+            return
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder):  # it may be there, and another's
+            pass
         remove_unknown(folder)
         make_room(folder.parent, limit)
         if shutil.disk_usage(folder).free < ROOM_BYTES:
             return
-    except OSError:
+        others = unsealed(folder)
+    except (OSError, RuntimeError):  # or there is no home
         return
     keep = f"{KEPT}={folder} --tf_xla_persistent_cache_device_types=CPU"
-    os.environ[OPTIONS] = f"{os.environ.get(OPTIONS, '')} {keep}".strip()
-    threading.Thread(target=_seal_for_ever, args=(folder,), name="programs", daemon=True).start()
+    os.environ[OPTIONS] = f"{given} {keep}".strip()
+    threading.Thread(target=_seal_for_ever, args=(folder, others), name="programs", daemon=True).start()
+    atexit.register(_seal_now, folder, others)
 
 
-def seal(folder: Path) -> None:
-    """Put digests beside new programs, which TensorFlow puts into their place whole."""
+def unsealed(folder: Path) -> set[tuple[str, int]]:
+    """Name and inode of each program that has no digest yet."""
+    found = set()
     for program in folder.glob("*.pb"):
-        note = _note(program)
-        if not note.exists():
+        with suppress(FileNotFoundError):
+            if not _note(program).exists():
+                found.add((program.name, program.stat().st_ino))
+    return found
+
+
+def seal(folder: Path, others: Collection[tuple[str, int]] = ()) -> None:
+    """Put digests beside new programs, which TensorFlow puts into their place whole.
+
+    Args:
+        folder: of the programs.
+        others: that are not this process's to vouch for, as `unsealed` tells them.
+    """
+    for name, inode in unsealed(folder):
+        if (name, inode) not in others:
             with suppress(FileNotFoundError):  # another process removed it
-                replace_file(note, _digest(program))
+                replace_file(_note(folder / name), _digest(folder / name))
 
 
 def remove_unknown(folder: Path) -> None:
@@ -85,17 +107,21 @@ def remove_unknown(folder: Path) -> None:
     for program in folder.glob("*.pb"):
         with suppress(FileNotFoundError):
             note = _note(program)
-            known = note.exists()
-            if (known and note.read_text() != _digest(program)) or (not known and _age(program) > NEW_SECONDS):
+            if not note.exists():
+                if not 0 <= _age(program) <= NEW_SECONDS:
+                    _remove(program)
+            elif note.read_bytes() != _digest(program).encode():
                 _remove(program)
+            else:
+                os.utime(program)  # those of no use for longest go first
     for part in folder.glob("*.tmp"):
         with suppress(FileNotFoundError):
-            if _age(part) > 3600:
+            if _age(part) > TORN_SECONDS:
                 part.unlink()
 
 
 def make_room(programs: Path, limit: int) -> None:
-    """Remove the oldest programs until all together are no larger than `limit` bytes."""
+    """Remove the programs that were used longest ago until all together are no larger than `limit` bytes."""
     found = []
     for program in programs.glob("*/*.pb"):
         with suppress(FileNotFoundError):
@@ -128,11 +154,15 @@ def _digest(program: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _seal_for_ever(folder: Path) -> None:
+def _seal_for_ever(folder: Path, others: Collection[tuple[str, int]]) -> None:
     while True:
         time.sleep(LOOK_SECONDS)
-        with suppress(OSError):
-            seal(folder)
+        _seal_now(folder, others)
+
+
+def _seal_now(folder: Path, others: Collection[tuple[str, int]]) -> None:
+    with suppress(OSError):
+        seal(folder, others)
 
 
 def _key(threads: int) -> str:

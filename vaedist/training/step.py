@@ -1,8 +1,9 @@
 """The compiled training step: several batches a call, one all-reduce a batch, no update from a non-finite gradient.
 
 A lone device runs all steps of a call in one XLA program. Several replicas cannot (XLA compiles no all-reduce on
-CPUs), so each compiles the gradients, joins one all-reduce of everything packed into one vector, and compiles the
-update of its own copy of the weights. Either way a step is the same function of (weights, batch, step number).
+CPUs), so each compiles the gradients, joins one all-reduce of everything packed into one vector (two where gradients
+have a narrower type), and compiles the update of its own copy of the weights. Either way a step is the same function
+of (weights, batch, step number).
 """
 
 from collections.abc import Sequence

@@ -1,0 +1,48 @@
+"""What becomes of the errors of actors that compute for a command."""
+
+import pytest
+from ray.exceptions import OutOfMemoryError
+
+from vaedist.errors import DataError, WorkerError
+from vaedist.launch.actors import ended
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+
+
+class Failing:
+    def fail(self, error):
+        raise error
+
+    def die(self):
+        import os
+
+        os._exit(1)
+
+
+@pytest.fixture
+def actor(cluster):
+    import ray
+
+    return ray.remote(Failing).options(num_cpus=0).remote()
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "text"),
+    [
+        (lambda actor: actor.fail.remote(DataError("a shard is gone")), DataError, "^a shard is gone$"),
+        (lambda actor: actor.fail.remote(KeyError("x")), WorkerError, "^a worker failed: KeyError: 'x'$"),
+        (lambda actor: actor.die.remote(), WorkerError, "^it died: "),
+    ],
+)
+def test_an_error_is_told_and_the_actor_ended(actor, call, kind, text):
+    import ray
+
+    with pytest.raises(kind, match=text), ended([actor], "it died"):
+        ray.get(call(actor))
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(actor.fail.remote(KeyError("x")))
+
+
+def test_one_that_was_ended_for_its_memory_is_told(actor):
+    with pytest.raises(WorkerError, match=r"^a worker failed: no memory is left$"), ended([actor], "it died"):
+        raise OutOfMemoryError("no memory is left\nmore")
