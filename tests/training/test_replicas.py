@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 # The second replica's gradient of one kernel overflows; its loss, and all of the first replica, are finite.
 FAULT = """
 import numpy as np
@@ -27,8 +29,8 @@ images = np.random.default_rng(0).integers(0, 256, (16, 4, 4, 3), dtype=np.uint8
 chunk = LaneReader(LanePlan(16, 4, 8), [images[lane::4] for lane in range(4)], replicas=2, seed=0).read(0, 0, 2, 2)
 paths, gradients_of = [weight.path for weight in model.trainable_variables], step._gradients
 
-def poisoned(batch, step, stop, own, group_sums=None):
-    gradients, sums = gradients_of(batch, step, stop, own, group_sums)
+def poisoned(batch, step, stop, own, *options):
+    gradients, sums = gradients_of(batch, step, stop, own, *options)
     if own == 1:
         gradients[paths.index("vae/decoder/out/kernel")] *= np.inf
         gradients[paths.index("vae/decoder/out/bias")] *= np.inf
@@ -76,6 +78,58 @@ for reduce_dtype in (None, "float32", "bfloat16"):
 plain, same, narrow = moments
 print(np.array_equal(plain, same), np.abs(narrow - plain).max() / np.abs(plain).max())
 """
+
+
+# Three steps on one replica and on two, of which the second has fewer rows of the last batch, or none: kernels whose
+# gradients travel as factors, and others; how far the weights are apart, and how many kernels there are of each kind.
+FACTORS = """
+import sys
+import numpy as np
+import tensorflow as tf
+from vaedist.data.lanes import LanePlan
+from vaedist.data.stream import LaneReader
+from vaedist.model import VAE
+from vaedist.objective import Objective
+from vaedist.training.optimizer import Adam, Schedule
+from vaedist.training.step import TrainStep
+from vaedist.training.strategy import configure_devices, make_strategy
+
+rows, clip_norm = int(sys.argv[1]), float(sys.argv[2])
+configure_devices(threads=1, gpus=0, logical_devices=2)
+both = make_strategy(workers=1)
+alone = tf.distribute.MirroredStrategy(both.extended.worker_devices[:1])
+images = np.random.default_rng(0).integers(0, 256, (rows, 4, 4, 3), dtype=np.uint8)
+found = []
+for strategy in (alone, both):
+    replicas = strategy.num_replicas_in_sync
+    with strategy.scope():
+        model = VAE((4, 4, 3), hidden=40, latent=20, flow_depth=2, flow_width=48)
+    step = TrainStep(
+        model, strategy, Adam(Schedule(0.01)), Objective(), global_batch=8, steps_per_call=3, norm_every=1,
+        clip_norm=clip_norm, seed=0,
+    )
+    lanes = [images[lane::4] for lane in range(4)]
+    chunk = LaneReader(LanePlan(rows, 4, 8), lanes, replicas=replicas, seed=0).read(0, 0, 3, 3)
+    metrics, finite = step.run(chunk, 0)
+    assert finite
+    found.append((metrics, [weight.numpy() for weight in model.trainable_variables]))
+(metrics, weights), (metrics_2, weights_2) = found
+np.testing.assert_allclose(metrics_2, metrics, rtol=1e-5)
+factored = len(step._packing.factored)
+print(factored, len(model.products) - factored, max(np.abs(a - b).max() for a, b in zip(weights, weights_2)))
+"""
+
+
+@pytest.mark.parametrize(("rows", "clip_norm"), [(22, 0.0), (18, 0.5)])
+def test_gradients_that_travel_as_factors_give_the_weights_that_one_device_gives(rows, clip_norm):
+    said = subprocess.run(
+        [sys.executable, "-c", FACTORS, str(rows), str(clip_norm)], capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 0, said.stderr[-3000:]
+    factored, whole, apart = said.stdout.splitlines()[-1].split()
+    assert int(factored) > 1
+    assert int(whole) > 1
+    assert float(apart) < 1e-5  # three updates of 0.01 have moved them
 
 
 def test_gradients_summed_in_bfloat16_are_close_and_not_the_same():

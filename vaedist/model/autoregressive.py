@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from vaedist.model import masks
+from vaedist.model.products import Product
 
 BLOCKS = 2  # of each masked product, see `MaskedDense`; on two cores 2 was faster than 1 and 4
 
@@ -47,13 +48,16 @@ class MaskedDense(keras.layers.Layer):
             for i, (block, seed) in enumerate(zip(self.blocks, seeds, strict=True))
         ]
         self.bias = self.add_weight(shape=(self.parameters * self.units,), initializer="zeros", name="bias")
+        self.products = [
+            Product(kernel, np.tile(block.mask, (1, self.parameters)))
+            for kernel, block in zip(self.kernels, self.blocks, strict=True)
+        ]
 
     def call(self, x: Any) -> tuple[Any, ...]:
         """[..., in] -> each parameter, [..., out]."""
         by_block = []
-        for kernel, (first, mask) in zip(self.kernels, self.blocks, strict=True):
-            tiled = ops.convert_to_tensor(np.tile(mask, (1, self.parameters)), self.compute_dtype)
-            y = ops.matmul(x[..., first : first + len(mask)], kernel * tiled)
+        for product, (first, mask) in zip(self.products, self.blocks, strict=True):
+            y = product(x[..., first : first + len(mask)])
             by_block.append(ops.split(y, self.parameters, axis=-1))
         biases = ops.split(self.bias, self.parameters)
         return tuple(
@@ -119,6 +123,11 @@ class AutoregressiveNetwork(keras.layers.Layer):
         """Make the weights of every layer."""
         for layer in (*self.hidden, self.out):
             layer.build((None, self.latent))
+
+    @property
+    def products(self) -> list[Product]:
+        """Those of its layers."""
+        return [product for layer in (*self.hidden, self.out) for product in layer.products]
 
     def call(self, z: Any, context: Any = None) -> tuple[Any, ...]:
         """From z [..., latent] and a context [..., width], if there is one, to the parameters, each [..., latent]."""

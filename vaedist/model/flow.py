@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from vaedist.model.autoregressive import AutoregressiveNetwork
+from vaedist.model.products import Dense, Product
 from vaedist.model.transforms import make_transform
 
 
@@ -65,7 +66,7 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
         self.context = None
         if context and depth:
             limit = float(np.sqrt(6 / (context + width)))  # Glorot's, of one step
-            self.context = keras.layers.Dense(
+            self.context = Dense(
                 depth * width,
                 use_bias=False,
                 kernel_initializer=keras.initializers.RandomUniform(-limit, limit, seed=last),
@@ -92,6 +93,12 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
             self.context.build((None, self.context_width))
         for network in self.networks:
             network.build((None, self.latent))
+
+    @property
+    def products(self) -> list[Product]:
+        """That of the context, and those of each step."""
+        own = [] if self.context is None else [self.context.product]
+        return own + [product for network in self.networks for product in network.products]
 
     def call(self, z: Any, h: Any) -> FlowOutput:
         """From z_0 [..., latent] and h [..., context] to z_T, its log_det and each step's scales.

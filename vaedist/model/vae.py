@@ -16,6 +16,7 @@ from vaedist.model.densities import log_standard_normal
 from vaedist.model.flow import InverseAutoregressiveFlow
 from vaedist.model.likelihoods import LIKELIHOODS
 from vaedist.model.observations import BINARIZE
+from vaedist.model.products import Dense, Product
 
 
 class Encoding(NamedTuple):
@@ -62,15 +63,18 @@ class MLP(keras.layers.Layer):
             keras.initializers.GlorotUniform(int(s)) for s in np.random.SeedSequence(seed).generate_state(2)
         )
         dtype = self.dtype_policy
-        self.hidden = keras.layers.Dense(
-            hidden, activation="tanh", kernel_initializer=first, name="hidden", dtype=dtype
-        )
-        self.out = keras.layers.Dense(outputs, kernel_initializer=second, name="out", dtype=dtype)
+        self.hidden = Dense(hidden, activation="tanh", kernel_initializer=first, name="hidden", dtype=dtype)
+        self.out = Dense(outputs, kernel_initializer=second, name="out", dtype=dtype)
 
     def build(self, input_shape: Any) -> None:
         """Make the weights of both layers."""
         self.hidden.build((None, self.inputs))
         self.out.build((None, self.hidden.units))
+
+    @property
+    def products(self) -> list[Product]:
+        """Those of both layers."""
+        return [self.hidden.product, self.out.product]
 
     def call(self, x: Any) -> Any:
         """[..., inputs] -> [..., outputs]."""
@@ -151,6 +155,11 @@ class VAE(keras.Model):
     def levels(self) -> int | None:
         """What bits/dim need to know of the pixels, see `Observation`; None where there are no bits/dim."""
         return self.observation.levels
+
+    @property
+    def products(self) -> list[Product]:
+        """All products with kernels."""
+        return [*self.encoder.products, *self.flow.products, *self.decoder.products]
 
     def build(self, input_shape: Any) -> None:
         """Make every weight, so that they exist before the first call."""

@@ -1,12 +1,11 @@
 """The compiled training step: several batches a call, one all-reduce a batch, no update from a non-finite gradient.
 
 A lone device runs all steps of a call in one XLA program. Several replicas cannot (XLA compiles no all-reduce on
-CPUs), so each compiles the gradients, joins one all-reduce of everything packed into one vector (two where gradients
-have a narrower type), and compiles the update of its own copy of the weights. Either way a step is the same function
-of (weights, batch, step number).
+CPUs), so each compiles the gradients, joins one all-reduce of all that is summed (see `Packing`), and compiles the
+update of its own copy of the weights. Either way a step is the same function of (weights, batch, step number).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,12 +15,13 @@ import tensorflow as tf
 from vaedist.data.stream import Chunk
 from vaedist.model import VAE, VAEOutput
 from vaedist.model.noise import OBSERVATION, POSTERIOR, row_normal, row_uniform
+from vaedist.model.products import products_seen
 from vaedist.objective import Objective, bound
 from vaedist.training.batches import Batch, column_names, row_sums, score
 from vaedist.training.compiled import compiled, program_text, traced
 from vaedist.training.optimizer import Optimizer
-from vaedist.training.packing import Packing
-from vaedist.training.strategy import first_local, local_replica, per_replica
+from vaedist.training.packing import Factors, Packing
+from vaedist.training.strategy import first_local, local_replica, on_gpus, per_replica
 
 
 def sum_of_squares(x: Any) -> Any:
@@ -58,9 +58,13 @@ class TrainStep:
         self.names = (*self.sums, "stop", "gradient_norm")
         self.weights = [variable.value for variable in model.trainable_variables]
         self.dtype = self.weights[0].dtype
+        paths = [variable.path for variable in model.trainable_variables]
         self._packing = Packing(
-            [weight.shape for weight in self.weights], self.dtype.name, reduce_dtype or self.dtype.name
-        )
+            [weight.shape for weight in self.weights],
+            {paths.index(product.kernel.path): product for product in model.products},
+            rows=global_batch, dtype=self.dtype.name, reduce_dtype=reduce_dtype or self.dtype.name,
+            split=not on_gpus(strategy),
+        )  # fmt: skip
         with strategy.scope():
             self.slots = {
                 slot: [tf.Variable(tf.zeros_like(w), trainable=False, name=slot) for w in self.weights]
@@ -149,7 +153,7 @@ class TrainStep:
                 group_sums = self._compiled_group_sums(batch, step, own)
                 group_sums = context.all_reduce(tf.distribute.ReduceOp.SUM, group_sums)
             packed = self._compiled_gradients(batch, step, stop, own, group_sums)
-            summed = [context.all_reduce(tf.distribute.ReduceOp.SUM, vector) for vector in packed]
+            summed = [context.all_reduce(tf.distribute.ReduceOp.SUM, part) for part in packed]
             return self._compiled_update(summed, step, own)
 
         def take(k: Any, step: Any) -> Any:
@@ -188,14 +192,17 @@ class TrainStep:
     def _group_sums(self, batch: Batch, step: Any, own: int) -> Any:
         return self._sum_groups(batch, self._output(batch, step))
 
-    def _gradients(self, batch: Batch, step: Any, stop: Any, own: int, group_sums: Any = None) -> tuple[list[Any], Any]:
+    def _gradients(
+        self, batch: Batch, step: Any, stop: Any, own: int, group_sums: Any = None, factored: Collection[int] = ()
+    ) -> tuple[list[Any], Any]:
         """This replica's part of the gradient, one tensor a weight, and of the metrics' sums.
 
         `own` is the replica's number among the process's: whose copies of the mirrored variables are read.
         `group_sums` are those of the whole batch, where it has other parts.
+        `factored` are the numbers of the kernels whose gradients are given as `Factors`.
         """
         weights = [weight.values[own] for weight in self.weights]
-        with tf.GradientTape() as tape:
+        with tf.GradientTape() as tape, products_seen() as seen:
             output = self._output(batch, step)
             if self.objective.is_elbo:
                 sums = row_sums(batch, output)
@@ -208,23 +215,23 @@ class TrainStep:
                 sums = row_sums(batch, output, self.objective.value(bound(output), output.posterior, step, means))
                 value = sums[-1]
             loss = -value / self.global_batch
-        return tape.gradient(loss, weights), tf.concat([sums, [stop]], 0)
+        products = {i: seen[self.model.trainable_variables[i].path] for i in factored}
+        sources = [products[i].y if i in products else weight for i, weight in enumerate(weights)]
+        gradients = tape.gradient(loss, sources)
+        for i, product in products.items():
+            gradients[i] = Factors(product.x, gradients[i])
+        return gradients, tf.concat([sums, [stop]], 0)
 
-    def _update(self, gradients: Sequence[Any], sums: Any, step: Any, own: int, whole: Any = None) -> tuple[Any, Any]:
-        """Apply the whole gradient; returns whether all was finite, and the metrics' row.
-
-        `whole` gives it as the vector that it was cut from, where there is one.
-        """
+    def _update(self, gradients: Sequence[Any], sums: Any, step: Any, own: int) -> tuple[Any, Any]:
+        """Apply the whole gradient; returns whether all was finite, and the metrics' row."""
         finite = tf.reduce_all(tf.math.is_finite(sums))
         if self.clip_norm:
             finite, norm = self._update_clipped(gradients, finite, step, own)
         else:
-            finite, norm = self._update_in_turn(gradients, finite, step, own, whole)
+            finite, norm = self._update_in_turn(gradients, finite, step, own)
         return finite, tf.concat([sums, [norm]], 0)
 
-    def _update_in_turn(
-        self, gradients: Sequence[Any], finite: Any, step: Any, own: int, whole: Any
-    ) -> tuple[Any, Any]:
+    def _update_in_turn(self, gradients: Sequence[Any], finite: Any, step: Any, own: int) -> tuple[Any, Any]:
         """Apply the gradient weight by weight; returns whether all was finite, and its norm where that is wanted.
 
         From the last layer to the first, as the gradients come out: each is used while it is in the cache. A layer's
@@ -237,13 +244,10 @@ class TrainStep:
         wanted = tf.equal((step + 1) % self.norm_every, 0)
         rates, squares, none = self.optimizer.rates(step), [], tf.zeros((), self.dtype)
         waiting: list[int] = []
-        if whole is not None:  # a part that goes into a condition is copied
-            squares.append(tf.cond(wanted, lambda: sum_of_squares(whole()), lambda: none))
 
         def update_waiting() -> None:
             for i in waiting:
-                if whole is None:
-                    squares.append(tf.cond(wanted, partial(sum_of_squares, gradients[i]), lambda: none))
+                squares.append(tf.cond(wanted, partial(sum_of_squares, gradients[i]), lambda: none))
                 self._apply(i, gradients[i], rates, finite, own)
             waiting.clear()
 
@@ -279,7 +283,7 @@ class TrainStep:
             variable.assign(value)
 
     def _packed_gradients(self, batch: Batch, step: Any, stop: Any, own: int, group_sums: Any) -> Any:
-        return self._packing.pack(*self._gradients(batch, step, stop, own, group_sums))
+        return self._packing.pack(batch, *self._gradients(batch, step, stop, own, group_sums, self._packing.factored))
 
     def _packed_update(self, packed: Sequence[Any], step: Any, own: int) -> Any:
-        return self._update(*self._packing.unpack(packed), step, own, lambda: self._packing.whole(packed))
+        return self._update(*self._packing.unpack(packed), step, own)

@@ -51,6 +51,11 @@ def local_devices(strategy: Any) -> int:
     return len(strategy.extended.worker_devices)
 
 
+def on_gpus(strategy: Any) -> bool:
+    """Whether the replicas are on GPUs."""
+    return any("GPU" in device for device in strategy.extended.worker_devices)
+
+
 def local_replica(strategy: Any) -> int:
     """Number, among this process's replicas, of the one that asks; not to be asked inside a compiled function."""
     replica = tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group)
