@@ -403,7 +403,7 @@ def test_gradients_are_summed_in_bfloat16_on_cpus_only():
     with pytest.raises(ConfigError) as raised:
         Experiment.from_dict(narrow | {"scaling": {"gpus_per_worker": 1}})
     assert str(raised.value) == (
-        "experiment: training.reduce_dtype = 'bfloat16' is for CPUs: TensorFlow sums only float32 over GPUs "
+        "experiment: training.reduce_dtype = 'bfloat16' is for CPUs: TensorFlow sums no bfloat16 over GPUs "
         "(scaling.gpus_per_worker = 1)"
     )
 

@@ -67,4 +67,4 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path):
 def test_comparing():
     assert ratio([2.0, 3.0, 4.0], [1.0, 1.5, 1.2]) == (2.5, True)
     assert ratio([1.0, 3.0, 4.0], [1.0, 1.5, 1.2]) == (2.5, False)
-    assert changed({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == ["b: 2, now 3", "c: None, now 4"]
+    assert changed({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == ["b: 2, now 3", "c: not told, now 4"]

@@ -16,6 +16,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
+
 from vaedist.config import Experiment
 from vaedist.monitor.events import Saved
 from vaedist.training.checkpoint import CheckpointStore
@@ -54,6 +56,12 @@ def timed(owner, name, spent):
     setattr(owner, name, measured)
 
 
+def told(label, seconds, whole):
+    """The median of a part of each epoch, the least and the most, and its share of the whole."""
+    median = statistics.median(seconds)
+    return f"{label:28} {median:8.3f} s ({min(seconds):.3f} to {max(seconds):.3f}) {median / whole:8.2%}"
+
+
 def main():
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -62,6 +70,8 @@ def main():
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
+    if options.epochs < 2:
+        parser.error("--epochs: at least 2, the first of which does not count")
     spent, epochs = defaultdict(float), []
     for owner, name in PARTS.values():
         timed(owner, name, spent)
@@ -79,14 +89,14 @@ def main():
     wholes = [after - before for (before, _), (after, _) in itertools.pairwise(epochs)]
     whole = statistics.median(wholes)
     print(f"an epoch: {whole:.2f} s, median of {len(wholes)} ({min(wholes):.2f} to {max(wholes):.2f})")
-    rest = whole
-    for label, key in PARTS.items():
-        key = key[0].__name__, key[1]
+    rests = np.array(wholes)
+    for label, (owner, name) in PARTS.items():
+        key = owner.__name__, name
         pairs = itertools.pairwise(epochs)
-        seconds = statistics.median(after.get(key, 0.0) - before.get(key, 0.0) for (_, before), (_, after) in pairs)
-        rest -= seconds
-        print(f"{label:28} {seconds:8.3f} s {seconds / whole:8.2%}")
-    print(f"{'the rest':28} {rest:8.3f} s {rest / whole:8.2%}")
+        seconds = np.array([after.get(key, 0.0) - before.get(key, 0.0) for (_, before), (_, after) in pairs])
+        rests -= seconds
+        print(told(label, seconds, whole))
+    print(told("the rest", rests, whole))
 
 
 if __name__ == "__main__":

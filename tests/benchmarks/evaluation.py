@@ -42,6 +42,8 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    if options.samples < 2:
+        parser.error("--samples: at least 2, or the encoder's products cannot be told from those of each round")
     configure_devices(options.threads, 0, 1)
     with tempfile.TemporaryDirectory(prefix="evaluation") as data:
         prepare(photos(256, options.images), f"{data}/data")

@@ -103,9 +103,10 @@ def points(axis, rounds):
             if axis == "rows":
                 prepare(photos(value, 256), str(place / "data"))
             command = [sys.executable, __file__, "--point", axis, str(value), str(place), "--rounds", str(rounds)]
-            said = json.loads(
-                subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
-            )
+            done = subprocess.run(command, check=False, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(done.stderr[-2000:])
+            said = json.loads(done.stdout.splitlines()[-1])
             for key, kept in zip(("x", TIME, MEMORY), (value, said[TIME], said[MEMORY]), strict=True):
                 found[key].append(kept)
             print(f"{axis} {value:>9,}: {said[TIME]:9.4f} s, {said[MEMORY] / 2**20:7.0f} MB", flush=True)
@@ -124,7 +125,7 @@ def over_workers(rounds):
             f"run.folder='{name}/runs'", f"data.path='{name}/data'", "training.global_batch=256",
             "training.steps_per_call=8",
         )  # fmt: skip
-        start_ray(num_cpus=max(AXES["workers"]), include_dashboard=True, log_to_driver=False)
+        start_ray(num_cpus=max(AXES["workers"]), log_to_driver=False)
         record = bench(experiment, workers=AXES["workers"], rounds=rounds, progress=print)
     seconds = [256 / measure.median for measure in record.scaling.values()]
     return {"x": list(record.scaling), TIME: seconds}

@@ -191,8 +191,10 @@ def main():
                 for name in names:
                     python = options.datasets if name == "datasets" else sys.executable
                     command = [python, __file__, "--one", name, str(place), str(batch)]
-                    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                    found = json.loads(said.splitlines()[-1])
+                    said = subprocess.run(command, check=False, capture_output=True, text=True)
+                    if said.returncode:
+                        raise RuntimeError(f"{name}: {said.stderr[-2000:]}")
+                    found = json.loads(said.stdout.splitlines()[-1])
                     assert (found["rows"], found["sum"]) == (rows, total), (name, found, rows, total)
                     rates[name].append(found["rows_per_second"])
             show(batch, rates)

@@ -45,16 +45,16 @@ DataParallelTrainer(work, scaling_config=scaling, run_config=RunConfig(storage_p
 def until(path, command, **variables):
     """Seconds from a command's start until a file is there and holds something; the command is let end."""
     begun = time.perf_counter()
-    with subprocess.Popen(
-        command, env=os.environ | variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(command, env=os.environ | variables, stdout=subprocess.DEVNULL, stderr=said) as process,
+    ):
         while not (path.exists() and path.stat().st_size):
             if process.poll() is not None:
-                raise RuntimeError(process.communicate()[1][-2000:])
+                said.seek(0)
+                raise RuntimeError(said.read()[-2000:])
             time.sleep(0.005)
-        seconds = time.perf_counter() - begun
-        process.communicate()
-    return seconds
+        return time.perf_counter() - begun
 
 
 def bare(place, number, workers):

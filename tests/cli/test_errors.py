@@ -1,6 +1,8 @@
 """Bad input: one line on stderr, exit code 2, no traceback, and nothing half-written."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 from command import refused
@@ -128,6 +130,22 @@ def test_runs_that_are_not_there(place):
 )
 def test_a_wrong_call_is_one_line(place, arguments, says):
     assert says in refused(place, *arguments)
+
+
+# What is opened next is not where messages go.
+CLOSED = """
+import os, sys
+from vaedist.cli import main
+try:
+    main(["trian"])
+except SystemExit as end:
+    print(end.code, os.open(sys.executable, os.O_RDONLY) > 2)
+"""
+
+
+def test_a_command_whose_stdin_and_stderr_are_closed():
+    call = ["sh", "-c", 'exec "$@" <&- 2>&-', "sh", sys.executable, "-c", CLOSED]
+    assert subprocess.run(call, stdout=subprocess.PIPE, text=True, check=True).stdout == "2 True\n"
 
 
 def test_binary_pixels_of_coloured_images(place):

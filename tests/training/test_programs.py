@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vaedist.errors import ConfigError
-from vaedist.training.programs import LIMIT, keep_programs, make_room, program_bytes, remove_unknown, seal, unsealed
+from vaedist.training.programs import LIMIT, check, keep_programs, make_room, program_bytes, seal, unsealed
 
 COMPILE = """
 import sys, tensorflow as tf
@@ -95,11 +95,8 @@ def test_what_does_not_match_its_digest_is_removed(tmp_path):
     (tmp_path / "garbled.pb").write_bytes(b"program")
     (tmp_path / "changed.pb").write_bytes(b"prOgram changed")
     (tmp_path / "cut.pb").write_bytes(b"program")
-    (tmp_path / "old.pb.tmp").touch()
-    (tmp_path / "new.pb.tmp").touch()
-    os.utime(tmp_path / "old.pb.tmp", (0, 0))
-    remove_unknown(tmp_path)
-    assert files(tmp_path) == {"whole.pb", "whole.sha256", "just compiled.pb", "new.pb.tmp"}
+    check(tmp_path)
+    assert files(tmp_path) == {"whole.pb", "whole.sha256", "just compiled.pb"}
 
 
 def test_a_program_is_vouched_for_by_the_process_that_compiled_it_alone(tmp_path):
@@ -121,8 +118,13 @@ def test_the_oldest_make_room(tmp_path):
         program.write_bytes(bytes(100))
         os.utime(program, (1e9 + age, 1e9 + age))
         seal(program.parent)
+    (tmp_path / "a" / "old.pb.tmp").touch()
+    (tmp_path / "b" / "new.pb.tmp").touch()
+    os.utime(tmp_path / "a" / "old.pb.tmp", (0, 0))
     make_room(tmp_path, 250)
-    assert {path.name for path in Path(tmp_path).glob("*/*")} == {"2.pb", "2.sha256", "3.pb", "3.sha256"}
+    assert {path.name for path in Path(tmp_path).glob("*/*")} == {
+        "2.pb", "2.sha256", "3.pb", "3.sha256", "new.pb.tmp",
+    }  # fmt: skip
 
 
 def test_a_limit_that_is_no_number_is_named(monkeypatch):

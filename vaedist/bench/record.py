@@ -121,7 +121,8 @@ def read_record(path: Path) -> Record:
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Which entries differ, each as `key: old, now new`."""
     keys = dict.fromkeys([*old, *new])
-    return [f"{key}: {old.get(key)}, now {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+    told = [(key, old.get(key, "not told"), new.get(key, "not told")) for key in keys]
+    return [f"{key}: {before}, now {now}" for key, before, now in told if before != now]
 
 
 def ratio(new: Sequence[float], old: Sequence[float]) -> tuple[float, bool]:

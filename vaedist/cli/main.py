@@ -1,5 +1,6 @@
 """The `vaedist` command: its groups, and what becomes of errors."""
 
+import os
 import signal
 import sys
 import threading
@@ -28,6 +29,8 @@ class OneLineErrors(click.Group):
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         """Run a command and, if `standalone_mode`, end the process."""
+        if standalone_mode:
+            _open_streams()
         try:
             result = super().main(*args, standalone_mode=False, **kwargs)  # type: ignore[call-overload]
         except VaedistError as error:
@@ -55,6 +58,20 @@ class OneLineErrors(click.Group):
 def _interrupt(*_: Any) -> None:
     """What ends a job, as a scheduler does, is taken as Ctrl-C: it gets its checkpoint, and leaves nothing behind."""
     raise KeyboardInterrupt
+
+
+def _open_streams() -> None:
+    """Open what the command got closed of stdin, stdout and stderr, on nothing.
+
+    Else the next file that is opened would be in its place, and take what is printed.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", closefd=False))
 
 
 def _end(code: int, text: str) -> NoReturn:

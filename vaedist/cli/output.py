@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -36,6 +36,13 @@ def print_pairs(title: str, rows: Mapping[str, str]) -> None:
 
 
 @contextmanager
+def user_stream() -> Iterator[TextIO]:
+    """Stderr as the command got it, while what others print there goes elsewhere."""
+    with os.fdopen(os.dup(2), "w") as stream:
+        yield stream
+
+
+@contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr where that is a terminal; gives what is to be called with the amount done, and the whole.
 
@@ -45,7 +52,7 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     from rich.markup import escape
     from rich.progress import Progress
 
-    with os.fdopen(os.dup(2), "w") as stream:
+    with user_stream() as stream:
         screen = Console(file=stream)
         with Progress(console=screen, disable=not screen.is_terminal, transient=True, redirect_stdout=False,
                       redirect_stderr=False) as bars:  # fmt: skip
@@ -62,7 +69,7 @@ def status_line() -> Iterator[Callable[[str], None]]:
     from rich.console import Console
     from rich.markup import escape
 
-    with os.fdopen(os.dup(2), "w") as stream:
+    with user_stream() as stream:
         screen = Console(file=stream)
         if not screen.is_terminal:
             yield lambda text: click.echo(text, file=stream)

@@ -1,6 +1,5 @@
 """`vaedist train`."""
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import click
 
 from vaedist.cli.options import address_option, job_argument
-from vaedist.cli.output import shown_place
+from vaedist.cli.output import shown_place, user_stream
 from vaedist.config import Experiment
 from vaedist.files import told_path
 from vaedist.storage.uri import join_uri
@@ -43,7 +42,7 @@ def train(
 
     begin = time.monotonic()
     # A stream of its own: what Ray prints on the usual ones goes to the run's log.
-    with os.fdopen(os.dup(2), "w") as stream, Terminal(Console(file=stream)) as terminal:
+    with user_stream() as stream, Terminal(Console(file=stream)) as terminal:
         terminal.status("starting")
         from vaedist.launch.train import train as launch
 

@@ -1,13 +1,12 @@
 """`vaedist tune`."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vaedist.cli.options import Place, address_option, set_option
-from vaedist.cli.output import console, print_pairs, shown_place
+from vaedist.cli.output import console, print_pairs, shown_place, user_stream
 from vaedist.config import Sweep, told
 from vaedist.errors import ConfigError, StorageError
 from vaedist.files import told_path
@@ -77,7 +76,7 @@ def run(
     from vaedist.monitor.sweep_terminal import SweepTerminal
 
     # A stream of its own: what Ray prints on the usual ones goes to the sweep's log.
-    with os.fdopen(os.dup(2), "w") as stream, SweepTerminal(Console(file=stream)) as terminal:
+    with user_stream() as stream, SweepTerminal(Console(file=stream)) as terminal:
         from vaedist.launch.tune import tune as launch
 
         folder = launch(

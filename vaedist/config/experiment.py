@@ -56,7 +56,7 @@ class Experiment(Section):
     def _sums_that_gpus_can_take(self) -> Self:
         if self.training.reduce_dtype == "bfloat16" and self.scaling.gpus_per_worker:
             raise ValueError(
-                "training.reduce_dtype = 'bfloat16' is for CPUs: TensorFlow sums only float32 over GPUs "
+                "training.reduce_dtype = 'bfloat16' is for CPUs: TensorFlow sums no bfloat16 over GPUs "
                 f"(scaling.gpus_per_worker = {self.scaling.gpus_per_worker:g})"
             )
         return self

@@ -44,9 +44,12 @@ def bench(
         progress: told what is being done.
 
     Raises:
+        ValueError: there is no count of workers, or no round.
         VaedistError: the data cannot be read, or the cluster has no room.
         WorkerError: a worker died.
     """
+    if not workers or min(workers) < 1 or rounds < 1:
+        raise ValueError(f"workers = {tuple(workers)}, rounds = {rounds}: must be counts from 1 on")
     experiment = with_absolute_paths(experiment.with_overrides("run.name=bench"))
     runs = [_short(experiment, count) for count in workers]
     check_data(experiment.with_overrides(f"scaling.workers={max(workers)}"))  # once: it may read all of it

@@ -85,9 +85,13 @@ class StopRequest:
     """A wish to stop, that any thread of the command's may have, also before there is a channel to send it through."""
 
     def __init__(self) -> None:
-        self._lock, self._made = threading.Lock(), False
-        self.by_hand = False  # whether it was Ctrl-C that ended the run
+        self._lock, self._made, self._by_hand = threading.Lock(), False, False
         self._channel: Any = None
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether Ctrl-C ended the run."""
+        return self._by_hand
 
     def attach(self, channel: Any) -> None:
         """Where to send it."""
@@ -102,6 +106,11 @@ class StopRequest:
             self._made = True
             if self._channel is not None:
                 self._channel.request_stop.remote()
+
+    def interrupt(self) -> None:
+        """Ask the workers to stop, as Ctrl-C does."""
+        self._by_hand = True
+        self.make()
 
 
 class WorkerLine:

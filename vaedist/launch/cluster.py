@@ -25,14 +25,13 @@ COMPUTING = {"env_vars": {"RAY_worker_niceness": "0"}}
 
 
 @contextmanager
-def ray_session(address: str | None = None, *, dashboard: bool = False) -> Iterator[None]:
+def ray_session(address: str | None = None) -> Iterator[None]:
     """Be connected to Ray.
 
     Args:
         address: HOST:PORT of a cluster, or "auto" for the one on this machine; None takes RAY_ADDRESS, and where
             that is not set starts a Ray on this machine that ends with the session. A connection that is there
             already is used as it is.
-        dashboard: start a Ray with its dashboard, which Ray Train needs to clean up after a driver that died.
 
     Raises:
         ClusterError: the address cannot be reached, or is refused (see `authorize`).
@@ -47,7 +46,7 @@ def ray_session(address: str | None = None, *, dashboard: bool = False) -> Itera
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address == "local":
-            start_ray(include_dashboard=dashboard)
+            start_ray()
         else:
             ray.init(address=address if address == "auto" else authorize(address))
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -64,7 +63,7 @@ def start_ray(**options: Any) -> None:
     """Start a Ray on this machine that ends with this process, and be connected to it.
 
     Args:
-        options: of `ray.init`.
+        options: of `ray.init`; there is no dashboard unless they say so.
 
     Raises:
         ClusterError: Ray cannot start workers with this Python.
@@ -73,16 +72,11 @@ def start_ray(**options: Any) -> None:
     secure_local()
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
     os.environ.setdefault("RAY_py_gcs_connect_timeout_s", str(HEAD_SECONDS))  # read by each of Ray's processes
-    # A process of Ray's that has to find its cluster looks at all of the machine, and fails where there are several, or
-    # asks the dashboard that the user's environment names, or that of another Ray, and as that knows nothing of a run,
-    # the one that frees what dead runs held ends one that is alive. So that they are told, the ports are chosen here.
-    port, dashboard = free_port(), free_port()
-    with environment(
-        RAY_GCS_SERVER_PORT=str(port),
-        RAY_ADDRESS=f"{LOOPBACK}:{port}",
-        RAY_API_SERVER_ADDRESS=f"http://{LOOPBACK}:{dashboard}",
-    ):
-        ray.init(address="local", dashboard_port=dashboard, **options)
+    # A process of Ray's that has to find its cluster looks at all of the machine, and fails where there are several. So
+    # that it is told, the port is chosen here.
+    port = free_port()
+    with environment(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=f"{LOOPBACK}:{port}"):
+        ray.init(address="local", **{"include_dashboard": False} | options)
 
 
 @contextmanager

@@ -254,8 +254,7 @@ def _watch(channel: Any, observe: Callable[[Event], None], stop: StopRequest) ->
             started = started or isinstance(event, Started)
             observe(event)
         except KeyboardInterrupt:
-            stop.by_hand = True
-            channel.request_stop.remote()
+            stop.interrupt()
             if not started:
                 raise Interrupted("stopped before training began") from None
             if deadline is not None:

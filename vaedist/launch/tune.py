@@ -128,7 +128,7 @@ def tune(
         observe(SweepNotice(text))
 
     with owned(
-        folder, folder.sweep, sweep.to_toml(), busy=busy, ray=ray_session(address, dashboard=True), quiet=quiet,
+        folder, folder.sweep, sweep.to_toml(), busy=busy, ray=ray_session(address), quiet=quiet,
         notify=notify,
     ) as began:  # fmt: skip
         planned = _plan(sweep)

@@ -58,17 +58,20 @@ def keep_programs(threads: int) -> None:
         return
     try:
         folder = cache_folder() / "programs" / _key(threads)
-        if not limit or any(letter.isspace() for letter in str(folder)):  # TensorFlow would take that for two options
-            return
+    except (OSError, RuntimeError):  # there is no home
+        return
+    if not limit or any(letter.isspace() for letter in str(folder)):  # TensorFlow would take that for two options
+        return
+    try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryFile(dir=folder):  # it may be there, and another's
             pass
-        remove_unknown(folder)
+        check(folder)
         make_room(folder.parent, limit)
         if shutil.disk_usage(folder).free < ROOM_BYTES:
             return
         others = unsealed(folder)
-    except (OSError, RuntimeError):  # or there is no home
+    except OSError:
         return
     keep = f"{KEPT}={folder} --tf_xla_persistent_cache_device_types=CPU"
     os.environ[OPTIONS] = f"{given} {keep}".strip()
@@ -99,8 +102,8 @@ def seal(folder: Path, others: Collection[tuple[str, int]] = ()) -> None:
                 replace_file(_note(folder / name), _digest(folder / name))
 
 
-def remove_unknown(folder: Path) -> None:
-    """Remove programs that are not as they were compiled, and what is left of those that were not written to the end.
+def check(folder: Path) -> None:
+    """Remove programs that are not as they were compiled, and mark the others as in use.
 
     One without a digest that is new stays: another process has just compiled it, and a third may be about to read it.
     """
@@ -113,15 +116,18 @@ def remove_unknown(folder: Path) -> None:
             elif note.read_bytes() != _digest(program).encode():
                 _remove(program)
             else:
-                os.utime(program)  # those of no use for longest go first
-    for part in folder.glob("*.tmp"):
-        with suppress(FileNotFoundError):
-            if _age(part) > TORN_SECONDS:
-                part.unlink()
+                os.utime(program)
 
 
 def make_room(programs: Path, limit: int) -> None:
-    """Remove the programs that were used longest ago until all together are no larger than `limit` bytes."""
+    """Remove the programs that were used longest ago until all together are no larger than `limit` bytes.
+
+    What is left of those that were not written to the end goes first.
+    """
+    for part in programs.glob("*/*.tmp"):
+        with suppress(FileNotFoundError):
+            if _age(part) > TORN_SECONDS:
+                part.unlink()
     found = []
     for program in programs.glob("*/*.pb"):
         with suppress(FileNotFoundError):
