@@ -59,7 +59,10 @@ class Product:
         return self._masked(ops.matmul(ops.transpose(x), dy), dy.dtype)
 
     def _masked(self, kernel: Any, dtype: Any) -> Any:
-        return kernel if self.mask is None else kernel * ops.convert_to_tensor(self.mask, dtype)
+        if self.mask is None:
+            return kernel
+        with keras.name_scope("mask"):
+            return kernel * ops.convert_to_tensor(self.mask, dtype)
 
 
 class Dense(keras.layers.Dense):

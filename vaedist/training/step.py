@@ -26,7 +26,8 @@ from vaedist.training.strategy import first_local, local_replica, on_gpus, per_r
 
 def sum_of_squares(x: Any) -> Any:
     """Sum of squares; by rows first, which is both faster and more exact in float32 than all at once."""
-    return tf.reduce_sum(tf.reduce_sum(tf.square(x), axis=0))
+    with tf.name_scope("norm"):
+        return tf.reduce_sum(tf.reduce_sum(tf.square(x), axis=0))
 
 
 class TrainStep:
@@ -178,9 +179,10 @@ class TrainStep:
     def _output(self, batch: Batch, step: Any) -> VAEOutput:
         """The model's output for this replica's part of a batch, with the noise of its rows."""
         rows, noise = batch.images.shape[0], None
-        eps = row_normal(self.seed, POSTERIOR, step, batch.first_row, rows, self.model.latent)
-        if self.model.noisy:
-            noise = row_uniform(self.seed, OBSERVATION, step, batch.first_row, rows, self.model.pixels)
+        with tf.name_scope("noise"):
+            eps = row_normal(self.seed, POSTERIOR, step, batch.first_row, rows, self.model.latent)
+            if self.model.noisy:
+                noise = row_uniform(self.seed, OBSERVATION, step, batch.first_row, rows, self.model.pixels)
         return score(self.model, batch, eps, noise)
 
     def _sum_groups(self, batch: Batch, output: VAEOutput) -> Any:
@@ -277,9 +279,11 @@ class TrainStep:
         """
         owned = [mirrored[i].values[own] for mirrored in (self.weights, *self.slots.values())]
         weight, *slots = (variable.read_value() for variable in owned)
-        safe = tf.where(finite, gradient, 0.0)
-        rates = tuple(tf.cast(tf.where(finite, rate, 0.0), weight.dtype) for rate in rates)
-        for variable, value in zip(owned, self.optimizer.update(rates, weight, safe, *slots), strict=True):
+        with tf.name_scope("optimizer"):
+            safe = tf.where(finite, gradient, 0.0)
+            rates = tuple(tf.cast(tf.where(finite, rate, 0.0), weight.dtype) for rate in rates)
+            updated = self.optimizer.update(rates, weight, safe, *slots)
+        for variable, value in zip(owned, updated, strict=True):
             variable.assign(value)
 
     def _packed_gradients(self, batch: Batch, step: Any, stop: Any, own: int, group_sums: Any) -> Any:

@@ -1,0 +1,125 @@
+"""Where the time of a training step goes, from a profile of the compiled program.
+
+    python tests/benchmarks/profile.py [--batch 32 256] [--threads 2] [--calls 20]
+
+Trains with the sizes of jobs/cifar10-iaf.toml on random images in this process, some calls of 8 steps, while
+TensorFlow's profiler notes when each thread begins and ends each instruction. Prints, for each kind of instruction, the
+milliseconds of a step that threads spend on it together, and their share of what all threads have. The rest is the
+time that threads wait for each other, and that the call takes outside the program, which is Python's and TensorFlow's.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from vaedist.config import Experiment
+from vaedist.data.lanes import LanePlan
+from vaedist.data.stream import LaneReader
+
+STEPS = 8  # a call
+INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (?:\(.*?\)|\S+) ([\w\-]+)\(")
+NAME = re.compile(r"op_name=\"([^\"]*)\"")
+LABELS = {
+    "optimizer": "optimizer",
+    "mask": "masks",
+    "noise": "noise",
+    "norm": "norm of the gradient",
+}
+HOLDING = {"while", "call", "conditional"}  # other instructions, which are counted
+PRODUCTS, OTHER = "matrix products", "activations, flow, likelihood"
+OUTSIDE = "outside the program: Python and TensorFlow"
+
+
+def kinds(program):
+    """The kind of each instruction of a program that takes time, by its name."""
+    found = {}
+    for line in program.splitlines():
+        match, named = INSTRUCTION.match(line), NAME.search(line)
+        if not match or match[2] in HOLDING:
+            continue
+        scopes = {re.sub(r"_\d+$", "", scope) for scope in named[1].split("/")} if named else set()
+        scoped = [label for scope, label in LABELS.items() if scope in scopes]
+        found[match[1]] = PRODUCTS if match[2] == "dot" else scoped[0] if scoped else OTHER
+    return found
+
+
+def spent(folder, of):
+    """Milliseconds that all threads spend on each kind, and within the program at all, from a profile."""
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    (file,) = Path(folder).glob("**/*.xplane.pb")
+    space = xplane_pb2.XSpace.FromString(file.read_bytes())
+    busy, inside = Counter(), 0.0
+    for plane in space.planes:
+        for line in plane.lines:
+            for event in line.events:
+                name = plane.event_metadata[event.metadata_id].name
+                if name in of:
+                    busy[of[name]] += event.duration_ps / 1e9
+                inside += event.duration_ps / 1e9 if name == "CpuExecutable::ExecuteAsyncOnStream" else 0.0
+    return busy, inside
+
+
+def profile(batch, threads, calls):
+    """Profile a batch size; prints a table."""
+    import tensorflow as tf
+
+    from vaedist.training.build import build_model, build_step
+    from vaedist.training.strategy import configure_devices, make_strategy
+
+    configure_devices(threads, 0, 1)
+    strategy = make_strategy(1)
+    experiment = Experiment().with_overrides(f"training.steps_per_call={STEPS}", f"training.global_batch={batch}")
+    with strategy.scope():
+        model = build_model(experiment, (32, 32, 3))
+    step = build_step(experiment, model, strategy, steps_per_epoch=1000, global_batch=batch)
+    images = np.random.default_rng(0).integers(0, 256, (batch * STEPS, 32, 32, 3), dtype=np.uint8)
+    chunk = LaneReader(LanePlan(len(images), 8, batch), [images[lane::8] for lane in range(8)], seed=0).read(
+        0, 0, STEPS, STEPS
+    )
+    of = kinds(step.program(chunk))
+    for call in range(5):
+        step.run(chunk, call * STEPS)
+    with tempfile.TemporaryDirectory(prefix="profile") as folder:
+        tf.profiler.experimental.start(folder)
+        begun = time.perf_counter()
+        for call in range(5, 5 + calls):
+            step.run(chunk, call * STEPS)
+        wall = 1e3 * (time.perf_counter() - begun)
+        tf.profiler.experimental.stop()
+        busy, inside = spent(folder, of)
+    steps = calls * STEPS
+    rate = 1e3 * batch * steps / wall
+    print(f"\nbatch {batch}: {wall / steps:.2f} ms a step under the profiler, {rate:,.0f} images/s")
+    print("| kind | thread-ms a step | share |\n|---|---|---|")
+    rows = {label: busy.get(label, 0.0) for label in (PRODUCTS, *LABELS.values(), OTHER)}
+    rows[OUTSIDE] = threads * (wall - inside)
+    rows["waiting for another thread"] = threads * wall - sum(rows.values())
+    for label, milliseconds in rows.items():
+        print(f"| {label} | {milliseconds / steps:.2f} | {milliseconds / (threads * wall):.1%} |")
+
+
+def main():
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, nargs="+", default=[32, 256])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--calls", type=int, default=20)
+    options = parser.parse_args()
+    if len(options.batch) > 1:  # each in a process of its own
+        for batch in options.batch:
+            rest = ["--threads", str(options.threads), "--calls", str(options.calls)]
+            subprocess.run([sys.executable, __file__, "--batch", str(batch), *rest], check=True)
+        return
+    profile(options.batch[0], options.threads, options.calls)
+
+
+if __name__ == "__main__":
+    main()
