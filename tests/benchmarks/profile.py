@@ -28,7 +28,6 @@ INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (?:\(.*?\)|\S+) ([\w\-]+)
 NAME = re.compile(r"op_name=\"([^\"]*)\"")
 LABELS = {
     "optimizer": "optimizer",
-    "mask": "masks",
     "noise": "noise",
     "norm": "norm of the gradient",
 }

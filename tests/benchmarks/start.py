@@ -4,8 +4,8 @@
 
 The least: a script that starts Ray on this machine and a Ray Train job whose worker imports TensorFlow and multiplies
 two matrices, until it has. `vaedist train` has the sizes of jobs/cifar10-iaf.toml, on crops of photographs, until the
-first row of metrics is there; once as it is the first time, and once with the programs that an earlier run compiled.
-Also `vaedist --help`. Prints medians, and ratios round by round.
+first step is in the metrics, with one step a call; once as it is the first time, and once with the programs that an
+earlier run compiled. Also `vaedist --help`. Prints medians, and ratios round by round.
 """
 
 import argparse
@@ -96,7 +96,8 @@ def main():
         prepare(photos(3200, 256), str(place / "data"))
         experiment = Experiment().with_overrides(
             f"data.path='{place / 'data'}'", f"run.folder='{place / 'runs'}'", "training.epochs=1",
-            f"scaling.workers={options.workers}", "monitor.log_every=1", "monitor.pictures_every=0",
+            f"scaling.workers={options.workers}", "training.steps_per_call=1", "monitor.log_every=1",
+            "monitor.pictures_every=0",
         )  # fmt: skip
         cache = {"VAEDIST_CACHE": str(place / "cache")}
         ours(experiment, "warm", **cache)

@@ -52,6 +52,8 @@ class MaskedDense(keras.layers.Layer):
             Product(kernel, np.tile(block.mask, (1, self.parameters)))
             for kernel, block in zip(self.kernels, self.blocks, strict=True)
         ]
+        for product in self.products:
+            product.clear_masked()
 
     def call(self, x: Any) -> tuple[Any, ...]:
         """[..., in] -> each parameter, [..., out]."""

@@ -27,7 +27,10 @@ _SEEN: ContextVar[dict[str, Seen] | None] = ContextVar("seen", default=None)
 
 @contextmanager
 def products_seen() -> Iterator[dict[str, Seen]]:
-    """Note what the products that are taken meanwhile were applied to, by the path of their kernel."""
+    """Note what the products that are taken meanwhile were applied to, by the path of their kernel.
+
+    Kernels are taken as they are: who asks for this has them masked already, and masks their gradients.
+    """
     seen: dict[str, Seen] = {}
     token = _SEEN.set(seen)
     try:
@@ -49,20 +52,18 @@ class Product:
 
     def __call__(self, x: Any) -> Any:
         """[..., in] -> [..., out]."""
-        y = ops.matmul(x, self._masked(self.kernel, x.dtype))
         if (seen := _SEEN.get()) is not None:
+            y = ops.matmul(x, self.kernel)
             seen[self.kernel.path] = Seen(x, y)
-        return y
-
-    def gradient(self, x: Any, dy: Any) -> Any:
-        """The kernel's gradient (x^T dy) * mask, [in, out], from its factors [B, in] and [B, out]."""
-        return self._masked(ops.matmul(ops.transpose(x), dy), dy.dtype)
-
-    def _masked(self, kernel: Any, dtype: Any) -> Any:
+            return y
         if self.mask is None:
-            return kernel
-        with keras.name_scope("mask"):
-            return kernel * ops.convert_to_tensor(self.mask, dtype)
+            return ops.matmul(x, self.kernel)
+        return ops.matmul(x, self.kernel * ops.convert_to_tensor(self.mask, x.dtype))
+
+    def clear_masked(self) -> None:
+        """Set to 0 what the mask leaves out of the kernel, which no output depends on."""
+        if self.mask is not None:
+            self.kernel.assign(self.kernel * ops.convert_to_tensor(self.mask, self.kernel.dtype))
 
 
 class Dense(keras.layers.Dense):

@@ -8,12 +8,11 @@ al. 2017, Poseidon, choose layer by layer, as is done here.)
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from vaedist.model.products import Product
 from vaedist.training.batches import Batch
 
 WORTHWHILE = 2  # so many times fewer numbers must the factors be, as their product is then taken by every replica
@@ -35,7 +34,7 @@ class Packing:
 
     Args:
         shapes: of the weights.
-        products: those whose kernels are among the weights, by the numbers of these.
+        kernels: which of them are multiplied by rows, by their numbers.
         rows: of a global batch.
         dtype: of the weights, by its name.
         reduce_dtype: type that gradients are summed in, by its name.
@@ -43,13 +42,11 @@ class Packing:
     """
 
     def __init__(
-        self, shapes: Sequence[Any], products: Mapping[int, Product], *,
+        self, shapes: Sequence[Any], kernels: Collection[int], *,
         rows: int, dtype: str, reduce_dtype: str, split: bool,
     ) -> None:  # fmt: skip
         self.rows, self.dtype, self.reduce_dtype = rows, dtype, reduce_dtype
-        self.factored = {
-            i: product for i, product in products.items() if WORTHWHILE * rows * sum(shapes[i]) <= math.prod(shapes[i])
-        }
+        self.factored = {i for i in kernels if WORTHWHILE * rows * sum(shapes[i]) <= math.prod(shapes[i])}
         self.shapes: list[tuple[int, ...]] = []  # of what is summed, in the order of the weights
         for i, shape in enumerate(shapes):
             self.shapes += [(rows, size) for size in shape] if i in self.factored else [tuple(shape)]
@@ -81,7 +78,7 @@ class Packing:
             ]
         )
         gradients = [
-            self.factored[i].gradient(next(parts), next(parts)) if i in self.factored else next(parts)
+            tf.matmul(next(parts), next(parts), transpose_a=True) if i in self.factored else next(parts)
             for i in range(len(self.shapes) - len(self.factored))
         ]
         return gradients, others[0] if others else rest

@@ -60,9 +60,11 @@ class TrainStep:
         self.weights = [variable.value for variable in model.trainable_variables]
         self.dtype = self.weights[0].dtype
         paths = [variable.path for variable in model.trainable_variables]
+        kernels = {paths.index(product.kernel.path): product for product in model.products}
+        self._masks = {i: product.mask != 0 for i, product in kernels.items() if product.mask is not None}
         self._packing = Packing(
             [weight.shape for weight in self.weights],
-            {paths.index(product.kernel.path): product for product in model.products},
+            kernels,
             rows=global_batch, dtype=self.dtype.name, reduce_dtype=reduce_dtype or self.dtype.name,
             split=not on_gpus(strategy),
         )  # fmt: skip
@@ -76,6 +78,7 @@ class TrainStep:
         self._compiled_group_sums = compiled(self._group_sums)
         self._compiled_gradients = compiled(self._packed_gradients)
         self._compiled_update = compiled(self._packed_update)
+        self._compiled_masking = compiled(self._mask_kernels)
 
     def run(self, chunk: Chunk, step: int, *, stop: bool = False) -> tuple[np.ndarray, bool]:
         """Take the steps of a chunk, the first of which has the number `step`, counted over the whole run.
@@ -137,6 +140,7 @@ class TrainStep:
 
     def _alone(self, batches: Batch, steps: Any, first_step: Any, stop: Any) -> Any:
         """All steps of a call in one program, on the one device."""
+        self._mask_kernels(0)
 
         def take(k: Any, step: Any) -> Any:
             return self._update(*self._gradients(Batch(*(part[k] for part in batches)), step, stop, 0), step, 0)
@@ -157,11 +161,23 @@ class TrainStep:
             summed = [context.all_reduce(tf.distribute.ReduceOp.SUM, part) for part in packed]
             return self._compiled_update(summed, step, own)
 
+        self.strategy.run(lambda: self._compiled_masking(local_replica(self.strategy)))
+
         def take(k: Any, step: Any) -> Any:
             result = self.strategy.run(replica, args=(batches, k, step))
             return tuple(first_local(self.strategy, x) for x in result)
 
         return self._loop(take, steps, first_step)
+
+    def _mask_kernels(self, own: int) -> None:
+        """Set to 0 what masks leave out of kernels; as their gradients are masked too, it stays so from step to step.
+
+        (To multiply by the masks in every step, as the model by itself does, takes a twelfth of it.)
+        """
+        for i, mask in self._masks.items():
+            variable = self.weights[i].values[own]
+            value = variable.read_value()
+            variable.assign(tf.where(mask, value, tf.zeros((), value.dtype)))
 
     def _loop(self, take: Any, steps: Any, first_step: Any) -> Any:
         """Call take(k, step) -> (finite, metrics) until the chunk ends or something was not finite."""
@@ -199,6 +215,7 @@ class TrainStep:
     ) -> tuple[list[Any], Any]:
         """This replica's part of the gradient, one tensor a weight, and of the metrics' sums.
 
+        The gradients of kernels that have a mask are as if they had none: it is applied where they are used.
         `own` is the replica's number among the process's: whose copies of the mirrored variables are read.
         `group_sums` are those of the whole batch, where it has other parts.
         `factored` are the numbers of the kernels whose gradients are given as `Factors`.
@@ -249,7 +266,7 @@ class TrainStep:
 
         def update_waiting() -> None:
             for i in waiting:
-                squares.append(tf.cond(wanted, partial(sum_of_squares, gradients[i]), lambda: none))
+                squares.append(tf.cond(wanted, partial(self._squares, i, gradients[i]), lambda: none))
                 self._apply(i, gradients[i], rates, finite, own)
             waiting.clear()
 
@@ -264,7 +281,7 @@ class TrainStep:
 
     def _update_clipped(self, gradients: Sequence[Any], finite: Any, step: Any, own: int) -> tuple[Any, Any]:
         """Apply the gradient, scaled down to `clip_norm` where its norm is larger; returns as `_update_in_turn`."""
-        norm = tf.sqrt(tf.add_n([sum_of_squares(gradient) for gradient in gradients]))
+        norm = tf.sqrt(tf.add_n([self._squares(i, gradient) for i, gradient in enumerate(gradients)]))
         finite = tf.logical_and(finite, tf.math.is_finite(norm))
         scale, rates = tf.minimum(self.clip_norm / tf.maximum(norm, 1e-30), 1.0), self.optimizer.rates(step)
         for i, gradient in enumerate(gradients):
@@ -280,11 +297,15 @@ class TrainStep:
         owned = [mirrored[i].values[own] for mirrored in (self.weights, *self.slots.values())]
         weight, *slots = (variable.read_value() for variable in owned)
         with tf.name_scope("optimizer"):
-            safe = tf.where(finite, gradient, 0.0)
+            safe = tf.where(tf.logical_and(finite, self._masks.get(i, True)), gradient, 0.0)
             rates = tuple(tf.cast(tf.where(finite, rate, 0.0), weight.dtype) for rate in rates)
             updated = self.optimizer.update(rates, weight, safe, *slots)
         for variable, value in zip(owned, updated, strict=True):
             variable.assign(value)
+
+    def _squares(self, i: int, gradient: Any) -> Any:
+        """The sum of squares of the gradient of weight i."""
+        return sum_of_squares(tf.where(self._masks[i], gradient, 0.0) if i in self._masks else gradient)
 
     def _packed_gradients(self, batch: Batch, step: Any, stop: Any, own: int, group_sums: Any) -> Any:
         return self._packing.pack(batch, *self._gradients(batch, step, stop, own, group_sums, self._packing.factored))

@@ -50,6 +50,8 @@ def _step(experiment: Experiment, make_model: Callable[[], VAE], images: np.ndar
     strategy = _strategy(devices)
     with strategy.scope():
         model = make_model()
+        for product in model.products:
+            product.clear_masked()  # as the step does; an eager update leaves it as it is
     return build_step(experiment, model, strategy, steps_per_epoch=1000, global_batch=_plan(images).global_batch)
 
 
