@@ -7,12 +7,22 @@ translate. It would write a file for each function that it looks at, which a pro
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 
 def compiled(function: Callable[..., Any]) -> Any:
     """A function of tensors as one XLA program for each shape of its arguments."""
     return tf.function(function, jit_compile=True, autograph=False)
+
+
+def scalar(value: float, dtype: Any) -> Any:
+    """A number, another one at each call, as a tensor.
+
+    TensorFlow keeps the tensor of every Python number that `tf.constant` was ever given, 750 bytes each; of arrays it
+    keeps none.
+    """
+    return tf.constant(np.array(value, tf.as_dtype(dtype).as_numpy_dtype))
 
 
 def program_text(function: Any, *args: Any) -> str:

@@ -11,7 +11,7 @@ from vaedist.model import VAE
 from vaedist.model.noise import EVALUATION, EVALUATION_OBSERVATION, row_normal, row_uniform
 from vaedist.objective import bits_per_dim
 from vaedist.training.batches import Batch, column_names, row_sums, score
-from vaedist.training.compiled import compiled, traced
+from vaedist.training.compiled import compiled, scalar, traced
 from vaedist.training.strategy import per_replica
 
 CHUNK = 8  # batches a call
@@ -61,7 +61,7 @@ class Evaluator:
         """Sums over a chunk's rows, a row a local replica, [replicas, columns]."""
         parts = (chunk.images, chunk.first_rows, chunk.counts)
         batches = Batch(*(per_replica(self.strategy, part) for part in parts))
-        first = tf.constant(epoch * self.reader.plan.steps + chunk.first_step, tf.int64)
+        first = scalar(epoch * self.reader.plan.steps + chunk.first_step, tf.int64)
         sums = self._call(batches, tf.constant(chunk.steps), first)
         return np.stack([part.numpy() for part in self.strategy.experimental_local_results(sums)])
 

@@ -18,7 +18,7 @@ from vaedist.model.noise import OBSERVATION, POSTERIOR, row_normal, row_uniform
 from vaedist.model.products import products_seen
 from vaedist.objective import Objective, bound
 from vaedist.training.batches import Batch, column_names, row_sums, score
-from vaedist.training.compiled import compiled, program_text, traced
+from vaedist.training.compiled import compiled, program_text, scalar, traced
 from vaedist.training.optimizer import Optimizer
 from vaedist.training.packing import Factors, Packing
 from vaedist.training.strategy import first_local, local_replica, on_gpus, per_replica
@@ -91,7 +91,7 @@ class TrainStep:
             later one was taken: a loss that is not finite changes no weight, a gradient that is not never enters one.
         """
         batches = self._on_devices(chunk)
-        scalars = tf.constant(chunk.steps), tf.constant(step, tf.int64), tf.constant(float(stop), self.dtype)
+        scalars = tf.constant(chunk.steps), scalar(step, tf.int64), scalar(stop, self.dtype)
         if self.strategy.num_replicas_in_sync == 1:
             result = self.strategy.run(self._call, args=(batches, *scalars))
         else:
