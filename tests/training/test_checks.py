@@ -22,6 +22,7 @@ from vaedist.training import checks, step as steps
 from vaedist.training.build import build_model
 from vaedist.training.optimizer import Adam
 from vaedist.training.step import TrainStep
+from vaedist.training.update import Update
 
 SHAPE = (3, 4, 1)
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, *SHAPE), dtype=np.uint8)
@@ -78,20 +79,20 @@ BROKEN = {
         lambda right: lambda self, raw, x: right(self, raw + 1e-6 * (raw - tf.stop_gradient(raw)), x),
     ),
     "update": (
-        TrainStep, "_apply",
+        Update, "_apply",
         lambda right: lambda self, i, gradient, *more: right(self, i, 1.01 * gradient + 1e-3, *more),
     ),
     "doubled": (
-        TrainStep, "_update_in_turn",
+        Update, "_in_turn",
         lambda right: lambda self, gradients, *more: right(self, [2.0 * g for g in gradients], *more),
     ),
     "padding": (steps.Batch, "real", lambda right: property(lambda self: tf.ones(self.images.shape[0], tf.bool))),
     "not_a_number": (
-        TrainStep, "_apply",
+        Update, "_apply",
         lambda right: lambda self, i, gradient, *more: right(self, i, gradient * np.nan if i == 3 else gradient, *more),
     ),
     "second_copy": (
-        TrainStep, "_apply",
+        Update, "_apply",
         lambda right: lambda self, i, g, rates, finite, own: right(self, i, g * (1.0 - own), rates, finite, own),
     ),
     "devices": (

@@ -13,14 +13,14 @@ BLOCKS = 2  # of each masked product, see `MaskedDense`; on two cores 2 was fast
 
 
 class MaskedDense(keras.layers.Layer):
-    """A dense layer whose kernel is multiplied by a constant mask: y = x (W * mask) + b, once for each parameter.
+    """A dense layer whose kernel is 0 where a mask is False: y = x (W * mask) + b, once for each parameter.
 
     The outputs are computed in blocks of neighbours, and a block's kernel spans just the inputs that its outputs may
     see. For a mask that is about triangular, as those of `masks` are, B blocks hold (B + 1) / (2 B) of the
     kernel: what is left out needs no memory, no multiplication, no gradient and no optimizer state.
 
     Args:
-        mask: [in, out], of zeros and ones.
+        mask: whether an output may see an input, [in, out].
         parameters: how many numbers each output has; all of them go by its mask.
         blocks: into how many blocks the outputs are cut; more leave out more, but make smaller products.
         scale: factor on the Glorot initialisation of the kernel.

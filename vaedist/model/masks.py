@@ -15,7 +15,7 @@ import numpy as np
 
 
 class ColumnBlock(NamedTuple):
-    """A run of a mask's columns, without most of the rows before its first and after its last that are not zero.
+    """A run of a mask's columns, without most of the rows before the first and after the last that are used.
 
     first_row: the number of its first row in the whole mask.
     mask: [rows, columns].
@@ -37,19 +37,19 @@ def hidden_degrees(units: int, inputs: int) -> np.ndarray:
 
 
 def hidden_mask(degrees_in: np.ndarray, degrees_out: np.ndarray) -> np.ndarray:
-    """1 where an input or hidden unit may feed a hidden unit: d_in <= d_out, [in, out]."""
-    return (degrees_in[:, None] <= degrees_out[None, :]).astype(np.float32)
+    """Whether an input or hidden unit may feed a hidden unit: d_in <= d_out, [in, out]."""
+    return degrees_in[:, None] <= degrees_out[None, :]
 
 
 def output_mask(degrees_hidden: np.ndarray, degrees_in: np.ndarray) -> np.ndarray:
-    """1 where a hidden unit may feed the output of an input: d_hidden < d_in, strictly, [units, D]."""
-    return (degrees_hidden[:, None] < degrees_in[None, :]).astype(np.float32)
+    """Whether a hidden unit may feed the output of an input: d_hidden < d_in, strictly, [units, D]."""
+    return degrees_hidden[:, None] < degrees_in[None, :]
 
 
 def column_blocks(mask: np.ndarray, blocks: int) -> list[ColumnBlock]:
     """Cut a mask into at most `blocks` runs of columns, of about as many columns.
 
-    Side by side, padded with zero rows, they are the mask again. A run of columns that sees nothing at all is joined
+    Side by side, padded with unused rows, they are the mask again. A run of columns that sees nothing at all is joined
     with a neighbour. Rows are left out by whole multiples of 1/16 of them: a product over 500 inputs is faster than one
     over 499, which have to be copied out first.
     """

@@ -40,11 +40,11 @@ def products_seen() -> Iterator[dict[str, Seen]]:
 
 
 class Product:
-    """y = x (K * mask).
+    """y = x K, with a kernel of which a mask may leave out some entries, as if they were 0.
 
     Args:
         kernel: K, [in, out].
-        mask: a constant, [in, out]; None is 1 throughout.
+        mask: False for what is left out, [in, out]; None leaves out nothing.
     """
 
     def __init__(self, kernel: Any, mask: np.ndarray | None = None) -> None:
@@ -53,17 +53,20 @@ class Product:
     def __call__(self, x: Any) -> Any:
         """[..., in] -> [..., out]."""
         if (seen := _SEEN.get()) is not None:
+            if self.kernel.path in seen:
+                raise RuntimeError(f"{self.kernel.path} is applied twice, so its gradient is not one product")
             y = ops.matmul(x, self.kernel)
             seen[self.kernel.path] = Seen(x, y)
             return y
-        if self.mask is None:
-            return ops.matmul(x, self.kernel)
-        return ops.matmul(x, self.kernel * ops.convert_to_tensor(self.mask, x.dtype))
+        return ops.matmul(x, self.kernel if self.mask is None else self._masked())
 
     def clear_masked(self) -> None:
         """Set to 0 what the mask leaves out of the kernel, which no output depends on."""
         if self.mask is not None:
-            self.kernel.assign(self.kernel * ops.convert_to_tensor(self.mask, self.kernel.dtype))
+            self.kernel.assign(self._masked())
+
+    def _masked(self) -> Any:
+        return ops.where(self.mask, self.kernel, 0.0)
 
 
 class Dense(keras.layers.Dense):

@@ -1,12 +1,12 @@
 """The compiled training step: several batches a call, one all-reduce a batch, no update from a non-finite gradient.
 
 A lone device runs all steps of a call in one XLA program. Several replicas cannot (XLA compiles no all-reduce on
-CPUs), so each compiles the gradients, joins one all-reduce of all that is summed (see `Packing`), and compiles the
-update of its own copy of the weights. Either way a step is the same function of (weights, batch, step number).
+CPUs), so each compiles the gradients, joins one all-reduce of all that is summed (in few tensors, see `Packing`), and
+compiles the update of its own copy of the weights. Either way a step is the same function of weights, batch and step
+number.
 """
 
 from collections.abc import Collection, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,7 @@ from vaedist.training.compiled import compiled, program_text, scalar, traced
 from vaedist.training.optimizer import Optimizer
 from vaedist.training.packing import Factors, Packing
 from vaedist.training.strategy import first_local, local_replica, on_gpus, per_replica
-
-
-def sum_of_squares(x: Any) -> Any:
-    """Sum of squares; by rows first, which is both faster and more exact in float32 than all at once."""
-    with tf.name_scope("norm"):
-        return tf.reduce_sum(tf.reduce_sum(tf.square(x), axis=0))
+from vaedist.training.update import Update
 
 
 class TrainStep:
@@ -36,13 +31,11 @@ class TrainStep:
     Args:
         model: made under the strategy's scope.
         strategy: MirroredStrategy or MultiWorkerMirroredStrategy.
-        optimizer: its slots are made here, under the strategy's scope.
+        optimizer: its slots are made here, under the strategy's scope, see `Update`.
         objective: what is maximised.
         global_batch: rows of a full batch; the loss is a sum over rows divided by this, so every row weighs the same.
         steps_per_call: the most batches that one call takes.
-        norm_every: the gradient's norm is taken at every such step, and 0 in between.
-        clip_norm: the most that the gradient's norm may be, or it is scaled down to it, and the norm is taken at every
-            step; 0 leaves it.
+        norm_every, clip_norm: see `Update`.
         reduce_dtype: type in which the gradients of several replicas are summed; None keeps that of the weights.
         seed: key of the noise.
     """
@@ -54,14 +47,13 @@ class TrainStep:
     ) -> None:  # fmt: skip
         self.model, self.strategy, self.optimizer, self.objective = model, strategy, optimizer, objective
         self.global_batch, self.capacity, self.seed = global_batch, steps_per_call, seed
-        self.norm_every, self.clip_norm = norm_every, clip_norm
         self.sums = column_names(model) if objective.is_elbo else (*column_names(model), "objective")
         self.names = (*self.sums, "stop", "gradient_norm")
         self.weights = [variable.value for variable in model.trainable_variables]
         self.dtype = self.weights[0].dtype
         paths = [variable.path for variable in model.trainable_variables]
         kernels = {paths.index(product.kernel.path): product for product in model.products}
-        self._masks = {i: product.mask != 0 for i, product in kernels.items() if product.mask is not None}
+        masks = {i: product.mask for i, product in kernels.items() if product.mask is not None}
         self._packing = Packing(
             [weight.shape for weight in self.weights],
             kernels,
@@ -69,16 +61,14 @@ class TrainStep:
             split=not on_gpus(strategy),
         )  # fmt: skip
         with strategy.scope():
-            self.slots = {
-                slot: [tf.Variable(tf.zeros_like(w), trainable=False, name=slot) for w in self.weights]
-                for slot in optimizer.slots
-            }
+            self.update = Update(optimizer, self.weights, masks, norm_every=norm_every, clip_norm=clip_norm)
+        self.slots = self.update.slots
         alone = strategy.num_replicas_in_sync == 1
         self._call = compiled(self._alone) if alone else traced(self._together)
         self._compiled_group_sums = compiled(self._group_sums)
         self._compiled_gradients = compiled(self._packed_gradients)
         self._compiled_update = compiled(self._packed_update)
-        self._compiled_masking = compiled(self._mask_kernels)
+        self._compiled_masking = compiled(self.update.mask)
 
     def run(self, chunk: Chunk, step: int, *, stop: bool = False) -> tuple[np.ndarray, bool]:
         """Take the steps of a chunk, the first of which has the number `step`, counted over the whole run.
@@ -140,10 +130,10 @@ class TrainStep:
 
     def _alone(self, batches: Batch, steps: Any, first_step: Any, stop: Any) -> Any:
         """All steps of a call in one program, on the one device."""
-        self._mask_kernels(0)
+        self.update.mask(0)
 
         def take(k: Any, step: Any) -> Any:
-            return self._update(*self._gradients(Batch(*(part[k] for part in batches)), step, stop, 0), step, 0)
+            return self.update(*self._gradients(Batch(*(part[k] for part in batches)), step, stop, 0), step, 0)
 
         return self._loop(take, steps, first_step)
 
@@ -168,16 +158,6 @@ class TrainStep:
             return tuple(first_local(self.strategy, x) for x in result)
 
         return self._loop(take, steps, first_step)
-
-    def _mask_kernels(self, own: int) -> None:
-        """Set to 0 what masks leave out of kernels; as their gradients are masked too, it stays so from step to step.
-
-        (To multiply by the masks in every step, as the model by itself does, takes a twelfth of it.)
-        """
-        for i, mask in self._masks.items():
-            variable = self.weights[i].values[own]
-            value = variable.read_value()
-            variable.assign(tf.where(mask, value, tf.zeros((), value.dtype)))
 
     def _loop(self, take: Any, steps: Any, first_step: Any) -> Any:
         """Call take(k, step) -> (finite, metrics) until the chunk ends or something was not finite."""
@@ -241,74 +221,8 @@ class TrainStep:
             gradients[i] = Factors(product.x, gradients[i])
         return gradients, tf.concat([sums, [stop]], 0)
 
-    def _update(self, gradients: Sequence[Any], sums: Any, step: Any, own: int) -> tuple[Any, Any]:
-        """Apply the whole gradient; returns whether all was finite, and the metrics' row."""
-        finite = tf.reduce_all(tf.math.is_finite(sums))
-        if self.clip_norm:
-            finite, norm = self._update_clipped(gradients, finite, step, own)
-        else:
-            finite, norm = self._update_in_turn(gradients, finite, step, own)
-        return finite, tf.concat([sums, [norm]], 0)
-
-    def _update_in_turn(self, gradients: Sequence[Any], finite: Any, step: Any, own: int) -> tuple[Any, Any]:
-        """Apply the gradient weight by weight; returns whether all was finite, and its norm where that is wanted.
-
-        From the last layer to the first, as the gradients come out: each is used while it is in the cache. A layer's
-        bias gradient is the sum over rows of what its kernel's gradient is made of, so where the loss and the bias
-        gradients down to a layer are finite, the kernel's is, without a pass over it to find out.
-
-        A kernel waits for the bias gradient of the layer before its own, for which it is still needed: so XLA knows
-        that it is read for the last time, and keeps no copy.
-        """
-        wanted = tf.equal((step + 1) % self.norm_every, 0)
-        rates, squares, none = self.optimizer.rates(step), [], tf.zeros((), self.dtype)
-        waiting: list[int] = []
-
-        def update_waiting() -> None:
-            for i in waiting:
-                squares.append(tf.cond(wanted, partial(self._squares, i, gradients[i]), lambda: none))
-                self._apply(i, gradients[i], rates, finite, own)
-            waiting.clear()
-
-        for i, gradient in reversed(list(enumerate(gradients))):
-            if gradient.shape.rank == 1:
-                finite = tf.logical_and(finite, tf.math.is_finite(tf.reduce_sum(gradient)))
-                update_waiting()
-            waiting.append(i)
-        update_waiting()
-        norm = tf.sqrt(tf.add_n(squares))
-        return tf.logical_and(finite, tf.math.is_finite(norm)), norm
-
-    def _update_clipped(self, gradients: Sequence[Any], finite: Any, step: Any, own: int) -> tuple[Any, Any]:
-        """Apply the gradient, scaled down to `clip_norm` where its norm is larger; returns as `_update_in_turn`."""
-        norm = tf.sqrt(tf.add_n([self._squares(i, gradient) for i, gradient in enumerate(gradients)]))
-        finite = tf.logical_and(finite, tf.math.is_finite(norm))
-        scale, rates = tf.minimum(self.clip_norm / tf.maximum(norm, 1e-30), 1.0), self.optimizer.rates(step)
-        for i, gradient in enumerate(gradients):
-            self._apply(i, scale * gradient, rates, finite, own)
-        return finite, norm
-
-    def _apply(self, i: int, gradient: Any, rates: tuple[Any, ...], finite: Any, own: int) -> None:
-        """Update weight i; where not all was finite, by a gradient of 0 at rates of 0.
-
-        (To choose between the new weight and the old instead costs a quarter of the step on a CPU, for XLA then updates
-        nothing in place.)
-        """
-        owned = [mirrored[i].values[own] for mirrored in (self.weights, *self.slots.values())]
-        weight, *slots = (variable.read_value() for variable in owned)
-        with tf.name_scope("optimizer"):
-            safe = tf.where(tf.logical_and(finite, self._masks.get(i, True)), gradient, 0.0)
-            rates = tuple(tf.cast(tf.where(finite, rate, 0.0), weight.dtype) for rate in rates)
-            updated = self.optimizer.update(rates, weight, safe, *slots)
-        for variable, value in zip(owned, updated, strict=True):
-            variable.assign(value)
-
-    def _squares(self, i: int, gradient: Any) -> Any:
-        """The sum of squares of the gradient of weight i."""
-        return sum_of_squares(tf.where(self._masks[i], gradient, 0.0) if i in self._masks else gradient)
-
     def _packed_gradients(self, batch: Batch, step: Any, stop: Any, own: int, group_sums: Any) -> Any:
         return self._packing.pack(batch, *self._gradients(batch, step, stop, own, group_sums, self._packing.factored))
 
     def _packed_update(self, packed: Sequence[Any], step: Any, own: int) -> Any:
-        return self._update(*self._packing.unpack(packed), step, own)
+        return self.update(*self._packing.unpack(packed), step, own)

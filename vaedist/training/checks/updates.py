@@ -91,8 +91,8 @@ def _update_eagerly(step: TrainStep, images: np.ndarray) -> None:
             terms = step.objective.value(bound(output), output.posterior, number, means)
             loss = -tf.reduce_sum(terms) / step.global_batch
         gradients = tape.gradient(loss, step.weights)
-        if step.clip_norm:
-            gradients, _ = tf.clip_by_global_norm(gradients, step.clip_norm)
+        if step.update.clip_norm:
+            gradients, _ = tf.clip_by_global_norm(gradients, step.update.clip_norm)
         for variables, gradient in zip(zip(step.weights, *step.slots.values(), strict=True), gradients, strict=True):
             weight, *slots = (tf.convert_to_tensor(variable) for variable in variables)
             for variable, value in zip(variables, step.optimizer.update(rates, weight, gradient, *slots), strict=True):
