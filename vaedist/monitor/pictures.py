@@ -90,6 +90,11 @@ def save_png(path: str | Path, array: np.ndarray, *, scale: int = 1) -> None:
         ValueError: an array of another shape or type.
         StorageError: the file cannot be written; an older one is left as it was.
     """
+    save_encoded(path, encode_png(array, scale=scale))
+
+
+def encode_png(array: np.ndarray, *, scale: int = 1) -> bytes:
+    """What `save_png` writes."""
     from PIL import Image
 
     array = array[..., None] if array.ndim == 2 else array
@@ -98,8 +103,13 @@ def save_png(path: str | Path, array: np.ndarray, *, scale: int = 1) -> None:
     picture = Image.fromarray(enlarged[..., 0] if enlarged.shape[2] == 1 else enlarged)
     content = io.BytesIO()
     picture.save(content, format="PNG")
+    return content.getvalue()
+
+
+def save_encoded(path: str | Path, content: bytes) -> None:
+    """Write what `encode_png` gave, as `save_png` does."""
     try:
-        replace_file(Path(path), content.getvalue())
+        replace_file(Path(path), content)
     except OSError as error:
         raise StorageError(f"cannot write picture {path}: {error.strerror or error}") from error
 

@@ -85,12 +85,29 @@ def interpolate(model: VAE, images: np.ndarray, *, steps: int = 8, seed: int = 0
     return decode(model, path.reshape(-1, model.latent))
 
 
-def latent_statistics(model: VAE, images: np.ndarray, *, samples: int = 8, seed: int = 0) -> LatentStatistics:
-    """Active units and the KL of each unit over some uint8 images, from several samples of z an image."""
-    draws = [posterior(model, images, seed=seed, draw=k) for k in range(samples)]
-    kl = np.mean([np.asarray(kl_per_unit(draw)).mean(0) for draw in draws], axis=0)
-    sums, squares = (sum(draw.z.astype(np.float64) ** power for draw in draws) for power in (1, 2))
-    return LatentStatistics(active_units(latent_moments(sums, squares, samples)), kl)
+def latent_statistics(model: VAE, images: np.ndarray, *, samples: int = 16, seed: int = 0) -> LatentStatistics:
+    """Active units and the KL of each unit over some uint8 images, from several samples of z an image.
+
+    A unit that carries nothing is off its variance over images, 0, by about sqrt(2 / images) / samples: by 0.004 with
+    512 images and 16 samples, where 0.01 count as active.
+    """
+    sums, squares, kl = _in_blocks(images, lambda block, first: _latent_sums(model, block, seed, samples, first))
+    return LatentStatistics(active_units(latent_moments(sums, squares, samples)), kl.mean(0) / samples)
+
+
+@traced
+def _latent_sums(model: VAE, images: Any, seed: int, samples: int, first: Any) -> tuple[Any, ...]:
+    """Sums over some samples of z of each image: of z, of z^2, and of the KL of each unit, [B, latent], float64."""
+    rows = images.shape[0]
+    encoding = model.encode(model.observe(images, _noise(model, images, seed, first)))
+
+    def take(k: Any, *totals: Any) -> tuple[Any, ...]:
+        draw = model.sample_posterior(encoding, row_normal(seed, INSPECTION, k, first, rows, model.latent))
+        parts = draw.z, tf.square(draw.z), kl_per_unit(draw)
+        return k + 1, *(total + tf.cast(part, tf.float64) for total, part in zip(totals, parts, strict=True))
+
+    start = (tf.constant(0), *(tf.zeros((rows, model.latent), tf.float64) for _ in range(3)))
+    return tf.while_loop(lambda k, *_: k < samples, take, start, maximum_iterations=samples)[1:]
 
 
 @traced

@@ -7,7 +7,7 @@ from vaedist.config import Experiment
 from vaedist.model import VAE
 from vaedist.monitor.events import Event, Progress, Tested
 from vaedist.monitor.metrics import MetricsLog
-from vaedist.monitor.pictures import grid, save_png, side_by_side, to_uint8
+from vaedist.monitor.pictures import encode_png, grid, save_encoded, side_by_side, to_uint8
 from vaedist.monitor.tensorboard import TensorBoardWriter
 from vaedist.training import inspection
 from vaedist.training.inputs import Probe
@@ -15,6 +15,7 @@ from vaedist.training.run_folder import RunFolder
 
 PICTURE_SCALE = 2  # screen pixels a pixel
 PICTURE_COLUMNS = 8
+STATISTICS_IMAGES = 512
 
 
 class Recorder:
@@ -102,8 +103,8 @@ class Recorder:
         self.notify(Tested(epoch, step, values["elbo"], values["reconstruction"], values["kl"], best, bits, bound))
 
     def latents(self, step: int, model: VAE, probe: Probe) -> None:
-        """Active units and the KL of each unit, over the probe's images."""
-        statistics = inspection.latent_statistics(model, probe.images, seed=self.seed)
+        """Active units and the KL of each unit, over some of the probe's images."""
+        statistics = inspection.latent_statistics(model, probe.images[:STATISTICS_IMAGES], seed=self.seed)
         self.board.scalars(step, {"latent/active_units": statistics.active_units})
         self.board.histogram("latent/kl_per_unit", step, statistics.kl_per_unit)
 
@@ -124,8 +125,9 @@ class Recorder:
             sheets["interpolations"] = grid(to_uint8(paths), PICTURE_COLUMNS)
         for name, sheet in sheets.items():
             self.board.picture(f"pictures/{name}", step, sheet)
-            save_png(self.run.pictures / f"{name}-epoch-{epoch:04d}.png", sheet, scale=PICTURE_SCALE)
-            save_png(self.run.pictures / f"{name}.png", sheet, scale=PICTURE_SCALE)
+            content = encode_png(sheet, scale=PICTURE_SCALE)
+            for place in (f"{name}-epoch-{epoch:04d}.png", f"{name}.png"):
+                save_encoded(self.run.pictures / place, content)
 
     def finish(self, step: int, model: VAE, probe: Probe) -> None:
         """The probe's latents, for TensorBoard's projector."""
