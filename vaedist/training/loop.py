@@ -8,6 +8,7 @@ to the same weights as one that was not.
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any, NoReturn
 
 import numpy as np
@@ -24,6 +25,7 @@ from vaedist.training.importance import ImportanceEvaluator
 from vaedist.training.inputs import Inputs
 from vaedist.training.meters import Meters, Stopwatch
 from vaedist.training.recorder import Recorder
+from vaedist.training.saver import Saver
 from vaedist.training.state import averaged, load_variables, named_slots, named_weights
 
 MOST_NAMED = 3  # numbers that an error names
@@ -62,7 +64,7 @@ class Loop:
     ) -> None:
         self.experiment, self.model, self.strategy, self.inputs = experiment, model, strategy, inputs
         self.importance = importance
-        self.store, self.recorder, self.workers = store, recorder, workers
+        self.store, self.saver, self.recorder, self.workers = store, Saver(store), recorder, workers
         self.should_stop, self.should_save = should_stop, should_save
         training = experiment.training
         self.steps_per_epoch = inputs.train.plan.steps
@@ -96,20 +98,22 @@ class Loop:
             with averaged(self.model, self.step, self.taken):
                 means = self.evaluator.run(self._epoch)
         capacity = self.experiment.training.steps_per_call
-        chunks = read_ahead(self.inputs.train, self._requests(), capacity)
-        try:
+        with self.saver, closing(read_ahead(self.inputs.train, self._requests(), capacity)) as chunks:
             while (chunk := self._next(chunks)) is not None:
                 stop = self._take(chunk)
+                self.saver.check()
+                asked = self._asked_to_save()
                 at_epoch_end = self.taken % self.steps_per_epoch == 0
                 if at_epoch_end:
                     means = self._end_epoch()
-                elif stop or self._due(self.experiment.checkpoint.every_steps) or self._asked_to_save():
+                elif stop or asked or self._due(self.experiment.checkpoint.every_steps):
                     self._save()
+                if stop or asked:  # somebody waits for it
+                    self.saver.settle()
                 if stop and self.taken < self.total_steps:
                     raise Interrupted(f"stopped at step {self.taken} of {self.total_steps}, which is saved")
-        finally:
-            chunks.close()
-        self._finish()
+            self._finish()
+            self.saver.settle()
         return means
 
     @property
@@ -169,6 +173,7 @@ class Loop:
         )
 
     def _last_saved(self) -> int:
+        self.saver.settle()
         newest = self.store.newest()
         return newest.position.step if newest else 0
 
@@ -221,7 +226,7 @@ class Loop:
             self.meters.state(),
         )
         weights, slots, notify = named_weights(self.model), named_slots(self.model, self.step), self.recorder.notify
-        self.store.save(
+        self.saver.save(
             position, weights, slots, self.experiment.to_toml(),
             committed=lambda place: notify(Saved(position.epoch, position.step, place)),
         )  # fmt: skip

@@ -1,0 +1,65 @@
+"""Checkpoints that are written while training goes on."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from vaedist.training.checkpoint import CheckpointStore, Position
+
+
+class Saver:
+    """Writes checkpoints in a thread of its own, one after another; what fails there is raised at the next call.
+
+    Left as a context, it waits for the one that is being written.
+
+    Args:
+        store: where they go; while one is being written, nobody else may use it.
+    """
+
+    def __init__(self, store: CheckpointStore) -> None:
+        self._store = store
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[Path] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def save(
+        self,
+        position: Position,
+        weights: Mapping[str, np.ndarray],
+        optimizer: Mapping[str, np.ndarray],
+        experiment: str,
+        *,
+        committed: Callable[[str], None],
+    ) -> None:
+        """Begin to write a checkpoint, once the one before is committed; arguments as `CheckpointStore.save` has them.
+
+        Raises:
+            NonFiniteError, StorageError: of the one before.
+        """
+        self.settle()
+        self._writing = self._thread.submit(
+            self._store.save, position, weights, optimizer, experiment, committed=committed
+        )
+
+    def check(self) -> None:
+        """Raise what the last one failed with, if it is known by now; does not wait."""
+        if self._writing is not None and self._writing.done():
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait until the last one is committed.
+
+        Raises:
+            NonFiniteError, StorageError: it could not be.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
