@@ -3,7 +3,7 @@
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,7 @@ from vaedist.monitor.events import Event, Progress, Started
 from vaedist.storage.transfer import Store
 from vaedist.training.run_folder import RunFolder
 
-ROW_SECONDS = 1.0  # of training, for one sample of its rate
+ROW_SECONDS = 2.0  # of training, for one sample of its rate
 MANY_EPOCHS = 1_000_000  # it is stopped before
 
 
@@ -37,9 +37,9 @@ def bench(
 
     Args:
         experiment: the job; its data must be prepared. `run.folder` takes runs that are removed again.
-        workers: for each of these counts, the images a second of a run with so many workers, which share the
+        workers: for each of these counts, the images a second of runs with so many workers, which share the
             cluster's CPUs.
-        rounds: measurements of each.
+        rounds: measurements of each. Of several counts they are taken in turn, each in a run of its own.
         address: of the Ray cluster, see `ray_session`.
         progress: told what is being done.
 
@@ -51,20 +51,20 @@ def bench(
     if not workers or min(workers) < 1 or rounds < 1:
         raise ValueError(f"workers = {tuple(workers)}, rounds = {rounds}: must be counts from 1 on")
     experiment = with_absolute_paths(experiment.with_overrides("run.name=bench"))
-    runs = [_short(experiment, count) for count in workers]
+    runs = {count: _short(experiment, count) for count in workers}
     check_data(experiment.with_overrides(f"scaling.workers={max(workers)}"))  # once: it may read all of it
     progress("joining Ray")
     with ray_session(address):
-        for short in runs:
+        for short in runs.values():
             resources_per_worker(short.scaling)
         record = _single(experiment, rounds, progress)
         measures = dict(record.measures)
         a_call = experiment.training.steps_per_call * experiment.training.global_batch
         calls = math.ceil(ROW_SECONDS * record.measures["step"].median / a_call)
         every = calls * experiment.training.steps_per_call  # rows of one call would all have the same rate
-        for short in runs:
-            rates = _rates(short.with_overrides(f"monitor.log_every={every}"), rounds, progress)
-            measures[f"{WORKERS}{short.scaling.workers}"] = Measure("images/s", tuple(rates))
+        runs = {count: short.with_overrides(f"monitor.log_every={every}") for count, short in runs.items()}
+        for count, rates in _in_turn(runs, rounds, progress).items():
+            measures[f"{WORKERS}{count}"] = Measure("images/s", tuple(rates))
     return replace(record, measures=measures)
 
 
@@ -106,29 +106,40 @@ class _Single:
         return measure(experiment, threads=threads, rounds=rounds, progress=channel.put.remote)
 
 
-def _rates(short: Experiment, rounds: int, progress: Callable[[str], None]) -> list[float]:
-    """Images a second of a run, in each of some rows of metrics; the first, which compiles, is left out."""
-    count = short.scaling.workers
-    rates: list[float] = []
-    stop = StopRequest()
+def _in_turn(runs: Mapping[int, Experiment], rounds: int, progress: Callable[[str], None]) -> dict[int, list[float]]:
+    """Images a second in each round, by the number of workers: in one run, or where there are several, in turn."""
+    found: dict[int, list[float]] = {count: [] for count in runs}
+    at_once = rounds if len(runs) == 1 else 1
+    for done in range(0, rounds, at_once):
+        for count, short in runs.items():
+            found[count] += _rates(short, done, at_once, rounds, progress)
+    return found
+
+
+def _rates(short: Experiment, done: int, rows: int, rounds: int, progress: Callable[[str], None]) -> list[float]:
+    """Images a second of a run, in each of some rows of metrics; the first, which compiles, is left out.
+
+    `done` of all `rounds` were measured before.
+    """
+    name, rates, stop = f"{short.scaling.workers} worker(s)", list[float](), StopRequest()
 
     def observe(event: Event) -> None:
         if isinstance(event, Started):
-            progress(f"{count} worker(s): compiling")
+            progress(f"{name}: compiling")
         if isinstance(event, Progress):
             rates.append(event.images_per_second)
-            if len(rates) > rounds:
+            if len(rates) > rows:
                 stop.make()
-            progress(f"{count} worker(s): round {min(len(rates), rounds)} of {rounds}")
+            progress(f"{name}: round {done + min(len(rates), rows)} of {rounds}")
 
-    progress(f"{count} worker(s): starting")
+    progress(f"{name}: starting")
     with _removed(RunFolder.of(short)):
         try:
             train(short, observe=observe, stop=stop)
         except Interrupted:
-            if stop.by_hand or len(rates) <= rounds:  # it was not the end of its rounds that stopped it
+            if stop.by_hand or len(rates) <= rows:  # it was not the end of its rounds that stopped it
                 raise
-    return rates[1 : rounds + 1]
+    return rates[1 : rows + 1]
 
 
 @contextmanager
