@@ -15,7 +15,7 @@ from vaedist.training.run_folder import RunFolder
 
 PICTURE_SCALE = 2  # screen pixels a pixel
 PICTURE_COLUMNS = 8
-STATISTICS_IMAGES = 512
+STATISTICS_IMAGES = 256
 
 
 class Recorder:

@@ -1,0 +1,35 @@
+"""What a model shows of itself."""
+
+import numpy as np
+import pytest
+
+from vaedist.model import VAE
+from vaedist.objective import active_units, kl_per_unit, latent_moments
+from vaedist.training import inspection
+
+SEED = 5
+
+
+@pytest.mark.parametrize("binarize", ["none", "dynamic"])
+def test_statistics_of_the_latents_are_those_of_samples_taken_one_by_one(binarize, monkeypatch):
+    shape = (4, 6, 1 if binarize == "dynamic" else 3)
+    model = VAE(shape, hidden=12, latent=5, flow_depth=2, flow_width=9, binarize=binarize, seed=1)
+    model.encoder.set_weights([3 * weight for weight in model.encoder.get_weights()])  # so that some units are active
+    monkeypatch.setattr(inspection, "BLOCK", 8)
+    images = np.random.default_rng(0).integers(0, 256, (21, *shape), np.uint8)
+
+    found = inspection.latent_statistics(model, images, samples=4, seed=SEED)
+
+    draws = [inspection.posterior(model, images, seed=SEED, draw=k) for k in range(4)]
+    sums, squares = (sum(draw.z.astype(np.float64) ** power for draw in draws) for power in (1, 2))
+    kl = np.mean([np.asarray(kl_per_unit(draw)).mean(axis=0) for draw in draws], axis=0)
+    np.testing.assert_allclose(found.kl_per_unit, kl, rtol=1e-5, atol=1e-5)
+    assert found.active_units == active_units(latent_moments(sums, squares, 4)) > 0
+
+
+def test_a_unit_that_carries_nothing_is_not_active():
+    """Also not for the noise of its samples, with as many of them and of images as are taken after an epoch."""
+    model = VAE((4, 6, 3), hidden=12, latent=500, flow_depth=0, seed=1)
+    model.encoder.set_weights([0 * weight for weight in model.encoder.get_weights()])  # q(z|x) = N(0, I) for all x
+    images = np.random.default_rng(0).integers(0, 256, (256, 4, 6, 3), np.uint8)
+    assert inspection.latent_statistics(model, images, seed=SEED).active_units == 0
