@@ -23,7 +23,7 @@ class RunError(VaedistError):
 
 
 class CheckpointError(RunError):
-    """No committed and intact checkpoint can be loaded."""
+    """No committed and intact checkpoint can be loaded, or one would not be fit to be."""
 
 
 class StorageError(VaedistError):

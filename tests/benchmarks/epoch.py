@@ -33,17 +33,16 @@ PARTS = {
     "the steps": (TrainStep, "run"),
     "waiting for input": (Loop, "_next"),
     "test pass": (Evaluator, "run"),
-    "checkpoints, beside which nothing goes on": (Loop, "_save"),
+    "begin of checkpoints, metrics to the disk": (Loop, "_save"),
     "pictures": (Recorder, "pictures"),
     "statistics of the latents": (Recorder, "latents"),
     "metrics of training": (Recorder, "train"),
     "metrics of the test": (Recorder, "test"),
-    "metrics to the disk": (Recorder, "flush"),
 }
 
 
-def timed(owner, name, spent, calls):
-    """Have a method add the seconds that it takes to `spent`, and to the list of its calls, under its name."""
+def timed(owner, name, spent):
+    """Have a method add the seconds that it takes to `spent`, under its name."""
     method = getattr(owner, name)
 
     @functools.wraps(method)
@@ -52,9 +51,7 @@ def timed(owner, name, spent, calls):
         try:
             return method(*args, **kwargs)
         finally:
-            seconds = time.perf_counter() - begun
-            spent[owner.__name__, name] += seconds
-            calls[owner.__name__, name].append(seconds)
+            spent[owner.__name__, name] += time.perf_counter() - begun
 
     setattr(owner, name, measured)
 
@@ -75,22 +72,27 @@ def main():
     options = parser.parse_args()
     if options.epochs < 2:
         parser.error("--epochs: at least 2, the first of which does not count")
-    spent, calls, epochs, paces = defaultdict(float), defaultdict(list), [], []
+    spent, epochs, calls, paces = defaultdict(float), [], [], []
     for owner, name in PARTS.values():
-        timed(owner, name, spent, calls)
-    save = Loop._save
+        timed(owner, name, spent)
+    run, end = TrainStep.run, Loop._end_epoch
 
-    def last(loop, *arguments):
-        """The last that an epoch does; there are others before."""
-        save(loop, *arguments)
-        if loop.taken % loop.steps_per_epoch:
-            return
-        taken = calls.pop(("TrainStep", "run"))
-        in_a_call = min(loop.steps_per_epoch, loop.experiment.training.steps_per_call)
-        paces.append(statistics.median(taken) * loop.steps_per_epoch / in_a_call)
+    def paced(step, chunk, *arguments, **more):
+        """A call, noted with its seconds a step."""
+        begun = time.perf_counter()
+        result = run(step, chunk, *arguments, **more)
+        calls.append((time.perf_counter() - begun) / chunk.steps)
+        return result
+
+    def ended(loop, **more):
+        """The end of an epoch, noted with its steps at their usual pace."""
+        means = end(loop, **more)
+        paces.append(statistics.median(calls) * loop.steps_per_epoch)
         epochs.append((time.perf_counter(), dict(spent)))
+        calls.clear()
+        return means
 
-    Loop._save = last
+    TrainStep.run, Loop._end_epoch = paced, ended
 
     with tempfile.TemporaryDirectory(prefix="epoch") as folder:
         experiment = Experiment().with_overrides(

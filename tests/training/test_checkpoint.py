@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from vaedist.errors import CheckpointError, NonFiniteError
+from vaedist.errors import CheckpointError
 from vaedist.training.checkpoint import CheckpointStore, Position, open_checkpoint
 
 WEIGHTS = {"vae/encoder/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "vae/bias": np.zeros(3, np.float32)}
@@ -103,7 +103,7 @@ def test_a_state_that_names_files_elsewhere_is_refused(store, tmp_path):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_numbers_that_are_not_finite_are_never_written(store, bad):
-    with pytest.raises(NonFiniteError, match="m/vae/bias is not finite"):
+    with pytest.raises(CheckpointError, match="m/vae/bias is not finite"):
         store.save(position(10), WEIGHTS, SLOTS | {"m/vae/bias": np.array([bad], np.float32)}, "")
     assert store.newest() is None
 

@@ -112,7 +112,8 @@ def _in_turn(runs: Mapping[int, Experiment], rounds: int, progress: Callable[[st
     at_once = rounds if len(runs) == 1 else 1
     for done in range(0, rounds, at_once):
         for count, short in runs.items():
-            found[count] += _rates(short, done, at_once, rounds, progress)
+            one = short.with_overrides(f"run.name={short.run.name}-{done + 1}")
+            found[count] += _rates(one, done, at_once, rounds, progress)
     return found
 
 

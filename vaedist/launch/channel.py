@@ -30,7 +30,7 @@ class Channel:
         """Queue an event for the command, of a group of workers or the command's own."""
         if group in (None, self._group):
             await self._events.put(event)
-            if isinstance(event, Saved) and self._save.is_set():
+            if isinstance(event, Saved) and event.asked and self._save.is_set():
                 self._saved.set()
 
     async def tell(self, text: str) -> None:

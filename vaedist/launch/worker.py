@@ -50,8 +50,9 @@ def work(config: dict[str, Any]) -> None:
     try:
         require_variables()
         train(Experiment.from_toml(config["experiment"]), run, worker)
-    except (Interrupted, NonFiniteError) as error:  # of all workers, after the same step
-        line.fail(error)
+    except (Interrupted, NonFiniteError) as error:  # of all workers, after the same step; the first one knows most
+        if worker.rank == 0:
+            line.fail(error)
     except VaedistError as error:  # of this one: the others wait for it, until Ray Train ends them
         line.fail(error)
         raise

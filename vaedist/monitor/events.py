@@ -83,11 +83,15 @@ class Tested:
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint was committed at `path`, which is a URI if the run is kept on a store."""
+    """A checkpoint was committed at `path`, which is a URI if the run is kept on a store.
+
+    `asked` tells whether somebody had asked for it; others come by themselves.
+    """
 
     epoch: int
     step: int
     path: str
+    asked: bool = False
 
 
 @dataclass(frozen=True)

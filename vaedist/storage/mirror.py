@@ -4,6 +4,7 @@ Object stores know no append, no rename and no lock, and may not answer for minu
 folder, and one thread brings over what changed: every few seconds, and whenever a folder is to be committed.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -153,9 +154,14 @@ class Mirror:
             self._error, self._busy = error, False
             self._changed.notify_all()
 
+    def _found(self) -> list[Path]:
+        """All files in the local folder, by name."""
+        folders = os.walk(self._local)  # which passes over those that are removed meanwhile
+        return sorted(Path(folder, name) for folder, _, names in folders for name in names)
+
     def _bring(self) -> None:
         """Upload the files that changed since they were last looked at."""
-        for path in sorted(self._local.rglob("*")):
+        for path in self._found():
             name = path.relative_to(self._local).as_posix()
             if path.name.startswith(".") or self._leave(name):
                 continue

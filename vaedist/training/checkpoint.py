@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from vaedist.errors import CheckpointError, NonFiniteError, StorageError
+from vaedist.errors import CheckpointError, StorageError
 from vaedist.files import replace_file
 
 FORMAT = 1
@@ -138,12 +138,12 @@ class CheckpointStore:
             committed: called with the checkpoint's place once it is committed.
 
         Raises:
-            NonFiniteError: a weight or a slot is NaN or infinite; nothing is written.
+            CheckpointError: a weight or a slot is NaN or infinite; nothing is written.
             StorageError: it cannot be written; the ones before are as they were.
         """
         for name, array in {**weights, **optimizer}.items():
             if not np.isfinite(array).all():
-                raise NonFiniteError(f"step {position.step}: {name} is not finite; no checkpoint was written")
+                raise CheckpointError(f"step {position.step}: {name} is not finite; no checkpoint was written")
         target = self._place(position.step)
         try:
             self.may_write()
@@ -166,6 +166,13 @@ class CheckpointStore:
             raise StorageError(f"cannot write checkpoint {target}: {reason}") from error
         committed(str(target))
         return target
+
+    def settle(self) -> None:
+        """Wait until what was saved is where it belongs.
+
+        Raises:
+            StorageError: it could not be brought there.
+        """
 
     def open(self, path: Path) -> Checkpoint:
         """A checkpoint of this store.

@@ -11,7 +11,7 @@ from vaedist.data.shards import open_split
 from vaedist.data.stream import LaneReader
 from vaedist.errors import DataError
 
-PROBE_IMAGES = 2048  # for statistics of the latents
+PROBE_IMAGES = 2048  # for the Projector; the first of them for pictures and statistics
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ to the same weights as one that was not.
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, NoReturn
 
 import numpy as np
 
 from vaedist.config import Experiment
 from vaedist.data.stream import Chunk, read_ahead
-from vaedist.errors import Interrupted, NonFiniteError, RunError
+from vaedist.errors import Interrupted, NonFiniteError, RunError, VaedistError
 from vaedist.model import VAE
 from vaedist.monitor.events import Saved, Started
 from vaedist.training.build import build_step
@@ -105,9 +105,9 @@ class Loop:
                 asked = self._asked_to_save()
                 at_epoch_end = self.taken % self.steps_per_epoch == 0
                 if at_epoch_end:
-                    means = self._end_epoch()
+                    means = self._end_epoch(asked=asked)
                 elif stop or asked or self._due(self.experiment.checkpoint.every_steps):
-                    self._save()
+                    self._save(asked=asked)
                 if stop or asked:  # somebody waits for it
                     self.saver.settle()
                 if stop and self.taken < self.total_steps:
@@ -167,13 +167,17 @@ class Loop:
         if not bad:  # the same for all workers, who look together
             bad = [f"the gradient of {name}" for name in self.step.weights_at_fault(chunk, len(metrics) - 1, step - 1)]
         what = (", ".join(bad[:MOST_NAMED]) or "the gradient") + (", ..." if bad[MOST_NAMED:] else "")
+        where = f"step {step} (epoch {first // self.steps_per_epoch + 1}): {what} became NaN or infinite"
+        if self.recorder is None:  # only the first worker knows what is saved
+            raise NonFiniteError(where)
         raise NonFiniteError(
-            f"step {step} (epoch {first // self.steps_per_epoch + 1}): {what} became NaN or infinite; the run stopped, "
-            f"and checkpoints up to step {self._last_saved()} are intact; a smaller training.learning_rate may help"
+            f"{where}; the run stopped, and checkpoints up to step {self._last_saved()} are intact; "
+            "a smaller training.learning_rate may help"
         )
 
     def _last_saved(self) -> int:
-        self.saver.settle()
+        with suppress(VaedistError):  # there is something more important to be told
+            self.saver.settle()
         newest = self.store.newest()
         return newest.position.step if newest else 0
 
@@ -188,10 +192,10 @@ class Loop:
             self.recorder.train(epoch, self.taken, values)
         self.clock.reset()
 
-    def _end_epoch(self) -> dict[str, float]:
+    def _end_epoch(self, *, asked: bool) -> dict[str, float]:
         with averaged(self.model, self.step, self.taken):
             means = self._test()
-        self._save(means["elbo"])
+        self._save(means["elbo"], asked=asked)
         return means
 
     def _test(self) -> dict[str, float]:
@@ -213,9 +217,11 @@ class Loop:
                 self.recorder.pictures(self._epoch, self.taken, self.model, self.inputs.probe)
         return means
 
-    def _save(self, test_elbo: float | None = None) -> None:
+    def _save(self, test_elbo: float | None = None, *, asked: bool) -> None:
+        """Begin a checkpoint; `asked` tells whether somebody wants one of this step or a later one."""
         if self.recorder is None:
             return
+        self.saver.make_room()
         self.recorder.flush()
         position = Position(
             self._epoch,
@@ -228,7 +234,7 @@ class Loop:
         weights, slots, notify = named_weights(self.model), named_slots(self.model, self.step), self.recorder.notify
         self.saver.save(
             position, weights, slots, self.experiment.to_toml(),
-            committed=lambda place: notify(Saved(position.epoch, position.step, place)),
+            committed=lambda place: notify(Saved(position.epoch, position.step, place, asked)),
         )  # fmt: skip
 
     def _restore(self, checkpoint: Checkpoint) -> None:

@@ -134,11 +134,11 @@ class RemoteCheckpoints(CheckpointStore):
         """Commit a checkpoint here, once the one before is on the store; it gets there while training goes on.
 
         Raises:
-            NonFiniteError: a weight or a slot is NaN or infinite; nothing is written.
+            CheckpointError: a weight or a slot is NaN or infinite; nothing is written.
             StorageError: it cannot be written, or the store did not take what came before.
         """
         assert self._mirror is not None
-        self._mirror.settle()
+        self.settle()
         before = self.committed()
         path = super().save(position, weights, optimizer, experiment)
         for name in self._files(path):
@@ -149,6 +149,11 @@ class RemoteCheckpoints(CheckpointStore):
         for pruned in {*before} - {*self.committed()}:
             self._mirror.remove(f"{self.folder.name}/{pruned.name}", first=MARKER)
         return path
+
+    def settle(self) -> None:
+        """Wait until what was saved is on the store."""
+        if self._mirror is not None:
+            self._mirror.settle()
 
     def drop_after(self, step: int) -> None:
         """Set aside what lies beyond the step that a run goes on from, on the store and here."""

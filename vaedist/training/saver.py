@@ -39,12 +39,11 @@ class Saver:
         *,
         committed: Callable[[str], None],
     ) -> None:
-        """Begin to write a checkpoint, once the one before is committed; arguments as `CheckpointStore.save` has them.
+        """Begin to write a checkpoint; arguments as `CheckpointStore.save` has them.
 
-        Raises:
-            NonFiniteError, StorageError: of the one before.
+        The one before must be settled, so that there are never two of them in memory.
         """
-        self.settle()
+        assert self._writing is None
         self._writing = self._thread.submit(
             self._store.save, position, weights, optimizer, experiment, committed=committed
         )
@@ -58,8 +57,17 @@ class Saver:
         """Wait until the last one is committed.
 
         Raises:
-            NonFiniteError, StorageError: it could not be.
+            CheckpointError, StorageError: it could not be.
         """
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
+
+    def make_room(self) -> None:
+        """Wait until the last one is committed and the one before is where it belongs, be that a store far away.
+
+        Raises:
+            CheckpointError, StorageError: that could not be.
+        """
+        self.settle()
+        self._store.settle()

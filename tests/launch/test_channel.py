@@ -1,0 +1,25 @@
+"""What goes between a run's workers and its command, without the actor around it."""
+
+import asyncio
+
+from vaedist.launch.channel import Channel
+from vaedist.monitor.events import Saved
+
+
+def test_a_wish_to_save_is_met_by_what_was_saved_for_it_and_by_the_group_that_trains():
+    async def ask():
+        channel = Channel()
+        await channel.listen_to("second")
+        wish = asyncio.create_task(channel.save())
+        met = []
+        for event, group in (
+            (Saved(1, 1000, "begun before"), "second"),
+            (Saved(1, 900, "late", asked=True), "first"),
+            (Saved(1, 1050, "for it", asked=True), "second"),
+        ):
+            await channel.put(event, group)
+            await asyncio.sleep(0.01)
+            met.append(wish.done())
+        return met, [(await channel.get()).path for _ in range(2)]
+
+    assert asyncio.run(ask()) == ([False, False, True], ["begun before", "for it"])
