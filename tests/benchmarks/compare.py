@@ -1,13 +1,14 @@
 """Images a second of `vaedist train`, in turn with loops that others would write: the sizes of jobs/cifar10-iaf.toml.
 
-    python tests/benchmarks/compare.py [--batch 32 256] [--rounds 5] [--images 6400]
+    python tests/benchmarks/compare.py [--batch 32 256] [--rounds 5] [--images 6400] [--out FOLDER]
         [--peer torch=PYTHON] [--peer jax=PYTHON]
 
 The loops are in peers/. That in TensorFlow and that in Keras run in this environment; those in PyTorch (`pip install
 torch numpy`) and in JAX (`pip install jax optax`) in environments of their own, whose Pythons are named by --peer.
 
 In each round every loop runs once, in a process of its own, on the same crops of photographs. A run makes three passes,
-the first of which compiles and does not count. Prints the medians, and how much faster vaedist is, round by round.
+the first of which compiles and does not count. Prints the medians, and how much faster vaedist is, round by round;
+--out takes compare.png.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from vaedist.config import Experiment
 from vaedist.data.manifest import load_manifest
@@ -77,16 +79,34 @@ def show(batch, rates):
     print()
 
 
+def draw(results):
+    """The rates, a batch a panel: bars up to the median, lines from the least to the most."""
+    figure = Figure(figsize=(4.5 * len(results), 2.6), layout="constrained")
+    for axes, (batch, rates) in zip(figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True):
+        medians = {name: statistics.median(found) for name, found in rates.items()}
+        names = sorted(medians, key=medians.get)
+        colours = ["#1f77b4" if name == OURS else "#b0b0b0" for name in names]
+        axes.barh(names, [medians[name] for name in names], color=colours)
+        for name in names:
+            axes.plot([min(rates[name]), max(rates[name])], [name, name], color="black")
+        axes.set_title(f"batch {batch}")
+        axes.set_xlabel("images/s")
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def main():
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 256])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=6400, help="of a pass")
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
     options = parser.parse_args()
     peers = {"tensorflow": sys.executable, "keras": sys.executable}
     peers |= dict(each.split("=", 1) for each in options.peer)
+    results = {}
     with tempfile.TemporaryDirectory(prefix="compare") as name:
         place = Path(name)
         data = place / "data"
@@ -103,7 +123,11 @@ def main():
             )  # fmt: skip
             folder = place / f"batch-{batch}"
             folder.mkdir()
-            show(batch, compare(experiment, peers, place / "images.npy", folder, options.rounds))
+            results[batch] = compare(experiment, peers, place / "images.npy", folder, options.rounds)
+            show(batch, results[batch])
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        draw(results).savefig(options.out / "compare.png", dpi=120)
 
 
 if __name__ == "__main__":

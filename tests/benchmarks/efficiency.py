@@ -14,8 +14,9 @@ With B images on each of n GPUs, S bytes of gradients, rates p of products and m
 
 F: floating-point operations an image; U: bytes that an update moves; g = min(n, node) GPUs of a node, k = n / g nodes.
 The sum goes around a ring within each node, and then, in g rings at once, each for its g-th part, between the nodes.
-The efficiency is T(1) / T(n). Nothing overlaps: gradients are summed when all are there, as the step of vaedist does.
-Left out: the input, which is read ahead, stragglers, and what a call costs, which many steps share.
+The efficiency is T(1) / T(n). Nothing overlaps: gradients are summed when all are there, as the step of vaedist does;
+and they travel whole, as those of global batches of 256 images and more do. Left out: the input, which is read ahead,
+stragglers, and what a call costs, which many steps share.
 """
 
 import argparse
