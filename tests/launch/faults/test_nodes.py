@@ -92,7 +92,7 @@ def test_an_elastic_run_whose_command_was_killed_finds_its_places(experiment, no
 
 def test_a_run_saves_in_time_when_a_machine_is_announced_to_go(experiment, nodes, training, waiting, recovered):
     experiment = experiment.with_overrides(
-        "training.epochs=20", "scaling.workers=[1, 2]", "scaling.max_failures=0", "training.steps_per_call=1",
+        "training.epochs=60", "scaling.workers=[1, 2]", "scaling.max_failures=0", "training.steps_per_call=1",
         "checkpoint.every_steps=0", "monitor.log_every=1", "training.global_batch=16",
         "model.hidden=512", "model.flow.width=512", "model.latent=64",
     )  # fmt: skip
