@@ -15,6 +15,14 @@ import numpy as np
 from keras import ops
 
 
+def mask_tensor(mask: np.ndarray) -> Any:
+    """A mask, boolean, as a tensor.
+
+    TensorFlow writes booleans into a graph one by one, which would take longer than all else of the step's graph.
+    """
+    return ops.cast(ops.convert_to_tensor(mask.view(np.uint8)), "bool")
+
+
 class Seen(NamedTuple):
     """What a product was applied to and what it gave, [B, in] and [B, out]."""
 
@@ -66,7 +74,8 @@ class Product:
             self.kernel.assign(self._masked())
 
     def _masked(self) -> Any:
-        return ops.where(self.mask, self.kernel, 0.0)
+        assert self.mask is not None
+        return ops.where(mask_tensor(self.mask), self.kernel, 0.0)
 
 
 class Dense(keras.layers.Dense):

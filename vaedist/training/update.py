@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from vaedist.model.products import mask_tensor
 from vaedist.training.optimizer import Optimizer
 
 
@@ -50,7 +51,7 @@ class Update:
         for i, mask in self.masks.items():
             variable = self.weights[i].values[own]
             value = variable.read_value()
-            variable.assign(tf.where(mask, value, tf.zeros((), value.dtype)))
+            variable.assign(tf.where(mask_tensor(mask), value, tf.zeros((), value.dtype)))
 
     def __call__(self, gradients: Sequence[Any], sums: Any, step: Any, own: int) -> tuple[Any, Any]:
         """Apply the gradient of update number `step`.
@@ -118,7 +119,8 @@ class Update:
         owned = [mirrored[i].values[own] for mirrored in (self.weights, *self.slots.values())]
         weight, *slots = (variable.read_value() for variable in owned)
         with tf.name_scope("optimizer"):
-            safe = tf.where(tf.logical_and(finite, self.masks.get(i, True)), gradient, 0.0)
+            counts = tf.logical_and(finite, mask_tensor(self.masks[i])) if i in self.masks else finite
+            safe = tf.where(counts, gradient, 0.0)
             rates = tuple(tf.cast(tf.where(finite, rate, 0.0), weight.dtype) for rate in rates)
             updated = self.optimizer.update(rates, weight, safe, *slots)
         for variable, value in zip(owned, updated, strict=True):
@@ -126,4 +128,4 @@ class Update:
 
     def _squares(self, i: int, gradient: Any) -> Any:
         """The sum of squares of the gradient of weight i."""
-        return sum_of_squares(tf.where(self.masks[i], gradient, 0.0) if i in self.masks else gradient)
+        return sum_of_squares(tf.where(mask_tensor(self.masks[i]), gradient, 0.0) if i in self.masks else gradient)
