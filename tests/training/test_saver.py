@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ WEIGHTS, SLOTS = {"w": np.ones(3, np.float32)}, {"m/w": np.zeros(3, np.float32)}
 SECONDS = 60
 
 
-def save(saver, step, weights=WEIGHTS, committed=lambda _: None):
-    saver.save(Position(0, step, "f", (4, 6, 3)), weights, SLOTS, "seed = 0\n", committed=committed)
+def save(saver, store, step, weights=WEIGHTS, committed=lambda _: None):
+    position = Position(0, step, "f", (4, 6, 3))
+    saver.begin(partial(store.save, position, weights, SLOTS, "seed = 0\n", committed=committed))
 
 
 def check_until_known(saver):
@@ -32,7 +34,7 @@ def test_training_goes_on_while_one_is_written(tmp_path):
     go_on, told = threading.Event(), []
     store = CheckpointStore(tmp_path, may_write=lambda: go_on.wait(SECONDS))
     with Saver(store) as saver:
-        save(saver, 1, committed=told.append)
+        save(saver, store, 1, committed=told.append)
         saver.check()
         assert (names(store), told) == ([], [])
         go_on.set()
@@ -43,10 +45,10 @@ def test_training_goes_on_while_one_is_written(tmp_path):
 def test_one_is_committed_before_the_next_is_begun_and_all_at_the_end(tmp_path):
     store = CheckpointStore(tmp_path)
     with Saver(store) as saver:
-        save(saver, 1)
+        save(saver, store, 1)
         saver.make_room()
         assert names(store) == ["step-000000001"]
-        save(saver, 2)
+        save(saver, store, 2)
     assert names(store) == ["step-000000002", "step-000000001"]
 
 
@@ -60,7 +62,7 @@ def test_what_fails_is_raised_at_the_next_call_and_once(tmp_path, call):
 
     store = CheckpointStore(tmp_path / "checkpoints", may_write=refuse)
     with Saver(store) as saver:
-        save(saver, 1)
+        save(saver, store, 1)
         assert failed.wait(SECONDS)
         with pytest.raises(StorageError, match="no room"):
             call(saver)
@@ -71,9 +73,9 @@ def test_what_fails_is_raised_at_the_next_call_and_once(tmp_path, call):
 def test_weights_that_are_not_finite_are_not_written(tmp_path):
     store = CheckpointStore(tmp_path)
     with Saver(store) as saver:
-        save(saver, 1)
+        save(saver, store, 1)
         saver.make_room()
-        save(saver, 2, {"w": np.array([1, np.nan], np.float32)})
+        save(saver, store, 2, {"w": np.array([1, np.nan], np.float32)})
         with pytest.raises(CheckpointError, match="step 2: w is not finite"):
             saver.settle()
     assert names(store) == ["step-000000001"]

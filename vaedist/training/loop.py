@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -232,10 +233,11 @@ class Loop:
             self.meters.state(),
         )
         weights, slots, notify = named_weights(self.model), named_slots(self.model, self.step), self.recorder.notify
-        self.saver.save(
-            position, weights, slots, self.experiment.to_toml(),
+        write = partial(
+            self.store.save, position, weights, slots, self.experiment.to_toml(),
             committed=lambda place: notify(Saved(position.epoch, position.step, place, asked)),
         )  # fmt: skip
+        self.saver.begin(write)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         position = checkpoint.position

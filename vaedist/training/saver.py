@@ -1,13 +1,10 @@
 """Checkpoints that are written while training goes on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Self
 
-import numpy as np
-
-from vaedist.training.checkpoint import CheckpointStore, Position
+from vaedist.training.checkpoint import CheckpointStore
 
 
 class Saver:
@@ -22,7 +19,7 @@ class Saver:
     def __init__(self, store: CheckpointStore) -> None:
         self._store = store
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._writing: Future[Path] | None = None
+        self._writing: Future[object] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -30,23 +27,10 @@ class Saver:
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown()
 
-    def save(
-        self,
-        position: Position,
-        weights: Mapping[str, np.ndarray],
-        optimizer: Mapping[str, np.ndarray],
-        experiment: str,
-        *,
-        committed: Callable[[str], None],
-    ) -> None:
-        """Begin to write a checkpoint; arguments as `CheckpointStore.save` has them.
-
-        The one before must be settled, so that there are never two of them in memory.
-        """
+    def begin(self, write: Callable[[], object]) -> None:
+        """Have a checkpoint written, by `write`. The one before must be settled: never are two of them in memory."""
         assert self._writing is None
-        self._writing = self._thread.submit(
-            self._store.save, position, weights, optimizer, experiment, committed=committed
-        )
+        self._writing = self._thread.submit(write)
 
     def check(self) -> None:
         """Raise what the last one failed with, if it is known by now; does not wait."""
