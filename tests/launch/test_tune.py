@@ -148,22 +148,22 @@ def test_ctrl_c_leaves_trials_open_and_more_may_be_asked_for_when_going_on(sweep
         if isinstance(event, TrialStatus) and event.state == "running" and event.epoch == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
-    wanted = sweep(space, ("training.epochs=12",), search="random", samples=1)
+    wanted = sweep(space, ("training.epochs=30",), search="random", samples=1)
     with pytest.raises(Interrupted, match=r"0 of 1 trials have ended; vaedist tune --resume .*sweep goes on"):
         tune(wanted, observe=interrupt)
     folder = SweepFolder.of(wanted)
     assert states(folder) == ["open"]
     reached = read_metrics(folder.read_trials()[0].run.metrics)[-1]["step"]
-    assert 100 <= reached < 1200
+    assert 100 <= reached < 3000
     other = {"model.latent": {"randint": [2, 8]}}
     with pytest.raises(RunError, match=r"was started with another tune\.space"):
-        tune(sweep(other, ("training.epochs=12",), search="random", samples=2), resume=True)
-    tune(sweep(space, ("training.epochs=12",), search="random", samples=2), resume=True)
+        tune(sweep(other, ("training.epochs=30",), search="random", samples=2), resume=True)
+    tune(sweep(space, ("training.epochs=30",), search="random", samples=2), resume=True)
     assert states(folder) == ["finished", "finished"]
     assert running(folder) == {0: 2, 1: 1}
     assert [dict(trial.params) for trial in folder.read_trials()] == [wanted.drawn(0), wanted.drawn(1)]
     steps = [row["step"] for row in read_metrics(folder.read_trials()[0].run.metrics) if row["kind"] == "train"]
-    assert steps == list(range(5, 1201, 5))
+    assert steps == list(range(5, 3001, 5))
     with pytest.raises(ConfigError, match=r"tune\.samples = 1: the sweep at .* has 2 trials already"):
         tune(wanted, resume=True)
 

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -36,6 +37,15 @@ def test_a_trial_tells_its_epochs_and_its_best(written):
     assert (made.best("elbo", "max"), made.best("bits_per_dim", "min")) == (-1.0, 2.0)
     assert made.best("importance_bound", "max") is None
     assert (none.epochs, none.best("elbo", "max")) == ((), None)
+
+
+def test_a_trial_as_it_was_after_an_epoch(written):
+    sweep = written()
+    sweep.trial((0, 16), (-3.0, -2.5, -1.0, -2.0))
+    (made,) = sweep.folder.read_trials()
+    then = replace(made, until=2)
+    assert ([epoch.epoch for epoch in then.epochs], then.best("elbo", "max")) == ([1, 2], -2.5)
+    assert [epoch.epoch for epoch in made.epochs] == [1, 2, 3, 4]
 
 
 def test_starts_are_counted_over_retries(mixed):

@@ -41,9 +41,9 @@ class Follower(Unpickled, Callback):
         self._interrupted = self._out_of_time = False
         self._error: VaedistError | None = None
 
-    def status(self, trial: Trial) -> TrialStatus:
-        """How a trial stands, by its run's metrics as they are now."""
-        trial = self._fetched(trial)
+    def status(self, trial: Trial, *, until: int | None = None) -> TrialStatus:
+        """How a trial stands, by its run's metrics as they are now, or as they were after epoch `until`."""
+        trial = replace(self._fetched(trial), until=until)
         epochs, best = trial.epochs, trial.best(self._metric, self._mode)
         last = getattr(epochs[-1], self._metric) if epochs else None
         made = epochs[-1].epoch if epochs else 0
@@ -60,9 +60,10 @@ class Follower(Unpickled, Callback):
         self._set(trial, "running")
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        """An epoch of a trial is saved."""
+        """An epoch of a trial is saved; its run may be epochs ahead of what Ray Tune has looked at."""
         if "failure" not in result:
-            self._guarded(lambda: self._observe(self.status(self._log.trials[trial.config["trial"]])))
+            known = self._log.trials[trial.config["trial"]]
+            self._guarded(lambda: self._observe(self.status(known, until=result["epochs"])))
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """A trial came to its end, or was stopped."""

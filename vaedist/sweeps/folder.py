@@ -43,6 +43,7 @@ class Trial:
         state: how it went; "stopped" is by the scheduler.
         starts: how often it was started or gone on with.
         reason: why it failed.
+        until: of its epochs, the last that is looked at; None looks at all that were made.
     """
 
     number: int
@@ -51,6 +52,7 @@ class Trial:
     state: State = "open"
     starts: int = 0
     reason: str = ""
+    until: int | None = None
 
     @property
     def name(self) -> str:
@@ -66,6 +68,7 @@ class Trial:
         return tuple(
             Epoch(row["epoch"], row["step"], row["elbo"], row.get("importance_bound"), row.get("bits_per_dim"))
             for row in rows
+            if self.until is None or row["epoch"] <= self.until
         )
 
     def best_epoch(self, metric: str, mode: str) -> Epoch | None:
