@@ -17,7 +17,7 @@ def compiled(function, *shapes):
 )
 def test_a_matrix_product(transposed, left, right):
     work = work_of(compiled(lambda a, b: tf.matmul(a, b, *transposed), left, right))
-    assert work.products == (Product(96, 64, 80),)
+    assert work.products == (Product(96, 64, 80, *transposed),)
     assert work.flops == 2 * 96 * 64 * 80
     assert work.bytes == 4 * (96 * 64 + 64 * 80 + 96 * 80)
 

@@ -16,18 +16,25 @@ FLOAT = 4  # bytes of a float32
 
 
 def products_task(products: Sequence[Product]) -> Task:
-    """Matrix products alone: each of its own float32 operands, one after another."""
+    """Matrix products alone: each of its own float32 operands, kept as in the program, one after another."""
     random = tf.random.Generator.from_seed(0)
-    pairs = [(random.normal((p.rows, p.inner)), random.normal((p.inner, p.columns))) for p in products]
+
+    def kept(sizes: tuple[int, int], transposed: bool) -> Any:
+        return random.normal(sizes[::-1] if transposed else sizes)
+
+    pairs = [
+        (kept((p.rows, p.inner), p.left_transposed), kept((p.inner, p.columns), p.right_transposed)) for p in products
+    ]
 
     @compiled
     def multiply(pairs: Any) -> Any:
         def body(k: Any, results: Any) -> Any:
             found = []
-            for (a, b), before in zip(pairs, results, strict=True):
+            for product, (a, b), before in zip(products, pairs, results, strict=True):
                 # The smaller operand depends on the result before, or the compiler would multiply only once.
                 factor = 1.0 + 1e-30 * before[0, 0]
-                found.append(tf.matmul(a * factor, b) if a.shape[0] <= b.shape[1] else tf.matmul(a, b * factor))
+                a, b = (a * factor, b) if product.rows <= product.columns else (a, b * factor)
+                found.append(tf.matmul(a, b, product.left_transposed, product.right_transposed))
             return k + 1, tuple(found)
 
         start = tf.constant(0), tuple(tf.zeros((p.rows, p.columns)) for p in products)

@@ -19,8 +19,8 @@ _INSTRUCTION = re.compile(
 _ARRAY = re.compile(r"(?P<type>\w+)\[(?P<sizes>[\d,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
 _NAME = re.compile(r"%([\w.\-]+)")
-_CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
-_BITS = re.compile(r"\d+")
+_CONTRACTED = re.compile(r"[lr]hs_contracting_dims=\{([\d,]*)\}")
+_NUMBER = re.compile(r"\d+")
 _SLICES = {"slice", "dynamic-slice"}
 # They name or rearrange what is there, or run other computations, whose instructions are counted.
 _FREE = {"parameter", "get-tuple-element", "tuple", "constant", "bitcast", "while", "conditional", "call"}
@@ -35,7 +35,7 @@ class Array(NamedTuple):
     @property
     def bytes(self) -> int:
         """What it takes in memory."""
-        bits = _BITS.search(self.type)
+        bits = _NUMBER.search(self.type)
         return math.prod(self.sizes) * (max(1, int(bits.group()) // 8) if bits else 1)
 
 
@@ -54,11 +54,13 @@ class Instruction(NamedTuple):
 
 
 class Product(NamedTuple):
-    """A matrix product, [rows, inner] x [inner, columns], whichever of them is kept transposed."""
+    """A matrix product, [rows, inner] x [inner, columns], either of which may be kept transposed."""
 
     rows: int
     inner: int
     columns: int
+    left_transposed: bool = False
+    right_transposed: bool = False
 
     @property
     def flops(self) -> int:
@@ -126,10 +128,10 @@ def _used(fused: list[Instruction]) -> list[int]:
 
 def _product(dot: Instruction, left: tuple[int, ...]) -> Product:
     """A `dot`, whose first operand has the sizes `left`."""
-    axes = [int(axis) for axis in _CONTRACTED.findall(dot.attributes)[0].split(",") if axis]
+    axes, right_axes = ([int(axis) for axis in _NUMBER.findall(found)] for found in _CONTRACTED.findall(dot.attributes))
     inner = math.prod(left[axis] for axis in axes)
     rows = math.prod(left) // inner
-    return Product(rows, inner, math.prod(dot.result[0].sizes) // rows)
+    return Product(rows, inner, math.prod(dot.result[0].sizes) // rows, 0 in axes, 0 not in right_axes)
 
 
 def _computations(text: str) -> Iterator[tuple[str, list[Instruction]]]:

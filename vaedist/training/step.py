@@ -50,7 +50,7 @@ class TrainStep:
         self.sums = column_names(model) if objective.is_elbo else (*column_names(model), "objective")
         self.names = (*self.sums, "stop", "gradient_norm")
         self.weights = [variable.value for variable in model.trainable_variables]
-        self.dtype = self.weights[0].dtype
+        self.dtype, self._on_gpus = self.weights[0].dtype, on_gpus(strategy)
         paths = [variable.path for variable in model.trainable_variables]
         kernels = {paths.index(product.kernel.path): product for product in model.products}
         masks = {i: product.mask for i, product in kernels.items() if product.mask is not None}
@@ -58,7 +58,7 @@ class TrainStep:
             [weight.shape for weight in self.weights],
             kernels,
             rows=global_batch, dtype=self.dtype.name, reduce_dtype=reduce_dtype or self.dtype.name,
-            split=not on_gpus(strategy),
+            split=not self._on_gpus,
         )  # fmt: skip
         with strategy.scope():
             self.update = Update(optimizer, self.weights, masks, norm_every=norm_every, clip_norm=clip_norm)
@@ -94,14 +94,13 @@ class TrainStep:
 
         All workers call this, each with its rows, or none; the weights are taken as they are now.
         """
+        faults_of = compiled(self._faults)
 
         def replica(batches: Batch) -> Any:
-            own, none = local_replica(self.strategy), tf.zeros((), self.dtype)
             batch = Batch(*(part[k] for part in batches))
-            gradients, _ = self._gradients(batch, tf.constant(step, tf.int64), none, own)
-            faults = [tf.logical_not(tf.reduce_all(tf.math.is_finite(gradient))) for gradient in gradients]
+            faults = faults_of(batch, tf.constant(step, tf.int64), local_replica(self.strategy))
             context = tf.distribute.get_replica_context()
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(tf.stack(faults), self.dtype))
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, faults)
 
         faults = traced(self.strategy.run)(replica, args=(self._on_devices(chunk),))
         counts = first_local(self.strategy, faults).numpy()
@@ -201,7 +200,7 @@ class TrainStep:
         `factored` are the numbers of the kernels whose gradients are given as `Factors`.
         """
         weights = [weight.values[own] for weight in self.weights]
-        with tf.GradientTape() as tape, products_seen() as seen:
+        with tf.GradientTape() as tape, products_seen(kernel_first=not self._on_gpus) as seen:
             output = self._output(batch, step)
             if self.objective.is_elbo:
                 sums = row_sums(batch, output)
@@ -220,6 +219,12 @@ class TrainStep:
         for i, product in products.items():
             gradients[i] = Factors(product.x, gradients[i])
         return gradients, tf.concat([sums, [stop]], 0)
+
+    def _faults(self, batch: Batch, step: Any, own: int) -> Any:
+        """1 for each weight whose gradient is not finite, 0 for others."""
+        gradients, _ = self._gradients(batch, step, tf.zeros((), self.dtype), own)
+        faults = [tf.logical_not(tf.reduce_all(tf.math.is_finite(gradient))) for gradient in gradients]
+        return tf.cast(tf.stack(faults), self.dtype)
 
     def _packed_gradients(self, batch: Batch, step: Any, stop: Any, own: int, group_sums: Any) -> Any:
         return self._packing.pack(batch, *self._gradients(batch, step, stop, own, group_sums, self._packing.factored))
