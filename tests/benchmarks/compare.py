@@ -7,8 +7,9 @@ The loops are in peers/. That in TensorFlow and that in Keras run in this enviro
 torch numpy`) and in JAX (`pip install jax optax`) in environments of their own, whose Pythons are named by --peer.
 
 In each round every loop runs once, in a process of its own, on the same crops of photographs. A run makes three passes,
-the first of which compiles and does not count. Prints the medians, and how much faster vaedist is, round by round;
---out takes compare.png.
+the first of which compiles and does not count; that of vaedist is an epoch of three times as many images, of which the
+first third does not count, so that no checkpoint is written meanwhile, as the others write none (`epoch.py` tells what
+they take). Prints the medians, and how much faster vaedist is, round by round; --out takes compare.png.
 """
 
 import argparse
@@ -33,16 +34,17 @@ from vaedist.training.run_folder import RunFolder
 PEERS = Path(__file__).parent / "peers"
 PASSES = 3
 OURS = "vaedist"
+CALL = 64  # the most steps of a call; a pass has as many at least, so that the first call is within it
 
 
-def train(experiment, place, number):
-    """Images a second of the passes of a `vaedist train` but the first, by its own metrics."""
+def train(experiment, first, place, number):
+    """Images a second of a `vaedist train` of one epoch after its `first` steps, by its own metrics."""
     one = experiment.with_overrides(f"run.name=round-{number}", f"run.folder='{place}'")
     job = place / f"round-{number}.toml"
     job.write_text(one.to_toml())
     command = [sys.executable, "-m", "vaedist", "train", str(job)]
     subprocess.run(command, check=True, capture_output=True)
-    rows = [row for row in read_metrics(RunFolder.of(one).metrics) if row["kind"] == "train" and row["epoch"] > 1]
+    rows = [row for row in read_metrics(RunFolder.of(one).metrics) if row["kind"] == "train" and row["step"] > first]
     return statistics.median(row["images_per_second"] for row in rows)
 
 
@@ -55,14 +57,14 @@ def peer(name, python, images, batch):
     return statistics.median(one["images_per_second"] for one in passes[1:])
 
 
-def compare(experiment, peers, images, place, rounds):
-    """The rates of all, a list of rounds each; prints each as it comes."""
+def compare(experiment, peers, steps, file, place, rounds):
+    """The rates of all, whose passes are of so many `steps`, a list of rounds each; prints each as it comes."""
     batch = experiment.training.global_batch
     rates = {OURS: [], **{name: [] for name in peers}}
     for number in range(rounds):
-        rates[OURS].append(train(experiment, place, number))
+        rates[OURS].append(train(experiment, steps, place, number))
         for name, python in peers.items():
-            rates[name].append(peer(name, python, images, batch))
+            rates[name].append(peer(name, python, file, batch))
         told = ", ".join(f"{name} {found[-1]:,.0f}" for name, found in rates.items())
         print(f"batch {batch}, round {number + 1}: {told}", flush=True)
     return rates
@@ -110,20 +112,21 @@ def main():
     with tempfile.TemporaryDirectory(prefix="compare") as name:
         place = Path(name)
         data = place / "data"
-        prepare(photos(options.images, 256), str(data))
+        prepare(photos(PASSES * options.images, 256), str(data))
         manifest = load_manifest(str(data))
         shards = open_split(str(data), manifest, "train", range(len(manifest.splits["train"].shards)))
         flat = np.concatenate([shard.images.reshape(len(shard.images), -1) for shard in shards])
-        np.save(place / "images.npy", flat)
+        np.save(place / "images.npy", flat[: options.images])
         for batch in options.batch:
+            steps = options.images // batch
             experiment = Experiment().with_overrides(
-                f"data.path='{data}'", f"training.global_batch={batch}", f"training.epochs={PASSES}",
-                f"monitor.log_every={max(1, options.images // batch // 4)}", "monitor.pictures_every=0",
-                "checkpoint.every_steps=0",
+                f"data.path='{data}'", f"training.global_batch={batch}", "training.epochs=1",
+                f"training.steps_per_call={min(CALL, steps)}", f"monitor.log_every={max(1, steps // 4)}",
+                "monitor.pictures_every=0", "checkpoint.every_steps=0",
             )  # fmt: skip
             folder = place / f"batch-{batch}"
             folder.mkdir()
-            results[batch] = compare(experiment, peers, place / "images.npy", folder, options.rounds)
+            results[batch] = compare(experiment, peers, steps, place / "images.npy", folder, options.rounds)
             show(batch, results[batch])
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)

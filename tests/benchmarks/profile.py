@@ -3,9 +3,10 @@
     python tests/benchmarks/profile.py [--batch 32 256] [--threads 2] [--calls 20]
 
 Trains with the sizes of jobs/cifar10-iaf.toml on random images in this process, some calls of 8 steps, while
-TensorFlow's profiler notes when each thread begins and ends each instruction. Prints, for each kind of instruction, the
-milliseconds of a step that threads spend on it together, and their share of what all threads have. The rest is the
-time that threads wait for each other, and that the call takes outside the program, which is Python's and TensorFlow's.
+TensorFlow's profiler notes when each instruction begins and ends. Prints, for each kind of instruction, the
+milliseconds of a step and their share: a moment belongs to the instruction that is under way, or to all that are, in
+equal parts. (Most use all threads; the profiler notes the one that waits for the others.) The rest is between
+instructions, or outside the program, which is Python's and TensorFlow's.
 """
 
 import argparse
@@ -33,7 +34,8 @@ LABELS = {
 }
 HOLDING = {"while", "call", "conditional"}  # other instructions, which are counted
 PRODUCTS, OTHER = "matrix products", "activations, flow, likelihood"
-OUTSIDE = "outside the program: Python and TensorFlow"
+BETWEEN, OUTSIDE = "between instructions", "outside the program: Python and TensorFlow"
+PICO = 1e12
 
 
 def kinds(program):
@@ -50,20 +52,28 @@ def kinds(program):
 
 
 def spent(folder, of):
-    """Milliseconds that all threads spend on each kind, and within the program at all, from a profile."""
+    """Seconds that each kind takes, and that programs take in all, from a profile."""
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
     (file,) = Path(folder).glob("**/*.xplane.pb")
     space = xplane_pb2.XSpace.FromString(file.read_bytes())
-    busy, inside = Counter(), 0.0
+    turns, inside = [], 0
     for plane in space.planes:
         for line in plane.lines:
             for event in line.events:
                 name = plane.event_metadata[event.metadata_id].name
+                begin = 1000 * line.timestamp_ns + event.offset_ps
                 if name in of:
-                    busy[of[name]] += event.duration_ps / 1e9
-                inside += event.duration_ps / 1e9 if name == "CpuExecutable::ExecuteAsyncOnStream" else 0.0
-    return busy, inside
+                    turns += [(begin, 1, of[name]), (begin + event.duration_ps, -1, of[name])]
+                inside += event.duration_ps if name == "CpuExecutable::ExecuteAsyncOnStream" else 0
+    busy, under_way, before = Counter(), Counter(), 0
+    for moment, change, kind in sorted(turns):
+        if at_once := under_way.total():
+            for each, number in under_way.items():
+                busy[each] += (moment - before) / PICO * number / at_once
+        under_way[kind] += change
+        before = moment
+    return busy, inside / PICO
 
 
 def profile(batch, threads, calls):
@@ -91,18 +101,18 @@ def profile(batch, threads, calls):
         begun = time.perf_counter()
         for call in range(5, 5 + calls):
             step.run(chunk, call * STEPS)
-        wall = 1e3 * (time.perf_counter() - begun)
+        wall = time.perf_counter() - begun
         tf.profiler.experimental.stop()
         busy, inside = spent(folder, of)
     steps = calls * STEPS
-    rate = 1e3 * batch * steps / wall
-    print(f"\nbatch {batch}: {wall / steps:.2f} ms a step under the profiler, {rate:,.0f} images/s")
-    print("| kind | thread-ms a step | share |\n|---|---|---|")
+    rate = batch * steps / wall
+    print(f"\nbatch {batch}: {1e3 * wall / steps:.2f} ms a step under the profiler, {rate:,.0f} images/s")
+    print("| kind | ms a step | share |\n|---|---|---|")
     rows = {label: busy.get(label, 0.0) for label in (PRODUCTS, *LABELS.values(), OTHER)}
-    rows[OUTSIDE] = threads * (wall - inside)
-    rows["waiting for another thread"] = threads * wall - sum(rows.values())
-    for label, milliseconds in rows.items():
-        print(f"| {label} | {milliseconds / steps:.2f} | {milliseconds / (threads * wall):.1%} |")
+    rows[BETWEEN] = inside - sum(rows.values())
+    rows[OUTSIDE] = wall - inside
+    for label, seconds in rows.items():
+        print(f"| {label} | {1e3 * seconds / steps:.2f} | {seconds / wall:.1%} |")
 
 
 def main():
