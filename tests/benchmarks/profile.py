@@ -5,8 +5,9 @@
 Trains with the sizes of jobs/cifar10-iaf.toml on random images in this process, some calls of 8 steps, while
 TensorFlow's profiler notes when each instruction begins and ends. Prints, for each kind of instruction, the
 milliseconds of a step and their share: a moment belongs to the instruction that is under way, or to all that are, in
-equal parts. (Most use all threads; the profiler notes the one that waits for the others.) The rest is between
-instructions, or outside the program, which is Python's and TensorFlow's.
+equal parts. (Most use all threads; the profiler notes the one that waits for the others.) The rest is not noted, which
+are products that go on in another thread while none is waited for, and what lies between instructions; or it is outside
+the program, which is Python's and TensorFlow's.
 """
 
 import argparse
@@ -34,7 +35,7 @@ LABELS = {
 }
 HOLDING = {"while", "call", "conditional"}  # other instructions, which are counted
 PRODUCTS, OTHER = "matrix products", "activations, flow, likelihood"
-BETWEEN, OUTSIDE = "between instructions", "outside the program: Python and TensorFlow"
+NOT_NOTED, OUTSIDE = "not noted: between instructions", "outside the program: Python and TensorFlow"
 PICO = 1e12
 
 
@@ -109,7 +110,7 @@ def profile(batch, threads, calls):
     print(f"\nbatch {batch}: {1e3 * wall / steps:.2f} ms a step under the profiler, {rate:,.0f} images/s")
     print("| kind | ms a step | share |\n|---|---|---|")
     rows = {label: busy.get(label, 0.0) for label in (PRODUCTS, *LABELS.values(), OTHER)}
-    rows[BETWEEN] = inside - sum(rows.values())
+    rows[NOT_NOTED] = inside - sum(rows.values())
     rows[OUTSIDE] = wall - inside
     for label, seconds in rows.items():
         print(f"| {label} | {1e3 * seconds / steps:.2f} | {seconds / wall:.1%} |")
