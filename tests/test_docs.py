@@ -1,5 +1,6 @@
 """What the pages and the jobs' comments name is there: commands, options, keys, files, tests."""
 
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from vaedist.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "docs/performance.md"]
 JOBS = sorted((ROOT / "jobs").glob("*.toml"))
 MADE = ("data", "runs")  # folders of the root that are made by use
 
@@ -79,7 +80,12 @@ def commands(command: click.Command = main) -> Iterator[click.Command]:
 
 def file_names() -> list[str]:
     """What is in backticks or linked to, and looks like a file or a folder of the project."""
-    linked = [link for page in PAGES for link in re.findall(r"\]\(([^)]+)\)", page.read_text()) if "://" not in link]
+    linked = [
+        os.path.relpath(page.parent / link, ROOT)
+        for page in PAGES
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+        if "://" not in link
+    ]
     named = [code.partition("::")[0] for code in in_inline(r"[\w.][\w./-]*(::\w+)?")]
     run = RunFolder(Path())
     of_a_run = {run.experiment.name, run.metrics.name, run.logs.name, run.tensorboard.name, run.pictures.name,
