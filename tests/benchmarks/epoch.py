@@ -6,8 +6,9 @@ Trains a prepared data set with the sizes of jobs/cifar10-iaf.toml in this proce
 does, with pictures after each epoch. The first epoch, which compiles, does not count. Prints the median over the others
 of the seconds of each part, and its share of the epoch.
 
-Checkpoints are written while training goes on, which slows its steps down. So all that is beside the loop is what the
-epoch takes more than its steps at their usual pace, the median over its calls.
+Checkpoints are written while training goes on, which slows its steps down. What they cost in this way is the time that
+calls of the step during a write take more than their steps at the usual pace of the epoch, the median over the calls in
+which nothing is written. That other calls are slower than usual is not the run's doing, and told by itself.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from vaedist.training.evaluation import Evaluator
 from vaedist.training.loop import Loop
 from vaedist.training.recorder import Recorder
 from vaedist.training.run_folder import RunFolder
+from vaedist.training.saver import Saver
 from vaedist.training.step import TrainStep
 from vaedist.training.worker import Worker, train
 
@@ -59,7 +61,21 @@ def timed(owner, name, spent):
 def told(label, seconds, whole):
     """The median of a part of each epoch, the least and the most, and its share of the whole."""
     median = statistics.median(seconds)
-    return f"{label:42} {median:8.3f} s ({min(seconds):.3f} to {max(seconds):.3f}) {median / whole:8.2%}"
+    return f"{label:44} {median:8.3f} s ({min(seconds):.3f} to {max(seconds):.3f}) {median / whole:8.2%}"
+
+
+def more_than_usual(calls, writes):
+    """The seconds that calls took more than their steps at the usual pace: those during writes, and the others.
+
+    Args:
+        calls, writes: begin and end of each; of a call also its number of steps.
+    """
+    during = [any(begun < end and start < ended for start, end in writes) for begun, ended, _ in calls]
+    usual = statistics.median((e - b) / n for (b, e, n), wrote in zip(calls, during, strict=True) if not wrote)
+    sums = {True: 0.0, False: 0.0}
+    for (begun, ended, steps), wrote in zip(calls, during, strict=True):
+        sums[wrote] += ended - begun - steps * usual
+    return sums[True], sums[False]
 
 
 def main():
@@ -72,27 +88,38 @@ def main():
     options = parser.parse_args()
     if options.epochs < 2:
         parser.error("--epochs: at least 2, the first of which does not count")
-    spent, epochs, calls, paces = defaultdict(float), [], [], []
+    spent, epochs, calls, slower, writes = defaultdict(float), [], [], [], []
     for owner, name in PARTS.values():
         timed(owner, name, spent)
-    run, end = TrainStep.run, Loop._end_epoch
+    run, end, begin = TrainStep.run, Loop._end_epoch, Saver.begin
 
-    def paced(step, chunk, *arguments, **more):
-        """A call, noted with its seconds a step."""
+    def noted(step, chunk, *arguments, **more):
+        """A call of the step, noted with its begin, its end and its number of steps."""
         begun = time.perf_counter()
         result = run(step, chunk, *arguments, **more)
-        calls.append((time.perf_counter() - begun) / chunk.steps)
+        calls.append((begun, time.perf_counter(), chunk.steps))
         return result
 
+    def written(saver, write):
+        """A checkpoint's writing, noted with its begin and its end."""
+
+        def timed_write():
+            place = [time.perf_counter(), float("inf")]
+            writes.append(place)
+            write()
+            place[1] = time.perf_counter()
+
+        begin(saver, timed_write)
+
     def ended(loop, **more):
-        """The end of an epoch, noted with its steps at their usual pace."""
+        """The end of an epoch, noted with what its calls took more than usual: during writes, and the others."""
         means = end(loop, **more)
-        paces.append(statistics.median(calls) * loop.steps_per_epoch)
+        slower.append(more_than_usual(calls, writes))
         epochs.append((time.perf_counter(), dict(spent)))
         calls.clear()
         return means
 
-    TrainStep.run, Loop._end_epoch = paced, ended
+    TrainStep.run, Loop._end_epoch, Saver.begin = noted, ended, written
 
     with tempfile.TemporaryDirectory(prefix="epoch") as folder:
         experiment = Experiment().with_overrides(
@@ -103,15 +130,20 @@ def main():
     wholes = [after - before for (before, _), (after, _) in itertools.pairwise(epochs)]
     whole = statistics.median(wholes)
     print(f"an epoch: {whole:.2f} s, median of {len(wholes)} ({min(wholes):.2f} to {max(wholes):.2f})")
-    rests = np.array(wholes)
+    rests, beside = np.array(wholes), np.zeros(len(wholes))
     for label, (owner, name) in PARTS.items():
         key = owner.__name__, name
         pairs = itertools.pairwise(epochs)
         seconds = np.array([after.get(key, 0.0) - before.get(key, 0.0) for (_, before), (_, after) in pairs])
         rests -= seconds
         print(told(label, seconds, whole))
+        if label != "the steps":
+            beside += seconds
     print(told("the rest", rests, whole))
-    print(told("all that is beside the loop", np.array(wholes) - paces[1:], whole))
+    during, others = np.array(slower[1:]).T
+    print(told("steps slowed down by a checkpoint's writing", during, whole))
+    print(told("all that is beside the loop", beside + rests + during, whole))
+    print(told("other steps slower than usual", others, whole))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from vaedist.errors import StorageError
 from vaedist.files import replace_file
 
 WHITE = 255
+COMPRESSION = 3  # of PNGs, of 9; a fourth of the time of 6, Pillow's own, for files that are 4 % larger
 
 
 def to_uint8(x: npt.ArrayLike) -> np.ndarray:
@@ -102,7 +103,7 @@ def encode_png(array: np.ndarray, *, scale: int = 1) -> bytes:
     enlarged = array.repeat(scale, axis=0).repeat(scale, axis=1)
     picture = Image.fromarray(enlarged[..., 0] if enlarged.shape[2] == 1 else enlarged)
     content = io.BytesIO()
-    picture.save(content, format="PNG")
+    picture.save(content, format="PNG", compress_level=COMPRESSION)
     return content.getvalue()
 
 

@@ -6,6 +6,7 @@ names files by the second, so that a quick restart truncates the file before it.
 fails, where it is made.
 """
 
+import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from google.protobuf import text_format  # type: ignore[import-untyped]
+from PIL import Image
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
@@ -56,9 +58,12 @@ class TensorBoardWriter:
         for tag, value in values.items():
             self._summary(summary.scalar(tag, float(value)), step)
 
-    def picture(self, tag: str, step: int, image: np.ndarray) -> None:
-        """A picture, uint8 [H, W, C] with 1 or 3 channels."""
-        self._summary(summary.image(tag, image, dataformats="HWC"), step)
+    def picture(self, tag: str, step: int, png: bytes) -> None:
+        """A picture, as `encode_png` gives it."""
+        with Image.open(io.BytesIO(png)) as picture:
+            (width, height), channels = picture.size, len(picture.getbands())
+        image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png)
+        self._summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
     def histogram(self, tag: str, step: int, values: np.ndarray) -> None:
         """The distribution of values, any shape; those that are not finite are left out."""

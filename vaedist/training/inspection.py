@@ -8,10 +8,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from vaedist.model import VAE, Encoding, Posterior
+from vaedist.model import VAE, Posterior
 from vaedist.model.noise import EVALUATION_OBSERVATION, INSPECTION, PIXELS, PRIOR, row_normal, row_uniform
 from vaedist.objective import Bound, active_units, bound, kl_per_unit, latent_moments
-from vaedist.training.compiled import traced
+from vaedist.training.compiled import compiled, traced
 
 BLOCK = 256  # images at a time
 
@@ -85,28 +85,30 @@ def interpolate(model: VAE, images: np.ndarray, *, steps: int = 8, seed: int = 0
     return decode(model, path.reshape(-1, model.latent))
 
 
-def latent_statistics(model: VAE, images: np.ndarray, *, samples: int = 32, seed: int = 0) -> LatentStatistics:
+def latent_statistics(model: VAE, images: np.ndarray, *, samples: int = 40, seed: int = 0) -> LatentStatistics:
     """Active units and the KL of each unit over some uint8 images, from several samples of z an image.
 
     The variance over images of a unit that carries nothing is found to be 0 but for about sqrt(2 / images) / samples:
-    0.003 with 256 images and 32 samples, where 0.01 counts as active.
+    0.003 with 128 images and 40 samples, where 0.01 counts as active.
     """
     sums, squares, kl = _in_blocks(images, lambda block, first: _latent_sums(model, block, seed, samples, first))
     return LatentStatistics(active_units(latent_moments(sums, squares, samples)), kl.mean(0) / samples)
 
 
-@traced
+@compiled
 def _latent_sums(model: VAE, images: Any, seed: int, samples: int, first: Any) -> tuple[Any, ...]:
     """Sums over some samples of z of each image: of z, of z^2, and of the KL of each unit, [B, latent], float64."""
     rows, latent = images.shape[0], model.latent
+
+    def take(k: Any, *totals: Any) -> tuple[Any, ...]:
+        draw = model.sample_posterior(encoding, row_normal(seed, INSPECTION, k, first, rows, latent))
+        parts = draw.z, tf.square(draw.z), kl_per_unit(draw)
+        return k + 1, *(total + tf.cast(part, tf.float64) for total, part in zip(totals, parts, strict=True))
+
     encoding = model.encode(model.observe(images, _noise(model, images, seed, first)))
-    eps = row_normal(seed, INSPECTION, 0, first, rows, samples * latent)
-    repeated = Encoding(*(tf.repeat(part, samples, axis=0) for part in encoding))
-    draws = model.sample_posterior(repeated, tf.reshape(eps, (-1, latent)))
-    parts = draws.z, tf.square(draws.z), kl_per_unit(draws)
-    return tuple(
-        tf.reduce_sum(tf.cast(tf.reshape(part, (rows, samples, latent)), tf.float64), axis=1) for part in parts
-    )
+    start = tf.constant(0), *(tf.zeros((rows, latent), tf.float64) for _ in range(3))
+    _, *sums = tf.while_loop(lambda k, *_: k < samples, take, start, maximum_iterations=samples)
+    return tuple(sums)
 
 
 @traced

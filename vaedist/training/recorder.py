@@ -15,7 +15,7 @@ from vaedist.training.run_folder import RunFolder
 
 PICTURE_SCALE = 2  # screen pixels a pixel
 PICTURE_COLUMNS = 8
-STATISTICS_IMAGES = 256
+STATISTICS_IMAGES = 128
 
 
 class Recorder:
@@ -124,8 +124,8 @@ class Recorder:
             paths = inspection.interpolate(model, ends, steps=PICTURE_COLUMNS, seed=seed)
             sheets["interpolations"] = grid(to_uint8(paths), PICTURE_COLUMNS)
         for name, sheet in sheets.items():
-            self.board.picture(f"pictures/{name}", step, sheet)
             content = encode_png(sheet, scale=PICTURE_SCALE)
+            self.board.picture(f"pictures/{name}", step, content)
             for place in (f"{name}-epoch-{epoch:04d}.png", f"{name}.png"):
                 save_encoded(self.run.pictures / place, content)
 
