@@ -38,6 +38,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "training.warmup_steps": (100, -1),
     "training.weight_decay": (0.01, -0.1),
     "training.clip_norm": (10.0, -0.5),
+    "training.accumulation_steps": (8, 0),
     "training.reduce_dtype": ("bfloat16", "float16"),
     "training.ema_decay": (0.999, 1.0),
     "training.steps_per_call": (8, 1025),
@@ -395,6 +396,15 @@ def test_the_jobs_that_ship_with_the_project_are_valid():
     assert jobs
     for path in jobs:
         assert Experiment.from_file(path).run.name == path.stem
+
+
+def test_a_batch_has_no_more_parts_than_images():
+    Experiment.from_dict({"training": {"global_batch": 4, "accumulation_steps": 4}})
+    with pytest.raises(ConfigError) as raised:
+        Experiment.from_dict({"training": {"global_batch": 4, "accumulation_steps": 8}})
+    assert str(raised.value) == (
+        "experiment: training: accumulation_steps = 8 parts of global_batch = 4 images are more parts than images"
+    )
 
 
 def test_gradients_are_summed_in_bfloat16_on_cpus_only():

@@ -94,7 +94,7 @@ from vaedist.training.optimizer import Adam, Schedule
 from vaedist.training.step import TrainStep
 from vaedist.training.strategy import configure_devices, make_strategy
 
-rows, clip_norm = int(sys.argv[1]), float(sys.argv[2])
+rows, clip_norm, parts = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 configure_devices(threads=1, gpus=0, logical_devices=2)
 both = make_strategy(workers=1)
 alone = tf.distribute.MirroredStrategy(both.extended.worker_devices[:1])
@@ -106,7 +106,7 @@ for strategy in (alone, both):
         model = VAE((4, 4, 3), hidden=40, latent=20, flow_depth=2, flow_width=48)
     step = TrainStep(
         model, strategy, Adam(Schedule(0.01)), Objective(), global_batch=8, steps_per_call=3, norm_every=1,
-        clip_norm=clip_norm, seed=0,
+        clip_norm=clip_norm, accumulation_steps=parts if replicas > 1 else 1, seed=0,
     )
     lanes = [images[lane::4] for lane in range(4)]
     chunk = LaneReader(LanePlan(rows, 4, 8), lanes, replicas=replicas, seed=0).read(0, 0, 3, 3)
@@ -120,14 +120,15 @@ print(factored, len(model.products) - factored, max(np.abs(a - b).max() for a, b
 """
 
 
-@pytest.mark.parametrize(("rows", "clip_norm"), [(22, 0.0), (18, 0.5)])
-def test_gradients_that_travel_as_factors_give_the_weights_that_one_device_gives(rows, clip_norm):
+@pytest.mark.parametrize(("rows", "clip_norm", "parts"), [(22, 0.0, 1), (18, 0.5, 1), (18, 0.0, 3)])
+def test_replicas_give_the_weights_that_one_device_gives(rows, clip_norm, parts):
     said = subprocess.run(
-        [sys.executable, "-c", FACTORS, str(rows), str(clip_norm)], capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", FACTORS, str(rows), str(clip_norm), str(parts)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert said.returncode == 0, said.stderr[-3000:]
     factored, whole, apart = said.stdout.splitlines()[-1].split()
-    assert int(factored) > 1
+    assert (int(factored) > 1) == (parts == 1)  # of a batch in parts, gradients travel whole
     assert int(whole) > 1
     assert float(apart) < 1e-5  # three updates of 0.01 have moved them
 

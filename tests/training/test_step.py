@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from vaedist.bench.program import work_of
 from vaedist.model import VAE
 from vaedist.model.noise import OBSERVATION, POSTERIOR, row_normal, row_uniform
 from vaedist.objective import Objective, bound
@@ -98,6 +99,21 @@ def test_steps_per_call_changes_nothing(get_step, reader):
         results.append(snapshot(step.model))
     for other in results[1:]:
         assert all(np.array_equal(results[0][name], other[name]) for name in other)
+
+
+@pytest.mark.parametrize("parts", [3, 16])
+@pytest.mark.parametrize("objective", [ELBO, Objective(warmup=2, free_bits=0.05, group=2)], ids=["elbo", "free bits"])
+def test_a_batch_in_parts_gives_the_update_of_the_whole(get_step, reader, objective, parts):
+    lanes, results = reader(BATCH), []
+    for accumulation_steps in (1, parts):
+        step = get_step(objective=objective, accumulation_steps=accumulation_steps)
+        metrics = np.concatenate([step.run(lanes.read(0, k, n, 3), k)[0] for k, n in ((0, 3), (3, 1))])
+        results.append((metrics, snapshot(step.model), work_of(step.program(lanes.read(0, 0, 3, 3))).flops))
+    (metrics, weights, flops), (metrics_of_parts, weights_of_parts, flops_of_a_part) = results
+    np.testing.assert_allclose(metrics_of_parts, metrics, rtol=1e-4)  # the last batch has 5 rows: some parts have none
+    for name, weight in weights.items():
+        np.testing.assert_allclose(weights_of_parts[name], weight, rtol=1e-3, atol=2e-5, err_msg=name)
+    assert flops_of_a_part < 0.6 * flops
 
 
 def test_a_loss_that_is_not_finite_changes_no_weight(get_step, reader):

@@ -25,8 +25,8 @@ from vaedist.training.step import TrainStep
 from vaedist.training.strategy import configure_devices, local_devices, make_strategy
 
 # What the speed of a job depends on.
-KEYS = ("data.path", "model", "objective", "training.global_batch", "training.optimizer", "training.reduce_dtype",
-        "training.steps_per_call")  # fmt: skip
+KEYS = ("data.path", "model", "objective", "training.global_batch", "training.accumulation_steps", "training.optimizer",
+        "training.reduce_dtype", "training.steps_per_call")  # fmt: skip
 
 
 def measure(
@@ -57,14 +57,15 @@ def measure(
     progress("compiling")
     steps = min(training.steps_per_call, plan.rows // training.global_batch)
     chunk = inputs.train.read(0, 0, steps, training.steps_per_call)
-    work = work_of(step.program(chunk))
+    # Those of a part of a batch are in the body of a loop, which counts once.
+    products = work_of(step.program(chunk)).products * step.accumulation_steps
     shapes = [tuple(weight.shape) for weight in step.weights]
     parameters = sum(map(math.prod, shapes))
     slots = len(step.optimizer.slots)
     images, capacity = steps * training.global_batch, training.steps_per_call
     tasks = {
         "step": Task(_stepping(step, chunk), images, "images/s"),
-        "products": products_task(work.products),
+        "products": products_task(products),
         "update": update_task(step.optimizer, shapes),
         "memory": memory_task(FLOAT * parameters),
         "input": Task(_reading(inputs.train, steps, capacity), images, "images/s"),
@@ -77,9 +78,8 @@ def measure(
             "parameters": parameters,
             "images a step": training.global_batch,
             "bytes an image": math.prod(manifest.shape),
-            "products": len(work.products),
-            "flops a step": work.flops,
-            "bytes a step": work.bytes,
+            "products": len(products),
+            "flops a step": sum(product.flops for product in products),
             "bytes an update": FLOAT * parameters * (2 * (1 + slots) + 1),
         },
         measures=in_turn(tasks, rounds, progress),

@@ -134,6 +134,13 @@ class TrainingSection(Section):
     clip_norm: float = Field(
         default=0.0, ge=0, description="Scale gradients down to this norm, of all weights together; 0 does not."
     )
+    accumulation_steps: int = Field(
+        default=1,
+        ge=1,
+        description="Parts in which a device takes its images of a batch, one after another, before their gradients, "
+        "added up, are summed over all devices for one update: a large batch then needs the memory of a small one. "
+        "The results differ only by rounding.",
+    )
     reduce_dtype: Literal["float32", "bfloat16"] = Field(
         default="float32",
         description="Type in which workers and devices sum their gradients. bfloat16, for CPUs only, sends half as "
@@ -158,6 +165,15 @@ class TrainingSection(Section):
     def _decay_of_adamw(self) -> Self:
         if self.weight_decay and self.optimizer != "adamw":
             raise ValueError(f"weight_decay is for optimizer = 'adamw'; it must be 0 for {self.optimizer!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_with_images(self) -> Self:
+        if self.accumulation_steps > self.global_batch:
+            raise ValueError(
+                f"accumulation_steps = {self.accumulation_steps} parts of global_batch = {self.global_batch} images "
+                "are more parts than images"
+            )
         return self
 
 

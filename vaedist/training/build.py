@@ -51,6 +51,7 @@ def build_step(
         steps_per_call=training.steps_per_call,
         norm_every=experiment.monitor.log_every,
         clip_norm=training.clip_norm,
+        accumulation_steps=training.accumulation_steps,
         reduce_dtype=training.reduce_dtype if model.compute_dtype == "float32" else None,  # a check is exact
         seed=experiment.seed,
     )

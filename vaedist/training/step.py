@@ -6,7 +6,7 @@ compiles the update of its own copy of the weights. Either way a step is the sam
 number.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,16 +37,18 @@ class TrainStep:
         steps_per_call: the most batches that one call takes.
         norm_every, clip_norm: see `Update`.
         reduce_dtype: type in which the gradients of several replicas are summed; None keeps that of the weights.
+        accumulation_steps: parts in which a replica takes its rows of a batch, adding up their gradients.
         seed: key of the noise.
     """
 
     def __init__(
         self, model: VAE, strategy: Any, optimizer: Optimizer, objective: Objective, *,
         global_batch: int, steps_per_call: int, norm_every: int, clip_norm: float = 0.0,
-        reduce_dtype: str | None = None, seed: int,
+        reduce_dtype: str | None = None, accumulation_steps: int = 1, seed: int,
     ) -> None:  # fmt: skip
         self.model, self.strategy, self.optimizer, self.objective = model, strategy, optimizer, objective
         self.global_batch, self.capacity, self.seed = global_batch, steps_per_call, seed
+        self.accumulation_steps = accumulation_steps
         self.sums = column_names(model) if objective.is_elbo else (*column_names(model), "objective")
         self.names = (*self.sums, "stop", "gradient_norm")
         self.weights = [variable.value for variable in model.trainable_variables]
@@ -56,7 +58,7 @@ class TrainStep:
         masks = {i: product.mask for i, product in kernels.items() if product.mask is not None}
         self._packing = Packing(
             [weight.shape for weight in self.weights],
-            kernels,
+            kernels if accumulation_steps == 1 else (),  # of parts there is a sum only, and no factors
             rows=global_batch, dtype=self.dtype.name, reduce_dtype=reduce_dtype or self.dtype.name,
             split=not self._on_gpus,
         )  # fmt: skip
@@ -109,7 +111,8 @@ class TrainStep:
     def program(self, chunk: Chunk) -> str:
         """XLA's optimized text of what a step runs on this process's first replica: of the gradients, then the update.
 
-        Where all steps of a call are one program, of that; it holds the step as the body of its loop.
+        Where all steps of a call are one program, of that; it holds the step as the body of its loop. And a step that
+        takes its batch in parts holds what is done for each as the body of another.
         """
         batches = Batch(*(first_local(self.strategy, part) for part in self._on_devices(chunk)))
         first, stop = tf.constant(0, tf.int64), tf.zeros((), self.dtype)
@@ -187,7 +190,11 @@ class TrainStep:
         return tf.concat([sums, [tf.cast(batch.count, sums.dtype)]], 0)
 
     def _group_sums(self, batch: Batch, step: Any, own: int) -> Any:
-        return self._sum_groups(batch, self._output(batch, step))
+        def of(part: Batch) -> list[Any]:
+            return [self._sum_groups(part, self._output(part, step))]
+
+        groups = -(-self.model.latent // self.objective.group)
+        return self._over_parts(batch, of, [(groups + 1,)])[0]
 
     def _gradients(
         self, batch: Batch, step: Any, stop: Any, own: int, group_sums: Any = None, factored: Collection[int] = ()
@@ -199,6 +206,39 @@ class TrainStep:
         `group_sums` are those of the whole batch, where it has other parts.
         `factored` are the numbers of the kernels whose gradients are given as `Factors`.
         """
+        if self.accumulation_steps > 1 and self.objective.free_bits and group_sums is None:
+            group_sums = self._group_sums(batch, step, own)
+
+        def of(part: Batch) -> list[Any]:
+            return self._part_gradients(part, step, own, group_sums, factored)
+
+        *gradients, sums = self._over_parts(batch, of, [*(weight.shape for weight in self.weights), len(self.sums)])
+        return gradients, tf.concat([sums, [stop]], 0)
+
+    def _over_parts(self, batch: Batch, function: Callable[[Batch], Sequence[Any]], shapes: Sequence[Any]) -> list[Any]:
+        """Sums over the parts of a batch, one after another, of what a function gives: tensors of these shapes."""
+        parts, (rows, pixels) = self.accumulation_steps, batch.images.shape
+        if parts == 1:
+            return list(function(batch))
+        size = -(-rows // parts)
+        images = tf.pad(batch.images, [[0, size * parts - rows], [0, 0]])
+
+        def add(p: Any, *totals: Any) -> tuple[Any, ...]:
+            first = p * size
+            part = Batch(
+                tf.slice(images, [first, 0], [size, pixels]),
+                batch.first_row + tf.cast(first, batch.first_row.dtype),
+                tf.clip_by_value(batch.count - first, 0, size),
+            )
+            return p + 1, *(total + more for total, more in zip(totals, function(part), strict=True))
+
+        start = (tf.constant(0), *(tf.zeros(shape, self.dtype) for shape in shapes))
+        return list(tf.while_loop(lambda p, *_: p < parts, add, start, maximum_iterations=parts)[1:])
+
+    def _part_gradients(
+        self, batch: Batch, step: Any, own: int, group_sums: Any, factored: Collection[int]
+    ) -> list[Any]:
+        """As `_gradients`, of rows that are taken together; the sums are the last."""
         weights = [weight.values[own] for weight in self.weights]
         with tf.GradientTape() as tape, products_seen(kernel_first=not self._on_gpus) as seen:
             output = self._output(batch, step)
@@ -218,7 +258,7 @@ class TrainStep:
         gradients = tape.gradient(loss, sources)
         for i, product in products.items():
             gradients[i] = Factors(product.x, gradients[i])
-        return gradients, tf.concat([sums, [stop]], 0)
+        return [*gradients, sums]
 
     def _faults(self, batch: Batch, step: Any, own: int) -> Any:
         """1 for each weight whose gradient is not finite, 0 for others."""
