@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from vaedist.config import Experiment
 from vaedist.data.prepare import prepare
@@ -149,7 +150,8 @@ def draw(results):
     figure = Figure(figsize=(4 * len(results), 7), layout="constrained")
     grid = figure.subplots(2, len(results), squeeze=False)
     for column, (axis, found) in enumerate(results.items()):
-        for row, (what, label, unit) in enumerate(((TIME, "seconds", 1), (MEMORY, "MB", 2**20))):
+        time = ("seconds an epoch", 1) if axis == "rows" else ("ms a step", 1e-3)
+        for row, (what, (label, unit)) in enumerate(((TIME, time), (MEMORY, ("MB", 2**20)))):
             axes = grid[row][column]
             if what not in found:
                 axes.axis("off")
@@ -159,13 +161,17 @@ def draw(results):
             whole, late = told(axis, found)[what]
             axes.set_title(f"slope {whole:.2f}, of the last three {late:.2f}", fontsize=10)
             axes.set_xscale("log", base=2 if axis != "rows" else 10)
-            axes.set_yscale("log")
+            if what == TIME:
+                axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter("{x:g}")
+            else:
+                axes.set_ylim(0, 1.1 * max(found[what]) / unit)
             axes.set_xticks(x, [f"{value:,}" for value in found["x"]], rotation=45 if axis == "rows" else 0)
             axes.minorticks_off()
             axes.grid(alpha=0.3)
             axes.set_xlabel({"depth": "flow depth", "latent": "latents"}.get(axis, axis))
-            of = "an epoch" if axis == "rows" else "a step"
-            axes.set_ylabel(f"{label} {of}" if what == TIME else label)
+            axes.set_ylabel(label)
     return figure
 
 
