@@ -80,8 +80,9 @@ print(np.array_equal(plain, same), np.abs(narrow - plain).max() / np.abs(plain).
 """
 
 
-# Three steps on one replica and on two, of which the second has fewer rows of the last batch, or none: kernels whose
-# gradients travel as factors, and others; how far the weights are apart, and how many kernels there are of each kind.
+# Three steps on one replica and on two, of which the second has fewer rows of the last batch, or none, and which may
+# take their rows in parts: kernels whose gradients travel as factors, and others; how far the weights are apart, and
+# how many kernels there are of each kind.
 FACTORS = """
 import sys
 import numpy as np
