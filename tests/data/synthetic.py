@@ -27,9 +27,11 @@ def row_of(images):
     return flat[:, 0] * 256 + flat[:, 1]
 
 
-def source(train=53, test=11, *, batch=7, fails_at=None, error=None, shape=SHAPE):
+def source(train=53, test=11, *, validation=None, batch=7, fails_at=None, error=None, shape=SHAPE):
     """Numbered images; row n has label n % 3. `error` is raised once `fails_at` rows were given."""
     counts = {"train": train, "test": test}
+    if validation is not None:
+        counts["validation"] = validation
 
     def read(split):
         for start in range(0, counts[split], batch):

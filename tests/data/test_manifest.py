@@ -1,11 +1,13 @@
 import hashlib
 import json
 
+import numpy as np
 import pytest
-from synthetic import source
+from synthetic import row_of, source
 
-from vaedist.data.manifest import load_manifest, open_filesystem, shard_rows, verify
+from vaedist.data.manifest import load_manifest, open_filesystem, parse_manifest, shard_rows, verify
 from vaedist.data.prepare import prepare
+from vaedist.data.shards import open_split
 from vaedist.errors import DataError, StorageError
 
 
@@ -42,6 +44,76 @@ def test_earlier_shards_hold_the_extra_row(rows, shards):
     assert sizes == sorted(sizes, reverse=True)
 
 
+OLD = """{
+ "classes": [
+  "cat"
+ ],
+ "format": 1,
+ "name": "numbers",
+ "seed": 3,
+ "shape": [
+  4,
+  6,
+  3
+ ],
+ "source": {
+  "kind": "test",
+  "name": "numbers",
+  "official": null,
+  "sha256": null
+ },
+ "splits": {
+  "test": {
+   "rows": 2,
+   "shards": [
+    {
+     "bytes": 10,
+     "file": "test-00000-of-00001.arrow",
+     "rows": 2,
+     "sha256": "DIGEST"
+    }
+   ]
+  },
+  "train": {
+   "rows": 5,
+   "shards": [
+    {
+     "bytes": 20,
+     "file": "train-00000-of-00001.arrow",
+     "rows": 5,
+     "sha256": "DIGEST"
+    }
+   ]
+  }
+ }
+}
+""".replace("DIGEST", 64 * "a")
+
+
+def test_a_manifest_from_before_there_were_validation_splits_keeps_its_bytes_and_its_fingerprint():
+    manifest = parse_manifest(OLD.encode(), "manifest.json")
+    assert manifest.to_bytes() == OLD.encode()
+    assert manifest.fingerprint == hashlib.sha256(OLD.encode()).hexdigest()
+    assert manifest.selection_split == "test"
+
+
+def test_a_source_may_bring_a_validation_split(tmp_path):
+    out = str(tmp_path / "numbers")
+    made = prepare(source(validation=17), out, shards=4)
+    assert verify(out) == load_manifest(out) == made
+    assert made.split_names == ("train", "test", "validation")
+    assert (made.format, made.selection_split, made.held_out) == (2, "validation", None)
+    arrays = open_split(out, made, "validation", range(4))
+    assert sorted(np.concatenate([row_of(part.images) for part in arrays]).tolist()) == list(range(17))
+
+
+def test_a_validation_split_leaves_the_other_shards_as_they_are(tmp_path):
+    without = prepare(source(), str(tmp_path / "without"), shards=4)
+    with_one = prepare(source(validation=17), str(tmp_path / "with"), shards=4)
+    assert without.format == 1
+    assert {split: with_one.splits[split] for split in ("train", "test")} == without.splits
+
+
 def test_no_data_set_says_how_to_make_one(tmp_path):
     with pytest.raises(DataError, match=r"no data set at .*nowhere: run `vaedist data prepare"):
         load_manifest(str(tmp_path / "nowhere"))
@@ -73,7 +145,11 @@ def move_a_row(tables):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tables: tables.update(format=2), "has format 2; this version of vaedist reads format 1"),
+        (lambda tables: tables.update(format=3), "has format 3; this version of vaedist reads formats 1 and 2"),
+        (lambda tables: tables.update(format=2), "format 2 goes with a validation split"),
+        (lambda tables: tables.update(held_out="end"), "held_out goes with a validation split"),
+        (lambda tables: tables.update(held_out="middle"), "held_out: Input should be 'random' or 'end'"),
+        (lambda tables: tables["splits"].update(validation=tables["splits"]["test"]), "format 1 goes without"),
         (lambda tables: tables.update(name="../up"), "name: '../up' must match"),
         (lambda tables: tables.update(shape=[0, 6, 3]), "shape"),
         (lambda tables: tables.update(colour="red"), "colour"),

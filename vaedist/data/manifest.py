@@ -22,8 +22,10 @@ from vaedist.storage.uri import is_remote, join_uri
 
 MANIFEST = "manifest.json"
 
-SplitName = Literal["train", "test"]
-SPLITS: tuple[SplitName, ...] = ("train", "test")
+SplitName = Literal["train", "test", "validation"]
+SPLITS: tuple[SplitName, ...] = ("train", "test")  # that every data set has
+ALL_SPLITS: tuple[SplitName, ...] = (*SPLITS, "validation")  # in the order in which they are written and read
+HeldOut = Literal["random", "end"]
 
 PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 SHA256 = r"^[0-9a-f]{64}$"
@@ -46,7 +48,7 @@ class Shard(_Record):
 
 
 class Split(_Record):
-    """The shards of the training or of the test images; shard l of S holds ceil((rows - l) / S) rows."""
+    """The shards of one split's images; shard l of S holds ceil((rows - l) / S) rows."""
 
     rows: int = Field(ge=1)
     shards: tuple[Shard, ...] = Field(min_length=1)
@@ -81,15 +83,24 @@ class Source(_Record):
 
 
 class Manifest(_Record):
-    """What a data set is; `fingerprint` names it."""
+    """What a data set is; `fingerprint` names it.
 
-    format: Literal[1] = 1
+    Format 2 adds the validation split. A data set without one is written in format 1, so that its bytes and its
+    fingerprint are those that they always were, and an older vaedist reads it.
+
+    Attributes:
+        held_out: how the validation images were taken out of the training images: "random" or "end"; None where there
+            are none, or the source has a validation split of its own.
+    """
+
+    format: Literal[1, 2] = 1
     name: str = Field(pattern=PLAIN_NAME, max_length=128)
     shape: tuple[int, int, int]
     classes: tuple[str, ...] = Field(min_length=1)
     seed: int
     source: Source
     splits: dict[SplitName, Split]
+    held_out: HeldOut | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -101,6 +112,12 @@ class Manifest(_Record):
         missing = set(SPLITS) - set(self.splits)
         if missing:
             raise ValueError(f"no {' and no '.join(sorted(missing))} split")
+        if ("validation" in self.splits) != (self.format == 2):
+            raise ValueError(
+                f"format {self.format} goes {'without' if self.format == 1 else 'with'} a validation split"
+            )
+        if self.held_out and "validation" not in self.splits:
+            raise ValueError("held_out goes with a validation split")
         files = [shard.file for split in self.splits.values() for shard in split.shards]
         if len(set(files)) < len(files):
             raise ValueError("a shard file is listed twice")
@@ -109,12 +126,24 @@ class Manifest(_Record):
     def to_bytes(self) -> bytes:
         """The canonical JSON that manifest.json holds."""
         tables = self.model_dump(mode="json")
+        if self.format == 1:
+            del tables["held_out"]
         return (json.dumps(tables, indent=1, sort_keys=True) + "\n").encode()
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the canonical JSON, 64 hexadecimal digits."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @property
+    def split_names(self) -> tuple[SplitName, ...]:
+        """The splits that the data set has, in the order of `ALL_SPLITS`."""
+        return tuple(split for split in ALL_SPLITS if split in self.splits)
+
+    @property
+    def selection_split(self) -> SplitName:
+        """The split that is scored after each epoch and selects checkpoints and trials: validation, else test."""
+        return "validation" if "validation" in self.splits else "test"
 
     @property
     def bytes(self) -> int:
@@ -165,8 +194,8 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not JSON: {first_line(error)}") from error
     found = tables.get("format") if isinstance(tables, dict) else None
-    if found != 1:
-        raise DataError(f"{where} has format {found!r}; this version of vaedist reads format 1")
+    if found not in (1, 2):
+        raise DataError(f"{where} has format {found!r}; this version of vaedist reads formats 1 and 2")
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
@@ -198,7 +227,7 @@ def verify(uri: str, *, progress: Callable[[int], None] | None = None) -> Manife
         if progress is not None:
             progress(done)
 
-    for split in SPLITS:
+    for split in manifest.split_names:
         for shard in manifest.splits[split].shards:
             _verify_shard(filesystem, f"{path}/{shard.file}", shard, join_uri(uri, shard.file), seen)
     return manifest

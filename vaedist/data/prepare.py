@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.fs
 
 from vaedist.data.commit import committed_folder, storage_errors, sync, uploaded_folder
-from vaedist.data.manifest import MANIFEST, SPLITS, Manifest, Shard, Split, SplitName, shard_rows
+from vaedist.data.manifest import ALL_SPLITS, MANIFEST, Manifest, Shard, Split, SplitName, shard_rows
 from vaedist.data.shards import write_shard
 from vaedist.data.sources.source import ImageSource
 from vaedist.data.spill import Spill
@@ -40,7 +40,7 @@ def prepare(
         out: folder to make, or the pyarrow filesystem URI of one; it must not exist yet.
         shards: files of each split; no more workers than this can share the data.
         seed: of the permutation.
-        progress: called with the rows read so far, over both splits.
+        progress: called with the rows read so far, over all splits.
 
     Raises:
         DataError: `out` exists, a split has fewer rows than shards, or the source is damaged.
@@ -71,7 +71,7 @@ def require_new(out: str) -> str:
 
 def row_places(rows: int, shards: int, seed: int, split: SplitName) -> np.ndarray:
     """Each source row's place when the shards of a split stand one after the other, [rows]."""
-    position = np.random.default_rng([seed, SPLITS.index(split)]).permutation(rows)
+    position = np.random.default_rng([seed, ALL_SPLITS.index(split)]).permutation(rows)
     return _first_rows(rows, shards)[position % shards] + position // shards
 
 
@@ -83,7 +83,7 @@ def _first_rows(rows: int, shards: int) -> np.ndarray:
 def _check_request(source: ImageSource, shards: int, seed: int) -> None:
     if shards < 1 or seed < 0:
         raise DataError(f"shards = {shards} must be at least 1 and seed = {seed} at least 0")
-    for split in SPLITS:
+    for split in source.splits:
         rows = source.rows(split)
         if rows < shards:
             allowed = f"use --shards {rows} or less" if rows else "there must be at least one"
@@ -98,18 +98,20 @@ class _Writer:
     ) -> None:
         self.source, self.folder, self.out = source, folder, out
         self.shards, self.seed, self.progress = shards, seed, progress
-        self.done = 0  # rows, over both splits
+        self.done = 0  # rows, over all splits
 
     def write(self) -> Manifest:
         """All shards, then the manifest."""
         source = self.source
         manifest = Manifest(
+            format=2 if "validation" in source.splits else 1,
             name=source.name,
             shape=source.shape,
             classes=source.classes,
             seed=self.seed,
             source=source.provenance,
-            splits={split: self.write_split(split) for split in SPLITS},
+            splits={split: self.write_split(split) for split in source.splits},
+            held_out=source.held_out,
         )
         with storage_errors(self.out):
             (self.folder / MANIFEST).write_bytes(manifest.to_bytes())

@@ -8,6 +8,7 @@ import numpy as np
 
 from vaedist.data.manifest import Manifest, SplitName
 from vaedist.data.shards import ShardArrays, open_split
+from vaedist.errors import DataError
 
 
 class SplitRows:
@@ -19,12 +20,17 @@ class SplitRows:
     Args:
         uri: the data set.
         manifest: of that data set.
-        split: "train" or "test".
+        split: "train", "test" or "validation".
         limit: the most rows to count; None for all.
+
+    Raises:
+        DataError: the data set has no such split.
     """
 
     def __init__(self, uri: str, manifest: Manifest, split: SplitName, limit: int | None = None) -> None:
         self._uri, self._manifest, self._split = uri, manifest, split
+        if split not in manifest.splits:
+            raise DataError(f"the data at {uri} has no {split} split; it has {', '.join(manifest.split_names)}")
         shards = manifest.splits[split].shards
         self._ends = list(accumulate(shard.rows for shard in shards))
         self._open: dict[int, ShardArrays] = {}

@@ -71,7 +71,7 @@ def open_split(uri: str, manifest: Manifest, split: SplitName, shards: Sequence[
     Args:
         uri: the data set.
         manifest: of that data set.
-        split: "train" or "test".
+        split: "train", "test" or "validation".
         shards: numbers of the shards to open, in any order; the others are not touched.
 
     Returns:

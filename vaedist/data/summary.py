@@ -25,7 +25,7 @@ def examples(uri: str, manifest: Manifest, split: SplitName, each: int, classes:
     Args:
         uri: the data set.
         manifest: of that data set.
-        split: "train" or "test".
+        split: "train", "test" or "validation".
         each: rows of a class.
         classes: how many classes, from 0 on; no more than there are.
 

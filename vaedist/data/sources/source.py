@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vaedist.data.manifest import Source, SplitName
+from vaedist.data.manifest import ALL_SPLITS, HeldOut, Source, SplitName
 
 Batch = tuple[np.ndarray, np.ndarray]
 """Some rows: images [n, H, W, C] uint8 and labels [n], integers."""
@@ -14,16 +14,17 @@ Batch = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Images of one shape with labels, in a training and a test split.
+    """Images of one shape with labels, in a training and a test split, and in a validation split where there is one.
 
     name: of the data set that will be made.
     shape: height, width, channels.
     classes: names of the labels 0, 1, ...
     provenance: what the manifest says of the source.
-    counts: rows of each split.
-    reader: gives the batches of a split; called once a split, the same rows in the same order each time. It
-        raises DataError where the source turns out to be damaged.
+    counts: rows of each split; "validation" is among them where the source has such a split.
+    reader: gives the batches of a split, the same rows in the same order each time. It raises DataError where the
+        source turns out to be damaged.
     warnings: what the user should know, one line each.
+    held_out: how its validation rows were taken out of the training rows, as the manifest says it.
     """
 
     name: str
@@ -33,6 +34,12 @@ class ImageSource:
     counts: Mapping[SplitName, int]
     reader: Callable[[SplitName], Iterator[Batch]]
     warnings: tuple[str, ...] = ()
+    held_out: HeldOut | None = None
+
+    @property
+    def splits(self) -> tuple[SplitName, ...]:
+        """The splits that it has, in the order of `ALL_SPLITS`."""
+        return tuple(split for split in ALL_SPLITS if split in self.counts)
 
     def rows(self, split: SplitName) -> int:
         """How many rows a split has."""
