@@ -48,6 +48,45 @@ def test_cifar10_from_an_archive(here):
     assert load_manifest("c10").source.official is False
 
 
+@pytest.mark.parametrize(("options", "held_out"), [([], "random"), (["--validation-from", "end"], "end")])
+def test_validation_images_are_held_out_of_an_archive(here, options, held_out):
+    archive = write_archive(here / "cifar.tar.gz", cifar10_members())
+    command = ["prepare", "cifar10", "--archive", archive, "--shards", 2, "--out", "c10", "--validation", 12]
+    made = run(*command, *options)
+    assert made.exit_code == 0, made.output
+    assert made.stdout.startswith("c10: 38 training, 12 validation and 20 test images, 32x32x3, 10 classes, 2 + 2 + 2")
+    assert load_manifest("c10").held_out == held_out
+    facts = json.loads(run("inspect", "c10", "--json").stdout)
+    assert facts["held_out"] == held_out
+    assert sum(facts["splits"]["validation"]["classes"].values()) == facts["splits"]["validation"]["rows"] == 12
+    assert "held out of the training images" in run("inspect", "c10").stdout
+
+
+@pytest.mark.parametrize("source", ["photos", "folder", "tiny_numbers"])
+def test_validation_images_of_every_source(here, source):
+    import tiny_tfds  # noqa: F401 - importing registers its data sets
+
+    for k in range(20):
+        (here / "pictures" / "cat").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (30, 30), (k, 0, 0)).save(here / "pictures" / "cat" / f"{k}.png")
+    options = {
+        "photos": ["--train", 40, "--test", 10],
+        "folder": ["--folder", "pictures"],
+        "tiny_numbers": ["--data-dir", here / "tfds"],
+    }[source]
+    made = run("prepare", source, *options, "--validation", 4, "--shards", 2, "--out", "made")
+    assert made.exit_code == 0, made.output
+    assert load_manifest("made").splits["validation"].rows == 4
+    assert run("verify", "made").exit_code == 0
+
+
+def test_too_many_validation_images_leave_nothing_behind(here):
+    archive = write_archive(here / "cifar.tar.gz", cifar10_members())
+    refused = run("prepare", "cifar10", "--archive", archive, "--shards", 2, "--validation", 50)
+    assert "50 validation images cannot be held out of the 50 training images" in str(refused.exception)
+    assert [path.name for path in here.iterdir()] == ["cifar.tar.gz"]
+
+
 def test_a_folder_of_images(here):
     for k in range(10):
         (here / "pictures" / "cat").mkdir(parents=True, exist_ok=True)
@@ -73,6 +112,10 @@ def test_a_data_set_of_tensorflow_datasets(here):
         (["photos", "--archive", "a"], "--archive does not go with photos"),
         (["mnist", "--archive", "a"], "--archive does not go with mnist"),
         (["folder"], "folder needs --folder DIR"),
+        (["cifar10", "--archive", "a", "--validation-from", "end"], "--validation-from goes with --validation N"),
+        (["photos", "--validation", "9", "--validation-from", "end"], "--validation-from does not go with photos"),
+        (["photos", "--validation", "0"], "--validation"),
+        (["cifar10", "--archive", "a", "--validation", "9", "--validation-from", "front"], "--validation-from"),
         (["folder", "--folder", "x", "--size", "0x4"], "must be HEIGHTxWIDTH"),
         (["folder", "--folder", "x", "--size", "big"], "must be HEIGHTxWIDTH"),
         (["photos", "--shards", "0"], "--shards"),

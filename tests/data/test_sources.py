@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from synthetic import FOLDER, NAMES, cifar10_members, cifar10_records, write_archive
 
+from vaedist.data.manifest import ALL_SPLITS
 from vaedist.data.sources import cifar10_archive, folder, photos
 from vaedist.data.sources.photos import LARGEST, PHOTOGRAPHS, cells, crops
 from vaedist.errors import DataError
@@ -144,15 +145,24 @@ def sizes():
 
 
 @pytest.mark.parametrize(("width", "height"), sizes())
-def test_training_and_test_cells_cover_a_photograph_and_share_no_pixel(width, height):
+@pytest.mark.parametrize("validated", [False, True])
+def test_the_cells_of_the_splits_cover_a_photograph_and_share_no_pixel(width, height, validated):
     seen = np.zeros((height, width), int)
-    for split in ("train", "test"):
-        for left, top, right, bottom in cells(width, height, split):
+    for split in ALL_SPLITS:
+        for left, top, right, bottom in cells(width, height, split, validated=validated):
             assert min(right - left, bottom - top) >= LARGEST
             seen[top:bottom, left:right] += 1
     np.testing.assert_array_equal(seen, 1)
-    share = sum((c - a) * (d - b) for a, b, c, d in cells(width, height, "test")) / seen.size
-    assert 0.1 < share < 0.3
+    for split in ALL_SPLITS[1 : 3 if validated else 2]:
+        share = sum((c - a) * (d - b) for a, b, c, d in cells(width, height, split, validated=validated)) / seen.size
+        assert 0.1 < share < 0.3
+
+
+def test_validation_crops_leave_the_test_crops_as_they_are():
+    plain, validated = photos(train=40, test=20), photos(train=40, test=20, validation=10)
+    assert validated.counts == {"train": 40, "test": 20, "validation": 10}
+    np.testing.assert_array_equal(everything(plain, "test")[0], everything(validated, "test")[0])
+    assert len(everything(validated, "validation")[0]) == 10
 
 
 def test_crops_are_taken_within_the_cells_of_their_split():

@@ -36,6 +36,12 @@ def test_images_without_labels_are_one_class(data_dir):
     assert labels.tolist() == [0] * len(images) == [0] * 6
 
 
+def test_a_validation_split_is_taken_where_there_is_one(data_dir):
+    source = tfds_source("tiny_validated", data_dir)
+    assert source.counts == {"train": 20, "test": 6, "validation": 5}
+    assert sorted(row_of(np.concatenate([images for images, _ in source.read("validation")]))) == list(range(5))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

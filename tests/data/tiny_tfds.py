@@ -46,6 +46,12 @@ class TinyTrainOnly(_Tiny):
     ROWS: ClassVar = {"train": 20}
 
 
+class TinyValidated(_Tiny):
+    """With validation images."""
+
+    ROWS: ClassVar = {"train": 20, "validation": 5, "test": 6}
+
+
 class TinyRagged(_Tiny):
     """Images of any size."""
 

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 Counts: TypeAlias = "dict[SplitName, list[int]]"
 """Rows of each class, by split."""
 
+VALIDATION = {
+    "random": "held out of the training images at random",
+    "end": "held out of the training images, the last of them",
+    None: "a split of the source's own",
+}
 SHEET_CLASSES = 40  # rows of a contact sheet, a class a row
 SHEET_COLUMNS = 10
 SHEET_SIDE = 64  # pixels; smaller images are enlarged to about this
@@ -52,6 +57,17 @@ def data() -> None:
 @click.option("--grey", is_flag=True, default=None, help="folder: make grey images, which a job may binarize.")
 @click.option("--train", type=click.IntRange(1), help="photos: training crops.  [default: 20000]")
 @click.option("--test", type=click.IntRange(1), help="photos: test crops.  [default: 2000]")
+@click.option(
+    "--validation",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Hold N of the training images out for validation; photos: N crops from places of their own.",
+)
+@click.option(
+    "--validation-from",
+    type=click.Choice(["random", "end"]),
+    help="Which: drawn at random with --seed, whatever their class, or the source's last.  [default: random]",
+)
 @click.option("--data-dir", metavar="DIR", help="Where tensorflow-datasets keeps what it downloads.")
 @click.option("--shards", type=click.IntRange(1), default=32, show_default=True,
               help="Files of each split; at most so many workers share the data.")  # fmt: skip
@@ -61,6 +77,9 @@ def prepare(source: str, out: str | None, shards: int, seed: int, **options: Any
 
     SOURCE is cifar10, photos (crops of photographs that come with vaedist[photos], no network needed), folder
     (your own images), or the name of any image data set of tensorflow-datasets.
+
+    With a validation split, which some sources have already, checkpoints and trials are selected by it, and the test
+    images are left to `vaedist evaluate`.
     """
     from vaedist.data.prepare import prepare, require_new
     from vaedist.data.sources.source import plain_name
@@ -96,11 +115,11 @@ def verify(dataset: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; a contact sheet is then written with -o only.")
 def inspect(dataset: str, output: str | None, as_json: bool) -> None:
     """Show what the data set in DIR holds, and write a contact sheet of its classes."""
-    from vaedist.data.manifest import SPLITS, load_manifest
+    from vaedist.data.manifest import load_manifest
     from vaedist.data.summary import class_counts, examples
 
     manifest = load_manifest(dataset)
-    counts: Counts = {split: class_counts(dataset, manifest, split).tolist() for split in SPLITS}
+    counts: Counts = {split: class_counts(dataset, manifest, split).tolist() for split in manifest.split_names}
     if as_json:
         click.echo(json.dumps(_facts(manifest, counts), indent=2))
     else:
@@ -114,12 +133,18 @@ def inspect(dataset: str, output: str | None, as_json: bool) -> None:
 
 def _open_source(name: str, seed: int, options: Mapping[str, Any]) -> ImageSource:
     """The source that a name and the options given stand for."""
-    takes = {"photos": {"train", "test"}, "folder": {"folder", "size", "grey"}}.get(name, {"data_dir"})
+    held = {"validation", "validation_from"}
+    takes = {
+        "photos": {"train", "test", "validation"},
+        "folder": {"folder", "size", "grey", *held},
+    }.get(name, {"data_dir", *held})
     if name == "cifar10" and "archive" in options:
-        takes = {"archive"}
+        takes = {"archive", *held}
     for key in options:
         if key not in takes:
             raise click.UsageError(f"--{key.replace('_', '-')} does not go with {name}")
+    if "validation_from" in options and "validation" not in options:
+        raise click.UsageError("--validation-from goes with --validation N")
     if name == "folder" and "folder" not in options:
         raise click.UsageError("folder needs --folder DIR, which holds CLASS/*.png")
 
@@ -127,6 +152,11 @@ def _open_source(name: str, seed: int, options: Mapping[str, Any]) -> ImageSourc
 
     if name == "photos":
         return sources.photos(**options, seed=seed)
+    if "validation" in options:
+        from vaedist.data.holdout import hold_out
+
+        whole = _open_source(name, seed, {key: value for key, value in options.items() if key not in held})
+        return hold_out(whole, options["validation"], taken=options.get("validation_from", "random"), seed=seed)
     if name == "folder":
         size, grey = options.get("size", (32, 32)), options.get("grey", False)
         return sources.folder(options["folder"], size, seed=seed, grey=grey)
@@ -140,11 +170,13 @@ def _open_source(name: str, seed: int, options: Mapping[str, Any]) -> ImageSourc
 def _in_words(manifest: Manifest) -> str:
     from rich.filesize import decimal
 
-    train, test = manifest.splits["train"], manifest.splits["test"]
+    rows = {split: f"{manifest.splits[split].rows:,}" for split in manifest.split_names}
+    validation = f", {rows['validation']} validation" if "validation" in rows else ""
     shape = "x".join(map(str, manifest.shape))
+    shards = " + ".join(str(len(manifest.splits[split].shards)) for split in manifest.split_names)
     return (
-        f"{train.rows:,} training and {test.rows:,} test images, {shape}, {len(manifest.classes)} classes, "
-        f"{len(train.shards)} + {len(test.shards)} shards, {decimal(manifest.bytes)}"
+        f"{rows['train']} training{validation} and {rows['test']} test images, {shape}, "
+        f"{len(manifest.classes)} classes, {shards} shards, {decimal(manifest.bytes)}"
     )
 
 
@@ -156,6 +188,7 @@ def _facts(manifest: Manifest, counts: Counts) -> dict[str, Any]:
         "shape": manifest.shape,
         "seed": manifest.seed,
         "source": manifest.source.model_dump(),
+        "held_out": manifest.held_out,
         "splits": {
             name: {
                 "rows": manifest.splits[name].rows,
@@ -183,6 +216,8 @@ def _print_tables(dataset: str, manifest: Manifest, counts: Counts) -> None:
     if source.sha256:
         about.add_row("source SHA-256", source.sha256)
     about.add_row("seed", str(manifest.seed))
+    if "validation" in counts:
+        about.add_row("validation", VALIDATION[manifest.held_out])
     about.add_row("shards", " + ".join(str(len(manifest.splits[name].shards)) for name in counts))
     about.add_row("size", decimal(manifest.bytes))
     about.add_row("fingerprint", manifest.fingerprint)

@@ -1,7 +1,8 @@
 """`photos`: 32x32 crops of the photographs that ship inside scikit-image; they need no network.
 
 Each photograph is cut into cells, some of which are test cells; a crop lies within one cell. So no pixel is
-seen both in training and in testing, whatever the seeds. A class is a photograph.
+seen both in training and in testing, whatever the seeds. Validation crops, where they are asked for, have cells of
+their own, too, which are no longer training cells. A class is a photograph.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from importlib.resources import files
 import numpy as np
 from PIL import Image
 
-from vaedist.data.manifest import SPLITS, Source, SplitName
+from vaedist.data.manifest import ALL_SPLITS, Source, SplitName
 from vaedist.data.sources.source import Batch, ImageSource
 from vaedist.errors import DataError
 
@@ -27,13 +28,14 @@ Cell = tuple[int, int, int, int]
 """Left, top, right, bottom, in pixels, half-open."""
 
 
-def photos(train: int = 20_000, test: int = 2_000, seed: int = 0) -> ImageSource:
+def photos(train: int = 20_000, test: int = 2_000, seed: int = 0, *, validation: int = 0) -> ImageSource:
     """Square crops, 32 to 128 pixels a side, averaged down to 32x32, half of them mirrored.
 
     Args:
         train: crops from the training cells.
         test: crops from the test cells.
         seed: of places, sizes and mirroring.
+        validation: crops from the validation cells; with 0 there are no such cells, and no such split.
 
     Raises:
         DataError: scikit-image is not installed, or came without its photographs.
@@ -42,28 +44,32 @@ def photos(train: int = 20_000, test: int = 2_000, seed: int = 0) -> ImageSource
     pictures = [Image.open(io.BytesIO(content)).convert("RGB") for content in contents]
     digest = hashlib.sha256(b"".join(contents)).hexdigest()
     counts: dict[SplitName, int] = {"train": train, "test": test}
+    if validation:
+        counts["validation"] = validation
     return ImageSource(
         name="photos",
         shape=(SIZE, SIZE, 3),
         classes=tuple(name.partition(".")[0].partition("_")[0] for name in PHOTOGRAPHS),
         provenance=Source(kind="photos", name="scikit-image", sha256=digest),
         counts=counts,
-        reader=lambda split: crops(pictures, split, counts[split], seed),
+        reader=lambda split: crops(pictures, split, counts[split], seed, validated=validation > 0),
     )
 
 
-def cells(width: int, height: int, split: SplitName) -> list[Cell]:
-    """The cells of one split in a photograph; the two splits' cells have no pixel in common.
+def cells(width: int, height: int, split: SplitName, *, validated: bool = False) -> list[Cell]:
+    """The cells of one split in a photograph; no two splits' cells have a pixel in common.
 
-    Test cells are a knight's move apart, about one in five, so that they show all parts of the photograph.
+    Test cells are a knight's move apart, about one in five, so that they show all parts of the photograph. Where there
+    are validation cells (`validated`), these are as many, and training has the rest.
     """
+    colours: dict[int, SplitName] = {2: "test", 4: "validation"} if validated else {2: "test"}
     columns, rows = width // LARGEST, height // LARGEST
     xs, ys = (np.linspace(0, side, n + 1).astype(int).tolist() for side, n in ((width, columns), (height, rows)))
     return [
         (xs[column], ys[row], xs[column + 1], ys[row + 1])
         for row in range(rows)
         for column in range(columns)
-        if ((row + 2 * column) % 5 == 2) == (split == "test")
+        if colours.get((row + 2 * column) % 5, "train") == split
     ]
 
 
@@ -76,10 +82,12 @@ def _file(name: str) -> bytes:
         raise DataError(f"scikit-image is installed without {name}: install `vaedist[photos]` again") from error
 
 
-def crops(pictures: Sequence[Image.Image], split: SplitName, rows: int, seed: int) -> Iterator[Batch]:
+def crops(
+    pictures: Sequence[Image.Image], split: SplitName, rows: int, seed: int, *, validated: bool = False
+) -> Iterator[Batch]:
     """`rows` crops from the cells of one split, from each picture in turn; a label is a picture's number."""
-    rng = np.random.default_rng([seed, SPLITS.index(split)])
-    places = [cells(*picture.size, split) for picture in pictures]
+    rng = np.random.default_rng([seed, ALL_SPLITS.index(split)])
+    places = [cells(*picture.size, split, validated=validated) for picture in pictures]
     for start in range(0, rows, BATCH):
         labels = np.arange(start, min(start + BATCH, rows)) % len(pictures)
         yield np.stack([_crop(pictures[k], places[k], rng) for k in labels.tolist()]), labels

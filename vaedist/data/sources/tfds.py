@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vaedist.data.manifest import SPLITS, Source, SplitName
+from vaedist.data.manifest import ALL_SPLITS, SPLITS, Source, SplitName
 from vaedist.data.sources.source import Batch, ImageSource, plain_name
 from vaedist.errors import DataError
 from vaedist.storage.filesystem import first_line
@@ -24,7 +24,7 @@ BATCH = 256  # rows read at a time
 def tfds_source(name: str, data_dir: str | Path | None = None) -> ImageSource:
     """The images of a tensorflow-datasets data set, downloaded and prepared where that was not done before.
 
-    A data set without class labels gets the one class "unlabelled".
+    A data set without class labels gets the one class "unlabelled". A validation split is taken where there is one.
 
     Args:
         name: as tensorflow-datasets has it, such as "cifar10" or "mnist:3.0.1".
@@ -49,7 +49,7 @@ def tfds_source(name: str, data_dir: str | Path | None = None) -> ImageSource:
         shape=shape,
         classes=classes or ("unlabelled",),
         provenance=Source(kind="tfds", name=builder.info.full_name),
-        counts={split: builder.info.splits[split].num_examples for split in SPLITS},
+        counts={split: builder.info.splits[split].num_examples for split in ALL_SPLITS if split in builder.info.splits},
         reader=lambda split: _read(builder, split, labelled=bool(classes)),
     )
 
