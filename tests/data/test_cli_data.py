@@ -96,6 +96,59 @@ def test_a_folder_of_images(here):
     assert load_manifest("data/folder").shape == (8, 6, 3)
 
 
+def test_few_images_make_few_shards_unless_more_are_asked_for(here):
+    for k in range(10):
+        (here / "pictures").mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (k, 0, 0)).save(here / "pictures" / f"{k}.png")
+    (here / "pictures" / "notes.txt").touch()
+    refused = run("prepare", "folder", "--folder", "pictures", "--shards", 4)
+    assert "pictures has 1 test images for 4 shards: use --shards 1 or less" in str(refused.exception)
+    assert not (here / "data").exists() or list((here / "data").iterdir()) == []
+    made = run("prepare", "folder", "--folder", "pictures")
+    assert made.exit_code == 0, made.output
+    assert made.stdout.startswith("data/folder: 9 training and 1 test images, 32x32x3, 1 classes, 9 + 1 shards")
+    assert made.stderr.splitlines() == [
+        "warning: ignored 1 file: 1 .txt",
+        "warning: a split has 1 images, so at most 1 workers can share the data",
+    ]
+
+
+def test_transparent_and_deep_images_as_a_contact_sheet_shows_them(here):
+    """A black shape on what is transparent, and a 16-bit ramp from black to white."""
+    shape = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    shape.paste((0, 0, 0, 255), (8, 8, 24, 24))
+    ramp = Image.fromarray(np.tile(np.linspace(0, 65535, 32).astype(np.uint16), (32, 1)))
+    for name, picture in (("shape", shape), ("ramp", ramp)):
+        (here / "pictures" / name).mkdir(parents=True)
+        for k in range(3):
+            picture.save(here / "pictures" / name / f"{k}.png")
+    for options, corner in (([], 255), (["--background", "#00c800"], 200)):
+        out = f"data{corner}"
+        made = run("prepare", "folder", "--folder", "pictures", "--out", out, *options)
+        assert made.exit_code == 0, made.output
+        assert run("inspect", out, "-o", f"{out}.png").exit_code == 0
+        sheet = np.asarray(Image.open(f"{out}.png"))
+        top = sheet.shape[1] - (10 * 66 + 2)  # left of it are the names
+        ramp_cell, shape_cell = sheet[2:66, top + 2 : top + 66], sheet[68:132, top + 2 : top + 66]
+        assert abs(ramp_cell.mean() - 127.5) < 1
+        assert (np.diff(ramp_cell[0, ::2, 0].astype(int)) > 0).all()
+        assert shape_cell[0, 0].tolist() == ([255] * 3 if not options else [0, corner, 0])
+        assert shape_cell[32, 32].tolist() == [0, 0, 0]
+
+
+def test_damaged_images_are_left_out_if_that_is_asked_for(here):
+    for k in range(4):
+        (here / "pictures").mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (k, 0, 0)).save(here / "pictures" / f"{k}.png")
+    (here / "pictures" / "2.png").write_bytes(b"no image")
+    refused = run("prepare", "folder", "--folder", "pictures")
+    assert "cannot read image pictures/2.png: cannot identify image file; --skip-damaged" in str(refused.exception)
+    made = run("prepare", "folder", "--folder", "pictures", "--skip-damaged", "--shards", 1)
+    assert made.exit_code == 0, made.output
+    assert made.stderr == "warning: left out image pictures/2.png: cannot identify image file\n"
+    assert load_manifest("data/folder").splits["train"].rows == 2
+
+
 def test_a_data_set_of_tensorflow_datasets(here):
     import tiny_tfds  # noqa: F401 - importing registers its data sets
 
@@ -118,6 +171,10 @@ def test_a_data_set_of_tensorflow_datasets(here):
         (["cifar10", "--archive", "a", "--validation", "9", "--validation-from", "front"], "--validation-from"),
         (["folder", "--folder", "x", "--size", "0x4"], "must be HEIGHTxWIDTH"),
         (["folder", "--folder", "x", "--size", "big"], "must be HEIGHTxWIDTH"),
+        (["folder", "--folder", "x", "--background", "blackish"], "'blackish' must be a colour's name"),
+        (["folder", "--folder", "x", "--background", "#ffffff80"], "'#ffffff80' must be a colour's name"),
+        (["photos", "--background", "black"], "--background does not go with photos"),
+        (["photos", "--skip-damaged"], "--skip-damaged does not go with photos"),
         (["photos", "--shards", "0"], "--shards"),
         (["photos", "--seed", "-1"], "--seed"),
     ],

@@ -99,13 +99,26 @@ def test_what_exists_is_never_replaced(tmp_path, make):
     ("rows", "shards", "message"),
     [
         ({}, 12, "numbers has 11 test images for 12 shards: use --shards 11 or less"),
-        ({"test": 0}, 1, "numbers has 0 test images for 1 shards: there must be at least one"),
+        ({"test": 0}, 1, "numbers has no test images: there must be at least one"),
+        ({"test": 0}, None, "numbers has no test images: there must be at least one"),
         ({}, 0, "shards = 0 must be at least 1"),
     ],
 )
 def test_impossible_numbers_of_shards_are_refused(tmp_path, rows, shards, message):
     with pytest.raises(DataError, match=message):
         prepare(source(**rows), str(tmp_path / "numbers"), shards=shards)
+
+
+def test_the_number_of_shards_follows_from_few_images(tmp_path):
+    made = prepare(source(validation=3), str(tmp_path / "numbers"))
+    assert {split: len(made.splits[split].shards) for split in made.splits} == {
+        "train": 32,
+        "test": 11,
+        "validation": 3,
+    }
+    assert verify(str(tmp_path / "numbers")) == made
+    rows = [row_of(part.images) for part in open_split(str(tmp_path / "numbers"), made, "test", range(11))]
+    assert sorted(np.concatenate(rows).tolist()) == list(range(11))
 
 
 def broken(change):

@@ -262,41 +262,80 @@ def test_images_are_turned_upright_and_cut_in_the_middle(tmp_path):
     assert middle.mean((0, 1)).round().tolist() == [0, 0, 255]
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK", "LA"])
-def test_any_kind_of_pixels_becomes_rgb(tmp_path, mode):
+def test_damaged_images_are_listed_all_at_once(tmp_path):
+    """Those of the test split, too, and those that come after the first."""
     for split in ("train", "test"):
-        (tmp_path / split / "a").mkdir(parents=True)
-        Image.new("RGB", (9, 9), "white").convert(mode).save(tmp_path / split / "a" / "1.tif")
-    assert everything(folder(tmp_path), "train")[0].min() == 255
-
-
-@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + bytes(50)])
-def test_an_unreadable_image_is_named(tmp_path, content):
-    paint(tmp_path / "a" / "1.png", "red")
-    paint(tmp_path / "a" / "2.png", "red")
-    for k in (1, 2):
-        (tmp_path / "a" / f"{k}.png").write_bytes(content)
-    with pytest.raises(DataError, match=r"cannot read image .*a/[12]\.png"):
+        for k in range(6):
+            paint(tmp_path / split / "a" / f"{k}.jpg", "red", size=(200, 200))
+    (tmp_path / "train" / "a" / "1.jpg").write_bytes(b"no image")
+    (tmp_path / "train" / "a" / "4.jpg").write_bytes(b"")
+    torn = tmp_path / "test" / "a" / "3.jpg"
+    torn.write_bytes(torn.read_bytes()[:-200])
+    with pytest.raises(DataError) as caught:
         list(folder(tmp_path).read("train"))
+    unknown = "cannot identify image file"
+    assert str(caught.value) == (
+        f"cannot read 3 images: {tmp_path}/train/a/1.jpg ({unknown}), {tmp_path}/train/a/4.jpg ({unknown}), "
+        f"{torn} (image file is truncated (5 bytes not processed)); --skip-damaged leaves damaged ones out"
+    )
 
 
-def test_a_truncated_image_is_named(tmp_path):
-    for k in range(2):
-        file = tmp_path / "a" / f"{k}.jpg"
-        paint(file, "red", size=(200, 200))
-        file.write_bytes(file.read_bytes()[:-200])
-    with pytest.raises(DataError, match=r"cannot read image .*\.jpg"):
+def test_of_many_damaged_images_the_first_are_named(tmp_path):
+    for k in range(30):
+        paint(tmp_path / "train" / f"{k:02}.png", "red")
+        (tmp_path / "train" / f"{k:02}.png").write_bytes(b"")
+    paint(tmp_path / "test" / "1.png", "red")
+    with pytest.raises(DataError, match=r"cannot read 30 images: .*train/19\.png \(.*\), and 10 more; ") as caught:
         list(folder(tmp_path).read("train"))
+    assert "20.png" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [lambda path: None, lambda path: (path / "a").mkdir(), lambda path: paint(path / "loose.png", "red")],
-)
-def test_a_folder_without_classes_is_refused(tmp_path, make):
-    make(tmp_path)
-    with pytest.raises(DataError, match=r"no images in .*: expected .*/CLASS/\*\.png"):
-        folder(tmp_path)
+def test_one_damaged_image_is_named(tmp_path):
+    paint(tmp_path / "train" / "1.png", "red")
+    paint(tmp_path / "test" / "1.png", "red")
+    (tmp_path / "test" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50))
+    with pytest.raises(DataError, match=r"cannot read image .*test/1\.png: .+; --skip-damaged"):
+        list(folder(tmp_path).read("test"))
+
+
+def test_damaged_images_are_left_out_if_that_is_asked_for(tmp_path):
+    """As though their files were not there."""
+    for k in range(20):
+        paint(tmp_path / "some" / "a" / f"{k:02}.png", (k, 0, 0))
+        paint(tmp_path / "whole" / "a" / f"{k:02}.png", (k, 0, 0))
+    for k in (3, 11, 12):
+        (tmp_path / "some" / "a" / f"{k:02}.png").write_bytes(b"no image")
+        (tmp_path / "whole" / "a" / f"{k:02}.png").unlink()
+    seen = []
+    some = folder(tmp_path / "some", seed=2, skip_damaged=True, progress=lambda *counts: seen.append(counts))
+    whole = folder(tmp_path / "whole", seed=2)
+    assert some.counts == whole.counts == {"train": 15, "test": 2}
+    for split in some.splits:
+        np.testing.assert_array_equal(everything(some, split)[0], everything(whole, split)[0])
+    assert seen == [(k, 20) for k in range(1, 21)]
+    (notice,) = some.warnings
+    assert notice.startswith(f"left out 3 images: {tmp_path}/some/a/03.png (cannot identify image file), ")
+
+
+def test_a_split_of_damaged_images_alone_is_refused(tmp_path):
+    paint(tmp_path / "train" / "1.png", "red")
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "1.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"no image is left of the test split: cannot read image .*test/1\.png"):
+        folder(tmp_path, skip_damaged=True)
+
+
+def test_a_file_that_cannot_be_opened_is_not_left_out(tmp_path):
+    """An error of the disk, here a link to itself that comes into being after the folder was listed, is no damage."""
+    for k in range(4):
+        paint(tmp_path / f"{k}.png", "red")
+
+    def loop(done, total):
+        (tmp_path / "3.png").unlink(missing_ok=True)
+        (tmp_path / "3.png").symlink_to(tmp_path / "3.png")
+
+    with pytest.raises(DataError, match=r"cannot read image .*3\.png: Too many levels of symbolic links"):
+        folder(tmp_path, skip_damaged=True, progress=loop)
 
 
 def test_no_folder_at_all(tmp_path):

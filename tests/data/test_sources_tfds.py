@@ -42,13 +42,22 @@ def test_a_validation_split_is_taken_where_there_is_one(data_dir):
     assert sorted(row_of(np.concatenate([images for images, _ in source.read("validation")]))) == list(range(5))
 
 
+def test_16_bit_images_are_scaled(data_dir):
+    images, _ = next(iter(tfds_source("tiny_deep", data_dir).read("train")))
+    rows = row_of(images)
+    assert sorted(rows) == list(range(20))
+    deep = image_rows(0, 20)[rows] * 256.0 + rows[:, None, None, None]
+    np.testing.assert_array_equal(images, (deep * 255 / 65535).round())
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("tiny_nubmers", "no data set 'tiny_nubmers' in tensorflow-datasets; did you mean 'tiny_numbers'?"),
         ("tiny_numbers:7.0.0", "cannot open data set tiny_numbers:7.0.0: .*7.0.0"),
         ("tiny_train_only", r"has no test split; it has train, and both train and test are needed"),
-        ("tiny_ragged", r"tiny_ragged has images \?x\?x3 of uint8; one fixed shape of uint8 is needed"),
+        ("tiny_ragged", r"tiny_ragged has images \?x\?x3 of uint8; one fixed shape of uint8 or uint16 is needed"),
+        ("tiny_floats", "tiny_floats has images 4x6x1 of float32; one fixed shape of uint8 or uint16 is needed"),
         ("imdb_reviews", "imdb_reviews has no image feature; it has label, text"),
         ("owner:numbers", "'owner:numbers' is no data set's name"),
         ("../numbers", "is no data set's name"),

@@ -3,6 +3,7 @@
 from types import MappingProxyType
 from typing import ClassVar
 
+import numpy as np
 import tensorflow_datasets as tfds
 from synthetic import CLASSES, image_rows
 
@@ -14,11 +15,12 @@ class _Tiny(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     SHAPE = (4, 6, 3)
+    DTYPE = "uint8"
     FEATURES: ClassVar = {}
     ROWS: ClassVar = ROWS
 
     def _info(self):
-        image = tfds.features.Image(shape=self.SHAPE, encoding_format="png")
+        image = tfds.features.Image(shape=self.SHAPE, dtype=getattr(np, self.DTYPE), encoding_format="png")
         features = tfds.features.FeaturesDict({"image": image, **self.FEATURES})
         return tfds.core.DatasetInfo(builder=self, features=features)
 
@@ -56,6 +58,23 @@ class TinyRagged(_Tiny):
     """Images of any size."""
 
     SHAPE = (None, None, 3)
+
+
+class TinyDeep(_Tiny):
+    """Of 16 bits."""
+
+    DTYPE = "uint16"
+
+    def _generate_examples(self, rows):
+        for row, image in enumerate(image_rows(0, rows)):
+            yield row, {"image": image.astype(np.uint16) * 256 + row}
+
+
+class TinyFloats(_Tiny):
+    """Of floats."""
+
+    SHAPE = (4, 6, 1)
+    DTYPE = "float32"
 
 
 class TinyUnreachable(_Tiny):

@@ -43,6 +43,21 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
     return size
 
 
+def _colour(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int, int] | None:
+    """Red, green and blue from a name or from #rrggbb."""
+    if value is None:
+        return None
+    from PIL import ImageColor
+
+    try:
+        red, green, blue, *alpha = ImageColor.getrgb(value)
+    except ValueError:
+        alpha = [0]
+    if alpha:  # no colour, or one that is transparent itself
+        raise click.BadParameter(f"{value!r} must be a colour's name, as in HTML, or #rrggbb")
+    return red, green, blue
+
+
 @click.group()
 def data() -> None:
     """Prepare data sets, check them, look at them."""
@@ -52,9 +67,13 @@ def data() -> None:
 @click.argument("source")
 @click.option("--out", metavar="DIR", help="Folder to make, or the URI of one.  [default: data/SOURCE]")
 @click.option("--archive", metavar="FILE", help="cifar10: the official cifar-10-binary.tar.gz, instead of a download.")
-@click.option("--folder", metavar="DIR", help="folder: holds CLASS/*.png, or train/CLASS/ and test/CLASS/.")
+@click.option("--folder", metavar="DIR", help="folder: holds the images, see below.")
 @click.option("--size", metavar="HxW", callback=_size, help="folder: size of the images to make.  [default: 32x32]")
 @click.option("--grey", is_flag=True, default=None, help="folder: make grey images, which a job may binarize.")
+@click.option("--background", metavar="COLOUR", callback=_colour,
+              help="folder: colour behind transparent pixels, such as black or #336699.  [default: white]")  # fmt: skip
+@click.option("--skip-damaged", is_flag=True, default=None,
+              help="folder: leave out images that cannot be decoded, and name them; reads all twice.")  # fmt: skip
 @click.option("--train", type=click.IntRange(1), help="photos: training crops.  [default: 20000]")
 @click.option("--test", type=click.IntRange(1), help="photos: test crops.  [default: 2000]")
 @click.option(
@@ -69,19 +88,30 @@ def data() -> None:
     help="Which: drawn at random with --seed, whatever their class, or the source's last.  [default: random]",
 )
 @click.option("--data-dir", metavar="DIR", help="Where tensorflow-datasets keeps what it downloads.")
-@click.option("--shards", type=click.IntRange(1), default=32, show_default=True,
-              help="Files of each split; at most so many workers share the data.")  # fmt: skip
+@click.option("--shards", type=click.IntRange(1),
+              help="Files of each split; at most so many workers share the data.  [default: 32, but no more than a "
+              "split has images]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every random choice.")
-def prepare(source: str, out: str | None, shards: int, seed: int, **options: Any) -> None:
-    """Turn SOURCE into Arrow shards, once, before training.
+def prepare(source: str, out: str | None, shards: int | None, seed: int, **options: Any) -> None:
+    r"""Turn SOURCE into Arrow shards, once, before training.
 
     SOURCE is cifar10, photos (crops of photographs that come with vaedist[photos], no network needed), folder
     (your own images), or the name of any image data set of tensorflow-datasets.
 
+    \b
+    Below --folder                 splits                      classes
+    CLASS/*.png                    a tenth is for testing      the folders CLASS
+    *.png                          a tenth is for testing      one, "unlabelled"
+    train/, test/, each as above   the folders, and val/ too   as above
+    train/, val/                   val/ is for testing         as above
+
+    Images may lie deeper within CLASS, and have any format that the installed Pillow decodes. Hidden files and folders
+    are skipped; other files that are ignored are counted in a warning.
+
     With a validation split, which some sources have already, checkpoints and trials are selected by it, and the test
     images are left to `vaedist evaluate`.
     """
-    from vaedist.data.prepare import prepare, require_new
+    from vaedist.data.prepare import SHARDS, prepare, require_new
     from vaedist.data.sources.source import plain_name
 
     out = out or f"data/{plain_name(source)}"
@@ -92,6 +122,9 @@ def prepare(source: str, out: str | None, shards: int, seed: int, **options: Any
     rows = sum(images.counts.values())
     with progress_bar(f"preparing {images.name}") as bar:
         manifest = prepare(images, out, shards=shards, seed=seed, progress=lambda done: bar(done, rows))
+    fewest = min(len(split.shards) for split in manifest.splits.values())
+    if shards is None and fewest < SHARDS:
+        click.echo(f"warning: a split has {fewest} images, so at most {fewest} workers can share the data", err=True)
     click.echo(f"{out}: {_in_words(manifest)}")
     click.echo(f"fingerprint {manifest.fingerprint}")
 
@@ -136,7 +169,7 @@ def _open_source(name: str, seed: int, options: Mapping[str, Any]) -> ImageSourc
     held = {"validation", "validation_from"}
     takes = {
         "photos": {"train", "test", "validation"},
-        "folder": {"folder", "size", "grey", *held},
+        "folder": {"folder", "size", "grey", "background", "skip_damaged", *held},
     }.get(name, {"data_dir", *held})
     if name == "cifar10" and "archive" in options:
         takes = {"archive", *held}
@@ -146,7 +179,7 @@ def _open_source(name: str, seed: int, options: Mapping[str, Any]) -> ImageSourc
     if "validation_from" in options and "validation" not in options:
         raise click.UsageError("--validation-from goes with --validation N")
     if name == "folder" and "folder" not in options:
-        raise click.UsageError("folder needs --folder DIR, which holds CLASS/*.png")
+        raise click.UsageError("folder needs --folder DIR, which holds the images")
 
     from vaedist.data import sources
 
@@ -158,8 +191,9 @@ def _open_source(name: str, seed: int, options: Mapping[str, Any]) -> ImageSourc
         whole = _open_source(name, seed, {key: value for key, value in options.items() if key not in held})
         return hold_out(whole, options["validation"], taken=options.get("validation_from", "random"), seed=seed)
     if name == "folder":
-        size, grey = options.get("size", (32, 32)), options.get("grey", False)
-        return sources.folder(options["folder"], size, seed=seed, grey=grey)
+        path, given = options["folder"], {key: value for key, value in options.items() if key != "folder"}
+        with progress_bar("looking for damaged images") as bar:
+            return sources.folder(path, **given, seed=seed, progress=bar)
     if "archive" in options:
         return sources.cifar10_archive(options["archive"])
     hint = "; without a network, --archive FILE reads it from a file" if name == "cifar10" else ""

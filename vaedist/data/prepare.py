@@ -25,9 +25,11 @@ from vaedist.storage.uri import fault_of, is_remote
 
 Progress = Callable[[int], None]
 
+SHARDS = 32  # of each split that has as many images
+
 
 def prepare(
-    source: ImageSource, out: str, *, shards: int = 32, seed: int = 0, progress: Progress | None = None
+    source: ImageSource, out: str, *, shards: int | None = None, seed: int = 0, progress: Progress | None = None
 ) -> Manifest:
     """Write a data set, whole or not at all.
 
@@ -38,7 +40,8 @@ def prepare(
     Args:
         source: what to read.
         out: folder to make, or the pyarrow filesystem URI of one; it must not exist yet.
-        shards: files of each split; no more workers than this can share the data.
+        shards: files of each split; no more workers than this can share the data. None makes `SHARDS`, or one an image
+            where a split has fewer images.
         seed: of the permutation.
         progress: called with the rows read so far, over all splits.
 
@@ -80,21 +83,22 @@ def _first_rows(rows: int, shards: int) -> np.ndarray:
     return np.cumsum([0] + [shard_rows(rows, shards, lane) for lane in range(shards)])
 
 
-def _check_request(source: ImageSource, shards: int, seed: int) -> None:
-    if shards < 1 or seed < 0:
+def _check_request(source: ImageSource, shards: int | None, seed: int) -> None:
+    if seed < 0 or (shards is not None and shards < 1):
         raise DataError(f"shards = {shards} must be at least 1 and seed = {seed} at least 0")
     for split in source.splits:
         rows = source.rows(split)
-        if rows < shards:
-            allowed = f"use --shards {rows} or less" if rows else "there must be at least one"
-            raise DataError(f"{source.name} has {rows} {split} images for {shards} shards: {allowed}")
+        if not rows:
+            raise DataError(f"{source.name} has no {split} images: there must be at least one")
+        if shards is not None and rows < shards:
+            raise DataError(f"{source.name} has {rows} {split} images for {shards} shards: use --shards {rows} or less")
 
 
 class _Writer:
     """One data set on its way into a folder."""
 
     def __init__(
-        self, source: ImageSource, folder: Path, out: str, shards: int, seed: int, progress: Progress | None
+        self, source: ImageSource, folder: Path, out: str, shards: int | None, seed: int, progress: Progress | None
     ) -> None:
         self.source, self.folder, self.out = source, folder, out
         self.shards, self.seed, self.progress = shards, seed, progress
@@ -120,22 +124,26 @@ class _Writer:
 
     def write_split(self, split: SplitName) -> Split:
         rows = self.source.rows(split)
-        first = _first_rows(rows, self.shards)
+        count = self.shards_of(split)
+        first = _first_rows(rows, count)
         with storage_errors(self.out):
             spill = Spill(self.folder, (rows, *self.source.shape))
         with spill:
             labels = self.fill(spill, split)
             images = spill.images()
             shards = tuple(
-                self.write_shard(f"{split}-{lane:05d}-of-{self.shards:05d}.arrow", images[a:b], labels[a:b])
+                self.write_shard(f"{split}-{lane:05d}-of-{count:05d}.arrow", images[a:b], labels[a:b])
                 for lane, (a, b) in enumerate(pairwise(first))
             )
         return Split(rows=rows, shards=shards)
 
+    def shards_of(self, split: SplitName) -> int:
+        return min(SHARDS, self.source.rows(split)) if self.shards is None else self.shards
+
     def fill(self, spill: Spill, split: SplitName) -> np.ndarray:
         """Read the split's rows into their places; gives the labels in theirs, [rows]."""
         rows = self.source.rows(split)
-        places = row_places(rows, self.shards, self.seed, split)
+        places = row_places(rows, self.shards_of(split), self.seed, split)
         labels = np.empty(rows, np.int32)
         read = 0
         for images, some in self.source.read(split):

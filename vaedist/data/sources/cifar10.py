@@ -18,6 +18,7 @@ import numpy as np
 from vaedist.data.manifest import Source, SplitName
 from vaedist.data.sources.source import Batch, ImageSource
 from vaedist.errors import DataError
+from vaedist.files import readable
 
 OFFICIAL_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 SHAPE = (32, 32, 3)
@@ -53,12 +54,13 @@ def cifar10_archive(path: str | Path) -> ImageSource:
             raise DataError(f"archive {path}: {name} has {sizes[name]} bytes, not a multiple of {RECORD}")
     official = sha256 == OFFICIAL_SHA256
     digests = f"SHA-256 {sha256[:12]}... where {OFFICIAL_SHA256[:12]}... is published"
-    warning = f"{path.name} is not the official archive: {digests}"
+    name = readable(path.name)
+    warning = f"{name} is not the official archive: {digests}"
     return ImageSource(
         name="cifar10",
         shape=SHAPE,
         classes=classes,
-        provenance=Source(kind="cifar10-archive", name=path.name, sha256=sha256, official=official),
+        provenance=Source(kind="cifar10-archive", name=name, sha256=sha256, official=official),
         counts={split: sum(sizes[name] for name in names) // RECORD for split, names in MEMBERS.items()},
         reader=lambda split: _read(path, split, len(classes)),
         warnings=() if official else (warning,),

@@ -1,81 +1,85 @@
-"""A folder of images, one subfolder a class."""
+"""A folder of images, one subfolder a class or none, with or without folders for the splits."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from vaedist.data.manifest import SPLITS, Source, SplitName
+from vaedist.data.manifest import ALL_SPLITS, Source, SplitName
+from vaedist.data.sources.layout import ByClass, find_images
+from vaedist.data.sources.pixels import WHITE, Target, UnreadableImageError, decode
 from vaedist.data.sources.source import Batch, ImageSource, plain_name
 from vaedist.errors import DataError
-from vaedist.storage.filesystem import first_line
+from vaedist.files import readable
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 TEST_SHARE = 0.1
 BATCH = 200  # images decoded at a time
+LISTED = 20  # unreadable images that a message names
 
 Labelled = tuple[Path, int]
+Fault = tuple[Path, UnreadableImageError]
 
 
-def folder(path: str | Path, size: tuple[int, int] = (32, 32), seed: int = 0, *, grey: bool = False) -> ImageSource:
-    """Images at path/CLASS/*.png and the like, turned upright, cut to the aspect of `size`, and resized.
+def folder(
+    path: str | Path,
+    size: tuple[int, int] = (32, 32),
+    seed: int = 0,
+    *,
+    grey: bool = False,
+    background: tuple[int, int, int] = WHITE,
+    skip_damaged: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> ImageSource:
+    """Images below a folder, turned upright, cut to the aspect of `size`, and resized.
 
-    Where path/train and path/test exist, they hold the class folders; else a tenth of each class, drawn at
-    random, is for testing.
+    See `layout` for where splits and classes come from. Where there is no test split, a tenth of each class, drawn at
+    random, is for testing. See `pixels` for how pixels of any kind become 8-bit grey or colour.
 
     Args:
         path: the folder.
         size: height and width of the images that are made, in pixels.
         seed: of the draw.
         grey: make images of one channel instead of three.
+        background: colour behind transparent pixels, red, green and blue.
+        skip_damaged: leave out images that cannot be decoded. To find these, every image is decoded once more.
+        progress: called, while damaged images are looked for, with the images seen so far and their number.
 
     Raises:
-        DataError: no folder, or no class folder with images in it. Reading raises it for an unreadable image.
+        DataError: no folder, no images in it, or a layout in which splits and classes cannot be told. Reading raises
+            it for unreadable images, and names them all, but no more than `LISTED`.
     """
-    path = Path(path)
-    if not path.is_dir():
-        raise DataError(f"no folder at {path}")
-    if all((path / split).is_dir() for split in SPLITS):
-        found = {split: _by_class(path / split) for split in SPLITS}
-        classes = sorted({name for by_class in found.values() for name in by_class})
-    else:
-        by_class = _by_class(path)
-        classes = sorted(by_class)
-        found = _draw(by_class, seed)
-    if not classes:
-        raise DataError(f"no images in {path}: expected {path}/CLASS/*.png, or *.jpg, *.webp, *.bmp, *.gif, *.tif")
+    path, target = Path(path), Target(size, grey, background)
+    layout = find_images(path)
+    splits, notices = layout.splits, list(layout.notices)
+    if skip_damaged:
+        files = [file for by_class in splits.values() for images in by_class.values() for file in images]
+        faults = _faults(files, target, progress)
+        splits = _without(splits, faults)
+        if faults:
+            notices.append(readable(f"left out {_listed(faults)}"))
+    if set(splits) == {"train"}:
+        splits = _draw(splits["train"], seed)
+    classes = sorted({name for by_class in splits.values() for name in by_class})
     rows: dict[SplitName, list[Labelled]] = {
-        split: [(file, classes.index(name)) for name, images in sorted(found[split].items()) for file in images]
-        for split in SPLITS
+        split: [(file, classes.index(name)) for name, images in sorted(by_class.items()) for file in images]
+        for split, by_class in splits.items()
     }
+    name = path.absolute().name
     return ImageSource(
-        name=plain_name(path.absolute().name),
-        shape=(*size, 1 if grey else 3),
+        name=plain_name(name),
+        shape=target.shape,
         classes=tuple(classes),
-        provenance=Source(kind="folder", name=path.absolute().name or "/"),
+        provenance=Source(kind="folder", name=readable(name) or "/"),
         counts={split: len(files) for split, files in rows.items()},
-        reader=lambda split: _read(rows[split], size, "L" if grey else "RGB"),
+        reader=lambda split: _read(rows, split, target),
+        warnings=tuple(notices),
     )
 
 
-def _by_class(path: Path) -> dict[str, list[Path]]:
-    """The image files of each class folder that has any, sorted."""
-    try:
-        found = {
-            below.name: sorted(f for f in below.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
-            for below in path.iterdir()
-            if below.is_dir() and not below.name.startswith(".")
-        }
-    except OSError as error:
-        raise DataError(f"cannot read folder {error.filename}: {error.strerror}") from error
-    return {name: images for name, images in found.items() if images}
-
-
-def _draw(by_class: dict[str, list[Path]], seed: int) -> dict[SplitName, dict[str, list[Path]]]:
+def _draw(by_class: ByClass, seed: int) -> dict[SplitName, ByClass]:
     """Test images drawn from each class: a tenth, but at least one of two or more."""
     rng = np.random.default_rng(seed)
-    found: dict[SplitName, dict[str, list[Path]]] = {"train": {}, "test": {}}
+    found: dict[SplitName, ByClass] = {"train": {}, "test": {}}
     for name, images in sorted(by_class.items()):
         count = min(max(1, round(TEST_SHARE * len(images))), len(images) - 1)
         drawn = set(rng.permutation(len(images))[:count].tolist())
@@ -84,23 +88,59 @@ def _draw(by_class: dict[str, list[Path]], seed: int) -> dict[SplitName, dict[st
     return found
 
 
-def _read(rows: Sequence[Labelled], size: tuple[int, int], mode: str) -> Iterator[Batch]:
-    for start in range(0, len(rows), BATCH):
-        some = rows[start : start + BATCH]
-        yield np.stack([_decode(file, size, mode) for file, _ in some]), np.array([label for _, label in some])
+def _read(rows: Mapping[SplitName, Sequence[Labelled]], split: SplitName, target: Target) -> Iterator[Batch]:
+    files = [file for file, _ in rows[split]]
+    labels = np.array([label for _, label in rows[split]], np.int32)
+    for start in range(0, len(files), BATCH):
+        images = []
+        for k, file in enumerate(files[start : start + BATCH], start):
+            try:
+                images.append(decode(file, target))
+            except UnreadableImageError:
+                later = [each for each in ALL_SPLITS[ALL_SPLITS.index(split) + 1 :] if each in rows]
+                rest = [*files[k:], *(below for each in later for below, _ in rows[each])]
+                faults = _faults(rest, target)
+                raise DataError(f"cannot read {_listed(faults)}; --skip-damaged leaves damaged ones out") from None
+        yield np.stack(images), labels[start : start + BATCH]
 
 
-def _decode(file: Path, size: tuple[int, int], mode: str) -> np.ndarray:
-    """One image file as [H, W, 3], or [H, W, 1] in the mode "L"."""
-    height, width = size
-    try:
-        with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image).convert(mode)
-        return np.asarray(ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)).reshape(height, width, -1)
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombError,
-    ) as error:
-        raise DataError(f"cannot read image {file}: {first_line(error)}") from error
+def _faults(files: Sequence[Path], target: Target, progress: Callable[[int, int], None] | None = None) -> list[Fault]:
+    """Decodes each file, and returns those that cannot be."""
+    found = []
+    for count, file in enumerate(files, 1):
+        try:
+            decode(file, target)
+        except UnreadableImageError as error:
+            found.append((file, error))
+        if progress is not None:
+            progress(count, len(files))
+    return found
+
+
+def _without(splits: Mapping[SplitName, ByClass], faults: Sequence[Fault]) -> dict[SplitName, ByClass]:
+    """The images that have no fault.
+
+    Raises:
+        DataError: a file is not damaged, but cannot be opened; or no image of a split is left.
+    """
+    closed = [(file, error) for file, error in faults if not error.damaged]
+    if closed:
+        raise DataError(f"cannot read {_listed(closed)}")
+    left_out = {file for file, _ in faults}
+    kept: dict[SplitName, ByClass] = {}
+    for split, by_class in splits.items():
+        intact = {name: [file for file in images if file not in left_out] for name, images in by_class.items()}
+        kept[split] = {name: images for name, images in intact.items() if images}
+        if not kept[split]:
+            raise DataError(f"no image is left of the {split} split: cannot read {_listed(faults)}")
+    return kept
+
+
+def _listed(faults: Sequence[Fault]) -> str:
+    """Unreadable images with the reasons; their number, if there are several."""
+    named = [f"{file} ({error})" for file, error in faults[:LISTED]]
+    more = f", and {len(faults) - LISTED} more" if len(faults) > LISTED else ""
+    if len(faults) == 1:
+        file, error = faults[0]
+        return f"image {file}: {error}"
+    return f"{len(faults)} images: {', '.join(named)}{more}"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vaedist.data.manifest import ALL_SPLITS, SPLITS, Source, SplitName
+from vaedist.data.sources.pixels import eight_bit_values
 from vaedist.data.sources.source import Batch, ImageSource, plain_name
 from vaedist.errors import DataError
 from vaedist.storage.filesystem import first_line
@@ -25,6 +26,7 @@ def tfds_source(name: str, data_dir: str | Path | None = None) -> ImageSource:
     """The images of a tensorflow-datasets data set, downloaded and prepared where that was not done before.
 
     A data set without class labels gets the one class "unlabelled". A validation split is taken where there is one.
+    16-bit pixels are scaled to 8 bits; alpha stays a fourth channel.
 
     Args:
         name: as tensorflow-datasets has it, such as "cifar10" or "mnist:3.0.1".
@@ -84,11 +86,10 @@ def _image_shape(builder: Any, name: str) -> tuple[int, int, int]:
     image = features["image"] if "image" in features else None  # noqa: SIM401 - it is no dict
     if not isinstance(image, tfds.features.Image):
         raise DataError(f"data set {name} has no image feature; it has {', '.join(sorted(features))}")
-    if None in image.shape or image.np_dtype != np.uint8:
+    if None in image.shape or len(image.shape) != 3 or image.np_dtype not in (np.uint8, np.uint16):
         shape = "x".join("?" if side is None else str(side) for side in image.shape)
-        raise DataError(
-            f"data set {name} has images {shape} of {image.np_dtype.__name__}; one fixed shape of uint8 is needed"
-        )
+        kind = np.dtype(image.np_dtype).name
+        raise DataError(f"data set {name} has images {shape} of {kind}; one fixed shape of uint8 or uint16 is needed")
     height, width, channels = image.shape
     return height, width, channels
 
@@ -120,6 +121,7 @@ def _read(builder: Any, split: SplitName, *, labelled: bool) -> Iterator[Batch]:
             split=split, shuffle_files=False, decoders=tfds.decode.PartialDecoding(features)
         ).batch(BATCH)
         for row in tfds.as_numpy(rows):
-            yield row["image"], row["label"] if labelled else np.zeros(len(row["image"]), np.int32)
+            images = row["image"] if row["image"].dtype == np.uint8 else eight_bit_values(row["image"])
+            yield images, row["label"] if labelled else np.zeros(len(images), np.int32)
     except Exception as error:  # TensorFlow's own errors
         raise DataError(f"cannot read the {split} split of {builder.info.full_name}: {first_line(error)}") from error

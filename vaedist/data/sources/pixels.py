@@ -1,0 +1,181 @@
+"""Decodes image files of any format that Pillow reads to 8-bit pixels, as the picture is shown on a screen.
+
+- 16-bit grey becomes round(v * 255 / 65535); of 16-bit colour Pillow gives the upper 8 bits.
+- 32-bit integers and floats have no known range and are refused.
+- Transparency is blended onto a background.
+- EXIF orientation is applied; ICC profiles are not.
+- Of an animation or of several pages, the first is taken.
+"""
+
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from vaedist.storage.filesystem import first_line
+
+WHITE = (255, 255, 255)
+
+# Formats whose plug-ins in Pillow decode nothing by themselves, or hand the file to another program.
+_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
+# Formats whose 16-bit pixels are unsigned and range from 0 to 65535 once Pillow has read them.
+_FULL_RANGE = frozenset({"JPEG2000", "PNG", "TIFF"})
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of a TIFF
+_WHITE_IS_ZERO = 0
+# What Pillow multiplies grey levels of fewer than 8 bits by; it leaves a transparent level in a PNG as it is.
+_GREY_LEVELS = {"1": 255, "L;2": 85, "L;4": 17}
+
+
+class UnreadableImageError(Exception):
+    """An image file cannot be decoded; the message is the reason, without the file's name.
+
+    damaged: the content is at fault; False where the operating system does not give it.
+    """
+
+    def __init__(self, reason: str, *, damaged: bool) -> None:
+        super().__init__(reason)
+        self.damaged = damaged
+
+
+@dataclass(frozen=True)
+class Target:
+    """The images to make.
+
+    size: height and width in pixels.
+    grey: one channel instead of three.
+    background: colour behind transparent pixels, red, green and blue.
+    """
+
+    size: tuple[int, int]
+    grey: bool = False
+    background: tuple[int, int, int] = WHITE
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return (*self.size, 1 if self.grey else 3)
+
+
+@cache
+def decoded_suffixes() -> frozenset[str]:
+    """Returns the suffixes, in lower case, of the formats that the installed Pillow decodes."""
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in _formats())
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in Image.OPEN if name not in _NOT_DECODED)
+
+
+def decode(file: Path, target: Target) -> np.ndarray:
+    """Decodes one image file: turned upright, cut in the middle to the aspect of the target, and resized.
+
+    Returns:
+        [H, W, C], uint8.
+
+    Raises:
+        UnreadableImageError: the file cannot be read or is damaged, or its pixels have no known range.
+    """
+    height, width = target.size
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of odd metadata and of large images
+            with Image.open(file, formats=_formats()) as image:
+                picture = eight_bit(image, target)
+            small = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+    except UnreadableImageError:
+        raise
+    except OSError as error:
+        missing = error.errno is not None  # Pillow's own have none
+        reason = str(error.strerror) if missing else first_line(error).replace(f" {str(file)!r}", "")
+        raise UnreadableImageError(reason, damaged=not missing) from error
+    except Exception as error:  # each format's plug-in has its own kinds for damaged files
+        raise UnreadableImageError(first_line(error), damaged=True) from error
+    return np.asarray(small).reshape(target.shape)
+
+
+def eight_bit(image: Image.Image, target: Target) -> Image.Image:
+    """Converts an opened image to the mode RGB, or L where the target is grey, upright and without transparency.
+
+    Raises:
+        UnreadableImageError: its pixels have no known range.
+    """
+    # What the file says is asked first, as a transposed copy no longer tells.
+    highest, key, inverted = _highest(image), _transparent_colour(image), _is_inverted(image)
+    picture = ImageOps.exif_transpose(image)
+    levels = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
+    if highest > 255:
+        grey = eight_bit_values(np.clip(levels, 0, highest), highest)
+        picture = Image.fromarray(255 - grey if inverted else grey)
+    if key is not None:
+        picture = _with_alpha(picture, np.reshape(levels, (picture.height, picture.width, -1)) != key)
+    if picture.has_transparency_data:
+        picture = _blended(picture, target.background)
+    if picture.mode not in ("1", "L"):
+        picture = picture.convert("RGB")  # Lab has no direct way to grey
+    return picture.convert("L" if target.grey else "RGB")
+
+
+def eight_bit_values(values: np.ndarray, highest: int = 65535) -> np.ndarray:
+    """Scales unsigned integers 0, ..., highest to uint8: round(v * 255 / highest)."""
+    return ((values.astype(np.uint32) * 255 + highest // 2) // highest).astype(np.uint8)
+
+
+def _highest(image: Image.Image) -> int:
+    """Returns the highest number that a pixel may have, as Pillow reads it.
+
+    Raises:
+        UnreadableImageError: it is not known.
+    """
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return 255
+    if image.format == "PPM" and image.mode == "I":
+        return 65535  # whatever the file's own maximum is
+    if image.mode.startswith("I;16") and image.format in _FULL_RANGE:
+        bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]  # a TIFF's 12 bits are not scaled
+        return 2 ** int(bits) - 1
+    kind = {"F": "floats", "I": "integers of up to 32 bits"}.get(image.mode, "16-bit integers")
+    raise UnreadableImageError(
+        f"its pixels are {kind} of no known range ({image.format}, mode {image.mode}); pixels must have 8 bits, or 16 "
+        "in PNG, TIFF, PGM, PPM and JPEG 2000",
+        damaged=True,
+    )
+
+
+def _is_inverted(image: Image.Image) -> bool:
+    """Returns whether 0 is white in grey levels of more than 8 bits, which Pillow leaves as they are."""
+    tags = getattr(image, "tag_v2", {})
+    return image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+
+
+def _transparent_colour(image: Image.Image) -> tuple[int, ...] | None:
+    """Returns the one colour of an image without palette that is transparent, in its pixels' numbers, if there is."""
+    colour = image.info.get("transparency")
+    if image.mode not in ("1", "L", "RGB", "I;16") or not isinstance(colour, int | tuple):
+        return None
+    levels = colour if isinstance(colour, tuple) else (colour,)
+    tiles = getattr(image, "tile", [])
+    layout = tiles[0][3] if tiles else None
+    if layout == "RGB;16B":
+        return tuple(level >> 8 for level in levels)
+    return tuple(level * _GREY_LEVELS.get(str(layout), 1) for level in levels)
+
+
+def _with_alpha(picture: Image.Image, differs: np.ndarray) -> Image.Image:
+    """Makes pixels transparent in which no channel differs, [H, W, C], from the colour that is."""
+    opaque = picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+    opaque.info.pop("transparency", None)
+    opaque.putalpha(Image.fromarray(differs.any(-1).astype(np.uint8) * 255))
+    return opaque
+
+
+def _blended(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """Lays a picture over a background."""
+    if picture.mode == "La":
+        picture = picture.convert("LA")
+    ground = Image.new("RGBA", picture.size, (*background, 255))
+    return Image.alpha_composite(ground, picture.convert("RGBA")).convert("RGB")
