@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -124,7 +125,7 @@ def test_transparent_and_deep_images_as_a_contact_sheet_shows_them(here):
             picture.save(here / "pictures" / name / f"{k}.png")
     for options, corner in (([], 255), (["--background", "#00c800"], 200)):
         out = f"data{corner}"
-        made = run("prepare", "folder", "--folder", "pictures", "--out", out, *options)
+        made = run("prepare", "folder", "--folder", "pictures", "--out", out, "--shards", 1, *options)
         assert made.exit_code == 0, made.output
         assert run("inspect", out, "-o", f"{out}.png").exit_code == 0
         sheet = np.asarray(Image.open(f"{out}.png"))
@@ -134,6 +135,34 @@ def test_transparent_and_deep_images_as_a_contact_sheet_shows_them(here):
         assert (np.diff(ramp_cell[0, ::2, 0].astype(int)) > 0).all()
         assert shape_cell[0, 0].tolist() == ([255] * 3 if not options else [0, corner, 0])
         assert shape_cell[32, 32].tolist() == [0, 0, 0]
+
+
+def test_every_image_of_a_folder_is_taken_or_told(here):
+    taken = ["Train/cat/1.png", "Train/cat/deeper/2.jfif", "Train/dog/3.ppm", "TEST/cat/4.tga", "TEST/dog/5.jp2"]
+    for path in [*taken, "Train/loose.png", "cover.png", "Train/cat/._1.png", "__MACOSX/Train/cat/1.png"]:
+        (here / "pictures" / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(here / "pictures" / path)
+    (here / "pictures" / "Train" / "cat" / "6.heic").touch()
+    made = run("prepare", "folder", "--folder", "pictures", "--shards", 1)
+    assert made.exit_code == 0, made.output
+    assert made.stdout.startswith("data/folder: 3 training and 2 test images, 32x32x3, 2 classes")
+    assert made.stderr.splitlines() == [
+        "warning: ignored 1 image, cover.png, beside the folders of splits in pictures",
+        "warning: ignored 1 image, loose.png, beside the class folders in pictures/Train",
+        "warning: ignored 1 file: 1 .heic (no decoder)",
+    ]
+
+
+def test_a_class_folder_whose_name_is_not_utf8(here):
+    for k in range(10):
+        place = here / "pictures" / os.fsdecode(b"caf\xe9")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (k, 0, 0)).save(place / f"{k}.png")
+    made = run("prepare", "folder", "--folder", "pictures", "--shards", 1)
+    assert made.exit_code == 0, made.output
+    shown = run("inspect", "data/folder")
+    assert shown.exit_code == 0, shown.exception
+    assert "caf\\xe9" in shown.stdout
 
 
 def test_damaged_images_are_left_out_if_that_is_asked_for(here):
