@@ -49,6 +49,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "scaling.cpus_per_worker": (2.0, 1025),
     "scaling.logical_devices": (2, 0),
     "scaling.max_failures": (0, -1),
+    "scaling.failure_window_hours": (24.0, -1.0),
     "scaling.autoscaling": (True, "yes"),
     "checkpoint.every_steps": (0, -1),
     "checkpoint.keep": (5, 0),

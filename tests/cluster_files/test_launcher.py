@@ -1,13 +1,19 @@
 """The files for `ray up`, as far as Ray checks them without a cloud, and what they promise."""
 
+import os
 import re
 import shlex
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import start
+
+from vaedist.cli import main
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("onprem", "aws", "gcp")
@@ -75,6 +81,50 @@ def test_the_head_is_on_demand_and_workers_with_a_gpu_are_spot_and_come_on_deman
     spot = re.compile("spot|preempt", re.IGNORECASE)
     assert spot.search(str(worker["node_config"]))
     assert not spot.search(str(head["node_config"]))
+
+
+def watching(name):
+    """The command that watches for preemptions of a worker."""
+    [line] = [command for command in read(name)["worker_start_ray_commands"] if "watch-preemption" in command]
+    return line
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_spot_workers_are_watched_for_their_clouds_notice(name):
+    config, line = read(name), watching(name)
+    words = shlex.split(line.partition(" < ")[0])
+    words = words[words.index("vaedist") + 1 :]
+    command = main.commands[words[0]].commands[words[1]]
+    given = command.make_context("watch-preemption", words[2:]).params
+    port = ray_start(config["head_start_ray_commands"])["port"]
+    assert (given["cloud"], given["address"]) == (name, f"$RAY_HEAD_IP:{port}")
+    commands = config["worker_start_ray_commands"]
+    assert commands.index(line) > commands.index(f"ray start --address=$RAY_HEAD_IP:{port}")
+    assert not any("watch-preemption" in command for command in config["head_start_ray_commands"])  # it is on demand
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_a_worker_has_one_watcher_that_outlives_the_login_however_often_it_is_started(name, tmp_path):
+    program = tmp_path / "vaedist"
+    program.write_text('#!/bin/bash\necho "$$ $(ps -o sid= -p $$)" >> "$CALLED"; echo watching; exec sleep 60\n')
+    program.chmod(0o755)
+    called = tmp_path / "called"
+    line = watching(name).replace("/tmp/watch-preemption", str(tmp_path / "watch"))
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLED": str(called), "RAY_HEAD_IP": "::1"}
+    for _ in range(3):
+        done = subprocess.run(["bash", "--login", "-c", f'PATH={tmp_path}:$PATH; {line}'], env=environment, timeout=30,
+                              capture_output=True, text=True)  # fmt: skip
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        deadline = time.monotonic() + 30
+        while not called.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    time.sleep(0.5)
+    [one] = called.read_text().splitlines()
+    pid, session = map(int, one.split())
+    os.kill(pid, signal.SIGTERM)
+    assert session != os.getsid(0)
+    assert (tmp_path / "watch.log").read_text() == "watching\n"
 
 
 def test_on_aws_all_nodes_have_a_group_of_their_own_for_ray_would_open_ssh_to_all():

@@ -1,6 +1,7 @@
 """Training through Ray Train, with real workers and real strategies."""
 
 import os
+import re
 import shutil
 import signal
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vaedist.errors import ClusterError, Interrupted, NonFiniteError, RunError
+from vaedist.errors import ClusterError, Interrupted, NonFiniteError, RunError, WorkerError
 from vaedist.launch.train import train
 from vaedist.monitor.events import Finished, Notice, Progress, Saved, Started, Tested
 from vaedist.monitor.metrics import read_metrics
@@ -118,7 +119,11 @@ def test_a_run_goes_on_by_itself_when_workers_are_killed(two, undisturbed, proce
             killed.append(processes("RayTrainWorker")[-1 if killed else 0])
             killed[-1].kill()
 
-    run = train(two.with_overrides("run.name=killed"), observe=kill)
+    # Two failures where one is allowed, but not within 0.4 s, and with checkpoints in between.
+    run = train(
+        two.with_overrides("run.name=killed", "scaling.max_failures=1", "scaling.failure_window_hours=0.0001"),
+        observe=kill,
+    )
     assert len(killed) == 2
     starts = [event.start_step for event in events if isinstance(event, Started)]
     assert len(starts) == 3
@@ -131,6 +136,26 @@ def test_a_run_goes_on_by_itself_when_workers_are_killed(two, undisturbed, proce
     rows, expected = read_metrics(run.metrics), read_metrics(undisturbed.metrics)
     assert [(r["kind"], r["step"]) for r in rows] == [(r["kind"], r["step"]) for r in expected]
     assert [r["elbo"] for r in rows] == [r["elbo"] for r in expected]
+
+
+def test_a_run_whose_workers_fail_too_often_ends_and_says_within_what_time(experiment, processes):
+    killed, events = [], []
+
+    def kill(event):
+        events.append(event)
+        if isinstance(event, Started):
+            killed.append(processes("RayTrainWorker")[-1])
+            killed[-1].kill()
+
+    long = experiment.with_overrides("training.epochs=500", "scaling.max_failures=1")
+    with pytest.raises(WorkerError) as error:
+        train(long, observe=kill)
+    assert len(killed) == 2
+    assert re.match(
+        r"the workers failed 2 times within \d+ (s|min); scaling.max_failures = 1 in scaling.failure_window_hours = 1; "
+        r"last: \S.*ray\.log tells more, --resume goes on from the newest checkpoint$",
+        str(error.value),
+    )
 
 
 def test_ctrl_c_saves_the_step_and_resume_goes_on_to_the_same_weights(resumed, undisturbed):

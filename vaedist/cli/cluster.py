@@ -1,13 +1,24 @@
-"""`vaedist cluster`: a Ray of several nodes on this machine."""
+"""`vaedist cluster`: a Ray of several nodes on this machine, and notices that this machine goes away."""
 
 import json
+import threading
+import time
+from datetime import datetime
 
 import click
 
-from vaedist.cli.options import json_option
+from vaedist.cli.options import insecure_option, json_option
 from vaedist.cli.output import console, print_pairs, status_line
+from vaedist.launch.clouds import CLOUDS, METADATA_URL
 
 name_option = click.option("--name", default="local", show_default=True, metavar="NAME", help="Of the cluster.")
+own_address_option = click.option(
+    "--address", metavar="HOST:PORT",
+    help="Head of the cluster that this machine is part of.  [default: RAY_ADDRESS, or the Ray that runs here]",
+)  # fmt: skip
+node_ip_option = click.option(
+    "--node-ip", metavar="IP", help="Address by which Ray knows this machine.  [default: found among its own]"
+)
 
 
 @click.group()
@@ -16,6 +27,8 @@ def cluster() -> None:
 
     Its nodes are processes that listen on the loopback only and ask for a token, which vaedist's commands find by
     themselves. The head works on nothing, as on the clusters in the folder cluster/.
+
+    `drain` and `watch-preemption` are for the machines of any Ray cluster.
     """
 
 
@@ -95,3 +108,57 @@ def down(name: str) -> None:
     with status_line() as progress:
         ended = end(found, progress)
     click.echo(f"ended {name}: {ended} processes, none is left")
+
+
+@cluster.command()
+@click.option("--seconds", type=click.FloatRange(0, 86_400), default=30.0, show_default=True, metavar="S",
+              help="Until this machine goes.")  # fmt: skip
+@click.option("--wait", is_flag=True, help="Return when its training workers have left, or the time is over.")
+@own_address_option
+@node_ip_option
+@insecure_option
+def drain(seconds: float, wait: bool, address: str | None, node_ip: str | None) -> None:
+    """Announce that this machine goes away: runs on it save, and continue without it when the time is over."""
+    from vaedist.launch.drain import OwnNode, wait_for_workers
+
+    deadline = time.time() + seconds
+    node = OwnNode(address, node_ip).drain("vaedist cluster drain", deadline)
+    click.echo(f"node {node} is draining, for {seconds:g} s")
+    if wait:
+        wait_for_workers(deadline, notify=click.echo)
+
+
+@cluster.command("watch-preemption")
+@click.option("--cloud", type=click.Choice([*CLOUDS, "auto"]), default="auto", show_default=True,
+              help="Whose metadata service; auto takes the one that answers.")  # fmt: skip
+@click.option("--url", default=METADATA_URL, show_default=True, help="Of the metadata service.")
+@click.option("--interval", type=click.FloatRange(0.1, 3600), default=5.0, show_default=True, metavar="S",
+              help="Seconds between two questions.")  # fmt: skip
+@click.option("--keep-trying", is_flag=True, help="Wait for a service that does not answer, instead of ending.")
+@own_address_option
+@node_ip_option
+@insecure_option
+def watch_preemption(
+    cloud: str, url: str, interval: float, keep_trying: bool, address: str | None, node_ip: str | None
+) -> None:
+    """Drain this machine's Ray node when its cloud announces that it will be reclaimed.
+
+    Runs until it is stopped, one process on each node that may be reclaimed. Where no metadata service answers, it
+    says so and ends, with exit code 0.
+    """
+    from vaedist.launch.drain import OwnNode
+    from vaedist.launch.watch import Watcher, find_patiently
+
+    def log(text: str) -> None:
+        click.echo(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}")
+
+    stop = threading.Event()
+    service = find_patiently(cloud, url, forever=keep_trying, interval=interval, stop=stop)
+    if service is None:
+        log(f"no metadata service ({cloud}) answers at {url}: preemptions of this machine will not be announced")
+        return
+    log(f"watching for preemptions of this machine at {url} ({service.name})")
+    node = OwnNode(address, node_ip)
+    Watcher(
+        service, lambda notice: node.drain(notice.reason, notice.deadline), log, interval=interval, check=node.find
+    ).run(stop)

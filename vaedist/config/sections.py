@@ -203,7 +203,15 @@ class ScalingSection(Section):
         le=64,
         description="Devices that a CPU worker's processor is split into (to try what several GPUs will do).",
     )
-    max_failures: int = Field(default=3, ge=0, description="Times that a failed group of workers is started again.")
+    max_failures: int = Field(
+        default=3,
+        ge=0,
+        description="Times that a failed group of workers is started again within failure_window_hours, and without a "
+        "new checkpoint in between. A machine whose end was announced is no failure.",
+    )
+    failure_window_hours: float = Field(
+        default=1.0, ge=0, le=8784, description="Hours for which a failure counts; 0 counts all of a run."
+    )
     autoscaling: bool = Field(
         default=False,
         description="The cluster adds nodes on demand: wait for them instead of "

@@ -19,6 +19,7 @@ class Channel:
         self._stop = asyncio.Event()
         self._error: VaedistError | None = None
         self._group: str | None = None
+        self._checkpoint: int | None = None
         self._save, self._saved = asyncio.Event(), asyncio.Event()
 
     async def listen_to(self, group: str) -> None:
@@ -30,8 +31,10 @@ class Channel:
         """Queue an event for the command, of a group of workers or the command's own."""
         if group in (None, self._group):
             await self._events.put(event)
-            if isinstance(event, Saved) and event.asked and self._save.is_set():
-                self._saved.set()
+            if isinstance(event, Saved):
+                self._checkpoint = event.step
+                if event.asked and self._save.is_set():
+                    self._saved.set()
 
     async def tell(self, text: str) -> None:
         """Queue a notice of how the run goes on, unless it does not: an error is final."""
@@ -58,6 +61,10 @@ class Channel:
     async def save_requested(self) -> bool:
         """Returns once somebody asks the group that trains now for a checkpoint."""
         return await self._save.wait()
+
+    async def checkpoint(self) -> int | None:
+        """Step of the newest checkpoint that was committed since the command began, if there is one."""
+        return self._checkpoint
 
     async def fail(self, error: VaedistError, group: str) -> None:
         """Keep the first error that is final."""

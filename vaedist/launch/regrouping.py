@@ -3,6 +3,7 @@
 Ray Train loads this module into the process of a run's controller, where some of Ray's own ways have to be mended.
 """
 
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -18,7 +19,10 @@ from ray.train.v2._internal.execution.controller.state import (
     TrainControllerState,
 )
 from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordinator_client
-from ray.train.v2.api.exceptions import PreemptionError
+from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
+
+from vaedist.errors import WorkerError
+from vaedist.launch.budget import FailureBudget
 
 # A run tells Ray every 20 s which places it wants. When it died without a word, these count as taken until the last of
 # it expires, so that an elastic run, the same one resumed above all, finds no room: by Ray's own setting for 180 s. It
@@ -26,6 +30,7 @@ from ray.train.v2.api.exceptions import PreemptionError
 PLACES_SECONDS = 60
 autoscaling_coordinator_client.AUTOSCALING_REQUESTS_EXPIRE_TIME_S = PLACES_SECONDS
 
+ANSWER_SECONDS = 10.0  # for the command to answer
 SAVE_SECONDS = 120.0  # for a checkpoint before a resize; without it the next group goes on from the one before
 
 
@@ -58,26 +63,31 @@ placement_group_cleaner.is_actor_alive = is_actor_alive
 
 
 class Regrouping(ControllerCallback):
-    """In a run's controller: tells why a group ends, and loses no step of one that is well.
+    """In a run's controller: tells why a group ends, ends a run that fails too often, and loses no step of a sound one.
+
+    Ray Train's own budget is one number for the whole run, however long; it is told not to count.
 
     Args:
         channel: the run's.
+        budget: of failures; a machine that was announced to go is none.
     """
 
-    def __init__(self, channel: Any) -> None:
-        self._channel = channel
+    def __init__(self, channel: Any, budget: FailureBudget) -> None:
+        self._channel, self._budget = channel, budget
 
     def after_controller_state_update(
         self, previous_state: TrainControllerState, current_state: TrainControllerState
     ) -> None:
         """Called by Ray Train whenever what it does changes."""
         match current_state:
-            case RestartingState(training_failed_error=PreemptionError()):
+            case RestartingState(training_failed_error=error) if is_preemption(error):
                 self._channel.tell.remote(
                     "the machines that were to be taken away are left: starting again without them"
                 )
-            case RestartingState():
-                reason = last_line(current_state.training_failed_error)
+            case RestartingState(training_failed_error=error):
+                reason = last_line(error)
+                if fault := self._budget.fault(time.monotonic(), self._checkpoint()):
+                    raise WorkerError(f"{fault}; last: {reason}")  # to Ray Train, which ends the run
                 self._channel.tell.remote(f"workers failed ({reason}): starting again from the newest checkpoint")
             case ReschedulingState() if not isinstance(previous_state, ReschedulingState):
                 self._channel.tell.remote("the cluster has no room for the workers yet: waiting for it")
@@ -86,6 +96,20 @@ class Regrouping(ControllerCallback):
                 self._channel.tell.remote(f"going on with {count} workers: saving first")
                 with suppress(ray.exceptions.RayError):  # it takes too long, or the command is gone
                     ray.get(self._channel.save.remote(), timeout=SAVE_SECONDS)
+
+    def _checkpoint(self) -> int | None:
+        """Step of the run's newest checkpoint."""
+        with suppress(ray.exceptions.RayError):  # the command is gone, and soon this too
+            return ray.get(self._channel.checkpoint.remote(), timeout=ANSWER_SECONDS)
+        return None
+
+
+def is_preemption(error: BaseException) -> bool:
+    """Returns True if a group ended because machines were reclaimed, announced to Ray before or known by it since."""
+    if isinstance(error, WorkerGroupError):
+        deaths = [getattr(failure, "health_check_failure", failure) for failure in error.worker_failures.values()]
+        return any(isinstance(death, ray.exceptions.RayActorError) and death.preempted for death in deaths)
+    return isinstance(error, PreemptionError)
 
 
 def last_line(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from vaedist.data.lanes import LanePlan
 from vaedist.data.manifest import load_manifest, verify
 from vaedist.errors import ConfigError, Interrupted, RunError, WorkerError
 from vaedist.launch.backend import TensorflowCluster
+from vaedist.launch.budget import FailureBudget
 from vaedist.launch.channel import StopRequest, open_channel
 from vaedist.launch.cluster import COMPUTING, environment, ray_session, resources_per_worker
 from vaedist.launch.owned import RAY_LOG, owned, records_of_ray
@@ -47,6 +48,8 @@ HANGING_SECONDS = 60
 # For an elastic group to find its places. Ray counts on a machine that is gone for up to 20 s more, and tries a group
 # that has no room; the next try is with what is left.
 ROOM_SECONDS = 15
+# Between two looks for nodes that are to be taken away: of the 30 s that some clouds give, Ray's own 5 are many.
+DRAINING_SECONDS = 1
 STOP_SECONDS = 120.0  # for the workers to end their step and commit a checkpoint
 ENDED = "ended"
 
@@ -193,10 +196,13 @@ def _fit(
     if final is not None:
         raise final
     if errors:
+        cause = getattr(errors[0], "controller_failure", None)
         if isinstance(errors[0], ray.exceptions.RayActorError):
             reason = "the process that watches over the workers died"
+        elif isinstance(cause, WorkerError):
+            reason = str(cause)
         else:
-            reason = f"the workers failed more than {scaling.max_failures} times; last: {last_line(errors[0])}"
+            reason = f"Ray Train gave up: {last_line(errors[0])}"
         log = join_uri(run.place, run.logs.name, RAY_LOG)
         raise WorkerError(f"{reason}; {log} tells more, --resume goes on from the newest checkpoint")
 
@@ -225,16 +231,19 @@ def _trainer(
         run_config=RunConfig(
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
             storage_path=str(records),
-            failure_config=FailureConfig(max_failures=scaling.max_failures),
+            failure_config=FailureConfig(max_failures=-1),  # `Regrouping` counts them
             worker_runtime_env=COMPUTING,
-            callbacks=[Regrouping(channel)],
+            callbacks=[Regrouping(channel, FailureBudget(scaling.max_failures, scaling.failure_window_hours))],
         ),
     )
 
 
 def _patience(scaling: ScalingSection) -> dict[str, str]:
     """Variables that Ray Train hands on to the processes of a run, but for what the user has set."""
-    wanted = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": HANGING_SECONDS}
+    wanted = {
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": HANGING_SECONDS,
+        "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": DRAINING_SECONDS,
+    }
     if scaling.elastic and not scaling.autoscaling:
         wanted["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = ROOM_SECONDS
     return {name: os.environ.get(name, str(seconds)) for name, seconds in wanted.items()}

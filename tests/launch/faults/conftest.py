@@ -12,6 +12,7 @@ from vaedist.monitor.metrics import read_metrics
 from vaedist.training.checkpoint import CheckpointStore
 from vaedist.training.run_folder import RunFolder
 
+PREEMPTION = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 RECOVERIES = pytest.StashKey[list]()
 
 
@@ -30,7 +31,7 @@ def pytest_collection_modifyitems(items):
 def nodes(monkeypatch):
     """To be started; ended with the test."""
     with started() as (nodes, environment):
-        for name, value in environment.items():
+        for name, value in {**environment, PREEMPTION: "1"}.items():  # whatever the shared Ray of other tests has set
             monkeypatch.setenv(name, value)
         yield nodes
 

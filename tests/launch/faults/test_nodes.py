@@ -3,12 +3,45 @@
 import time
 
 import pytest
+from command import start
+from metadata import PlayAws
 from nodes import FIRST, HEAD, SECOND, THIRD
 
 from vaedist.training.checkpoint import CheckpointStore
 
 EPOCHS = 12
 NOTICE_SECONDS = 30
+
+
+@pytest.fixture
+def aws():
+    """A server that plays the metadata service of a spot instance."""
+    server = PlayAws()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def watching(aws, nodes, tmp_path):
+    """Gives the log of `vaedist cluster watch-preemption`, once it watches for a node."""
+    begun = []
+
+    def watch(node, waiting):
+        log = tmp_path / f"watch-{node}.log"
+        with log.open("w") as file:
+            begun.append(
+                start(
+                    "cluster", "watch-preemption", "--cloud", "aws", "--url", aws.url, "--interval", "1",
+                    "--address", nodes.address, "--node-ip", node, log=file,
+                )
+            )  # fmt: skip
+        waiting("the watcher", lambda: "watching for preemptions" in log.read_text())
+        return log
+
+    yield watch
+    for process in begun:
+        process.terminate()
+        process.wait()
 
 
 def start_two(nodes, waiting):
@@ -114,3 +147,34 @@ def test_a_run_saves_in_time_when_a_machine_is_announced_to_go(experiment, nodes
     assert "will be taken away at " in said
     assert "taken away are left: starting again without them" in said
     job.check_whole()
+
+
+def test_a_notice_at_the_metadata_service_becomes_a_save_and_a_drain(
+    experiment, nodes, training, waiting, recovered, aws, watching
+):
+    experiment = experiment.with_overrides(
+        "training.epochs=60", "scaling.workers=[1, 2]", "scaling.max_failures=0", "training.steps_per_call=1",
+        "checkpoint.every_steps=0", "monitor.log_every=1", "training.global_batch=16",
+        "model.hidden=512", "model.flow.width=512", "model.latent=64",
+    )  # fmt: skip
+    start_two(nodes, waiting)
+    log = watching(FIRST, waiting)
+    job = training(experiment, "--address", nodes.address)
+    waiting("two workers", lambda: job.runs() and nodes.workers(FIRST) and nodes.workers(SECOND))
+    job.wait_for_step(20)
+    assert "could not be passed on" not in log.read_text()
+    aws.announce(NOTICE_SECONDS)
+    end = time.monotonic() + NOTICE_SECONDS
+    store = CheckpointStore(job.run.checkpoints)
+    waiting("a checkpoint", lambda: job.runs() and any(path.name[-2:] != "00" for path in store.committed()))
+    assert time.monotonic() < end
+    waiting("the time to be over", lambda: time.monotonic() > end)
+    at = job.rows()[-1]["step"]
+    nodes.kill(FIRST)
+    with recovered("a metadata service announced that a machine goes, and it went"):
+        waiting("one worker", lambda: job.runs() and nodes.workers(SECOND) and job.rows()[-1]["step"] > at + 50)
+    assert log.read_text().count("this node is draining") == 1
+    job.process.terminate()
+    said = job.end(code=130)
+    assert "will be taken away at " in said
+    assert "taken away are left: starting again without them" in said
