@@ -4,10 +4,13 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from ray.scripts.scripts import start
 from ray.scripts.symmetric_run import curate_and_validate_ray_start_args
@@ -42,14 +45,22 @@ def node(tmp_path):
         (programs / name).write_text(f"#!/bin/bash\n{body}\n")
         (programs / name).chmod(0o755)
     job = {"SLURM_JOB_ID": "12345", "SLURM_JOB_NODELIST": "node-[1-2]", "SLURM_JOB_NUM_NODES": "2"}
-    job |= {"SLURM_CPUS_PER_TASK": "8", "SLURM_GPUS_ON_NODE": "1"}
-    return os.environ | job | {"HOME": str(tmp_path / "home"), "VAEDIST_VENV": str(programs.parent)}
+    job |= {"SLURM_CPUS_PER_TASK": "8", "SLURM_GPUS_ON_NODE": "1", "CUDA_VISIBLE_DEVICES": "0"}
+    (tmp_path / "disk").mkdir()
+    own = {"HOME": tmp_path / "home", "VAEDIST_TMP": tmp_path / "disk", "VAEDIST_VENV": programs.parent}
+    return os.environ | job | {name: str(path) for name, path in own.items()}
+
+
+def submit(environment, *arguments):
+    """The script as Slurm runs it on the first node."""
+    command = ["bash", SCRIPT, "jobs/cifar10-iaf.toml", *arguments]
+    return subprocess.run(command, env={"EXIT_CODE": "0"} | environment, capture_output=True, text=True, timeout=60)
 
 
 def launched():
     """The words of the command that srun runs on every node."""
-    [line] = re.findall(r"^srun .*?(ray symmetric-run .*) &$", TEXT.replace("\\\n", " "), re.MULTILINE)
-    return shlex.split(line)
+    [line] = re.findall(r'^srun .*? node "\$gpus" (.*) &$', TEXT.replace("\\\n", " "), re.MULTILINE)
+    return ["ray", "symmetric-run", *shlex.split(line)]
 
 
 def test_bash_can_read_it():
@@ -117,3 +128,69 @@ def test_it_fails_where_ray_did_not_start_though_symmetric_run_ends_well(node):
     (Path(node["VAEDIST_VENV"]) / "bin" / "ray").write_text("#!/bin/bash\n")
     done = subprocess.run(["bash", SCRIPT, "jobs/cifar10-iaf.toml"], env=node, capture_output=True, text=True)
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize(("has", "sees"), [(2, "0"), (1, "0,1"), (1, "")])
+def test_it_ends_in_one_line_where_a_step_does_not_see_the_gpus_of_the_job(node, has, sees):
+    done = submit(node | {"SLURM_GPUS_ON_NODE": str(has), "CUDA_VISIBLE_DEVICES": sees})
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    seen = len(sees.split(",")) if sees else 0
+    assert f"the job has {has} GPUs on its first node, and this step sees {seen} (CUDA_VISIBLE_DEVICES={sees})" in line
+    assert not (Path(node["HOME"]) / "called").exists()
+
+
+def test_it_trains_on_the_cpu_where_the_job_has_no_gpus(node):
+    assert (
+        submit({name: value for name, value in node.items() if "GPUS" not in name and "CUDA" not in name}).returncode
+        == 0
+    )
+    assert "scaling.gpus_per_worker=0" in (Path(node["HOME"]) / "called").read_text()
+
+
+def test_it_removes_what_it_and_earlier_tries_left_on_the_disk_and_nothing_else(node):
+    disk = Path(node["VAEDIST_TMP"])
+    for name in ("vaedist-12345", "vaedist-99", "vaedist-mine", "other"):
+        (disk / name / "session").mkdir(parents=True)
+    programs = Path(node["VAEDIST_VENV"]) / "bin"
+    leaves = 'mkdir -p "$RAY_TMPDIR/session_1"; ls "$VAEDIST_TMP" > "$HOME/there"'
+    (programs / "ray").write_text(f"#!/bin/bash\n{leaves}\n{STUBS['ray']}\n")
+    assert submit(node).returncode == 0
+    assert (Path(node["HOME"]) / "there").read_text().split() == ["other", "vaedist-12345", "vaedist-mine"]
+    assert sorted(path.name for path in disk.iterdir()) == ["other", "vaedist-mine"]
+
+
+def test_at_sigterm_it_waits_for_ray_and_then_removes_what_it_left(node):
+    """As at a requeue, where Slurm sends it to every process of the step."""
+    disk, home = Path(node["VAEDIST_TMP"]), Path(node["HOME"])
+    ray = Path(node["VAEDIST_VENV"]) / "bin" / "ray"
+    ends = 'mkdir "$RAY_TMPDIR"; trap "sleep 1; touch $RAY_TMPDIR/late; exit 1" TERM; echo $$ $PPID > "$HOME/pids"'
+    ray.write_text(f"#!/bin/bash\n{ends}\nwhile :; do sleep 0.1; done\n")
+    with subprocess.Popen(["bash", SCRIPT, "jobs/cifar10-iaf.toml"], env=node, stderr=subprocess.DEVNULL) as batch:
+        deadline = time.monotonic() + 30
+        while not (home / "pids").exists() or not (home / "pids").read_text().endswith("\n"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        for pid in map(int, (home / "pids").read_text().split()):
+            os.kill(pid, signal.SIGTERM)
+        assert batch.wait(30) == 1
+    assert list(disk.iterdir()) == []
+
+
+def test_machines_that_a_cloud_reclaims_are_watched_where_it_is_named(node):
+    home, programs = Path(node["HOME"]), Path(node["VAEDIST_VENV"]) / "bin"
+    watches = 'if [[ $1 == cluster ]]; then echo "$@" > "$HOME/watched"; echo $$ > "$HOME/pid"; exec sleep 60; fi'
+    (programs / "vaedist").write_text(f"#!/bin/bash\n{watches}\nsleep 1\n{STUBS['vaedist']}\n")
+    assert submit(node | {"VAEDIST_CLOUD": "aws"}).returncode == 0
+    words = (home / "watched").read_text().split()
+    command = main.commands["cluster"].commands[words[1]]
+    given = command.make_context(words[1], words[2:]).params
+    assert (given["cloud"], given["address"]) == ("aws", "192.0.2.1:22345")
+    _, left = psutil.wait_procs(
+        [one for one in psutil.process_iter() if one.pid == int((home / "pid").read_text())], 10
+    )
+    assert not [one for one in left if one.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_it_takes_all_of_the_memory_of_nodes_that_it_has_for_itself():
+    assert {"#SBATCH --exclusive", "#SBATCH --mem=0"} <= set(TEXT.splitlines())
