@@ -1,5 +1,6 @@
 """The image and the compose file."""
 
+import json
 import re
 from pathlib import Path
 
@@ -48,7 +49,9 @@ def test_nothing_is_compiled_in_the_image():
 def test_packages_are_pinned():
     _, lines = stages()["packages"]
     [install] = [line for line in lines if "python install" in line]
-    assert re.findall(r"-c (\S+)", install) == ["constraints.txt", "cluster/docker/constraints-image.txt"]
+    assert re.findall(r"-c (\S+)", install) == [
+        "constraints.txt", "constraints-gpu.txt", "cluster/docker/constraints-image.txt",
+    ]  # fmt: skip
     for _, lines in stages().values():
         for line in lines:
             if " install " in line and "pip --python" in line:
@@ -109,3 +112,22 @@ def test_images_are_built_as_their_tags_say():
         assert (DOCKER / build["context"] / build["dockerfile"]).exists()
         assert build["target"] in stages()
         assert ("gpu" in build.get("args", {}).get("EXTRAS", "")) == service["image"].endswith("-gpu")
+
+
+def test_the_object_store_fits_into_shared_memory_and_both_into_the_limit():
+    sizes = {
+        name: tuple(int(service[key].removesuffix("gb")) * 2**30 for key in ("shm_size", "mem_limit"))
+        for name, service in SERVICES.items()
+    }
+    for name, (shared, limit) in sizes.items():
+        assert 0 < started(name)["object_store_memory"] <= 0.95 * shared
+        assert shared <= limit / 3
+
+
+def test_the_image_says_whether_its_ray_node_is_well():
+    [check] = [line for line in stages()["vaedist"][1] if line.startswith("HEALTHCHECK")]
+    command = json.loads(re.search(r"CMD (\[.*\])$", check).group(1))
+    assert command[:2] == ["python", "-c"]
+    compile(command[2], "Dockerfile", "exec")
+    assert "http://127.0.0.1:52365/api/local_raylet_healthz" in command[2]
+    assert "healthcheck" not in SERVICES["worker"]  # the image's

@@ -4,11 +4,18 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray._private.utils import resolve_object_store_memory
+
+from vaedist.cli import main
+from vaedist.launch.submission import STOP_SECONDS
 
 FOLDER = Path(__file__).parents[2] / "cluster" / "kubernetes"
 FILES = sorted(FOLDER.glob("*.yaml"))
 DOCUMENTS = [document for file in FILES for document in yaml.safe_load_all(file.read_text())]
-NODE_TYPE = "ray.io/node-type"  # a label that KubeRay sets
+# Labels that KubeRay sets; the cluster of a RayJob gets a name that nobody knows beforehand.
+NODE_TYPE, CLUSTER = "ray.io/node-type", "ray.io/cluster"
+CLUSTERS = {one["metadata"]["name"]: one["metadata"]["name"] for one in DOCUMENTS if one["kind"] == "RayCluster"}
+GIB = 2**30
 
 
 def of_kind(kind):
@@ -27,12 +34,15 @@ def pods():
         for kind, groups in (("head", [spec["headGroupSpec"]]), ("worker", spec["workerGroupSpecs"])):
             for group in groups:
                 template = group["template"]
-                labels = template["metadata"]["labels"] | {NODE_TYPE: kind}
-                yield f"{name} {kind}", template | {"metadata": {"labels": labels}}
+                labels = template["metadata"]["labels"] | {
+                    NODE_TYPE: kind,
+                    CLUSTER: CLUSTERS.get(name, f"{name}-x7k2p"),
+                }
+                yield f"{name} {kind}", template | {"metadata": template["metadata"] | {"labels": labels}}
     for job in of_kind("RayJob"):
         yield f"{job['metadata']['name']} submitter", job["spec"]["submitterPodTemplate"]
-    for stateful in of_kind("StatefulSet"):
-        yield stateful["metadata"]["name"], stateful["spec"]["template"]
+    for other in of_kind("StatefulSet") + of_kind("Job"):
+        yield other["metadata"]["name"], other["spec"]["template"]
 
 
 PODS = dict(pods())
@@ -42,24 +52,56 @@ CONTAINERS = {
 
 
 def selects(selector, labels):
-    return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
+    """Whether a selector takes a pod; one that is not understood fails."""
+    assert set(selector) <= {"matchLabels", "matchExpressions"}
+    assert all(one["operator"] == "In" for one in selector.get("matchExpressions", []))
+    return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items()) and all(
+        labels.get(one["key"]) in one["values"] for one in selector.get("matchExpressions", [])
+    )
+
+
+def labels_of(pod):
+    return PODS[pod]["metadata"]["labels"]
+
+
+def rules(pod, direction, peers):
+    """(peer, ports) of every rule of the policies for a pod in a direction; None for all ports."""
+    for policy in of_kind("NetworkPolicy"):
+        if selects(policy["spec"]["podSelector"], labels_of(pod)):
+            for rule in policy["spec"].get(direction, []):
+                ports = {port["port"] for port in rule["ports"]} if "ports" in rule else None
+                yield from ((peer, ports) for peer in rule[peers])
 
 
 def callers(pod):
-    """(peer, ports) of every rule that lets somebody connect to the pod; None for all ports."""
-    for policy in of_kind("NetworkPolicy"):
-        if selects(policy["spec"]["podSelector"], PODS[pod]["metadata"]["labels"]):
-            for rule in policy["spec"].get("ingress", []):
-                ports = {port["port"] for port in rule["ports"]} if "ports" in rule else None
-                yield from ((peer, ports) for peer in rule["from"])
+    return list(rules(pod, "ingress", "from"))
+
+
+def called(pod):
+    return list(rules(pod, "egress", "to"))
+
+
+def ports_between(caller, other):
+    """Ports of `other` that `caller` may connect to, by the policies of both; None for all."""
+
+    def allowed(found, labels):
+        inside = [
+            ports for peer, ports in found if set(peer) == {"podSelector"} and selects(peer["podSelector"], labels)
+        ]
+        return None if None in inside else set().union(*inside)
+
+    out, into = allowed(called(caller), labels_of(other)), allowed(callers(other), labels_of(caller))
+    return into if out is None else out if into is None else out & into
 
 
 def test_all_kinds_are_there_and_all_in_one_namespace():
-    kinds = "ConfigMap Namespace NetworkPolicy PersistentVolumeClaim RayCluster RayJob Service StatefulSet"
+    kinds = "ConfigMap Job Namespace NetworkPolicy PersistentVolumeClaim PodDisruptionBudget PodMonitor PriorityClass "
+    kinds += "RayCluster RayJob Service StatefulSet"
     assert {document["kind"] for document in DOCUMENTS} == set(kinds.split())
     [namespace] = of_kind("Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    others = [document["metadata"]["namespace"] for document in DOCUMENTS if document is not namespace]
+    everywhere = [namespace, *of_kind("PriorityClass")]
+    others = [document["metadata"]["namespace"] for document in DOCUMENTS if document not in everywhere]
     assert set(others) == {namespace["metadata"]["name"]}
 
 
@@ -148,43 +190,142 @@ def test_no_secret_is_written_down():
     assert set(values) <= {None}
 
 
-def test_pods_that_no_other_policy_covers_are_reached_by_nobody():
+def test_what_no_other_policy_names_is_refused_in_both_directions():
     specs = [policy["spec"] for policy in of_kind("NetworkPolicy")]
-    assert {"podSelector": {}, "policyTypes": ["Ingress"]} in specs
+    assert {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} in specs
 
 
 @pytest.mark.parametrize("pod", PODS)
-def test_nobody_connects_whom_no_policy_names(pod):
-    covering = [
-        policy["spec"]["policyTypes"]
-        for policy in of_kind("NetworkPolicy")
-        if selects(policy["spec"]["podSelector"], PODS[pod]["metadata"]["labels"])
-    ]
-    assert ["Ingress"] in covering
+def test_nobody_connects_from_outside_but_clients_the_operator_and_prometheus(pod):
+    allowed = {"vaedist-clients": {8265}, "kuberay-system": {8265}, "monitoring": {8080}}
     for peer, ports in callers(pod):
         assert "ipBlock" not in peer
         if "namespaceSelector" in peer:
-            assert ports == {8265}
-            assert peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] in {
-                "vaedist-clients", "kuberay-system",
-            }  # fmt: skip
+            assert ports == allowed[peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]]
+
+
+@pytest.mark.parametrize("pod", PODS)
+def test_pods_connect_to_https_and_names_outside_and_not_to_the_metadata_service(pod):
+    outside = [(peer, ports) for peer, ports in called(pod) if "podSelector" not in peer]
+    assert bool(outside) == (pod != "redis")
+    for peer, ports in outside:
+        if peer.get("ipBlock", {}).get("cidr") == "0.0.0.0/0":
+            assert peer["ipBlock"]["except"] == ["169.254.0.0/16"]
+            assert ports == {443, 6443}
         else:
-            assert peer["podSelector"]["matchLabels"] == {"app": "vaedist"}
+            assert ports == {53}
 
 
-@pytest.mark.parametrize("pod", [name for name in PODS if name != "redis"])
-def test_ray_nodes_and_the_submitter_reach_each_other_on_all_ports_and_redis_on_its_own(pod):
-    labels = PODS[pod]["metadata"]["labels"]
-    for other in PODS:
-        ports = [
-            ports
-            for peer, ports in callers(other)
-            if selects(peer.get("podSelector", {"matchLabels": {"": ""}}), labels)
-        ]
-        assert ports == ([{6379}] if other == "redis" else [None])
+def of_cluster(pod):
+    """The cluster that a pod belongs to: its name, or None."""
+    name = pod.partition(" ")[0]
+    return name if name in clusters() else None
 
 
-def test_jobs_come_in_at_heads_only():
+@pytest.mark.parametrize("caller", PODS)
+@pytest.mark.parametrize("other", PODS)
+def test_nodes_of_a_cluster_reach_each_other_and_nobody_of_another_cluster(caller, other):
+    if of_cluster(caller) and of_cluster(caller) == of_cluster(other):
+        assert ports_between(caller, other) is None
+    elif (caller, other) == ("vaedist head", "redis"):
+        assert ports_between(caller, other) == {6379}
+    else:
+        assert ports_between(caller, other) == set()
+
+
+def test_a_cluster_of_another_name_in_the_namespace_reaches_nothing():
+    PODS["mine head"] = {"metadata": {"labels": {"app": "vaedist", NODE_TYPE: "head", CLUSTER: "mine"}}}
+    try:
+        for pod in set(PODS) - {"mine head"}:
+            assert ports_between("mine head", pod) == ports_between(pod, "mine head") == set()
+    finally:
+        del PODS["mine head"]
+
+
+def test_jobs_come_in_at_heads_only_and_metrics_go_out_of_rays_nodes():
     for pod in PODS:
-        outside = [peer for peer, _ in callers(pod) if "namespaceSelector" in peer]
-        assert len(outside) == (2 if pod.endswith("head") else 0)
+        outside = [ports for peer, ports in callers(pod) if "namespaceSelector" in peer]
+        expected = {"head": [{8265}, {8265}, {8080}], "worker": [{8080}]}
+        assert outside == expected.get(pod.rpartition(" ")[2], [])
+
+
+def size(text):
+    return float(text.removesuffix("Gi")) * GIB
+
+
+@pytest.mark.parametrize("cluster", clusters())
+def test_the_object_store_fits_into_shared_memory_as_ray_counts_it(cluster):
+    spec = clusters()[cluster]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        params, pod = group["rayStartParams"], group["template"]["spec"]
+        [shm] = [volume["emptyDir"] for volume in pod["volumes"] if "emptyDir" in volume]
+        store = resolve_object_store_memory(
+            int(size(pod["containers"][0]["resources"]["limits"]["memory"])),
+            int(params["object-store-memory"]) if "object-store-memory" in params else None,
+        )
+        assert store <= size(shm["sizeLimit"]) <= size(pod["containers"][0]["resources"]["limits"]["memory"]) / 3
+
+
+@pytest.mark.parametrize("pod", [name for name in PODS if name.endswith("worker")])
+def test_workers_fit_machines_of_eight_cpus_of_one_kind_and_have_time_to_save(pod):
+    spec = PODS[pod]["spec"]
+    [container] = spec["containers"]
+    assert float(container["resources"]["requests"]["cpu"]) < 8
+    assert spec["nodeSelector"] == {"nvidia.com/gpu.product": "REPLACE-GPU"}
+    words = container["lifecycle"]["preStop"]["exec"]["command"]
+    command = main.commands["cluster"].commands["drain"]
+    assert words[:3] == ["vaedist", "cluster", "drain"]
+    given = command.make_context("drain", words[3:]).params
+    assert given["wait"] is True
+    assert given["seconds"] + 20 < spec["terminationGracePeriodSeconds"]
+
+
+def test_a_job_asks_for_the_cpus_that_its_pods_have_and_has_time_to_save_when_it_is_stopped():
+    [job] = of_kind("RayJob")
+    [container] = clusters()[job["metadata"]["name"]]["workerGroupSpecs"][0]["template"]["spec"]["containers"]
+    limits = container["resources"]["limits"]
+    words = job["spec"]["entrypoint"].split()
+    assert f"scaling.cpus_per_worker={limits['cpu']}" in words
+    assert f"scaling.gpus_per_worker={limits['nvidia.com/gpu']}" in words
+    variables = yaml.safe_load(job["spec"]["runtimeEnvYAML"])["env_vars"]
+    assert variables == {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
+
+
+def test_the_job_that_makes_the_data_puts_it_where_the_training_looks_for_it():
+    [data], [job] = of_kind("Job"), of_kind("RayJob")
+    [container] = data["spec"]["template"]["spec"]["containers"]
+    assert container["args"][:4] == ["vaedist", "data", "prepare", "cifar10"]
+    out = main.commands["data"].commands["prepare"].make_context("prepare", container["args"][3:]).params["out"]
+    assert f"data.path={out}" in job["spec"]["entrypoint"].split()
+    assert any(str(out).startswith(mount["mountPath"] + "/") for mount in container["volumeMounts"])
+
+
+@pytest.mark.parametrize("pod", [name for name in PODS if name.endswith("head") or name == "redis"])
+def test_heads_and_redis_are_not_evicted_and_each_by_a_budget_of_its_own(pod):
+    budgets = [
+        one["spec"] for one in of_kind("PodDisruptionBudget") if selects(one["spec"]["selector"], labels_of(pod))
+    ]
+    assert [one["minAvailable"] for one in budgets] == [1]
+    taken = [name for name in PODS if selects(budgets[0]["selector"], labels_of(name))]
+    assert taken == [pod]
+    assert PODS[pod]["metadata"]["annotations"]["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+
+
+def test_heads_go_before_workers_and_workers_push_nobody_out():
+    classes = {one["metadata"]["name"]: one for one in of_kind("PriorityClass")}
+    for pod, template in PODS.items():
+        if pod.endswith(("head", "worker")) or pod == "redis":
+            kind = "worker" if pod.endswith("worker") else "head"
+            assert template["spec"]["priorityClassName"] == f"vaedist-{kind}"
+    assert classes["vaedist-head"]["value"] > classes["vaedist-worker"]["value"] > 0
+    assert classes["vaedist-worker"]["preemptionPolicy"] == "Never"
+
+
+def test_metrics_are_scraped_from_the_port_that_kuberay_gives_ray():
+    [monitor] = of_kind("PodMonitor")
+    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+    for pod in PODS:
+        if pod.endswith(("head", "worker")):
+            assert selects(monitor["spec"]["selector"], labels_of(pod))
+            ports = {port["name"]: port["containerPort"] for port in PODS[pod]["spec"]["containers"][0]["ports"]}
+            assert ports[endpoint["port"]] == 8080

@@ -25,7 +25,7 @@ def lines():
     yield from (line for block in BLOCKS for line in block.splitlines())
     for path in FILES:
         yield from re.findall(r"^#   +(\S.*?)(?:  +and, when done,  +(?:.*))?$", path.read_text(), re.MULTILINE)
-    job = yaml.safe_load((ROOT / "cluster" / "kubernetes" / "rayjob.yaml").read_text())
+    job, *_ = yaml.safe_load_all((ROOT / "cluster" / "kubernetes" / "rayjob.yaml").read_text())
     yield job["spec"]["entrypoint"]
 
 

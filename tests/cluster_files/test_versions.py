@@ -1,16 +1,20 @@
 """Versions that the files of clusters name are those of pyproject.toml and constraints.txt."""
 
+import importlib.metadata
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 FILES = sorted(path for path in CLUSTER.rglob("*") if path.is_file() and path.name != "auth_token")
 CONSTRAINTS = (ROOT / "constraints.txt").read_text()
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+GPU = (ROOT / "constraints-gpu.txt").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+VERSION = PROJECT["version"]
 
 
 def pins(text):
@@ -53,9 +57,33 @@ def test_every_image_has_a_tag_that_is_not_latest():
 
 
 def test_the_images_pins_add_to_those_of_the_project():
-    image = pins((CLUSTER / "docker" / "constraints-image.txt").read_text())
+    image, gpu = pins((CLUSTER / "docker" / "constraints-image.txt").read_text()), pins(GPU)
     assert image
     assert image.keys().isdisjoint(pins(CONSTRAINTS))
+    assert gpu.keys().isdisjoint(image | pins(CONSTRAINTS))
+
+
+def test_cudas_packages_are_pinned_and_are_those_that_tensorflow_asks_for():
+    [extra] = PROJECT["optional-dependencies"]["gpu"]
+    assert Requirement(extra).extras == {"and-cuda"}
+    asked = [Requirement(one) for one in importlib.metadata.requires("tensorflow")]
+    cuda = {one.name: one.specifier for one in asked if one.marker and one.marker.evaluate({"extra": "and-cuda"})}
+    cuda = {name: wanted for name, wanted in cuda.items() if name.startswith("nvidia-")}
+    assert cuda.keys() == pins(GPU).keys()
+    assert [name for name, version in pins(GPU).items() if version not in cuda[name]] == []
+
+
+def test_whoever_is_told_to_install_the_extra_gpu_is_told_to_pin_it():
+    pages = [ROOT / "README.md", CLUSTER / "README.md", CLUSTER / "docker" / "Dockerfile"]
+    lines = [line for page in pages for line in page.read_text().splitlines() if "install" in line and "gpu]" in line]
+    assert lines
+    assert all("-c constraints.txt -c constraints-gpu.txt" in line for line in lines)
+
+
+def test_the_least_driver_is_told():
+    [least] = re.findall(r"driver (\d+\.\d+\.\d+)", GPU)
+    for page in ("README.md", "cluster/README.md"):
+        assert least in (ROOT / page).read_text()
 
 
 def test_the_launchers_pins_are_no_others_than_those_of_the_project():
