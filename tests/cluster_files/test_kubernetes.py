@@ -84,13 +84,17 @@ def called(pod):
 def ports_between(caller, other):
     """Ports of `other` that `caller` may connect to, by the policies of both; None for all."""
 
-    def allowed(found, labels):
-        inside = [
-            ports for peer, ports in found if set(peer) == {"podSelector"} and selects(peer["podSelector"], labels)
-        ]
+    def allowed(pod, kind, found, labels):
+        specs = [policy["spec"] for policy in of_kind("NetworkPolicy")]
+        covering = [spec for spec in specs if selects(spec["podSelector"], labels_of(pod))]
+        if not any(kind in spec["policyTypes"] for spec in covering):
+            return None  # nothing is refused
+        pods = [(peer["podSelector"], ports) for peer, ports in found if set(peer) == {"podSelector"}]
+        inside = [ports for selector, ports in pods if selects(selector, labels)]
         return None if None in inside else set().union(*inside)
 
-    out, into = allowed(called(caller), labels_of(other)), allowed(callers(other), labels_of(caller))
+    out = allowed(caller, "Egress", called(caller), labels_of(other))
+    into = allowed(other, "Ingress", callers(other), labels_of(caller))
     return into if out is None else out if into is None else out & into
 
 

@@ -1,6 +1,13 @@
-"""When a worker saves because its machine is to be taken away."""
+"""When a worker saves because its machine is to be taken away, and what is no failure then."""
+
+import pytest
+from ray.exceptions import RayActorError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
+from ray.train.v2.api.preemption import PreemptionInfo
 
 from vaedist.launch.preemption import Preemption
+from vaedist.launch.regrouping import is_preemption
 
 
 class Clock:
@@ -54,3 +61,14 @@ def test_another_machine_is_told_anew():
     clock.deadline = 1058.0
     assert clock.asked_until(1100) == [1056]
     assert len(clock.told) == 2
+
+
+@pytest.mark.parametrize("reclaimed", [True, False])
+def test_a_group_whose_machine_ray_knows_to_be_reclaimed_has_not_failed(reclaimed):
+    death = WorkerHealthCheckFailedError("gone", RayActorError(None, "the actor died", preempted=reclaimed))
+    assert is_preemption(WorkerGroupError("gone", {0: RuntimeError("the ring broke"), 1: death})) == reclaimed
+
+
+def test_a_group_that_ended_for_a_notice_has_not_failed():
+    assert is_preemption(PreemptionError(PreemptionInfo(deadline_ms=0, preempted_node_to_ranks={}), False))
+    assert not is_preemption(RuntimeError("a fault"))
