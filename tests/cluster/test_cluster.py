@@ -26,7 +26,7 @@ SECONDS = 300  # far more than it takes
 
 
 def listed(name):
-    """The newest job of a run, as `vaedist jobs status` has it."""
+    """The job that the name of a run means, as `vaedist jobs status` has it."""
     return json.loads(run("jobs", "status", name, "--json")[0])
 
 
@@ -151,8 +151,17 @@ def test_a_job_is_stopped_in_its_middle_and_gone_on_with(cluster, job, runs, pro
         proxy.cut()
         time.sleep(2)
         proxy.mend()
+        first = listed("stopped")["id"]
+        second = run("submit", job, "--name", "stopped", "--no-wait")[0].strip()
+        _, said = run("jobs", "stop", "stopped", code=2)
+        assert said.startswith("error: 2 jobs of run 'stopped' have not ended, give the id of one: ")
+        assert first in said
+        assert second in said
+        _, said = run("jobs", "wait", second, code=1)
+        assert "is being trained by another process" in said, "it was refused"
+        assert listed("stopped")["id"] == first, "it trains on, and is what the name means"
         printed, _ = run("jobs", "stop", "stopped", "--address", through)
-        assert printed.endswith(" STOPPED\n")
+        assert printed == f"{first} STOPPED\n"
         out, said = follower.communicate(timeout=SECONDS)
         assert follower.returncode == 130
         assert "is lost; the job is not: trying again" in said
@@ -252,7 +261,12 @@ def runs(process):
     return False
 
 
-def test_the_cluster_is_ended_and_nothing_else(cluster):
+def test_the_cluster_is_ended_and_nothing_else(cluster, job):
+    long = ("--set", "training.epochs=2000")
+    doomed = run("submit", job, "--name", "doomed", "--no-wait", *long)[0].strip()
+    waiting = start("jobs", "wait", doomed)
+    following = start("jobs", "logs", "-f", doomed)
+    wait_for(lambda: listed("doomed")["status"] == "RUNNING")
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     mine = get_cluster("tests")
     processes = mine.processes()
@@ -266,3 +280,10 @@ def test_the_cluster_is_ended_and_nothing_else(cluster):
     assert stranger.poll() is None
     stranger.kill()
     run("cluster", "down", "--name", "tests", code=2)
+
+    began = time.monotonic()
+    for command in (waiting, following):
+        _, said = command.communicate(timeout=SECONDS)
+        assert command.returncode == 2, said
+        assert said.splitlines()[-1].startswith(f"error: lost job {doomed}: for 60 s nothing has listened at ")
+    assert time.monotonic() - began < 120

@@ -1,13 +1,22 @@
 """What is refused before a job is sent, and how its log is followed."""
 
 import asyncio
+import json
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import ray
+from ray.exceptions import AuthenticationError
 from ray.runtime_env import RuntimeEnv
 
 from vaedist.config import Experiment
 from vaedist.errors import ClusterError, ConfigError
 from vaedist.launch import jobs as launch
+from vaedist.launch import tail
 from vaedist.launch.jobs import Jobs
 from vaedist.launch.submission import Submission, check_variables, sweep_arguments, training_arguments
 
@@ -92,44 +101,100 @@ def test_which_cluster_is_meant(monkeypatch, tmp_path):
 class Details:
     """What Ray's client says of a job."""
 
-    submission_id, message, entrypoint, metadata = "job", "", "", {}
-    driver_exit_code = start_time = end_time = None
+    message, entrypoint, type = "", "", "SUBMISSION"
+    driver_exit_code = end_time = None
 
-    def __init__(self, status):
-        self.status = status
+    def __init__(self, status, name="job", run="", start_time=None):
+        self.status, self.submission_id, self.start_time = status, name, start_time
+        self.metadata = {"run": run} if run else {}
 
 
 class Client:
     """Ray's client of a job whose log comes in pieces, over connections that break and end early."""
 
-    def __init__(self, *connections, log):
-        self.connections, self.whole = list(connections), log
+    def __init__(self, *connections, log="", listed=()):
+        self.connections, self.whole, self.listed = list(connections), log, listed
 
     async def tail_job_logs(self, name):
-        pieces, self.status = self.connections.pop(0)
+        pieces, self.status = self.connections.pop(0) if self.connections else ([RuntimeError("lost")], "RUNNING")
         for piece in pieces:
             await asyncio.sleep(0)
+            if piece is None:  # the other side is gone, and this one is not told
+                await asyncio.sleep(3600)
             if isinstance(piece, Exception):
                 raise piece
             yield piece
 
     def get_job_info(self, name):
+        if isinstance(self.status, Exception):
+            raise self.status
         return Details(self.status)
 
     def get_job_logs(self, name):
         return self.whole
 
+    def list_jobs(self):
+        return self.listed
 
-def followed(client):
+
+def jobs_of(client, address="http://127.0.0.1:8265"):
     jobs = object.__new__(Jobs)
-    jobs.address, jobs._client = "http://127.0.0.1:8265", client
+    jobs.address, jobs._client = address, client
+    return jobs
+
+
+def followed(client, address="http://127.0.0.1:8265"):
     written, notices = [], []
-    job = jobs.follow("job", written.append, notices.append)
+    job = jobs_of(client, address).follow("job", written.append, notices.append)
     return "".join(written), notices, job.status
 
 
-def test_a_log_is_written_once_whatever_happens_to_the_connection(monkeypatch):
-    monkeypatch.setattr(launch, "RETRY_SECONDS", 0.0)
+@pytest.mark.parametrize(
+    ("statuses", "chosen"),
+    [
+        (("RUNNING", "FAILED", "FAILED"), 0),  # of three submissions the later two were refused
+        (("FAILED", "RUNNING", "FAILED"), 1),
+        (("FAILED", "FAILED", "PENDING"), 2),
+        (("SUCCEEDED", "STOPPED", "FAILED"), 2),
+        (("RUNNING",), 0),
+    ],
+)
+def test_a_runs_name_means_its_job_that_has_not_ended_or_else_the_newest(statuses, chosen):
+    listed = [Details(status, f"a-{number}", "a", 1000 + number) for number, status in enumerate(statuses)]
+    listed.append(Details("RUNNING", "b-9", "b", 2000))
+    jobs = jobs_of(Client(listed=listed))
+    assert jobs.get("a").id == f"a-{chosen}"
+    assert jobs.get("a-0").id == "a-0", "an id is that job's, however the others are"
+
+
+def test_several_jobs_of_a_run_that_have_not_ended_are_listed_and_none_is_taken():
+    listed = [Details(status, f"a-{status}", "a", 1000) for status in ("RUNNING", "FAILED", "PENDING")]
+    with pytest.raises(ClusterError) as refused:
+        jobs_of(Client(listed=listed)).get("a")
+    assert str(refused.value).startswith("2 jobs of run 'a' have not ended, give the id of one: ")
+    assert "a-RUNNING (RUNNING)" in str(refused.value)
+    assert "a-PENDING (PENDING)" in str(refused.value)
+    assert "a-FAILED" not in str(refused.value)
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    """Seconds in the place of minutes."""
+    monkeypatch.setattr(tail, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(tail, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(tail, "GONE_SECONDS", 1.0)
+    monkeypatch.setattr(tail, "SILENT_SECONDS", 2.0)
+
+
+@contextmanager
+def listening():
+    """The URL of a server that takes connections, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_log_is_written_once_whatever_happens_to_the_connection():
     client = Client(
         (["one\n", "two\n", RuntimeError("WebSocket connection closed unexpectedly")], "RUNNING"),
         ([ConnectionResetError("reset")], "RUNNING"),
@@ -143,8 +208,90 @@ def test_a_log_is_written_once_whatever_happens_to_the_connection(monkeypatch):
     assert status == "SUCCEEDED"
 
 
-def test_a_cluster_that_is_not_heard_of_any_more_is_given_up(monkeypatch):
-    monkeypatch.setattr(launch, "RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(launch, "LOST_SECONDS", 0.0)
-    with pytest.raises(ClusterError, match="lost job job"):
-        followed(Client(([RuntimeError("gone")], "RUNNING"), log=""))
+@pytest.mark.usefixtures("hurried")
+def test_a_log_that_cannot_be_written_is_no_lost_connection():
+    def full(text):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        jobs_of(Client((["one\n"], "RUNNING"))).follow("job", full)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_the_end_of_a_job_is_noticed_on_a_connection_that_is_dead():
+    assert followed(Client((["one\n", None], "SUCCEEDED"), log="one\ntwo\n"))[0] == "one\ntwo\n"
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_job_is_given_up_where_nothing_listens_any_more():
+    with listening() as address:
+        pass
+    began = time.monotonic()
+    with pytest.raises(ClusterError, match=f"^lost job job: for 1 s nothing has listened at {address}; its cluster"):
+        followed(Client(), address)
+    assert 1 <= time.monotonic() - began < 2
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (RuntimeError("Request failed with status code 404: Job job does not exist."), "has had no such job"),
+        (AuthenticationError("Authentication failed"), "has refused the token"),
+    ],
+)
+def test_a_job_is_given_up_where_another_cluster_answers(answer, reason):
+    with listening() as address, pytest.raises(ClusterError, match=f"^lost job job: for 1 s {address} {reason}; its"):
+        followed(Client(*[([RuntimeError("lost")], answer)] * 1000), address)
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("pieces", [[None], [RuntimeError("gone")]])
+def test_a_cluster_that_does_not_answer_is_given_up_later(pieces):
+    began = time.monotonic()
+    with (
+        listening() as address,
+        pytest.raises(ClusterError, match=f"^lost job job: {address} has not answered for 0 m"),
+    ):
+        followed(Client(*[(pieces, RuntimeError("timed out"))] * 1000), address)
+    assert time.monotonic() - began >= 2
+
+
+def test_patience_is_what_the_help_says():
+    assert (tail.GONE_SECONDS, tail.SILENT_SECONDS) == (60, 600)
+    from vaedist.cli.jobs import wait
+
+    assert "one minute in which nothing listens" in " ".join(wait.help.split())
+    assert "ten minutes without any answer" in " ".join(wait.help.split())
+
+
+class Stuck(BaseHTTPRequestHandler):
+    """Tells its version, and answers nothing else."""
+
+    def do_GET(self):
+        if self.path != "/api/version":
+            self.server.over.wait(60)
+            return
+        body = json.dumps({"ray_version": ray.__version__}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_dashboard_that_gets_stuck_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(launch, "REQUEST_SECONDS", (0.5, 0.5))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Stuck)
+    server.over = threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        jobs = Jobs(f"http://127.0.0.1:{server.server_address[1]}")
+        with pytest.raises(ClusterError, match=r"^http://127.0.0.1:\d+ has not answered for 1 s$"):
+            jobs.list()
+    finally:
+        server.over.set()
+        server.shutdown()
+        server.server_close()

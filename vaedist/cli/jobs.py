@@ -106,7 +106,8 @@ def _environment(given: Iterable[str]) -> tuple[str, dict[str, str]]:
 def jobs() -> None:
     """List, look at, follow and stop jobs on a cluster.
 
-    JOB is a job's id, or the name of a run: the newest job of that run.
+    JOB is a job's id, or the name of a run: its job that has not ended yet, else its newest. Where several have not
+    ended, their ids are listed to choose from, and nothing else happens.
     """
 
 
@@ -155,7 +156,10 @@ def status(name: str, address: str | None, as_json: bool) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended; exit code as of submit.")
 @dashboard_option
 def logs(name: str, follow: bool, address: str | None) -> None:
-    """Print what a job has printed."""
+    """Print what a job has printed.
+
+    With --follow, a cluster that is gone is given up as `vaedist jobs wait` does.
+    """
     cluster = _jobs(address)
     job = cluster.get(name)
     if follow:
@@ -188,7 +192,11 @@ def stop(name: str, no_wait: bool, address: str | None) -> None:
 @job_name_argument
 @dashboard_option
 def wait(name: str, address: str | None) -> None:
-    """Wait until a job has ended; exit code as of submit."""
+    """Wait until a job has ended; exit code as of submit.
+
+    Exit code 2 once the cluster is given up: after one minute in which nothing listens at its address, or what does
+    knows no such job; after ten minutes without any answer, as from a network that is cut.
+    """
     cluster = _jobs(address)
     job = cluster.get(name)
     _conclude(cluster, _until_ended(lambda: cluster.wait(job.id, _say), job.id))

@@ -3,15 +3,13 @@
 What a job runs is `vaedist train` or `vaedist tune` itself, on the head; its workers are where the CPUs and GPUs are.
 """
 
-import asyncio
 import logging
 import os
 import secrets
 import shlex
-import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +20,13 @@ from vaedist.errors import ClusterError, VaedistError
 from vaedist.launch.access import authorize
 from vaedist.launch.local_cluster import local_clusters
 from vaedist.launch.package import build_wheel
+from vaedist.launch.preflight import REFUSED, check_dashboard, connect
 from vaedist.launch.submission import JOB_FILE, Submission
+from vaedist.launch.tail import follow_log
 
 ADDRESS = "RAY_API_SERVER_ADDRESS"  # as Ray's own commands name it
-CONNECT_SECONDS = 5.0
-RETRY_SECONDS = 1.0
-LOST_SECONDS = 600.0  # without an answer, after which a job is no longer followed
+REQUEST_SECONDS = (5.0, 45.0)  # to be connected, and to be answered
+NOT_FOUND = "Request failed with status code 404"  # as Ray's client words it
 ENDED = ("SUCCEEDED", "STOPPED", "FAILED")
 CHATTY = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging")
 
@@ -99,12 +98,11 @@ class Jobs:
     def __init__(self, address: str | None = None) -> None:
         self.address = _checked(jobs_address(address))
         authorize(self.address)
-        from ray.job_submission import JobSubmissionClient
-
+        check_dashboard(self.address)
         for module in CHATTY:
             logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
         with self._errors():
-            self._client = JobSubmissionClient(self.address)
+            self._client = _client(self.address)
 
     def list(self, *, every: bool = False) -> list[Job]:
         """Jobs that vaedist submitted, or `every` one; the newest first."""
@@ -114,13 +112,20 @@ class Jobs:
         return sorted(chosen, key=lambda job: -(job.started or float("inf")))
 
     def get(self, name: str) -> Job:
-        """A job by its id; or the newest of the run of that name.
+        """Returns a job by its id, or by the name of its run: the one that has not ended, else the newest.
 
         Raises:
-            ClusterError: there is none.
+            ClusterError: there is none; or several of the run have not ended.
         """
         jobs = self.list(every=True)
-        for job in [*(job for job in jobs if job.id == name), *(job for job in jobs if job.run == name)]:
+        if exact := [job for job in jobs if job.id == name]:
+            return exact[0]
+        of_run = [job for job in jobs if job.run == name]
+        at_work = [job for job in of_run if not job.has_ended]
+        if len(at_work) > 1:
+            told = ", ".join(f"{job.id} ({job.status})" for job in at_work)
+            raise ClusterError(f"{len(at_work)} jobs of run {name!r} have not ended, give the id of one: {told}")
+        for job in at_work or of_run:
             return job
         raise ClusterError(f"no job {name!r} at {self.address}; `vaedist jobs list` lists those that there are")
 
@@ -187,54 +192,44 @@ class Jobs:
                 )
 
     def follow(self, name: str, write: Callable[[str], None], notice: Callable[[str], None] = lambda _: None) -> Job:
-        """Pass on a job's log as it comes, until the job has really ended.
+        """Passes on a job's log as it comes, until the job has ended, and returns the job as it ended.
 
-        The log's end is not the job's, and a connection may end before either: then it is taken up again.
+        `follow_log` says when a job is given up whose cluster is not heard any more.
 
         Args:
             name: the job's id.
             write: is given pieces of the log.
             notice: is told when the connection is lost, and when it is there again.
 
-        Returns:
-            The job as it ended.
-
         Raises:
-            ClusterError: nothing was heard of the cluster for ten minutes.
+            ClusterError: the cluster is gone.
         """
-        import aiohttp
+        return follow_log(self, name, write, notice)
 
-        written, heard, lost = 0, time.monotonic(), False
-        while True:
-            position = 0
+    def info(self, name: str) -> Job:
+        """Returns the job of that id as it is now."""
+        with self._errors():
+            return _job(self._client.get_job_info(name))
 
-            async def tail() -> None:
-                nonlocal position, written, heard
-                async for text in self._client.tail_job_logs(name):
-                    heard = time.monotonic()
-                    start, position = position, position + len(text)
-                    if position > written:  # it always begins at the beginning
-                        write(text[max(0, written - start) :])
-                        written = position
+    def pieces(self, name: str) -> AsyncGenerator[str, None]:
+        """Gives a job's log from its beginning, a piece at a time, over one connection."""
+        return self._client.tail_job_logs(name)
 
-            try:
-                asyncio.run(tail())
-                with self._errors():
-                    job = _job(self._client.get_job_info(name))
-                if job.has_ended:
-                    write(self.log(name)[written:])  # what came between the last piece and the end
-                    return job
-            except (ClusterError, OSError, RuntimeError, aiohttp.ClientError) as error:
-                if time.monotonic() - heard > LOST_SECONDS:
-                    raise ClusterError(f"lost job {name}: {self.address} has not answered for 10 minutes") from error
-                if not lost:
-                    notice(f"the connection to {self.address} is lost; the job is not: trying again")
-                lost = True
-                time.sleep(RETRY_SECONDS)
-                continue
-            if lost:
-                notice("connected again")
-            heard, lost = time.monotonic(), False
+    def gone(self, name: str) -> str | None:
+        """Returns how the cluster's address answers that a job is not there any more; None if it does not say so."""
+        from ray.exceptions import AuthenticationError
+
+        try:
+            connect(self.address)
+            self._client.get_job_info(name)
+        except ConnectionRefusedError:
+            return f"nothing has listened at {self.address}"
+        except AuthenticationError:
+            return f"{self.address} has refused the token"
+        except (OSError, RuntimeError, ValueError) as error:
+            if str(error).startswith(NOT_FOUND):
+                return f"{self.address} has had no such job"
+        return None
 
     def log(self, name: str) -> str:
         """All that a job has printed so far."""
@@ -277,28 +272,33 @@ class Jobs:
         try:
             yield
         except AuthenticationError as error:
-            raise ClusterError(
-                f"{self.address} refuses the token: put the cluster's into ~/.ray/auth_token, or name its file in "
-                f"RAY_AUTH_TOKEN_PATH"
-            ) from error
+            raise ClusterError(REFUSED.format(address=self.address)) from error
+        except requests.exceptions.Timeout as error:
+            raise ClusterError(f"{self.address} has not answered for {sum(REQUEST_SECONDS):.0f} s") from error
         except (requests.exceptions.RequestException, ConnectionError, RuntimeError, ValueError) as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             raise ClusterError(f"{self.address}: {lines[-1] if lines else type(error).__name__}") from error
 
 
 def _checked(address: str) -> str:
-    """A URL whose server takes connections, found out at once where Ray's client would wait for minutes."""
+    """Returns an address that is a URL without secrets, and without a slash at its end."""
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ClusterError(f"address {address}: must be the URL of the cluster's dashboard, as in http://HEAD:8265")
     if parts.username or parts.password:
         raise ClusterError(f"address of {parts.hostname}: must not hold a name or a password")
-    try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((parts.hostname, port), CONNECT_SECONDS).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise ClusterError(f"no Ray dashboard answers at {address}: {error}") from error
     return address.rstrip("/")
+
+
+def _client(address: str) -> Any:
+    """Returns Ray's client of a dashboard, but for its waiting for an answer without an end."""
+    from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):
+        def _do_request(self, *arguments: Any, **options: Any) -> Any:
+            return super()._do_request(*arguments, **{"timeout": REQUEST_SECONDS} | options)
+
+    return Client(address)
 
 
 def _job(details: Any) -> Job:
