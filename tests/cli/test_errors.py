@@ -3,6 +3,8 @@
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from command import refused
@@ -51,6 +53,32 @@ def test_a_bad_override(place, override, says):
 def test_an_unknown_table_in_the_job(place):
     (place / "job.toml").write_text("[modle]\nlatent = 3\n")
     assert refused(place, "train", "job.toml") == "error: job.toml: unknown key 'modle'; did you mean 'model'?"
+
+
+@pytest.mark.parametrize("command", [("train", "job.toml"), ("bench", "job.toml"), ("cluster", "up")])
+def test_a_temporary_folder_that_is_too_deep_for_sockets(place, tmp_path_factory, monkeypatch, command):
+    deep = tmp_path_factory.mktemp("deep") / ("d" * 90)
+    deep.mkdir()
+    monkeypatch.setenv("TMPDIR", str(deep))
+    line = refused(place, *command)
+    assert line.startswith(
+        f"error: TMPDIR = {deep}: {len(str(deep))} bytes are too long for the Unix sockets that Ray "
+    )
+    assert line.endswith("set TMPDIR to a shorter folder, such as /tmp")
+    assert not list(deep.glob("ray*"))
+
+
+def test_an_address_at_which_something_else_answers(place):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        line = refused(place, "train", "job.toml", "--address", f"127.0.0.1:{server.server_address[1]}")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert line.startswith(
+        f"error: no Ray head at 127.0.0.1:{server.server_address[1]}: what answers there does not speak"
+    )
 
 
 def test_a_missing_data_set(place):

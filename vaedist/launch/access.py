@@ -15,6 +15,7 @@ from typing import Any
 from vaedist.errors import ClusterError, StorageError
 from vaedist.launch.addresses import LOOPBACK, is_loopback
 from vaedist.launch.local_cluster import find_cluster
+from vaedist.launch.proxies import bypass_proxies
 
 MODE = "RAY_AUTH_MODE"
 TOKEN = "RAY_AUTH_TOKEN"
@@ -85,6 +86,7 @@ def authorize(address: str) -> str:
     Raises:
         ClusterError: the cluster is not on this machine, there is no token, and nobody said that there is none.
     """
+    bypass_proxies()
     own = find_cluster(address)
     if os.environ.get(MODE, "").lower() == "disabled" or IN_JOB in os.environ:
         pass

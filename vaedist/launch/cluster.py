@@ -2,20 +2,23 @@
 
 import os
 import signal
-import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._common.utils import get_default_system_temp_dir
+from ray._private.services import canonicalize_bootstrap_address
 
 from vaedist.config import ScalingSection
-from vaedist.errors import ClusterError
-from vaedist.launch.access import authorize, require_variables, secure_local
+from vaedist.errors import ClusterError, VaedistError
+from vaedist.launch.access import authorize, has_token, require_variables, secure_local
 from vaedist.launch.addresses import LOOPBACK, free_port
+from vaedist.launch.preflight import check_head, check_socket_paths
+from vaedist.launch.proxies import bypass_proxies
+from vaedist.storage.filesystem import first_line
 
-CONNECT_SECONDS = 5.0
 # Ray's own 30 s are over where a machine that swaps or sleeps stands still for as long: what then asks Ray's head for
 # something, as the actor does that frees the places of a run that died, would be gone.
 HEAD_SECONDS = 300
@@ -40,17 +43,22 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         yield
         return
     require_variables()
+    source = "" if address else "RAY_ADDRESS: "
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    _check_address(address)
     on_sigterm = signal.getsignal(signal.SIGTERM)
+    failed = "cannot start Ray" if address == "local" else f"cannot join the Ray cluster at {address}"
     try:
         if address == "local":
             start_ray()
         else:
-            ray.init(address=address if address == "auto" else authorize(address))
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"cannot join the Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+            ray.init(address=_reached(address))
+    except ClusterError as error:
+        raise ClusterError(f"{source if address != 'local' else ''}{error}") from error
+    except VaedistError:
+        raise
+    except Exception as error:  # Ray raises bare ones, too
+        raise ClusterError(f"{failed}: {first_line(error)}") from error
     try:
         if callable(on_sigterm):  # Ray has put its own there, which ends the process at once
             signal.signal(signal.SIGTERM, on_sigterm)
@@ -66,9 +74,11 @@ def start_ray(**options: Any) -> None:
         options: of `ray.init`; there is no dashboard unless they say so.
 
     Raises:
-        ClusterError: Ray cannot start workers with this Python.
+        ClusterError: Ray cannot start workers with this Python, or its sockets in the temporary folder.
     """
     _check_interpreter()
+    check_socket_paths(get_default_system_temp_dir(), "ray", "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR")
+    bypass_proxies()
     secure_local()
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
     os.environ.setdefault("RAY_py_gcs_connect_timeout_s", str(HEAD_SECONDS))  # read by each of Ray's processes
@@ -99,19 +109,22 @@ def _check_interpreter() -> None:
         raise ClusterError(f"Ray cannot start workers from {sys.executable}: its path must have no space")
 
 
-def _check_address(address: str) -> None:
-    """Fail at once, and with one line, where Ray would try for a minute and print a page."""
-    if address in ("local", "auto"):
-        return
+def _reached(address: str) -> str:
+    """Returns an address as Ray takes it, of a cluster that can be joined: else Ray would try for minutes."""
+    if address == "auto":
+        found = canonicalize_bootstrap_address(address)  # raises ConnectionError where there is none
+        if has_token():  # is shown by Ray, too
+            secure_local()
+        check_head(found)
+        return address
     if "://" in address:
         raise ClusterError(f"address {address}: must be HOST:PORT of the cluster's head, or auto")
-    host, colon, port = address.rpartition(":")
+    _, colon, port = address.rpartition(":")
     if not colon or not port.isdigit():
         raise ClusterError(f"address {address}: must be HOST:PORT of the cluster's head, as in 10.0.0.1:6379, or auto")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise ClusterError(f"no Ray cluster answers at {address}: {error}") from error
+    taken = authorize(address)
+    check_head(address)
+    return taken
 
 
 def resources_per_worker(

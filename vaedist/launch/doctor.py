@@ -13,6 +13,7 @@ from vaedist.errors import ClusterError
 from vaedist.launch.access import has_token, is_loopback, token_path
 from vaedist.launch.jobs import Jobs, known_address
 from vaedist.launch.probe import PACKAGES, probe, remove_mark, write_mark
+from vaedist.launch.proxies import bypass_proxies
 from vaedist.storage.filesystem import first_line
 
 State = Literal["ok", "warning", "fault"]
@@ -199,6 +200,7 @@ def _of_token(address: str | None) -> Iterable[Finding]:
 def _asks_for_token(url: str) -> bool | None:
     import requests
 
+    bypass_proxies()
     try:
         return requests.get(f"{url.rstrip('/')}/api/jobs/", timeout=10).status_code in (401, 403)
     except requests.RequestException:

@@ -20,7 +20,7 @@ from vaedist.errors import ClusterError, VaedistError
 from vaedist.launch.access import authorize
 from vaedist.launch.local_cluster import local_clusters
 from vaedist.launch.package import build_wheel
-from vaedist.launch.preflight import REFUSED, check_dashboard, connect
+from vaedist.launch.preflight import check_dashboard, connect, refused_token
 from vaedist.launch.submission import JOB_FILE, Submission
 from vaedist.launch.tail import follow_log
 
@@ -272,7 +272,7 @@ class Jobs:
         try:
             yield
         except AuthenticationError as error:
-            raise ClusterError(REFUSED.format(address=self.address)) from error
+            raise ClusterError(refused_token(self.address)) from error
         except requests.exceptions.Timeout as error:
             raise ClusterError(f"{self.address} has not answered for {sum(REQUEST_SECONDS):.0f} s") from error
         except (requests.exceptions.RequestException, ConnectionError, RuntimeError, ValueError) as error:

@@ -18,6 +18,7 @@ import psutil
 from vaedist.errors import ClusterError
 from vaedist.files import replace_file
 from vaedist.launch.addresses import LOOPBACK, host_of
+from vaedist.launch.proxies import bypass_proxies
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 STATE = "VAEDIST_STATE"  # where to write down which clusters there are
@@ -158,6 +159,7 @@ def nodes_of(cluster: LocalCluster) -> list[dict[str, Any]]:
     """
     import requests
 
+    bypass_proxies()
     token = Path(cluster.token).read_text(encoding="ascii").strip()
     answer = requests.get(f"{cluster.dashboard}/api/v0/nodes", headers={"Authorization": f"Bearer {token}"}, timeout=10)
     answer.raise_for_status()

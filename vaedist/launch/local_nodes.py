@@ -20,11 +20,14 @@ from vaedist.errors import ClusterError, StorageError
 from vaedist.launch.access import make_token
 from vaedist.launch.addresses import LOOPBACK, free_port
 from vaedist.launch.local_cluster import MARK, NAME, LocalCluster, LocalNode, clusters_folder, joined
+from vaedist.launch.preflight import check_socket_paths
+from vaedist.launch.proxies import bypass_proxies
 
 # Ray puts the address that other machines would see in the place of 127.0.0.1, and then listens everywhere; but not
 # where it is told that there are no other machines. Then no node may join the head, so that nodes have another way: see
 # `_launch`.
 ONLY_HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+SCRATCH = "vaedist-"  # the folder's name begins with it
 START_SECONDS = 120.0
 START_ATTEMPTS = 3
 END_ATTEMPTS = 4
@@ -47,12 +50,15 @@ def up(
         The cluster, all of whose nodes have joined.
 
     Raises:
-        ClusterError: the name is taken or unfit, or a node did not start; nothing is left behind then.
+        ClusterError: the name is taken or unfit, TMPDIR is too long, or a node did not start; nothing is left behind
+            then.
     """
     if not NAME.fullmatch(name):
         raise ClusterError(f"cluster name {name!r}: must be lower-case letters, digits and dashes, 32 at most")
     if nodes < 2 or (cpus is not None and cpus < 1):
         raise ClusterError(f"nodes = {nodes} must be at least 2, the head and one that works, and CPUs at least 1 each")
+    check_socket_paths(tempfile.gettempdir(), f"{SCRATCH}00000000/{nodes - 1}")
+    bypass_proxies()
     folder = clusters_folder() / name
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -63,7 +69,7 @@ def up(
         raise StorageError(f"cannot write {folder}: {error.strerror or error}") from error
     make_token(folder / "token")
     # Short, for the paths of Unix sockets in it; only its owner may look into it.
-    scratch = tempfile.mkdtemp(prefix="vaedist-")
+    scratch = tempfile.mkdtemp(prefix=SCRATCH)
     cluster = LocalCluster(
         name=name,
         mark=Path(scratch).name,

@@ -16,9 +16,6 @@ from vaedist.launch.addresses import host_of
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 40.0  # for the first answer; with what follows, less than a minute until a wrong address is refused
 ATTEMPTS, PAUSE_SECONDS = 3, 1.0  # a head that is being started closes its first connections
-REFUSED = (
-    "{address} refuses the token: put the cluster's into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
-)
 SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # of the path of a Unix socket, without the null at its end
 # What Ray puts below its temporary folder. A process number has seven digits at most.
 SOCKET = "session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
@@ -133,7 +130,7 @@ def _refusal(address: str, error: grpc.RpcError) -> str:
     """Says in one line what a head's answer, or that of what is no head, means."""
     code, details = error.code(), str(error.details()).rpartition(": ")[2]
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-        return REFUSED.format(address=address)
+        return refused_token(address)
     reason = {
         grpc.StatusCode.UNAVAILABLE: f"what answers there does not speak as one ({details})",
         grpc.StatusCode.UNIMPLEMENTED: "what answers there is another service",
@@ -142,6 +139,16 @@ def _refusal(address: str, error: grpc.RpcError) -> str:
     return (
         f"no Ray head at {address}: {reason}; the port of a cluster's head is 6379 unless it was chosen otherwise, "
         f"not that of its dashboard, 8265, nor another service's, and RAY_USE_TLS must be as it is there"
+    )
+
+
+def refused_token(address: str) -> str:
+    """Says in one line that a cluster does not take the token that is shown to it, or asks for one where none is."""
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
+
+    what = "the token" if is_token_auth_enabled() else "whoever shows no token"
+    return (
+        f"{address} refuses {what}: put the cluster's into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
     )
 
 

@@ -1,0 +1,138 @@
+"""What listens at an address that is no cluster's, and temporary folders that are too deep for sockets."""
+
+import os
+import socket
+import threading
+import time
+from contextlib import contextmanager, suppress
+
+import pytest
+from ray._private.utils import validate_socket_filepath
+
+from vaedist.errors import ClusterError
+from vaedist.launch import preflight
+from vaedist.launch.cluster import ray_session
+from vaedist.launch.jobs import Jobs
+from vaedist.launch.local_nodes import up
+from vaedist.launch.preflight import SOCKET, SOCKET_BYTES, check_dashboard, check_head, check_socket_paths
+
+REDIS = b"-ERR unknown command 'PRI', with args beginning with: \r\n"
+HTTP = b"HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\nContent-Length: 9\r\n\r\n<p>no</p>"
+PAGE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 9\r\n\r\n<p>hi</p>"
+JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+SAYS = {"redis": REDIS, "http": HTTP, "page": PAGE, "json": JSON, "closes": b"", "silent": None}
+
+
+@contextmanager
+def server(says):
+    """HOST:PORT of a server that answers whatever it is told with the same, or not at all."""
+    kept = []
+
+    def accept():
+        with suppress(OSError):
+            while True:
+                client, _ = listening.accept()
+                kept.append(client)
+                with suppress(OSError):
+                    if says is not None:
+                        client.recv(1)
+                        client.sendall(says)
+                        client.shutdown(socket.SHUT_WR)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+    for client in kept:
+        client.close()
+
+
+@pytest.fixture(autouse=True)
+def unset(monkeypatch, tmp_path):
+    """Neither an address nor a token of whoever runs the tests."""
+    monkeypatch.setenv("VAEDIST_STATE", str(tmp_path / "state"))
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("says", SAYS)
+def test_what_is_no_head_is_refused_in_one_line(monkeypatch, says):
+    if says == "silent":
+        monkeypatch.setattr(preflight, "ANSWER_SECONDS", 2.0)
+    began = time.monotonic()
+    with server(SAYS[says]) as address, pytest.raises(ClusterError) as refused:
+        check_head(address)
+    line = str(refused.value)
+    assert line.startswith(f"no Ray head at {address}: ")
+    assert ("has not answered for 2 s" if says == "silent" else "what answers there does not speak as one") in line
+    assert "not that of its dashboard, 8265" in line
+    assert "\n" not in line
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("says", SAYS)
+def test_what_is_no_dashboard_is_refused_in_one_line(monkeypatch, says):
+    monkeypatch.setattr(preflight, "ANSWER_SECONDS", 2.0)
+    with server(SAYS[says]) as address, pytest.raises(ClusterError) as refused:
+        check_dashboard(f"http://{address}")
+    line = str(refused.value)
+    assert line.startswith(f"no Ray dashboard at http://{address}: ")
+    assert ("has not answered for 2 s" if says == "silent" else "what answers there is none; ") in line
+    assert "not that of its head, 6379" in line
+    assert "\n" not in line
+
+
+def test_they_are_looked_at_before_ray_is(monkeypatch):
+    with server(REDIS) as address:
+        with pytest.raises(ClusterError, match=rf"^no Ray head at {address}: "), ray_session(address):
+            pass
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(ClusterError, match=rf"^RAY_ADDRESS: no Ray head at {address}: "), ray_session():
+            pass
+        with pytest.raises(ClusterError, match=rf"^no Ray dashboard at http://{address}: "):
+            Jobs(f"http://{address}")
+
+
+def test_a_wrong_address_is_refused_within_a_minute():
+    assert preflight.CONNECT_SECONDS + preflight.ANSWER_SECONDS + preflight.ATTEMPTS * preflight.PAUSE_SECONDS < 55
+
+
+def test_ray_takes_the_longest_folder_that_is_allowed_and_no_longer_one():
+    longest = SOCKET_BYTES - len(f"/ray/{SOCKET}")
+    check_socket_paths("/" + "t" * (longest - 1), "ray")
+    validate_socket_filepath(f"/{'t' * (longest - 1)}/ray/{SOCKET}")
+    with pytest.raises(
+        ClusterError, match=f"^TMPDIR = /t+: {longest + 1} bytes .* at most {longest} are allowed; set "
+    ):
+        check_socket_paths("/" + "t" * longest, "ray")
+    with pytest.raises(OSError, match="AF_UNIX"):
+        validate_socket_filepath(f"/{'t' * longest}/ray/{SOCKET}")
+    with pytest.raises(ClusterError, match="bytes are too long"):  # letters of more than one byte
+        check_socket_paths("/" + "ü" * (longest // 2 + 1), "ray")
+
+
+def test_a_socket_can_be_bound_at_the_longest_path(tmp_path):
+    folder = tmp_path / "s"
+    folder.mkdir()
+    path = str(folder / ("s" * (SOCKET_BYTES - len(os.fsencode(folder)) - 1)))
+    if len(os.fsencode(folder)) >= SOCKET_BYTES - 1:
+        pytest.skip("the tests' own folder is too deep")
+    for name, fits in ((path, True), (path + "s", False)):
+        with socket.socket(socket.AF_UNIX) as bound:
+            if fits:
+                bound.bind(name)
+            else:
+                with pytest.raises(OSError, match="too long"):
+                    bound.bind(name)
+
+
+def test_a_cluster_is_refused_below_a_folder_that_is_too_deep(monkeypatch, tmp_path):
+    deep = tmp_path / ("d" * 90)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    with pytest.raises(
+        ClusterError, match=r"^TMPDIR = .*d{90}: \d+ bytes are too long .* at most 2\d are allowed; set "
+    ):
+        up("deep", nodes=2)
+    assert not (tmp_path / "state").exists()
