@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from command import run
+from dead_proxies import set_dead_proxies
 
 NAME = "tests"
 KEYS = {
@@ -35,8 +36,10 @@ def state(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def cluster(state):
-    """What `vaedist cluster up` says of the cluster that it started."""
-    printed, _ = run("cluster", "up", "--name", NAME, "--nodes", "3", "--cpus", CPUS, "--json", seconds=400)
+    """What `vaedist cluster up` says of the cluster that it started; its nodes have proxies that are dead."""
+    with pytest.MonkeyPatch.context() as patch:
+        set_dead_proxies(patch)
+        printed, _ = run("cluster", "up", "--name", NAME, "--nodes", "3", "--cpus", CPUS, "--json", seconds=400)
     facts = json.loads(printed)
     yield facts
     from vaedist.launch.local_cluster import local_clusters

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import requests
 from command import run, start
+from dead_proxies import set_dead_proxies
 
 from vaedist.launch.local_cluster import get_cluster
 from vaedist.storage.transfer import Store
@@ -23,6 +24,14 @@ pytestmark = pytest.mark.cluster
 
 SECRET = "secret-of-the-tests"  # the key of the store, in the nodes' environment
 SECONDS = 300  # far more than it takes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dead_proxies():
+    """For all commands: nothing that they do on this machine needs a proxy."""
+    with pytest.MonkeyPatch.context() as patch:
+        set_dead_proxies(patch)
+        yield
 
 
 def listed(name):
@@ -82,12 +91,14 @@ def test_it_listens_on_the_loopback_only(cluster):
 
 
 def test_who_has_no_token_is_refused(cluster):
+    asking = requests.Session()
+    asking.trust_env = False  # no proxies
     for path in ("/api/jobs/", "/api/v0/nodes", "/api/version"):
-        assert requests.get(cluster["dashboard"] + path, timeout=10).status_code == 401
-    posted = requests.post(cluster["dashboard"] + "/api/jobs/", json={"entrypoint": "touch /tmp/was-here"}, timeout=10)
+        assert asking.get(cluster["dashboard"] + path, timeout=10).status_code == 401
+    posted = asking.post(cluster["dashboard"] + "/api/jobs/", json={"entrypoint": "touch /tmp/was-here"}, timeout=10)
     assert posted.status_code == 401
     wrong = {"Authorization": "Bearer " + "0" * 64}
-    assert requests.get(cluster["dashboard"] + "/api/jobs/", headers=wrong, timeout=10).status_code == 403
+    assert asking.get(cluster["dashboard"] + "/api/jobs/", headers=wrong, timeout=10).status_code == 403
 
     port = cluster["address"].rpartition(":")[2]
     join = f"import ray; ray.init(address='LOCALHOST:{port}'); print('joined')"

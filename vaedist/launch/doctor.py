@@ -102,6 +102,7 @@ def examine_cluster(address: str | None, storage: Sequence[str]) -> list[Finding
                 continue
             took = time.time() - sent
             findings += _of_machine(heard[name], name)
+            findings += _of_pip(heard[name], name)
             findings += _of_clock(heard[name], name, sent, took)
             findings += _of_gpus(heard[name], name, node["Resources"].get("GPU", 0))
         for uri, mark in marks.items():
@@ -141,6 +142,12 @@ def _of_space(place: str, where: str, free: int, remedy: str) -> Finding:
     found = f"{place}: {free / 2**30:.0f} GiB free"
     enough = free >= FREE_BYTES
     return Finding("space", where, "ok" if enough else "warning", found, "" if enough else remedy)
+
+
+def _of_pip(facts: Mapping[str, Any], where: str) -> Iterable[Finding]:
+    if not facts["pip"]:
+        remedy = "install pip into it: submit --env pip has it install what is missing"
+        yield Finding("pip", where, "warning", "none beside Ray's Python", remedy)
 
 
 def _of_clock(facts: Mapping[str, Any], where: str, sent: float, took: float) -> Iterable[Finding]:

@@ -5,6 +5,7 @@ What a job runs is `vaedist train` or `vaedist tune` itself, on the head; its wo
 
 import logging
 import os
+import re
 import secrets
 import shlex
 import tempfile
@@ -27,6 +28,7 @@ from vaedist.launch.tail import follow_log
 ADDRESS = "RAY_API_SERVER_ADDRESS"  # as Ray's own commands name it
 REQUEST_SECONDS = (5.0, 45.0)  # to be connected, and to be answered
 NOT_FOUND = "Request failed with status code 404"  # as Ray's client words it
+NO_PIP = r"No module named '?pip\b|No such file or directory: '?pip\b"
 ENDED = ("SUCCEEDED", "STOPPED", "FAILED")
 CHATTY = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging")
 
@@ -254,7 +256,10 @@ class Jobs:
                 return said[-1]
             if job.exit_code is not None and lines:
                 return lines[-1]
-        return " ".join(job.message.split())[:500] or "no reason is known"
+        if re.search(NO_PIP, job.message):
+            return "Ray's Python on the cluster has no pip, which installs what a job brings with it: install it there"
+        errors = [line.strip() for line in job.message.splitlines() if line.strip().startswith("ERROR: ")]  # pip's
+        return " ".join((errors[-1] if errors else job.message).split())[:500] or "no reason is known"
 
     @staticmethod
     def _check_size(size: int) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
+from importlib.util import find_spec
 from typing import Any
 
 from vaedist import __version__
@@ -36,6 +37,7 @@ def probe(storage: Sequence[str] = (), marks: Mapping[str, str | None] | None = 
         "python": platform.python_version(),
         "vaedist": __version__,
         "packages": {name: _version(name) for name in PACKAGES},
+        "pip": find_spec("pip") is not None,
         "gpus": _gpus(),
         "temporary": tempfile.gettempdir(),
         "free": shutil.disk_usage(tempfile.gettempdir()).free,
