@@ -39,7 +39,7 @@ CALL = 64  # the most steps of a call; a pass has as many at least, so that the 
 
 def train(experiment, first, place, number):
     """Images a second of a `vaedist train` of one epoch after its `first` steps, by its own metrics."""
-    one = experiment.with_overrides(f"run.name=round-{number}", f"run.folder='{place}'")
+    one = experiment.with_overrides(f"run.name=round-{number}", f"run.folder={place}")
     job = place / f"round-{number}.toml"
     job.write_text(one.to_toml())
     command = [sys.executable, "-m", "vaedist", "train", str(job)]
@@ -120,7 +120,7 @@ def main():
         for batch in options.batch:
             steps = options.images // batch
             experiment = Experiment().with_overrides(
-                f"data.path='{data}'", f"training.global_batch={batch}", "training.epochs=1",
+                f"data.path={data}", f"training.global_batch={batch}", "training.epochs=1",
                 f"training.steps_per_call={min(CALL, steps)}", f"monitor.log_every={max(1, steps // 4)}",
                 "monitor.pictures_every=0", "checkpoint.every_steps=0",
             )  # fmt: skip

@@ -123,7 +123,7 @@ def main():
 
     with tempfile.TemporaryDirectory(prefix="epoch") as folder:
         experiment = Experiment().with_overrides(
-            "run.name=epoch", f"run.folder='{folder}'", f"data.path='{options.data}'", "monitor.pictures_every=1",
+            "run.name=epoch", f"run.folder={folder}", f"data.path={options.data}", "monitor.pictures_every=1",
             f"training.global_batch={options.batch}", f"training.epochs={options.epochs}",
         )  # fmt: skip
         train(experiment, RunFolder.of(experiment), Worker(threads=options.threads))

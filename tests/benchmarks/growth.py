@@ -45,7 +45,7 @@ THREADS = 2
 def experiment_of(axis, value, place):
     """What is trained at a point."""
     base = [
-        "run.name=point", f"run.folder='{place / 'runs'}'", f"data.path='{place / 'data'}'", "training.epochs=100000",
+        "run.name=point", f"run.folder={place / 'runs'}", f"data.path={place / 'data'}", "training.epochs=100000",
         "monitor.pictures_every=0", "checkpoint.every_steps=0",
     ]  # fmt: skip
     if axis == "rows":
@@ -123,7 +123,7 @@ def over_workers(rounds):
     with tempfile.TemporaryDirectory(prefix="growth") as name:
         prepare(photos(12_800, 256), str(Path(name, "data")))
         experiment = Experiment().with_overrides(
-            f"run.folder='{name}/runs'", f"data.path='{name}/data'", "training.global_batch=256",
+            f"run.folder={name}/runs", f"data.path={name}/data", "training.global_batch=256",
             "training.steps_per_call=8",
         )  # fmt: skip
         start_ray(num_cpus=max(AXES["workers"]), log_to_driver=False)

@@ -35,7 +35,7 @@ def lanes(place, batch):
     from vaedist.training.inputs import open_inputs
 
     data = place / "data"
-    experiment = Experiment().with_overrides(f"data.path='{data}'", f"training.global_batch={batch}")
+    experiment = Experiment().with_overrides(f"data.path={data}", f"training.global_batch={batch}")
     reader = open_inputs(experiment, load_manifest(str(data)), rank=0, workers=1, replicas=1).train
     for epoch in range(PASSES):
         for first in range(0, reader.plan.steps, CHUNK):

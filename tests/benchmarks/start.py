@@ -95,7 +95,7 @@ def main():
         place = Path(name)
         prepare(photos(3200, 256), str(place / "data"))
         experiment = Experiment().with_overrides(
-            f"data.path='{place / 'data'}'", f"run.folder='{place / 'runs'}'", "training.epochs=1",
+            f"data.path={place / 'data'}", f"run.folder={place / 'runs'}", "training.epochs=1",
             f"scaling.workers={options.workers}", "training.steps_per_call=1", "monitor.log_every=1",
             "monitor.pictures_every=0",
         )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vaedist.cli.loading import quiet
-from vaedist.cli.options import address_option, job_argument, json_option
+from vaedist.cli.options import LocalPath, address_option, job_argument, json_option
 from vaedist.cli.output import console, print_pairs, status_line
 from vaedist.config import Experiment
 from vaedist.files import replace_file, told_path
@@ -36,8 +36,8 @@ class Counts(click.ParamType):
               help="Train with so many workers for a while, for each number.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True,
               help="Measurements of each, taken in turn.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Keep the result in a file, as JSON.")
-@click.option("--against", type=click.Path(path_type=Path, dir_okay=False), help="Compare with a result that was kept.")
+@click.option("--out", type=LocalPath(path_type=Path, dir_okay=False), help="Keep the result in a file, as JSON.")
+@click.option("--against", type=LocalPath(path_type=Path, dir_okay=False), help="Compare with a result that was kept.")
 @address_option
 @json_option
 def bench(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
+from vaedist.cli.options import LocalPath
 from vaedist.cli.output import progress_bar
 
 if TYPE_CHECKING:
@@ -66,8 +67,13 @@ def data() -> None:
 @data.command()
 @click.argument("source")
 @click.option("--out", metavar="DIR", help="Folder to make, or the URI of one.  [default: data/SOURCE]")
-@click.option("--archive", metavar="FILE", help="cifar10: the official cifar-10-binary.tar.gz, instead of a download.")
-@click.option("--folder", metavar="DIR", help="folder: holds the images, see below.")
+@click.option(
+    "--archive",
+    metavar="FILE",
+    type=LocalPath(),
+    help="cifar10: the official cifar-10-binary.tar.gz, instead of a download.",
+)
+@click.option("--folder", metavar="DIR", type=LocalPath(), help="folder: holds the images, see below.")
 @click.option("--size", metavar="HxW", callback=_size, help="folder: size of the images to make.  [default: 32x32]")
 @click.option("--grey", is_flag=True, default=None, help="folder: make grey images, which a job may binarize.")
 @click.option("--background", metavar="COLOUR", callback=_colour,
@@ -87,7 +93,7 @@ def data() -> None:
     type=click.Choice(["random", "end"]),
     help="Which: drawn at random with --seed, whatever their class, or the source's last.  [default: random]",
 )
-@click.option("--data-dir", metavar="DIR", help="Where tensorflow-datasets keeps what it downloads.")
+@click.option("--data-dir", metavar="DIR", type=LocalPath(), help="Where tensorflow-datasets keeps what it downloads.")
 @click.option("--shards", type=click.IntRange(1),
               help="Files of each split; at most so many workers share the data.  [default: 32, but no more than a "
               "split has images]")  # fmt: skip
@@ -144,7 +150,13 @@ def verify(dataset: str) -> None:
 
 @data.command()
 @click.argument("dataset", metavar="DIR")
-@click.option("-o", "--output", metavar="PNG", help="The contact sheet.  [default: NAME-contact-sheet.png, here]")
+@click.option(
+    "-o",
+    "--output",
+    metavar="PNG",
+    type=LocalPath(),
+    help="The contact sheet.  [default: NAME-contact-sheet.png, here]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; a contact sheet is then written with -o only.")
 def inspect(dataset: str, output: str | None, as_json: bool) -> None:
     """Show what the data set in DIR holds, and write a contact sheet of its classes."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaedist.cli.options import dashboard_option, job_argument, json_option
+from vaedist.cli.options import dashboard_option, job_argument, json_option, run_values
 from vaedist.cli.output import console, print_pairs, status_line
 from vaedist.config import Experiment, Sweep
 from vaedist.errors import ConfigError, Interrupted, JobError
@@ -61,14 +61,13 @@ def submit(
     that all nodes share, or URIs. Exit code 0 if the job succeeds, 1 if it fails, 130 if it is stopped. Ctrl-C ends the
     following, not the job.
     """
-    given = {"run.name": name, "run.folder": runs}
-    everything = overrides + tuple(f"{key}='{value}'" for key, value in given.items() if value is not None)
+    values = run_values(name, runs)
     packages, variables = _environment(environment)
     if extras and packages != "pip":
         raise ConfigError("--extra goes with --env pip")
     if retry_errored and not (is_sweep and resume):
         raise ConfigError("--retry-errored goes with --tune --resume")
-    read: Experiment | Sweep = Sweep.from_file(job, everything) if is_sweep else Experiment.from_file(job, everything)
+    read: Experiment | Sweep = (Sweep if is_sweep else Experiment).from_file(job, overrides, values)
 
     from vaedist.launch import submission as launch
 

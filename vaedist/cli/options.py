@@ -1,5 +1,6 @@
 """Options that several commands share, each written once."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,19 @@ def set_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def job_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     """JOB, a TOML file, and --set to override its keys."""
-    return click.argument("job", type=click.Path(path_type=Path))(set_option(command))
+    return click.argument("job", type=LocalPath(path_type=Path))(set_option(command))
+
+
+class LocalPath(click.Path):
+    """A path on this machine, where ~ is the home folder also where the shell leaves it, as in --out=~/runs."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """Expand ~, and check what is asked for."""
+        if isinstance(value, str):
+            value = str(_local(value))
+        return super().convert(value, param, ctx)
 
 
 class Place(click.ParamType):
@@ -31,9 +44,23 @@ class Place(click.ParamType):
         """Check a URI's kind, as far as its text tells."""
         if isinstance(value, Path):
             return value
-        if fault := fault_of(value):
-            raise click.BadParameter(f"{value} {fault}")
-        return value if is_remote(value) else local_path(value)
+        return _checked(value) if is_remote(value) else _local(value)
+
+
+def _local(value: str) -> Path:
+    return local_path(_checked(value))
+
+
+def _checked(value: str) -> str:
+    if fault := fault_of(value):
+        raise click.BadParameter(f"{value} {fault}")
+    return value
+
+
+def run_values(name: str | None, runs: str | None) -> dict[str, str]:
+    """What --name and --runs say, by the keys of a job that they stand for."""
+    given = {"run.name": name, "run.folder": runs}
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,7 +91,10 @@ def ema_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """--data, for data sets that were moved."""
-    return click.option("--data", metavar="DIR", help="Where the run's data set lies now, if it was moved.")(command)
+    return click.option(
+        "--data", metavar="DIR", callback=lambda _context, _option, place: place and _checked(place),
+        help="Where the run's data set lies now, if it was moved.",
+    )(command)  # fmt: skip
 
 
 def address_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,7 +9,15 @@ from typing import Any
 import click
 
 from vaedist.cli.loading import loaded
-from vaedist.cli.options import Place, checkpoint_option, data_option, ema_option, json_option, run_argument
+from vaedist.cli.options import (
+    LocalPath,
+    Place,
+    checkpoint_option,
+    data_option,
+    ema_option,
+    json_option,
+    run_argument,
+)
 from vaedist.cli.output import console, print_pairs
 from vaedist.errors import RunError
 from vaedist.storage.uri import join_uri
@@ -17,7 +25,7 @@ from vaedist.storage.uri import join_uri
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the noise."
 )
-output_option = partial(click.option, "-o", "--output", type=click.Path(path_type=Path), show_default=True,
+output_option = partial(click.option, "-o", "--output", type=LocalPath(path_type=Path), show_default=True,
                         help="PNG to write.")  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from vaedist.cli.options import address_option, job_argument
+from vaedist.cli.options import address_option, job_argument, run_values
 from vaedist.cli.output import shown_place, user_stream
 from vaedist.config import Experiment
 from vaedist.files import told_path
@@ -32,9 +32,7 @@ def train(
     The run's folder gets TensorBoard events, pictures, metrics and checkpoints. Ctrl-C saves the step it is at and
     stops; --resume goes on from there.
     """
-    given = {"run.name": name, "run.folder": runs}
-    overrides += tuple(f"{key}='{value}'" for key, value in given.items() if value is not None)
-    experiment = Experiment.from_file(job, overrides)
+    experiment = Experiment.from_file(job, overrides, run_values(name, runs))
 
     from rich.console import Console
 

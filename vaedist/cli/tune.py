@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaedist.cli.options import Place, address_option, set_option
+from vaedist.cli.options import LocalPath, Place, address_option, run_values, set_option
 from vaedist.cli.output import console, print_pairs, shown_place, user_stream
 from vaedist.config import Sweep, told
 from vaedist.errors import ConfigError, StorageError
@@ -39,7 +39,7 @@ def tune() -> None:
 
 
 @tune.command()
-@click.argument("job", type=click.Path(path_type=Path), required=False)
+@click.argument("job", type=LocalPath(path_type=Path), required=False)
 @set_option
 @click.option("--name", metavar="NAME", help="Name of the sweep.  [default: the job's run.name, or its file's name]")
 @click.option("--runs", metavar="DIR", help="Folder that holds the sweep's.  [default: the job's run.folder]")
@@ -95,7 +95,7 @@ def report(sweep: str | Path) -> None:
 @tune.command()
 @click.argument("sweep", type=Place())
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), required=True, help="Job file to write; one that is there is kept."
+    "-o", "--out", type=LocalPath(path_type=Path), required=True, help="Job file to write; one that is there is kept."
 )
 def best(sweep: str | Path, out: Path) -> None:
     """Write the job of the best trial of a sweep, SWEEP, as a file that `vaedist train` runs."""
@@ -120,9 +120,7 @@ def _sweep(
     if (job is None) == (resume is None):
         raise ConfigError("give a job file, or --resume DIR; see vaedist tune run --help")
     if job is not None:
-        given = {"run.name": name, "run.folder": runs}
-        overrides += tuple(f"{key}='{value}'" for key, value in given.items() if value is not None)
-        return Sweep.from_file(job, overrides)
+        return Sweep.from_file(job, overrides, run_values(name, runs))
     if name or runs:
         raise ConfigError("--resume names the sweep: --name and --runs do not go with it")
     assert resume is not None
@@ -130,8 +128,7 @@ def _sweep(
     folder.read_sweep()  # says what is missing, if it is none
     # It may have been moved since.
     parent = parent_of(folder.uri) if folder.uri else folder.path.parent
-    place = (f"run.name='{folder.name}'", f"run.folder='{parent}'")
-    return Sweep.from_file(folder.sweep, (*overrides, *place))
+    return Sweep.from_file(folder.sweep, overrides, run_values(folder.name, str(parent)))
 
 
 def _opened(place: str | Path) -> "SweepFolder":

@@ -1,6 +1,6 @@
 """The experiment: all sections together, read from one TOML file.
 
-Nothing changes an experiment once it is made: `with_overrides` makes another.
+Nothing changes an experiment once it is made: `with_values` and `with_overrides` make another.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +10,7 @@ from typing import Any, Self
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
-from vaedist.config.reading import first_fault, nearby_jobs, overridden, parse
+from vaedist.config.reading import first_fault, nearby_jobs, overridden, parse, placed
 from vaedist.config.sections import (
     CheckpointSection,
     DataSection,
@@ -82,17 +82,25 @@ class Experiment(Section):
         return cls.from_dict(parse(text, where), where)
 
     @classmethod
-    def from_file(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
-        """Read a job file and apply `section.key=value` overrides to it.
+    def from_file(
+        cls, path: str | Path, overrides: Iterable[str] = (), values: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Reads a job file, and puts other values in the place of some of its own.
 
         A run without a name takes the file's.
+
+        Args:
+            path: the file, TOML in UTF-8, with or without a byte order mark.
+            overrides: `section.key=value` texts, whose values are read as TOML; those of keys that are text are
+                taken as they stand, unless they are quoted.
+            values: by dotted keys, as they are; they come last.
 
         Raises:
             ConfigError: the file is missing, is no TOML, or holds an invalid key or value.
         """
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             raise ConfigError(f"no job file at {path}{nearby_jobs(path)}") from None
         except UnicodeDecodeError:
@@ -102,12 +110,22 @@ class Experiment(Section):
         tables = parse(text, str(path))
         cls.from_dict(tables, str(path))  # so that the file's own faults are told as the file's
         merged = overridden(cls, tables, overrides)
-        if not cls.from_dict(merged, "--set").run.name:
+        cls.from_dict(merged, "--set")
+        merged = placed(merged, values or {})
+        if not cls.from_dict(merged, "command line").run.name:
             merged["run"] = {**merged.get("run", {}), "name": path.stem}
         return cls.from_dict(merged, f"{path}: its own name cannot be the run's, so set run.name")
 
+    def with_values(self, values: Mapping[str, Any]) -> Self:
+        """A new experiment with other values, given by dotted keys.
+
+        Raises:
+            ConfigError: a key is unknown, or a value is not allowed.
+        """
+        return self.from_dict(placed(self.model_dump(exclude_none=True), values))
+
     def with_overrides(self, *overrides: str) -> Self:
-        """A new experiment with `section.key=value` overrides applied, values read as TOML."""
+        """A new experiment with `section.key=value` overrides applied, as `from_file` applies them."""
         return self.from_dict(overridden(type(self), self.model_dump(exclude_none=True), overrides), "--set")
 
     def to_toml(self) -> str:

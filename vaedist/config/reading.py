@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vaedist.config.sections import Section, keys, tables
+from vaedist.config.sections import Section, keys, tables, text_keys
 from vaedist.errors import ConfigError
 
 
@@ -24,32 +24,51 @@ def parse(text: str, where: str) -> dict[str, Any]:
 
 def overridden(section: type[Section], nested: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A copy of `nested` with each `section.key=value` put in its place."""
-    known = set(keys(section))
-    merged = {k: dict(v) if isinstance(v, Mapping) else v for k, v in nested.items()}
+    known, texts = set(keys(section)), set(text_keys(section))
+    values: dict[str, Any] = {}
     for override in overrides:
-        key, equals, value = override.partition("=")
-        key = key.strip()
+        left, equals, value = override.partition("=")
+        key = left.strip()
         shown = override if override.isprintable() else repr(override)
         if not equals:
             raise ConfigError(f"--set {shown}: must be KEY=VALUE, as in model.flow.depth=4")
         if key not in known:
             raise ConfigError(f"--set {shown}: unknown key {key!r}{nearest(key, known)}")
+        spaced = left != left.rstrip()  # KEY = VALUE, as in a file: the spaces are not the value's
+        values[key] = _text(value, spaced=spaced) if key in texts else _toml_value(value)
+    return placed(nested, values)
+
+
+def placed(nested: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of nested tables with values put at dotted keys; tables that are missing are made."""
+    merged = {k: dict(v) if isinstance(v, Mapping) else v for k, v in nested.items()}
+    for key, value in values.items():
         table = merged
         *path, leaf = key.split(".")
         for name in path:
             table[name] = dict(table.get(name, {}))
             table = table[name]
-        table[leaf] = _toml_value(value.strip())
+        table[leaf] = value
     return merged
 
 
-def _toml_value(text: str) -> Any:
+def _text(given: str, *, spaced: bool) -> str:
+    """The value of a key that is text: a quoted TOML string, or else the characters as they were given."""
+    value = _toml_value(given)
+    if isinstance(value, str) and value != given.strip():
+        return value
+    return given.strip() if spaced else given
+
+
+def _toml_value(given: str) -> Any:
     """A TOML value; a bare word that is none is taken as a string, as a shell user means it."""
+    text = given.strip()
     try:
-        read = tomllib.loads(f"value = {text}")
+        # Within brackets, too: a comment would hide the second one, and the value would be less than was given.
+        read, whole = tomllib.loads(f"value = {text}"), tomllib.loads(f"value = [{text}]")
     except (ValueError, RecursionError):
         return text
-    return read["value"] if len(read) == 1 else text  # a second line is no second key
+    return read["value"] if len(read) == len(whole) == len(whole["value"]) == 1 else text
 
 
 def first_fault(section: type[Section], error: ValidationError) -> str:

@@ -5,7 +5,7 @@ A default stands here and nowhere else; every key has a type, a range and a sent
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -281,6 +281,15 @@ def keys(section: type[Section], prefix: str = "") -> Iterator[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from keys(field.annotation, f"{prefix}{name}.")
         else:
+            yield prefix + name
+
+
+def text_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """Every dotted key whose value is text, be it one of a few words."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from text_keys(field.annotation, f"{prefix}{name}.")
+        elif field.annotation is str or all(isinstance(word, str) for word in get_args(field.annotation) or (None,)):
             yield prefix + name
 
 

@@ -50,9 +50,9 @@ def bench(
     """
     if not workers or min(workers) < 1 or rounds < 1:
         raise ValueError(f"workers = {tuple(workers)}, rounds = {rounds}: must be counts from 1 on")
-    experiment = with_absolute_paths(experiment.with_overrides("run.name=bench"))
+    experiment = with_absolute_paths(experiment.with_values({"run.name": "bench"}))
     runs = {count: _short(experiment, count) for count in workers}
-    check_data(experiment.with_overrides(f"scaling.workers={max(workers)}"))  # once: it may read all of it
+    check_data(experiment.with_values({"scaling.workers": max(workers)}))  # once: it may read all of it
     progress("joining Ray")
     with ray_session(address):
         for short in runs.values():
@@ -62,7 +62,7 @@ def bench(
         a_call = experiment.training.steps_per_call * experiment.training.global_batch
         calls = math.ceil(ROW_SECONDS * record.measures["step"].median / a_call)
         every = calls * experiment.training.steps_per_call  # rows of one call would all have the same rate
-        runs = {count: short.with_overrides(f"monitor.log_every={every}") for count, short in runs.items()}
+        runs = {count: short.with_values({"monitor.log_every": every}) for count, short in runs.items()}
         for count, rates in _in_turn(runs, rounds, progress).items():
             measures[f"{WORKERS}{count}"] = Measure("images/s", tuple(rates))
     return replace(record, measures=measures)
@@ -70,12 +70,19 @@ def bench(
 
 def _short(experiment: Experiment, count: int) -> Experiment:
     """A run of so many workers that does nothing but train until it is stopped."""
-    name = f"bench-{count}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return experiment.with_overrides(
-        f"run.name={name}", f"scaling.workers={count}", f"training.epochs={MANY_EPOCHS}", "scaling.max_failures=0",
-        "scaling.cpus_per_worker=0", "checkpoint.every_steps=0", "monitor.pictures_every=0",
-        "monitor.importance_samples=0", "data.verify=false",
-    )  # fmt: skip
+    return experiment.with_values(
+        {
+            "run.name": f"bench-{count}-{time.strftime('%Y%m%d-%H%M%S')}",
+            "scaling.workers": count,
+            "training.epochs": MANY_EPOCHS,
+            "scaling.max_failures": 0,
+            "scaling.cpus_per_worker": 0,
+            "checkpoint.every_steps": 0,
+            "monitor.pictures_every": 0,
+            "monitor.importance_samples": 0,
+            "data.verify": False,
+        }
+    )
 
 
 def _single(experiment: Experiment, rounds: int, progress: Callable[[str], None]) -> Record:
@@ -112,7 +119,7 @@ def _in_turn(runs: Mapping[int, Experiment], rounds: int, progress: Callable[[st
     at_once = rounds if len(runs) == 1 else 1
     for done in range(0, rounds, at_once):
         for count, short in runs.items():
-            one = short.with_overrides(f"run.name={short.run.name}-{done + 1}")
+            one = short.with_values({"run.name": f"{short.run.name}-{done + 1}"})
             found[count] += _rates(one, done, at_once, rounds, progress)
     return found
 

@@ -186,8 +186,7 @@ class Jobs:
             progress(f"sending {told}, {sum(sizes.values()) / 1024:.0f} KiB, to {self.address}")
             with self._errors():
                 return self._client.submit_job(
-                    # With `exec`, the process that Ray signals to stop is vaedist's.
-                    entrypoint=shlex.join(["exec", "python", "-m", "vaedist", *arguments]),
+                    entrypoint=entrypoint(arguments),
                     submission_id=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
                     runtime_env={**(runtime_env or {}), "working_dir": str(folder), "py_modules": [str(wheel)]},
                     metadata=dict(metadata),
@@ -283,6 +282,12 @@ class Jobs:
         except (requests.exceptions.RequestException, ConnectionError, RuntimeError, ValueError) as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             raise ClusterError(f"{self.address}: {lines[-1] if lines else type(error).__name__}") from error
+
+
+def entrypoint(arguments: Sequence[str]) -> str:
+    """Returns the shell command that a job runs, `vaedist ARGUMENTS`, whatever characters are in them."""
+    # With `exec`, the process that Ray signals to stop is vaedist's.
+    return shlex.join(["exec", "python", "-m", "vaedist", *arguments])
 
 
 def _checked(address: str) -> str:

@@ -1,6 +1,7 @@
 """What is submitted as a job: an experiment or a sweep, what it needs of its surroundings, and what is refused."""
 
 import getpass
+import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,7 @@ class Submission:
             "vaedist": __version__,
             "run": self.job.run.name,
             "user": getpass.getuser(),
-            "job": self.file.name,
+            "job": os.fsencode(self.file.name).decode(errors="replace"),  # JSON, and Ray, have no other bytes
         }
         if (revision := _revision(self.file)) is not None:
             metadata["revision"] = revision

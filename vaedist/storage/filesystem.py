@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from vaedist.errors import StorageError
-from vaedist.storage.uri import is_uri
+from vaedist.storage.uri import is_uri, local_path
 
 BLOCK = 1 << 20  # bytes read at a time where a file is hashed or copied
 CONNECT_SECONDS = 5.0  # for a store to take a connection
@@ -25,7 +24,7 @@ def open_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     AWS_ENDPOINT_URL names another server than Amazon's; so does ?endpoint_override=HOST:PORT&scheme=http in the URI.
 
     Args:
-        uri: a local path, absolute or relative, or a pyarrow filesystem URI such as s3://bucket/cifar10.
+        uri: a local path, absolute or relative or below ~, or a pyarrow filesystem URI such as s3://bucket/cifar10.
 
     Returns:
         The filesystem, which maps files into memory if it is a local one, and the path without a trailing
@@ -35,7 +34,7 @@ def open_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
         StorageError: a URI of an unknown kind, or one whose filesystem cannot be made.
     """
     if not is_uri(uri):
-        return pyarrow.fs.LocalFileSystem(use_mmap=True), str(Path(uri).absolute())
+        return pyarrow.fs.LocalFileSystem(use_mmap=True), str(local_path(uri).absolute())
     try:
         filesystem, path = pyarrow.fs.FileSystem.from_uri(_bounded(uri))
         if filesystem.type_name == "s3":

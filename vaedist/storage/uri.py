@@ -3,6 +3,7 @@
 s3://bucket/runs?endpoint_override=127.0.0.1:5000&scheme=http is the folder runs of a bucket behind that server.
 """
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -21,8 +22,13 @@ def is_remote(place: str) -> bool:
 
 
 def local_path(place: str) -> Path:
-    """The path of a place that is not remote, be it a file:// URI."""
-    return Path(unquote(urlsplit(place).path)) if is_uri(place) else Path(place)
+    """The path of a place that is not remote, be it a file:// URI; ~ and ~user at its beginning are home folders."""
+    return Path(unquote(urlsplit(place).path)) if is_uri(place) else Path(_expanded(place))
+
+
+def _expanded(path: str) -> str:
+    """With a home folder in the place of ~ or ~user, and unchanged if there is none; ./~ is no home folder."""
+    return os.path.expanduser(path)  # noqa: PTH111 - a Path would have lost the ./
 
 
 def join_uri(uri: str, *names: str) -> str:
@@ -44,7 +50,12 @@ def parent_of(uri: str) -> str:
 
 def fault_of(place: str) -> str | None:
     """What is wrong with a place, as far as its text tells; None if nothing is."""
+    if "\0" in place:
+        return "must not hold a zero byte"
     if not is_uri(place):
+        user = place.partition("/")[0]
+        if user.startswith("~") and _expanded(user) == user:
+            return f"names the home folder of {user[1:] or 'a user'}, who is not known here; ./{user} is a folder"
         return None
     scheme, _, rest = place.partition("://")
     if scheme not in SCHEMES and not scheme.startswith("fsspec+"):

@@ -48,7 +48,7 @@ def test_a_run_on_a_store_that_fails_ends_as_one_on_a_disk(s3, there, experiment
     two = experiment.with_overrides("scaling.workers=2", "training.epochs=4", "monitor.log_every=10")
     expected = train(two.with_overrides("run.name=undisturbed"))
 
-    remote = two.with_overrides(f"run.folder='{s3.uri('runs')}'", f"data.path='{there}'")
+    remote = two.with_overrides(f"run.folder={s3.uri('runs')}", f"data.path={there}")
     requests = itertools.count()
     s3.proxy.delay = 0.02
     s3.proxy.refuse = lambda method, path: next(requests) % 20 == 7

@@ -106,7 +106,7 @@ def test_what_ray_keeps_of_a_run_is_never_believed(two, undisturbed, tmp_path):
 def test_changed_data_is_refused_by_name(two, blob_data, tmp_path):
     data = tmp_path / "blobs"
     shutil.copytree(blob_data, data)
-    experiment = two.with_overrides("run.name=data", f"data.path='{data}'")
+    experiment = two.with_overrides("run.name=data", f"data.path={data}")
     with pytest.raises(Interrupted, match="stopped"):
         train(experiment, observe=at_step(100, lambda: os.kill(os.getpid(), signal.SIGINT)))
     manifest = data / "manifest.json"
@@ -167,7 +167,7 @@ def fails_once_and_goes_on(experiment, act, mend, reason, undisturbed):
 
 
 def test_a_disk_that_is_full(two, undisturbed, small_disk):
-    experiment = two.with_overrides("run.name=disk", f"run.folder='{small_disk}'")
+    experiment = two.with_overrides("run.name=disk", f"run.folder={small_disk}")
     fails_once_and_goes_on(
         experiment, partial(fill, small_disk), Path(small_disk, "filler").unlink, "No space left on device", undisturbed
     )

@@ -46,7 +46,7 @@ def two_devices(experiment: Experiment, make_model: Callable[[], VAE], images: n
 
 def _step(experiment: Experiment, make_model: Callable[[], VAE], images: np.ndarray, devices: int) -> TrainStep:
     """The experiment's update, by batches of the images, for a model made anew."""
-    experiment = experiment.with_overrides(f"training.steps_per_call={UPDATES}")
+    experiment = experiment.with_values({"training.steps_per_call": UPDATES})
     strategy = _strategy(devices)
     with strategy.scope():
         model = make_model()
