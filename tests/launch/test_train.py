@@ -105,7 +105,16 @@ def test_a_run_that_ended_goes_on_only_as_what_it_was(trained, experiment):
         train(experiment)
     with pytest.raises(RunError, match=r"model\.latent = 6, and the job says 7"):
         train(experiment.with_overrides("model.latent=7"), resume=True)
+    with pytest.raises(RunError, match=r"has made 2 epochs, and the job says training\.epochs = 1"):
+        train(experiment.with_overrides("training.epochs=1"), resume=True)
+    events = []
+    train(experiment, resume=True, observe=events.append)
+    assert [type(event) for event in events] == [Notice], "it was complete"
+    assert trained.run.read_experiment() == RunFolder.of(experiment).read_experiment().with_overrides(
+        f"run.folder={trained.experiment.run.folder}"
+    )
     longer = train(experiment.with_overrides("training.epochs=3"), resume=True)
+    assert longer.read_experiment().training.epochs == 3
     assert [row["step"] for row in read_metrics(longer.metrics) if row["kind"] == "test"] == [100, 200, 300]
 
 

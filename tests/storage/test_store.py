@@ -327,7 +327,7 @@ JOB = '[data]\npath = "{data}"\n[model]\nhidden = 8\nlatent = 4\n[training]\nepo
 def test_bad_places_are_told_in_one_line_and_nothing_is_left(s3, tmp_path, small_dataset):
     (tmp_path / "job.toml").write_text(JOB.format(data=small_dataset))
     told = refused(tmp_path, "train", "job.toml", "--runs", "s4://bucket/runs")
-    assert told.startswith("error: --set: run.folder = 's4://bucket/runs': must be a local path, or a URI")
+    assert told.startswith("error: command line: run.folder = 's4://bucket/runs': must be a local path, or a URI")
     told = refused(tmp_path, "train", "job.toml", "--runs", s3.uri("runs", bucket="nowhere"))
     assert told.endswith("there is no bucket nowhere")
     told = refused(tmp_path, "runs", "show", s3.uri("runs/none"))

@@ -20,8 +20,36 @@ NAMESPACE = "vaedist"
 GIVEN_UP_SECONDS = 5.0  # for Ray to notice that a claim's owner is gone
 
 
+class Claim:
+    """A folder that this process owns.
+
+    Args:
+        write: writes the record that says what the folder is, in the place of what was there.
+        new: the folder has no record yet: it is written at once.
+    """
+
+    def __init__(self, write: Callable[[], None], *, new: bool) -> None:
+        self._write, self._accepted, self.begun = write, False, False
+        if new:
+            self.accept()
+
+    def begin(self) -> None:
+        """The work is really begun: the folder stays, whatever becomes of it."""
+        self.begun = True
+
+    def accept(self) -> None:
+        """The work goes on as the new record says: only now does it take the place of an older one.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        if not self._accepted:
+            self._write()
+            self._accepted = True
+
+
 @contextmanager
-def claimed(folder: Path, record: Path, text: str, busy: str) -> Iterator[Callable[[], None]]:
+def claimed(folder: Path, record: Path, text: str, busy: str) -> Iterator[Claim]:
     """Own a folder, made when missing.
 
     A folder that was made here and not begun is removed again.
@@ -29,21 +57,23 @@ def claimed(folder: Path, record: Path, text: str, busy: str) -> Iterator[Callab
     Args:
         folder: is locked for other processes.
         record: a file in it that says what the folder is.
-        text: is put there at once, in the place of what was.
+        text: of the record, which is written at once where there is none.
         busy: said of a folder that another process owns.
 
     Yields:
-        what to call when the work is really begun.
+        the claim, to be told when the work is begun and when it is accepted.
 
     Raises:
         RunError: another process owns the folder.
         StorageError: it cannot be written.
     """
-    made, made_parent, begun = not folder.exists(), not folder.parent.exists(), False
+    made, made_parent, claim = not folder.exists(), not folder.parent.exists(), None
 
-    def began() -> None:
-        nonlocal begun
-        begun = True
+    def write() -> None:
+        try:
+            replace_file(record, text)
+        except OSError as error:
+            raise StorageError(f"cannot write {record}: {error.strerror or error}") from error
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,13 +86,10 @@ def claimed(folder: Path, record: Path, text: str, busy: str) -> Iterator[Callab
         except OSError as error:
             made = False
             raise RunError(busy) from error
-        try:
-            replace_file(record, text)
-        except OSError as error:
-            raise StorageError(f"cannot write {record}: {error.strerror or error}") from error
-        yield began
+        claim = Claim(write, new=not record.exists())
+        yield claim
     finally:
-        if made and not begun:
+        if made and not (claim and claim.begun):
             shutil.rmtree(folder, ignore_errors=True)
             if made_parent:
                 with suppress(OSError):  # somebody else's may be in it by now
@@ -71,7 +98,7 @@ def claimed(folder: Path, record: Path, text: str, busy: str) -> Iterator[Callab
 
 
 @contextmanager
-def claimed_on_store(store: Store, record: str, text: str, busy: str) -> Iterator[Callable[[], None]]:
+def claimed_on_store(store: Store, record: str, text: str, busy: str) -> Iterator[Claim]:
     """Own a folder of a store, as far as the connected Ray cluster goes: stores know no locks.
 
     The owner is a named actor, which ends with the process that made it. A folder in which nothing was, and whose work
@@ -80,45 +107,41 @@ def claimed_on_store(store: Store, record: str, text: str, busy: str) -> Iterato
     Args:
         store: the folder.
         record: a file in it that says what the folder is.
-        text: is put there at once, in the place of what was.
+        text: of the record, which is written at once where there is none.
         busy: said of a folder that somebody else on the cluster owns.
 
     Yields:
-        what to call when the work is really begun.
+        the claim, to be told when the work is begun and when it is accepted.
 
     Raises:
         RunError: somebody else owns the folder.
         StorageError: it cannot be written.
     """
-    claim = _claim(f"claim-{hashlib.sha256(store.uri.encode()).hexdigest()}", busy)
-    begun, made = False, False
-
-    def began() -> None:
-        nonlocal begun
-        begun = True
-
+    owner = _owner(f"claim-{hashlib.sha256(store.uri.encode()).hexdigest()}", busy)
+    claim, made = None, False
     try:
-        made = not store.files()
-        store.write(record, text.encode())
-        yield began
+        known = store.files()
+        made = not known
+        claim = Claim(lambda: store.write(record, text.encode()), new=record not in known)
+        yield claim
     finally:
-        if made and not begun:
+        if made and not (claim and claim.begun):
             with suppress(StorageError):
                 store.remove_all()
-        ray.kill(claim)
+        ray.kill(owner)
 
 
-def _claim(name: str, busy: str) -> Any:
+def _owner(name: str, busy: str) -> Any:
     """An actor of a name that nobody else on the cluster has."""
     deadline = time.monotonic() + GIVEN_UP_SECONDS
     while True:
         try:
-            return ray.remote(_Claim).options(name=name, namespace=NAMESPACE, num_cpus=0).remote()
+            return ray.remote(_Owner).options(name=name, namespace=NAMESPACE, num_cpus=0).remote()
         except ValueError as error:
             if time.monotonic() > deadline:
                 raise RunError(busy) from error
             time.sleep(0.5)
 
 
-class _Claim:
-    """Is there as long as its owner."""
+class _Owner:
+    """Is there as long as the process that made it."""

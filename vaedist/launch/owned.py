@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
-from vaedist.launch.claim import claimed, claimed_on_store
+from vaedist.launch.claim import Claim, claimed, claimed_on_store
 from vaedist.launch.logs import added_on_store, output_to
 from vaedist.storage.retry import RUN_SECONDS
 from vaedist.storage.scratch import scratch_folder
@@ -27,20 +27,21 @@ def owned(
     ray: AbstractContextManager[None],
     quiet: bool,
     notify: Callable[[str], None],
-) -> Iterator[Callable[[], None]]:
+) -> Iterator[Claim]:
     """Own a folder, and be connected to Ray.
 
     Args:
         folder: what is owned.
         record: the file in it that says what it is.
-        text: that is put there at once.
+        text: of the record, which is written at once where there is none.
         busy: said of a folder that somebody else owns.
         ray: connects to Ray, without which a folder on a store cannot be claimed.
         quiet: send what Ray prints to the folder's log.
         notify: told when a store does not answer.
 
     Yields:
-        what to call when the work is really begun; until then a new folder is removed again.
+        the claim, to be told when the work is begun, until when a new folder is removed again, and when it is
+        accepted, until when an older record stays.
 
     Raises:
         RunError: somebody else owns the folder.
@@ -49,7 +50,7 @@ def owned(
     """
     with ExitStack() as stack:
         if not folder.uri:
-            began = stack.enter_context(claimed(folder.path, record, text, busy))
+            claim = stack.enter_context(claimed(folder.path, record, text, busy))
             if quiet:
                 stack.enter_context(output_to(folder.logs / RAY_LOG))
             stack.enter_context(ray)
@@ -59,9 +60,9 @@ def owned(
                 stack.enter_context(output_to(log))
             stack.enter_context(ray)
             store = Store(folder.uri, seconds=RUN_SECONDS, notify=notify)
-            began = stack.enter_context(claimed_on_store(store, record.name, text, busy))
+            claim = stack.enter_context(claimed_on_store(store, record.name, text, busy))
             stack.enter_context(added_on_store(log, store, f"{folder.logs.name}/{RAY_LOG}"))
-        yield began
+        yield claim
 
 
 @contextmanager

@@ -11,36 +11,25 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from vaedist.config import Experiment, ScalingSection, differences
+from vaedist.config import Experiment, ScalingSection
 from vaedist.data.lanes import LanePlan
-from vaedist.data.manifest import load_manifest, verify
-from vaedist.errors import ConfigError, Interrupted, RunError, WorkerError
+from vaedist.data.manifest import Manifest, load_manifest, verify
+from vaedist.errors import ConfigError, Interrupted, WorkerError
 from vaedist.launch.backend import TensorflowCluster
 from vaedist.launch.budget import FailureBudget
 from vaedist.launch.channel import StopRequest, open_channel
 from vaedist.launch.cluster import COMPUTING, environment, ray_session, resources_per_worker
 from vaedist.launch.owned import RAY_LOG, owned, records_of_ray
 from vaedist.launch.regrouping import Regrouping, last_line
+from vaedist.launch.resuming import check_run, check_same_data, is_complete
 from vaedist.launch.worker import work
 from vaedist.monitor.events import Event, Notice, Started, Waiting
 from vaedist.storage.retry import RUN_SECONDS
-from vaedist.storage.transfer import Store
 from vaedist.storage.uri import is_remote, join_uri, local_path
 from vaedist.training.inputs import check_images
-from vaedist.training.remote import pulled
+from vaedist.training.remote import checkpoints_of, pulled
 from vaedist.training.run_folder import RunFolder
 
-# What a run that goes on may have otherwise than before: it does not change the numbers, or only how many there are.
-MAY_CHANGE = (
-    "run.",
-    "data.path",
-    "data.verify",
-    "scaling.",
-    "checkpoint.",
-    "monitor.",
-    "training.epochs",
-    "training.steps_per_call",
-)
 E = TypeVar("E", bound=Experiment)
 # For a worker that gives no sign of life, as one that was stopped by a signal. Ray's own 600 s are for those that keep
 # Python's interpreter busy, as these never do for longer than it takes to import TensorFlow.
@@ -67,7 +56,7 @@ def train(
 
     Args:
         experiment: what to train; `run.name` must be set.
-        resume: go on with the run of that name; without it, one that exists is refused.
+        resume: go on with the run of that name, or return it if it is complete; without it, one that exists is refused.
         address: of the Ray cluster, see `ray_session`.
         observe: called with each event, in this thread.
         stop: for another thread to stop the run by, as KeyboardInterrupt does in this one.
@@ -79,25 +68,36 @@ def train(
     """
     experiment = with_absolute_paths(experiment)
     run = RunFolder.of(experiment)
-    exists = _check_run(run, experiment, resume=resume)
+    exists = check_run(run, experiment, resume=resume)
     if resume and not exists:
         observe(Notice(f"there is no run at {run.place} to go on with: starting it"))
+    if exists and is_complete(run, experiment):
+        observe(Notice(f"run {run.place} is complete: its {experiment.training.epochs} epochs are made"))
+        return run
     observe(Waiting("checking the data"))
-    check_data(experiment)
+    manifest = check_data(experiment)
+    if exists:
+        check_same_data(f"run {run.place}", checkpoints_of(run).reached(), manifest, experiment.data.path)
     busy = f"run {run.place} is being trained by another process"
     joined = address or os.environ.get("RAY_ADDRESS")
     observe(Waiting(f"joining Ray at {joined}" if joined else "starting Ray"))
     with owned(
         run, run.experiment, experiment.to_toml(), busy=busy, ray=ray_session(address), quiet=quiet,
         notify=lambda text: observe(Notice(text)),
-    ) as began:  # fmt: skip
+    ) as claim:  # fmt: skip
+
+        def follow(event: Event) -> None:
+            if isinstance(event, Started):  # until then the run is as it was, whatever may be in the way
+                claim.accept()
+            observe(event)
+
         resources = resources_per_worker(experiment.scaling)
         fewest, most = experiment.scaling.bounds
         count = f"{fewest} to {most}" if experiment.scaling.elastic else str(most)
         observe(Waiting(f"starting {count} worker(s)"))
-        began()
+        claim.begin()
         with records_of_ray(run) as records:
-            _fit(experiment, run, resources, records, observe, stop or StopRequest())
+            _fit(experiment, run, resources, records, follow, stop or StopRequest())
     return pulled(run, seconds=RUN_SECONDS)
 
 
@@ -121,31 +121,8 @@ def with_absolute_paths(experiment: E) -> E:
     )
 
 
-def _check_run(run: RunFolder, experiment: Experiment, *, resume: bool) -> bool:
-    """Refuse to write over a run, and to go on with one as what it was not; tells whether there is one."""
-    if run.uri:
-        store = Store(run.uri)
-        store.check()
-        if not store.files():
-            return False
-        pulled(run)
-    elif not run.path.exists():
-        return False
-    if not resume:
-        raise RunError(f"run {run.place} exists: use --resume to go on with it, or --name to start another")
-    before = run.read_experiment()
-    for key, old, new in differences(before, experiment):
-        scheduled = key == "training.epochs" and experiment.training.schedule == "cosine"
-        if scheduled or not key.startswith(MAY_CHANGE):
-            raise RunError(
-                f"run {run.place} was started with {key} = {old!r}, and the job says {new!r}: it would be another "
-                f"run; use --name to start one"
-            )
-    return True
-
-
-def check_data(experiment: Experiment) -> None:
-    """Find out here, in a second, what workers would find out in a minute.
+def check_data(experiment: Experiment) -> Manifest:
+    """Finds out here, in a second, what workers would find out in a minute; returns the data set's manifest.
 
     Raises:
         VaedistError: the data is missing, damaged, or does not fit the experiment.
@@ -165,6 +142,7 @@ def check_data(experiment: Experiment) -> None:
             f"training.global_batch = {training.global_batch}: must be at least the number of devices, {devices} "
             f"({most} workers of {scaling.devices_per_worker})"
         )
+    return manifest
 
 
 def _fit(

@@ -16,16 +16,17 @@ from ray import tune as ray_tune
 from ray.tune.execution import class_cache
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from vaedist.config import Sweep, differences
-from vaedist.errors import ConfigError, RunError
+from vaedist.config import Sweep
+from vaedist.errors import RunError
 from vaedist.launch.access import SECRET_NAME
 from vaedist.launch.cluster import describe, jobs_at_once, node_resources, ray_session, resources_per_worker
 from vaedist.launch.follower import Follower
 from vaedist.launch.owned import owned, records_of_ray
+from vaedist.launch.resuming import check_same_data, check_sweep, ended_trials, reached_by_trials
 from vaedist.launch.search import Proposer, TrialSearch, make_proposer
 from vaedist.launch.train import check_data, with_absolute_paths
 from vaedist.launch.trial import TrialRunner
-from vaedist.monitor.sweep_events import ENDED, SweepEvent, SweepNotice, SweepStarted
+from vaedist.monitor.sweep_events import SweepEvent, SweepNotice, SweepStarted
 from vaedist.storage.transfer import Store
 from vaedist.sweeps import SweepFolder, Trial, TrialLog
 from vaedist.sweeps.remote import mirrored_sweep, pulled_sweep
@@ -33,20 +34,7 @@ from vaedist.sweeps.remote import mirrored_sweep, pulled_sweep
 # A trial's own process only coordinates. Had it a CPU, it would keep that from the workers that it waits for; and Ray
 # Tune wants it to reserve something, so it is a byte.
 COORDINATOR = {"memory": 1}
-# What a sweep that is gone on with may have otherwise: how much of it there is, and where it runs.
-MAY_CHANGE = (
-    "run.",
-    "data.path",
-    "data.verify",
-    "scaling.",
-    "checkpoint.",
-    "monitor.pictures",
-    "monitor.log_every",
-    "tune.samples",
-    "tune.minutes",
-    "tune.concurrent",
-    "tune.retries",
-)
+ALL_ENDED = "all trials of the sweep have ended already"
 
 
 @dataclass(frozen=True)
@@ -117,11 +105,15 @@ def tune(
     folder = SweepFolder.of(sweep)
     exists = _is_there(folder)
     if resume:
-        _check_same(folder, sweep)
+        check_sweep(folder, sweep)
     elif exists:
         raise RunError(f"sweep {folder.place} exists: --resume goes on with it, --name starts another")
     proposer = make_proposer(sweep)
-    check_data(sweep.experiment({}, name="trial"))
+    if resume and _told_of_its_end(sweep, folder, proposer, observe, retry_failed=retry_failed):
+        return folder
+    manifest = check_data(sweep.experiment({}, name="trial"))
+    if resume:
+        check_same_data(f"sweep {folder.place}", reached_by_trials(folder), manifest, sweep.data.path)
     busy = f"sweep {folder.place} is being run by another process"
 
     def notify(text: str) -> None:
@@ -130,9 +122,10 @@ def tune(
     with owned(
         folder, folder.sweep, sweep.to_toml(), busy=busy, ray=ray_session(address), quiet=quiet,
         notify=notify,
-    ) as began:  # fmt: skip
+    ) as claim:  # fmt: skip
         planned = _plan(sweep)
-        began()
+        claim.begin()
+        claim.accept()
         with mirrored_sweep(folder, notify) as local, records_of_ray(folder) as records:
             _run(sweep, local, planned, proposer, records, observe, retry_failed=retry_failed)
     return folder
@@ -148,14 +141,25 @@ def _is_there(folder: SweepFolder) -> bool:
     return bool(store.files())
 
 
-def _check_same(folder: SweepFolder, sweep: Sweep) -> None:
-    """Refuse to go on with a sweep as what it was not."""
-    for key, _, _ in differences(folder.read_sweep(), sweep):
-        if not key.startswith(MAY_CHANGE):
-            raise RunError(f"sweep {folder.place} was started with another {key}; use --name to start a new one")
-    made = len(folder.read_trials())
-    if sweep.trials < made:
-        raise ConfigError(f"tune.samples = {sweep.trials}: the sweep at {folder.place} has {made} trials already")
+def _started(sweep: Sweep, follower: Follower, ended: Iterable[Trial], at_once: int) -> SweepStarted:
+    settings = sweep.tune
+    statuses = tuple(follower.status(trial) for trial in ended)
+    return SweepStarted(
+        sweep.run.name, sweep.trials, at_once, sweep.training.epochs, settings.metric, settings.mode, statuses
+    )
+
+
+def _told_of_its_end(
+    sweep: Sweep, folder: SweepFolder, proposer: Proposer, observe: Callable[[SweepEvent], None], *, retry_failed: bool
+) -> bool:
+    """Returns True, and says so, if all trials of a sweep have ended; no Ray is needed to find that out."""
+    log = TrialLog(folder, {trial.number: trial for trial in folder.read_trials()})
+    ended = ended_trials(log, retry_failed=retry_failed)
+    if len(ended) < max(len(log.trials), sweep.trials):
+        return False
+    observe(_started(sweep, Follower(sweep, log, proposer, observe), ended.values(), 0))
+    observe(SweepNotice(ALL_ENDED))
+    return True
 
 
 def _run(
@@ -164,18 +168,15 @@ def _run(
 ) -> None:  # fmt: skip
     """Let Ray Tune run what is to be run."""
     log, settings = TrialLog.open(folder), sweep.tune
-    ended = {n: t for n, t in log.trials.items() if t.state in ENDED and not (retry_failed and t.state == "failed")}
+    ended = ended_trials(log, retry_failed=retry_failed)
     again = [trial for number, trial in log.trials.items() if number not in ended]
     for trial in ended.values():
         proposer.learn(trial.number, trial.params, trial.best(settings.metric, settings.mode))
     search = TrialSearch(sweep, log, proposer, again)
     follower = Follower(sweep, log, proposer, observe)
-    started = tuple(follower.status(trial) for trial in ended.values())
-    observe(SweepStarted(
-        sweep.run.name, sweep.trials, planned.at_once, sweep.training.epochs, settings.metric, settings.mode, started
-    ))  # fmt: skip
-    if not search.left:
-        observe(SweepNotice("all trials of the sweep have ended already"))
+    observe(_started(sweep, follower, ended.values(), planned.at_once))
+    if not search.left:  # another process has run them meanwhile
+        observe(SweepNotice(ALL_ENDED))
         return
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # the follower has its own
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"

@@ -10,7 +10,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,19 +88,42 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: it is not committed, or a file is missing or differs; the message names it.
     """
-    try:
-        marker = (path / MARKER).read_text(encoding="ascii").strip()
-        state = (path / STATE).read_bytes()
-        if hashlib.sha256(state).hexdigest() != marker:
-            raise CheckpointError(f"checkpoint {path} is damaged: {STATE} differs from what was committed")
-        record = json.loads(state)
-        if record.pop("format") != FORMAT:
-            raise CheckpointError(f"checkpoint {path} was written by another version of vaedist")
-        for name, digest in record.pop("files").items():
+    with _faults(path):
+        position, digests = _read_state(path)
+        for name, digest in digests.items():
             if Path(name).name != name or _sha256(path / name) != digest:
                 raise CheckpointError(f"checkpoint {path} is damaged: {name} differs from what was committed")
-        position = TypeAdapter(Position).validate_json(json.dumps(record), strict=True)
         return Checkpoint(path, position, (path / EXPERIMENT).read_text(encoding="utf-8"))
+
+
+def read_position(path: Path) -> Position:
+    """Reads how far a committed checkpoint is; its weights are not looked at.
+
+    Raises:
+        CheckpointError: it is not committed, or its state is not what was committed.
+    """
+    with _faults(path):
+        return _read_state(path)[0]
+
+
+def _read_state(path: Path) -> tuple[Position, dict[str, str]]:
+    """Reads a checkpoint's position, and the digest of each of its files."""
+    marker = (path / MARKER).read_text(encoding="ascii").strip()
+    state = (path / STATE).read_bytes()
+    if hashlib.sha256(state).hexdigest() != marker:
+        raise CheckpointError(f"checkpoint {path} is damaged: {STATE} differs from what was committed")
+    record = json.loads(state)
+    if record.pop("format") != FORMAT:
+        raise CheckpointError(f"checkpoint {path} was written by another version of vaedist")
+    digests = record.pop("files")
+    return TypeAdapter(Position).validate_json(json.dumps(record), strict=True), digests
+
+
+@contextmanager
+def _faults(path: Path) -> Iterator[None]:
+    """Turns what reading a damaged checkpoint raises into a CheckpointError."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise CheckpointError(f"checkpoint {path} is not whole: {Path(error.filename).name} is missing") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -200,6 +224,13 @@ class CheckpointStore:
                 warn(f"{error}; passed over")
         if committed:
             raise CheckpointError(f"none of the {len(committed)} checkpoints in {self.folder} is intact")
+        return None
+
+    def reached(self) -> Position | None:
+        """Returns how far the newest committed checkpoint is, by its state alone; None where none can be read."""
+        for path in self.committed():
+            with suppress(CheckpointError):
+                return read_position(path)
         return None
 
     def best(self) -> Checkpoint | None:

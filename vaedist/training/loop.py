@@ -98,6 +98,7 @@ class Loop:
         if self.taken == self.total_steps:  # resumed at its end
             with averaged(self.model, self.step, self.taken):
                 means = self.evaluator.run(self._epoch)
+                self._finish()
         capacity = self.experiment.training.steps_per_call
         with self.saver, closing(read_ahead(self.inputs.train, self._requests(), capacity)) as chunks:
             while (chunk := self._next(chunks)) is not None:
@@ -113,7 +114,6 @@ class Loop:
                     self.saver.settle()
                 if stop and self.taken < self.total_steps:
                     raise Interrupted(f"stopped at step {self.taken} of {self.total_steps}, which is saved")
-            self._finish()
             self.saver.settle()
         return means
 
@@ -196,6 +196,8 @@ class Loop:
     def _end_epoch(self, *, asked: bool) -> dict[str, float]:
         with averaged(self.model, self.step, self.taken):
             means = self._test()
+            if self.taken == self.total_steps:  # before the last checkpoint, after which nothing is to be made up for
+                self._finish()
         self._save(means["elbo"], asked=asked)
         return means
 
@@ -246,6 +248,11 @@ class Loop:
                 f"the data has changed under the run: checkpoint {checkpoint.path} was made on data "
                 f"{position.fingerprint[:12]}, and {self.experiment.data.path} is {self.inputs.fingerprint[:12]}"
             )
+        if position.step > self.total_steps:
+            raise RunError(
+                f"checkpoint {checkpoint.path} is of step {position.step}, and training.epochs = "
+                f"{self.experiment.training.epochs} ends at step {self.total_steps}"
+            )
         load_variables(self.model, self.step, checkpoint)
         self.taken = position.step
         best = self.store.best()
@@ -265,8 +272,6 @@ class Loop:
         )
 
     def _finish(self) -> None:
-        if self.recorder is None:
-            return
-        assert self.inputs.probe is not None
-        with averaged(self.model, self.step, self.taken):
+        if self.recorder is not None:
+            assert self.inputs.probe is not None
             self.recorder.finish(self.taken, self.model, self.inputs.probe)

@@ -1,0 +1,246 @@
+"""Runs and sweeps that are refused, or complete, before Ray is started; and what is left as it was."""
+
+import shutil
+
+import numpy as np
+import pytest
+import ray
+
+from vaedist.config import Experiment, Sweep
+from vaedist.data.manifest import load_manifest
+from vaedist.errors import ClusterError, ConfigError, RunError
+from vaedist.launch.claim import claimed
+from vaedist.launch.train import train
+from vaedist.launch.tune import tune
+from vaedist.monitor.events import Notice
+from vaedist.monitor.metrics import MetricsLog
+from vaedist.monitor.sweep_events import SweepNotice, SweepStarted
+from vaedist.storage.transfer import Store
+from vaedist.storage.uri import join_uri
+from vaedist.sweeps import SweepFolder, TrialLog
+from vaedist.training.checkpoint import CheckpointStore, Position
+from vaedist.training.run_folder import RunFolder
+
+NOWHERE = "127.0.0.1:9"  # where no Ray is, so that joining it fails at once
+STEPS = 7  # of an epoch
+
+
+@pytest.fixture(autouse=True)
+def without_ray():
+    """A Ray that other tests share is not what these are about."""
+    before = ray.is_initialized()
+    yield
+    assert ray.is_initialized() == before, "Ray was started"
+
+
+@pytest.fixture
+def experiment(small_dataset, tmp_path):
+    return Experiment.from_dict(
+        {
+            "run": {"name": "run", "folder": str(tmp_path / "runs")},
+            "data": {"path": str(small_dataset)},
+            "model": {"hidden": 8, "latent": 4},
+            "training": {"epochs": 2, "global_batch": 8},
+        }
+    )
+
+
+def write_run(experiment, folder, *, epochs=2, part=False):
+    """Writes what a run leaves that has made some epochs, and `part` of one more."""
+    folder.path.mkdir(parents=True)
+    folder.experiment.write_text(experiment.to_toml())
+    log, store = MetricsLog(folder.metrics, resume_step=None), CheckpointStore(folder.checkpoints, keep=9)
+    fingerprint = load_manifest(experiment.data.path).fingerprint
+    places = [(epoch, STEPS * epoch, -10.0 + epoch) for epoch in range(1, epochs + 1)]
+    places += [(epochs, STEPS * epochs + 3, None)] if part else []
+    for epoch, step, elbo in places:
+        if elbo is not None:
+            log.append("test", epoch, step, {"elbo": elbo, "reconstruction": elbo, "kl": 0.0})
+        position = Position(epoch, step, fingerprint, (4, 6, 3), elbo)
+        store.save(position, {"w": np.ones(3, np.float32)}, {}, experiment.to_toml())
+    log.close()
+    return folder
+
+
+def content(folder):
+    """All that is in a folder, but for the lock."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+@pytest.fixture(params=["local", "s3"])
+def run(request, experiment, tmp_path, s3):
+    """A run that has made its two epochs, here or on a store: its experiment, and a way to look at all of it."""
+    local = write_run(experiment, RunFolder(tmp_path / "runs" / "run"))
+    if request.param == "local":
+        return experiment, lambda: content(local.path)
+    runs = s3.uri(tmp_path.name)
+    store = Store(join_uri(runs, "run"))
+    for path in local.path.rglob("*"):
+        if path.is_file():
+            store.upload(path, path.relative_to(local.path).as_posix())
+    shutil.rmtree(local.path)
+    remote = experiment.with_overrides(f"run.folder={runs}")
+    store.write("experiment.toml", remote.to_toml().encode())
+    return remote, lambda: {name: store.read(name) for name in store.files()}
+
+
+def test_fewer_epochs_than_are_made_are_refused_and_nothing_is_written(run):
+    experiment, look = run
+    before = look()
+    with pytest.raises(RunError, match=r"run .*run.* has made 2 epochs, and the job says training\.epochs = 1: "):
+        train(experiment.with_overrides("training.epochs=1"), resume=True)
+    assert look() == before
+
+
+def test_a_complete_run_ends_at_once_with_its_result(run):
+    experiment, look = run
+    before, events = look(), []
+    found = train(experiment.with_overrides("checkpoint.keep=5"), resume=True, observe=events.append)
+    assert [type(event) for event in events] == [Notice]
+    assert events[0].text.endswith("is complete: its 2 epochs are made")
+    assert "elbo" in found.metrics.read_text()
+    assert look() == before
+
+
+def test_a_part_of_an_epoch_counts(experiment, tmp_path):
+    write_run(experiment, RunFolder.of(experiment), epochs=1, part=True)
+    with pytest.raises(
+        RunError, match=r"has made 1 epochs and part of the next, and the job says training\.epochs = 1"
+    ):
+        train(experiment.with_overrides("training.epochs=1"), resume=True)
+
+
+@pytest.mark.parametrize("damage", ["checkpoint", "metrics", "epochs"])
+def test_a_run_that_only_looks_complete_is_for_the_workers(experiment, damage):
+    run = write_run(experiment, RunFolder.of(experiment))
+    if damage == "checkpoint":
+        weights = run.checkpoints / f"step-{2 * STEPS:09d}" / "weights.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1])
+    elif damage == "metrics":
+        run.metrics.write_text(run.metrics.read_text().splitlines(keepends=True)[0])
+    else:  # it was to make more
+        run.experiment.write_text(experiment.with_overrides("training.epochs=3").to_toml())
+    with pytest.raises(ClusterError):
+        train(experiment, resume=True, address=NOWHERE)
+
+
+def test_the_record_of_a_run_stays_until_workers_have_taken_it_up(experiment):
+    run = write_run(experiment, RunFolder.of(experiment), epochs=1)
+    before = run.experiment.read_bytes()
+    for override in ("checkpoint.keep=5", "training.epochs=9", "scaling.max_failures=7", "training.steps_per_call=2"):
+        with pytest.raises(ClusterError, match="no Ray cluster answers"):
+            train(experiment.with_overrides(override), resume=True, address=NOWHERE)
+        assert run.experiment.read_bytes() == before, override
+
+
+def test_a_claim_writes_a_record_at_once_only_where_there_is_none(tmp_path):
+    record = tmp_path / "folder" / "record"
+    for begins in (False, True):
+        with claimed(tmp_path / "folder", record, "first", "busy") as claim:
+            assert record.read_text() == "first"
+            if begins:
+                claim.begin()
+        assert record.exists() is begins
+    with claimed(tmp_path / "folder", record, "second", "busy") as claim:
+        assert record.read_text() == "first"
+        claim.accept()
+        assert record.read_text() == "second"
+    with claimed(tmp_path / "folder", record, "third", "busy") as claim:
+        claim.begin()
+    assert record.read_text() == "second"
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("scaling.workers=9", "9 workers cannot share 8 shards"),
+        ("training.schedule=cosine", r"training\.schedule = 'constant', and the job says 'cosine'"),
+        ("training.global_batch=16", r"training\.global_batch = 8, and the job says 16"),
+    ],
+)
+def test_what_a_run_cannot_be_resumed_with_is_refused_and_nothing_is_written(experiment, override, says):
+    run = write_run(experiment, RunFolder.of(experiment), epochs=1)
+    before = content(run.path)
+    with pytest.raises(Exception, match=says):
+        train(experiment.with_overrides(override), resume=True)
+    assert content(run.path) == before
+
+
+def test_other_data_is_refused_and_nothing_is_written(experiment, blob_data):
+    run = write_run(experiment, RunFolder.of(experiment), epochs=1)
+    before = content(run.path)
+    with pytest.raises(RunError, match=f"was trained on data [0-9a-f]{{12}}, and {blob_data} is [0-9a-f]{{12}}"):
+        train(experiment.with_overrides(f"data.path={blob_data}"), resume=True)
+    assert content(run.path) == before
+
+
+@pytest.fixture
+def sweep(experiment):
+    """A grid of two trials."""
+
+    def make(*overrides, **settings):
+        space = {"model.flow.depth": {"grid": [0, 2]}}
+        tables = experiment.with_overrides("run.name=sweep", *overrides).model_dump()
+        return Sweep.from_dict(tables | {"tune": {"search": "grid", "scheduler": "asha", **settings, "space": space}})
+
+    return make
+
+
+def write_sweep(sweep, states):
+    folder = SweepFolder.of(sweep)
+    folder.path.mkdir(parents=True)
+    folder.sweep.write_text(sweep.to_toml())
+    log = TrialLog(folder)
+    for number, state in enumerate(states):
+        trial = log.add(number, sweep.drawn(number))
+        write_run(sweep.experiment(trial.params, name=trial.name, folder=folder.place), trial.run, epochs=1)
+        log.set(number, "running")
+        log.set(number, state)
+    return folder
+
+
+def test_a_sweep_whose_trials_have_all_ended_is_over_at_once(sweep):
+    folder = write_sweep(sweep(), ["finished", "failed"])
+    before, events = content(folder.path), []
+    tune(sweep(minutes=3.0), resume=True, observe=events.append)
+    assert [type(event) for event in events] == [SweepStarted, SweepNotice]
+    assert [(status.number, status.state) for status in events[0].ended] == [(0, "finished"), (1, "failed")]
+    with pytest.raises(ClusterError):  # there is something to do
+        tune(sweep(), resume=True, retry_failed=True, address=NOWHERE)
+    assert content(folder.path).items() >= before.items()
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        (("training.epochs=1",), r"training\.epochs = 2, and the job says 1"),
+        (("training.epochs=3",), r"training\.epochs = 2, and the job says 3"),
+        ({"grace_epochs": 2}, r"tune\.grace_epochs = 1, and the job says 2"),
+        ({"reduction": 2.0}, r"tune\.reduction = 3\.0, and the job says 2\.0"),
+        ({"scheduler": "median"}, r"tune\.scheduler = 'asha', and the job says 'median'"),
+    ],
+)
+def test_a_sweep_is_resumed_as_what_it_was_and_the_difference_is_named(sweep, changed, says):
+    folder = write_sweep(sweep(), ["finished", "open"])
+    before = content(folder.path)
+    other = sweep(**changed) if isinstance(changed, dict) else sweep(*changed)
+    with pytest.raises(RunError, match=rf"sweep .* was started with {says}"):
+        tune(other, resume=True)
+    assert content(folder.path) == before
+
+
+def test_the_record_of_a_sweep_stays_until_there_is_room_for_it(sweep, blob_data):
+    folder = write_sweep(sweep(), ["finished", "open"])
+    before = folder.sweep.read_bytes()
+    with pytest.raises(ClusterError, match="no Ray cluster answers"):
+        tune(sweep(retries=5), resume=True, address=NOWHERE)
+    with pytest.raises(RunError, match="was trained on data"):
+        tune(sweep(f"data.path={blob_data}"), resume=True, address=NOWHERE)
+    assert folder.sweep.read_bytes() == before
+    drawn = sweep(search="random", samples=1)
+    shutil.rmtree(folder.path)
+    folder = write_sweep(sweep(search="random", samples=2), ["finished", "open"])
+    before = folder.sweep.read_bytes()
+    with pytest.raises(ConfigError, match=r"tune\.samples = 1: the sweep at .* has 2 trials already"):
+        tune(drawn, resume=True, address=NOWHERE)
+    assert folder.sweep.read_bytes() == before
