@@ -17,6 +17,7 @@ from vaedist.cli.data import data
 from vaedist.cli.doctor import doctor
 from vaedist.cli.evaluate import evaluate
 from vaedist.cli.jobs import jobs, submit
+from vaedist.cli.output import discard
 from vaedist.cli.runs import reconstruct, runs, sample
 from vaedist.cli.tensorboard import tensorboard
 from vaedist.cli.train import train
@@ -55,8 +56,20 @@ class OneLineErrors(click.Group):
             raise Interrupted("interrupted") from None
 
 
+def _take_signals() -> None:
+    """Takes what a scheduler ends a job with, and the loss of the terminal, as Ctrl-C: a run saves its step and stops.
+
+    What was ignored when the command was started stays so, as with `nohup` or in the background of a script.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
 def _interrupt(*_: Any) -> None:
-    """What ends a job, as a scheduler does, is taken as Ctrl-C: it gets its checkpoint, and leaves nothing behind."""
+    # A terminal that is lost is told by the kernel and by the shell, and a second Ctrl-C would not wait for a save.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
     raise KeyboardInterrupt
 
 
@@ -76,7 +89,10 @@ def _open_streams() -> None:
 
 def _end(code: int, text: str) -> NoReturn:
     """One line on stderr, and the end of the process."""
-    click.echo(" ".join(text.split()), err=True)
+    try:
+        click.echo(" ".join(text.split()), err=True)
+    except OSError:  # nobody can read it: the exit code says it
+        discard(2)
     sys.exit(code)
 
 
@@ -85,7 +101,7 @@ def _end(code: int, text: str) -> NoReturn:
 def main() -> None:
     """Train variational autoencoders with inverse autoregressive flow on Ray, on one machine or many."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
+        _take_signals()
 
 
 for command in (

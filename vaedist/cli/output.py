@@ -4,11 +4,12 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 import click
 
+from vaedist.errors import StorageError
 from vaedist.files import told_path
 
 
@@ -38,8 +39,27 @@ def print_pairs(title: str, rows: Mapping[str, str]) -> None:
 @contextmanager
 def user_stream() -> Iterator[TextIO]:
     """Stderr as the command got it, while what others print there goes elsewhere."""
-    with os.fdopen(os.dup(2), "w") as stream:
+    stream = os.fdopen(os.dup(2), "w", errors="backslashreplace")
+    try:
         yield stream
+    finally:
+        with suppress(OSError):  # what is left over cannot be written
+            stream.close()
+
+
+def echo_result(text: str) -> None:
+    """Prints the result of a run, which is in its folder, too: if nobody can read it here, that is no fault."""
+    try:
+        click.echo(text)
+    except (OSError, StorageError):
+        discard(1)
+
+
+def discard(descriptor: int) -> None:
+    """Sends what is left in the buffer of stdout or stderr, and all that follows, nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from vaedist.cli.options import address_option, job_argument, run_values
-from vaedist.cli.output import shown_place, user_stream
+from vaedist.cli.output import echo_result, shown_place, user_stream
 from vaedist.config import Experiment
 from vaedist.files import told_path
 from vaedist.storage.uri import join_uri
@@ -53,7 +53,7 @@ def _print_result(run: Any, seconds: float) -> None:
 
     test = [row for row in read_metrics(run.metrics) if row["kind"] == "test"][-1]
     pictures = join_uri(run.uri or told_path(run.path), run.pictures.name, "reconstructions.png")
-    click.echo(
+    echo_result(
         f"test ELBO    {test['elbo']:.2f} nats an image (reconstruction {test['reconstruction']:.2f}, "
         f"KL {test['kl']:.2f}), after {test['epoch']} epochs, {test['step']} steps; {seconds / 60:.1f} minutes in all\n"
         f"pictures     {pictures}, samples.png, interpolations.png\n"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vaedist.cli.options import LocalPath, Place, address_option, run_values, set_option
-from vaedist.cli.output import console, print_pairs, shown_place, user_stream
+from vaedist.cli.output import console, echo_result, print_pairs, shown_place, user_stream
 from vaedist.config import Sweep, told
 from vaedist.errors import ConfigError, StorageError
 from vaedist.files import told_path
@@ -188,4 +188,4 @@ def _print_result(folder: Any) -> None:
         lines.append(f"report       {_report(folder)}")
         lines.append(f"its job      vaedist tune best {path} -o best.toml")
     lines.append(f"look at it   vaedist tensorboard {path}")
-    click.echo("\n".join(lines))
+    echo_result("\n".join(lines))

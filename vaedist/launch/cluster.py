@@ -85,8 +85,22 @@ def start_ray(**options: Any) -> None:
     # A process of Ray's that has to find its cluster looks at all of the machine, and fails where there are several. So
     # that it is told, the port is chosen here.
     port = free_port()
-    with environment(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=f"{LOOPBACK}:{port}"):
+    with environment(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=f"{LOOPBACK}:{port}"), _hang_up_blocked():
         ray.init(address="local", **{"include_dashboard": False} | options)
+
+
+@contextmanager
+def _hang_up_blocked() -> Iterator[None]:
+    """Has the processes that are started never see SIGHUP, which a lost terminal sends to them, too.
+
+    They would end before the run is saved. Ray itself has them block SIGINT, for Ctrl-C. A signal that arrives
+    meanwhile reaches this process afterwards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -142,18 +142,25 @@ class Follower(Unpickled, Callback):
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Ctrl-C stops all trials; a second one does not wait for them."""
+        """Ctrl-C, SIGTERM and SIGHUP stop all trials; a second Ctrl-C or SIGTERM does not wait for them."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
-        def interrupt(*_: Any) -> None:
+        def interrupt(number: int, _: Any) -> None:
+            if self._interrupted and number == signal.SIGHUP:  # the kernel and the shell both tell of a lost terminal
+                return
             if self._interrupted:
                 raise KeyboardInterrupt
             self._interrupted = True
             self._observe(SweepNotice("stopping all trials; Ctrl-C again does not wait for them"))
 
-        before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        taken = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {
+            number: signal.signal(number, interrupt)
+            for number in taken
+            if signal.getsignal(number) is not signal.SIG_IGN  # as by `nohup`
+        }
         try:
             yield
         except KeyboardInterrupt:

@@ -34,7 +34,8 @@ def output_to(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        log.flush()
+        with suppress(OSError):  # the log's disk is full, which is no fault of what was done
+            log.flush()
         sys.stdout, sys.stderr = streams
         for descriptor, copy in zip((1, 2), saved, strict=True):
             os.dup2(copy, descriptor)

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vaedist.config import told
+from vaedist.monitor.stream import lossy
 from vaedist.monitor.sweep_events import ENDED, SweepEvent, SweepNotice, SweepStarted, TrialStatus
 
 STYLES = {"running": "cyan", "finished": "green", "stopped": "dim", "failed": "red", "open": "dim"}
@@ -21,7 +22,8 @@ class SweepTerminal:
     """Show a sweep's events; a context manager, so that the terminal is left as it was found.
 
     On an interactive console a table stands: the trials that run, the best, and those that ended last, as many as the
-    screen holds. Elsewhere there is a line for each epoch of a trial and for each change of its state.
+    screen holds. Elsewhere there is a line for each epoch of a trial and for each change of its state. What cannot be
+    written is lost: showing a sweep never ends it.
 
     Args:
         console: where to write.
@@ -29,6 +31,7 @@ class SweepTerminal:
     """
 
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        console.file = lossy(console.file)
         self._console, self._clock = console, clock
         self._live: Live | None = None
         self._sweep: SweepStarted | None = None

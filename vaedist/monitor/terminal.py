@@ -19,6 +19,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from vaedist.monitor.events import Event, Finished, Notice, Progress, Saved, Started, Tested, Waiting
+from vaedist.monitor.stream import lossy
 
 LINE_SECONDS = 10.0  # least time between two progress lines where there is no bar
 SPEED_SECONDS = 600.0  # time left comes from the steps of the last ten minutes, test passes included
@@ -33,12 +34,15 @@ class Terminal:
     characters: one for each test, and one of progress for a new tenth of an epoch, but not within ten seconds of the
     last.
 
+    What cannot be written, as into a pipe whose reader is gone, is lost: showing a run never ends it.
+
     Args:
         console: where to write.
         clock: seconds that never run backwards.
     """
 
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        console.file = lossy(console.file)
         self._console = console
         self._clock = clock
         self._live = console.is_interactive

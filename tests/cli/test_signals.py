@@ -1,0 +1,83 @@
+"""What ends a command from outside: signals, and readers of its output that are gone."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+# A command in the place of a training: it waits, saves when it is interrupted, and then takes a while to do so.
+WAITING = """
+import signal, sys, time
+import click
+from vaedist.cli import main
+from vaedist.errors import Interrupted
+
+@main.command()
+def waiting():
+    try:
+        print("ready", flush=True)
+        time.sleep(30)
+    except KeyboardInterrupt:
+        print("saving", flush=True)
+        time.sleep(1)
+        print("saved", flush=True)
+        raise Interrupted("stopped at step 3, which is saved") from None
+    print("undisturbed", flush=True)
+
+{before}
+main(["waiting"])
+"""
+
+
+def waiting(before=""):
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING.format(before=before)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("first", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_what_stops_a_command_lets_it_save_and_a_lost_terminal_does_not_hurry_it(first):
+    process = waiting()
+    process.send_signal(first)
+    assert process.stdout.readline() == "saving\n"
+    for _ in range(3):  # as the kernel and shells tell of it
+        process.send_signal(signal.SIGHUP)
+    out, err = process.communicate(timeout=30)
+    assert (out, err) == ("saved\n", "stopped: stopped at step 3, which is saved\n")
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize("ignored", [signal.SIGHUP, signal.SIGINT])
+def test_what_was_ignored_at_the_start_stays_so(ignored):
+    process = waiting(f"signal.signal({int(ignored)}, signal.SIG_IGN)")
+    process.send_signal(ignored)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "saving\n"
+    process.send_signal(signal.SIGHUP)
+    out, _ = process.communicate(timeout=30)
+    assert (out, process.returncode) == ("saved\n", 130)
+
+
+def test_the_exit_code_stays_where_nobody_reads_any_more():
+    process = waiting()
+    process.stderr.close()
+    process.send_signal(signal.SIGTERM)
+    process.stdout.read()
+    assert process.wait(30) == 130
+    script = "import sys, time; from vaedist.cli.output import echo_result; echo_result('test ELBO'); sys.exit(0)"
+    for device in (closed_pipe(), os.open("/dev/full", os.O_WRONLY)):
+        ended = subprocess.run([sys.executable, "-c", script], stdout=device, stderr=subprocess.PIPE, check=False)
+        os.close(device)
+        assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def closed_pipe():
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
