@@ -62,7 +62,7 @@ def main() -> None:
 def train(trial: Trial, args: argparse.Namespace) -> None:
     """Train a trial to its end, unless it is there already."""
     run = args.runs / trial.name
-    if len(rows(run, "test")) >= args.epochs:
+    if len(rows(run, "test", "validation")) >= args.epochs:
         return
     settings = {
         "seed": trial.seed,
@@ -90,11 +90,11 @@ def vaedist(*words: str) -> None:
     subprocess.run([*VAEDIST, *words], check=True, stdout=subprocess.DEVNULL)
 
 
-def rows(run: Path, kind: str) -> list[dict[str, Any]]:
-    """A run's metrics of a kind."""
+def rows(run: Path, *kinds: str) -> list[dict[str, Any]]:
+    """A run's metrics of some kinds."""
     path = run / "metrics.jsonl"
     found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [row for row in found if row["kind"] == kind]
+    return [row for row in found if row["kind"] in kinds]
 
 
 def evaluations(run: Path) -> list[Path]:
@@ -103,8 +103,10 @@ def evaluations(run: Path) -> list[Path]:
 
 
 def table(trials: Sequence[Trial], runs: Path) -> str:
-    """Means over the seeds, and their standard deviations, as a Markdown table."""
+    """Means over the seeds, and their standard deviations, as a Markdown table of the test images."""
     lines = [
+        "Test images; checkpoints after the last epoch, so that no split selects anything.",
+        "",
         f"| likelihood | depth | VLB | log p >= L_{SAMPLES} | gap | bits/dim <= | active units | images a second |",
         "|---|---|---|---|---|---|---|---|",
     ]

@@ -123,7 +123,7 @@ class Run:
         return inspection.score(self.model, self._checked(images), seed=seed)
 
     def probe(self, count: int = 64) -> Probe:
-        """The first test images of the run's data set.
+        """The first validation images of the run's data set, or the first test images where it has none.
 
         Raises:
             DataError: the data set is not there, or has changed.
@@ -203,7 +203,8 @@ def load_run(path: str | Path, *, checkpoint: Which = "best", data: str | None =
 
     Args:
         path: the run's folder, or its URI on a store, from which what is needed is copied to this machine.
-        checkpoint: "best" by test ELBO, or "newest".
+        checkpoint: "best" by the ELBO of the validation images, or of the test images where the data set has none;
+            or "newest".
         data: where the run's data set lies now, if it was moved.
         ema: use the moving averages of the weights, or the weights; None takes the averages where the run kept them,
             as its test passes did.

@@ -39,7 +39,7 @@ PARTS = {
     "pictures": (Recorder, "pictures"),
     "statistics of the latents": (Recorder, "latents"),
     "metrics of training": (Recorder, "train"),
-    "metrics of the test": (Recorder, "test"),
+    "metrics of the test": (Recorder, "epoch"),
 }
 
 

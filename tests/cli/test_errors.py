@@ -150,7 +150,7 @@ def test_runs_that_are_not_there(place):
     ("arguments", "says"),
     [
         (("evaluate", "runs/job", "--samples", "0"), "error: Invalid value for '--samples': 0 is not in the range"),
-        (("evaluate", "runs/job", "--split", "validation"), "error: Invalid value for '--split': 'validation' is not"),
+        (("evaluate", "runs/job", "--split", "dev"), "error: Invalid value for '--split': 'dev' is not one of"),
         (("evaluate",), "error: Missing argument 'RUN'; see vaedist evaluate --help"),
         (("evaluate", "--sample", "3", "runs/job"), "No such option"),
         (("trian",), "error: No such command 'trian'"),

@@ -45,7 +45,7 @@ def test_plain_lines_tell_each_change_once():
         clock=clock,
     )  # fmt: skip
     assert text.splitlines() == [
-        "sweep depths: 4 trials of 3 epochs, 2 at once; best is the highest elbo",
+        "sweep depths: 4 trials of 3 epochs, 2 at once; best is the highest elbo of the test images",
         "0000 depth=0 learning_rate=0.001: running",
         "0000 depth=0 learning_rate=0.001: running  epoch 1/3  elbo -1900.5",
         "0000 depth=0 learning_rate=0.001: finished  epoch 3/3  elbo -1850.25; 1 of 4 ended, left 0:03:00; "

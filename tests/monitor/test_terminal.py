@@ -82,6 +82,7 @@ def test_a_run_without_a_terminal_is_plain_lines():
         terminal.show(events.Tested(epoch=4, step=4000, elbo=-1880.0, reconstruction=-1800.0, kl=80.0, best=False))
         terminal.show(Notice("checkpoint 1000 is damaged, skipped"))
         terminal.show(Finished(epoch=100, step=100_000, elbo=-1841.72))
+        terminal.show(Finished(epoch=100, step=100_000, elbo=-1841.72, split="validation"))
     numbers = "ELBO -1900.2  (recon -1850.1, KL 50.1)  1,830 images/s  input wait 3%"
     assert lines(console) == [
         "waiting for 2 workers",
@@ -92,6 +93,7 @@ def test_a_run_without_a_terminal_is_plain_lines():
         "epoch 4/100  test ELBO -1880.0  (recon -1800.0, KL 80.0)",
         "checkpoint 1000 is damaged, skipped",
         "finished after step 100000: test ELBO -1841.7",
+        "finished after step 100000: validation ELBO -1841.7",
     ]
 
 

@@ -27,7 +27,7 @@ class Written:
         self.folder.sweep.write_text(self.sweep.to_toml(), encoding="utf-8")
         self.log = TrialLog.open(self.folder)
 
-    def trial(self, values, elbos=(), state="finished", reason="", **others):
+    def trial(self, values, elbos=(), state="finished", reason="", split="test", **others):
         """A trial with these values of the keys, in their order, and these scores after each of its epochs."""
         number = len(self.log.trials)
         self.log.add(number, dict(zip(self.sweep.tune.space, values, strict=True)))
@@ -39,7 +39,7 @@ class Written:
                 metrics.append("train", epoch, step, {"elbo": elbo + 5, "reconstruction": elbo + 25, "kl": 20.0})
                 more = {name: scores[epoch - 1] for name, scores in others.items()}
                 row = {"elbo": elbo, "reconstruction": elbo + 20, "kl": 20.0, **more, "train_elbo": elbo + 5}
-                metrics.append("test", epoch, step, {**row, "best": elbo == max(elbos[:epoch])})
+                metrics.append(split, epoch, step, {**row, "best": elbo == max(elbos[:epoch])})
             metrics.close()
         if state not in ("open", "running"):
             self.log.set(number, state, reason)

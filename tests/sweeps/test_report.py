@@ -13,6 +13,7 @@ from vaedist.monitor.pictures import save_png
 from vaedist.sweeps import SweepFolder
 from vaedist.sweeps.analysis import by_quantile, compared_epoch, importance, outcomes, worst_of_most
 from vaedist.sweeps.folder import Epoch
+from vaedist.sweeps.plots import figures
 from vaedist.sweeps.report import best_job, best_trial, write_report
 
 DEPTH, LATENT = "model.flow.depth", "model.latent"
@@ -52,6 +53,34 @@ def test_counts_and_totals(mixed):
     assert "58% of the images" in text
 
 
+def test_a_sweep_over_data_with_a_validation_split_is_selected_by_it_and_says_so(written):
+    sweep = written()
+    sweep.trial((0, 16), (-120.0, -108.0, -109.0), split="validation")
+    sweep.trial((2, 32), (-115.0, -101.0, -102.0), split="validation")
+    text = write_report(sweep.folder).read_text()
+    assert "Metric: validation ELBO (nats an image, more is better)" in text
+    assert "selected by the validation images; the test images were not looked at." in text
+    assert "Trial 1, `0001-depth-2-latent-32`: validation ELBO **-101.00** nats an image after epoch 2" in text
+    assert "test ELBO" not in text
+    assert read_json(sweep.folder)["split"] == "validation"
+    assert [row["split"] for row in read_csv(sweep.folder)] == ["validation"] * 2
+    assert "validation ELBO -101.00 nats an image after 2 epochs." in best_job(sweep.folder, "best.toml")
+    drawn = figures(sweep.sweep, found(sweep), [DEPTH, LATENT])
+    titles = [figure.axes[0].get_title(loc="left") for _, figure in drawn]
+    assert titles == [
+        f"Validation ELBO by {DEPTH}",
+        f"Best validation ELBO by {DEPTH} and {LATENT}",
+        "Validation ELBO of the trials as they went",
+        f"Validation ELBO by {LATENT}",
+    ]
+
+
+def test_a_sweep_over_data_without_a_validation_split_says_what_its_best_score_is_worth(mixed):
+    assert (
+        "selected by the test images, on which the best score is better than" in write_report(mixed.folder).read_text()
+    )
+
+
 def test_tables_read_back(mixed):
     write_report(mixed.folder)
     rows, results = read_csv(mixed.folder), read_json(mixed.folder)
@@ -66,6 +95,7 @@ def test_tables_read_back(mixed):
         "epochs": "4",
         "steps": "400",
         "images": "4000",
+        "split": "test",
         "best_epoch": "3",
         "best": "-101.0",
         "last": "-102.0",
@@ -93,7 +123,7 @@ def test_the_best_trial_of_a_metric_that_is_better_high_or_low(mixed, tmp_path, 
     row = read_csv(low.folder)[1]
     assert (row["best"], row["best_epoch"], row["last"], row["elbo"]) == ("4.25", "1", "4.75", "-11.0")
     assert (
-        "bits/dim **4.2500** bits a dimension (ELBO -11.00 nats an image)"
+        "test bits/dim **4.2500** bits a dimension (ELBO -11.00 nats an image)"
         in (low.folder.path / "report.md").read_text()
     )
 
@@ -284,7 +314,7 @@ def test_a_sweep_that_has_not_begun(written):
     assert read_json(sweep.folder)["best_trial"] is None
     assert not (sweep.folder.path / "plots").exists()
     for ask in (lambda: best_trial(sweep.folder), lambda: best_job(sweep.folder, "best.toml")):
-        with pytest.raises(RunError, match=r"^sweep .*tune has no best trial: none has a test ELBO yet$"):
+        with pytest.raises(RunError, match=r"^sweep .*tune has no best trial: none has been scored yet$"):
             ask()
 
 

@@ -1,8 +1,10 @@
 """Checkpoints are whole and intact, or are not taken."""
 
+import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,3 +154,21 @@ def test_a_writer_whose_place_another_has_taken_leaves_everything_as_it_was(stor
             save(late, 30)
         assert steps(store) == [20, 10]
         assert {path.name for path in store.folder.iterdir()} == before
+
+
+def test_the_best_is_selected_by_the_validation_images_where_they_were_scored(store):
+    for step, elbo in ((10, -1.0), (20, -3.0), (30, -2.0)):
+        store.save(replace(position(step), validation_elbo=elbo), WEIGHTS, SLOTS, "seed = 0\n")
+    assert steps(store) == [30, 20, 10]
+    best = store.best().position
+    assert (best.step, best.elbo, best.validation_elbo, best.test_elbo) == (10, -1.0, -1.0, None)
+
+
+def test_a_checkpoint_from_before_there_were_validation_splits_is_read(store):
+    path = save(store, 10, -1.5)
+    state = json.loads((path / "state.json").read_text())
+    del state["validation_elbo"]
+    content = json.dumps(state).encode()
+    (path / "state.json").write_bytes(content)
+    (path / "COMMITTED").write_text(hashlib.sha256(content).hexdigest())
+    assert store.best().position == position(10, -1.5)

@@ -52,7 +52,7 @@ def measure(
         model = build_model(experiment, manifest.shape)
     plan = inputs.train.plan
     step = build_step(experiment, model, strategy, steps_per_epoch=plan.steps, global_batch=training.global_batch)
-    evaluator = Evaluator(model, strategy, inputs.test, seed=experiment.seed)
+    evaluator = Evaluator(model, strategy, inputs.scored, seed=experiment.seed)
 
     progress("compiling")
     steps = min(training.steps_per_call, plan.rows // training.global_batch)
@@ -69,7 +69,7 @@ def measure(
         "update": update_task(step.optimizer, shapes),
         "memory": memory_task(FLOAT * parameters),
         "input": Task(_reading(inputs.train, steps, capacity), images, "images/s"),
-        "test": Task(lambda: evaluator.run(0), inputs.test.plan.rows, "images/s"),
+        "test": Task(lambda: evaluator.run(0), inputs.scored.plan.rows, "images/s"),
     }
     return Record(
         machine=_machine(threads, strategy.num_replicas_in_sync),

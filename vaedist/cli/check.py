@@ -69,7 +69,7 @@ def check(
 
 
 def _of_run(target: str | Path, **options: Any) -> tuple[Any, ...]:
-    """A run's experiment, its model in float64, and test images."""
+    """A run's experiment, its model in float64, and images that it was not trained on."""
     from vaedist.runs import load_run
     from vaedist.training.checks import IMAGES
 
@@ -78,7 +78,7 @@ def _of_run(target: str | Path, **options: Any) -> tuple[Any, ...]:
 
 
 def _of_job(target: Path, overrides: tuple[str, ...], data: str | None) -> tuple[Any, ...]:
-    """A job's experiment, its first model in float64, and test images."""
+    """A job's experiment, its first model in float64, and images that it is not trained on."""
     from vaedist.config import Experiment
     from vaedist.data.manifest import load_manifest
     from vaedist.training.build import build_model

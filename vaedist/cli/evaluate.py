@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @run_argument
 @click.option("--samples", type=click.IntRange(1, 2**20), default=16, show_default=True,
               help="Samples of z for each image, K.")  # fmt: skip
-@click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True,
+@click.option("--split", type=click.Choice(["test", "train", "validation"]), default="test", show_default=True,
               help="Whose images.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), help="Score so many images only, a random part of the split.")
 @checkpoint_option

@@ -77,7 +77,7 @@ def checkpoint_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """--checkpoint, which one to use."""
     return click.option(
         "--checkpoint", type=click.Choice(["best", "newest"]), default="best", show_default=True,
-        help="Best by test ELBO, or newest.",
+        help="Best by validation ELBO, or by test ELBO where the data has no validation split; or newest.",
     )(command)  # fmt: skip
 
 

@@ -52,7 +52,14 @@ def sample(
 
 @click.command()
 @run_argument
-@click.option("-n", "--count", type=click.IntRange(1, 4096), default=32, show_default=True, help="Test images.")
+@click.option(
+    "-n",
+    "--count",
+    type=click.IntRange(1, 4096),
+    default=32,
+    show_default=True,
+    help="Validation images, or test images where the data set has none.",
+)
 @seed_option
 @checkpoint_option
 @ema_option
@@ -69,7 +76,7 @@ def reconstruct(
     output: Path,
     as_json: bool,
 ) -> None:
-    """Show test images beside RUN's reconstructions of them in a PNG grid."""
+    """Show validation or test images beside RUN's reconstructions of them in a PNG grid."""
     from vaedist.monitor.pictures import side_by_side, to_uint8
 
     with loaded(run, checkpoint=checkpoint, data=data, ema=ema) as opened:
@@ -89,7 +96,10 @@ def runs() -> None:
 @click.argument("folder", metavar="RUNS", type=Place(), default="runs")
 @json_option
 def list_(folder: str | Path, as_json: bool) -> None:
-    """One row a run in the folder RUNS ("runs" if not given), the best test ELBO first."""
+    """One row a run in the folder RUNS ("runs" if not given), the best ELBO first.
+
+    The ELBO is that of the validation images, or of the test images where the run's data has no validation split.
+    """
     from vaedist.training.summary import list_runs, summarize
 
     summaries = [summarize(run) for run in list_runs(folder)]
@@ -105,6 +115,7 @@ def list_(folder: str | Path, as_json: bool) -> None:
         "run",
         "epochs",
         "steps",
+        "split",
         "best ELBO",
         "newest ELBO",
         "flow",
@@ -117,7 +128,7 @@ def list_(folder: str | Path, as_json: bool) -> None:
     for s in summaries:
         scores = ("-" if elbo is None else f"{elbo:.2f}" for elbo in (s.best_elbo, s.elbo))
         sizes = (s.depth, s.latent, s.hidden, s.likelihood, f"{s.learning_rate:g}", s.global_batch)
-        table.add_row(s.name, f"{s.epoch}/{s.epochs}", str(s.step), *scores, *map(str, sizes))
+        table.add_row(s.name, f"{s.epoch}/{s.epochs}", str(s.step), s.split or "-", *scores, *map(str, sizes))
     console().print(table)
 
 
@@ -141,7 +152,9 @@ def show(run: str | Path, as_json: bool) -> None:
         return
     rows = {
         "epochs": f"{summary.epoch} of {summary.epochs}, {summary.step} steps",
-        "test ELBO": "none yet" if summary.elbo is None else f"{summary.elbo:.3f} nats, best {summary.best_elbo:.3f}",
+        f"{summary.split or 'best'} ELBO": "none yet"
+        if summary.elbo is None
+        else f"{summary.elbo:.3f} nats, best {summary.best_elbo:.3f}",
         "checkpoints": "\n".join(checkpoints) or "none yet",
         "evaluations": "\n".join(places_of(folder, folder.evaluations, "*.json")) or "none yet",
         "pictures": "\n".join(places_of(folder, folder.pictures, "*[a-z].png")) or "none yet",

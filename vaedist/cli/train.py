@@ -49,13 +49,14 @@ def train(
 
 
 def _print_result(run: Any, seconds: float) -> None:
-    from vaedist.monitor.metrics import read_metrics
+    from vaedist.monitor.metrics import epoch_rows, read_metrics
 
-    test = [row for row in read_metrics(run.metrics) if row["kind"] == "test"][-1]
+    last = epoch_rows(read_metrics(run.metrics))[-1]
+    label = f"{last['kind']} ELBO"
     pictures = join_uri(run.uri or told_path(run.path), run.pictures.name, "reconstructions.png")
     echo_result(
-        f"test ELBO    {test['elbo']:.2f} nats an image (reconstruction {test['reconstruction']:.2f}, "
-        f"KL {test['kl']:.2f}), after {test['epoch']} epochs, {test['step']} steps; {seconds / 60:.1f} minutes in all\n"
-        f"pictures     {pictures}, samples.png, interpolations.png\n"
-        f"look at it   vaedist tensorboard {shown_place(run)}"
+        f"{label:<13}{last['elbo']:.2f} nats an image (reconstruction {last['reconstruction']:.2f}, "
+        f"KL {last['kl']:.2f}), after {last['epoch']} epochs, {last['step']} steps; {seconds / 60:.1f} minutes in all\n"
+        f"{'pictures':<13}{pictures}, samples.png, interpolations.png\n"
+        f"{'look at it':<13}vaedist tensorboard {shown_place(run)}"
     )

@@ -184,7 +184,7 @@ def _print_result(folder: Any) -> None:
     if any(trial.epochs for trial in trials):
         best = best_trial(folder)
         score = best.best(sweep.tune.metric, sweep.tune.mode)
-        lines.append(f"best         {best.name}: {sweep.tune.metric} {score:.2f}, {describe(best.params)}")
+        lines.append(f"best         {best.name}: {best.split} {sweep.tune.metric} {score:.2f}, {describe(best.params)}")
         lines.append(f"report       {_report(folder)}")
         lines.append(f"its job      vaedist tune best {path} -o best.toml")
     lines.append(f"look at it   vaedist tensorboard {path}")

@@ -159,7 +159,9 @@ class TrainingSection(Section):
         description="Steps that one compiled call takes, whose images are held in memory three times over; "
         "the results do not depend on it.",
     )
-    eval_batch: int = Field(default=256, ge=1, description="Images in one step of the test pass, over all devices.")
+    eval_batch: int = Field(
+        default=256, ge=1, description="Images in one step of the pass after each epoch, over all devices."
+    )
 
     @model_validator(mode="after")
     def _decay_of_adamw(self) -> Self:
@@ -255,7 +257,12 @@ class CheckpointSection(Section):
     every_steps: int = Field(
         default=1000, ge=0, description="Steps between checkpoints; 0 writes at the end of epochs only."
     )
-    keep: int = Field(default=2, ge=1, description="Newest checkpoints to keep; the best by test ELBO stays besides.")
+    keep: int = Field(
+        default=2,
+        ge=1,
+        description="Newest checkpoints to keep; the best by validation ELBO, or by test ELBO where the data has no "
+        "validation split, stays besides.",
+    )
 
 
 class MonitorSection(Section):
@@ -267,8 +274,8 @@ class MonitorSection(Section):
         default=0,
         ge=0,
         le=10_000,
-        description="Samples of the importance-weighted bound that is taken of the test images after each epoch; 0 "
-        "takes none.",
+        description="Samples of the importance-weighted bound that is taken after each epoch of the validation images, "
+        "or of the test images where there are none; 0 takes none.",
     )
     pictures: int = Field(
         default=32, ge=1, le=256, description="Images in the grid of reconstructions; twice that in samples."

@@ -98,8 +98,8 @@ class TuneSection(Section):
 
     metric: Literal["elbo", "importance_bound", "bits_per_dim"] = Field(
         default="elbo",
-        description="What is optimised, of the test images: the ELBO; the importance-weighted bound with "
-        "monitor.importance_samples; or bits/dim.",
+        description="What is optimised, of the validation images, or of the test images where there are none: the "
+        "ELBO; the importance-weighted bound with monitor.importance_samples; or bits/dim.",
     )
     direction: Literal["auto", "max", "min"] = Field(
         default="auto", description="Whether more is better; auto knows: less only of bits_per_dim."

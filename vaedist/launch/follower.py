@@ -110,12 +110,13 @@ class Follower(Unpickled, Callback):
         if not trial.epochs:
             return
         last = trial.epochs[-1]
-        metrics = {"hparam/elbo": last.elbo, "hparam/epochs": float(last.epoch)}
+        of = "" if last.split == "test" else f"_{last.split}"  # as in the names of the curves
+        metrics = {f"hparam/elbo{of}": last.elbo, "hparam/epochs": float(last.epoch)}
         for name in ("importance_bound", "bits_per_dim"):
             if (value := getattr(last, name)) is not None:
-                metrics[f"hparam/{name}"] = value
+                metrics[f"hparam/{name}{of}"] = value
         if (best := trial.best(self._metric, self._mode)) is not None:
-            metrics[f"hparam/best_{self._metric}"] = best
+            metrics[f"hparam/best_{self._metric}{of}"] = best
         writer = TensorBoardWriter(trial.run.tensorboard, purge_step=None)
         writer.hparams(trial.params, metrics, step=last.step)
         writer.close()

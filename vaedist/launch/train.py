@@ -13,7 +13,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from vaedist.config import Experiment, ScalingSection
 from vaedist.data.lanes import LanePlan
-from vaedist.data.manifest import Manifest, load_manifest, verify
+from vaedist.data.manifest import Manifest, SplitName, load_manifest, verify
 from vaedist.errors import ConfigError, Interrupted, WorkerError
 from vaedist.launch.backend import TensorflowCluster
 from vaedist.launch.budget import FailureBudget
@@ -122,7 +122,10 @@ def with_absolute_paths(experiment: E) -> E:
 
 
 def check_data(experiment: Experiment) -> Manifest:
-    """Finds out here, in a second, what workers would find out in a minute; returns the data set's manifest.
+    """Finds out here, in a second, what workers would find out in a minute.
+
+    Returns:
+        the manifest of the data.
 
     Raises:
         VaedistError: the data is missing, damaged, or does not fit the experiment.
@@ -133,8 +136,12 @@ def check_data(experiment: Experiment) -> Manifest:
     check_images(experiment, manifest.shape)
     training, scaling = experiment.training, experiment.scaling
     _, most = scaling.bounds
-    for split, batch in (("train", training.global_batch), ("test", training.eval_batch)):
-        listed = manifest.splits[split]  # type: ignore[index]
+    batches: dict[SplitName, int] = {
+        "train": training.global_batch,
+        manifest.selection_split: training.eval_batch,
+    }
+    for split, batch in batches.items():
+        listed = manifest.splits[split]
         LanePlan(listed.rows, len(listed.shards), batch, 0, most)
     devices = most * scaling.devices_per_worker
     if training.global_batch < devices:

@@ -114,6 +114,7 @@ def tune(
     manifest = check_data(sweep.experiment({}, name="trial"))
     if resume:
         check_same_data(f"sweep {folder.place}", reached_by_trials(folder), manifest, sweep.data.path)
+    split = manifest.selection_split
     busy = f"sweep {folder.place} is being run by another process"
 
     def notify(text: str) -> None:
@@ -127,7 +128,7 @@ def tune(
         claim.begin()
         claim.accept()
         with mirrored_sweep(folder, notify) as local, records_of_ray(folder) as records:
-            _run(sweep, local, planned, proposer, records, observe, retry_failed=retry_failed)
+            _run(sweep, local, planned, proposer, records, observe, split=split, retry_failed=retry_failed)
     return folder
 
 
@@ -141,11 +142,11 @@ def _is_there(folder: SweepFolder) -> bool:
     return bool(store.files())
 
 
-def _started(sweep: Sweep, follower: Follower, ended: Iterable[Trial], at_once: int) -> SweepStarted:
+def _started(sweep: Sweep, follower: Follower, ended: Iterable[Trial], at_once: int, split: str) -> SweepStarted:
     settings = sweep.tune
     statuses = tuple(follower.status(trial) for trial in ended)
     return SweepStarted(
-        sweep.run.name, sweep.trials, at_once, sweep.training.epochs, settings.metric, settings.mode, statuses
+        sweep.run.name, sweep.trials, at_once, sweep.training.epochs, settings.metric, settings.mode, statuses, split
     )
 
 
@@ -157,14 +158,15 @@ def _told_of_its_end(
     ended = ended_trials(log, retry_failed=retry_failed)
     if len(ended) < max(len(log.trials), sweep.trials):
         return False
-    observe(_started(sweep, Follower(sweep, log, proposer, observe), ended.values(), 0))
+    split = next((trial.split for trial in ended.values() if trial.split), "test")
+    observe(_started(sweep, Follower(sweep, log, proposer, observe), ended.values(), 0, split))
     observe(SweepNotice(ALL_ENDED))
     return True
 
 
 def _run(
     sweep: Sweep, folder: SweepFolder, planned: Plan, proposer: Proposer, records: Path,
-    observe: Callable[[SweepEvent], None], *, retry_failed: bool,
+    observe: Callable[[SweepEvent], None], *, split: str, retry_failed: bool,
 ) -> None:  # fmt: skip
     """Let Ray Tune run what is to be run."""
     log, settings = TrialLog.open(folder), sweep.tune
@@ -174,7 +176,7 @@ def _run(
         proposer.learn(trial.number, trial.params, trial.best(settings.metric, settings.mode))
     search = TrialSearch(sweep, log, proposer, again)
     follower = Follower(sweep, log, proposer, observe)
-    observe(_started(sweep, follower, ended.values(), planned.at_once))
+    observe(_started(sweep, follower, ended.values(), planned.at_once, split))
     if not search.left:  # another process has run them meanwhile
         observe(SweepNotice(ALL_ENDED))
         return

@@ -65,10 +65,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Tested:
-    """Means over all test images after an epoch; `best` when no earlier test ELBO was higher.
+    """Means over all images of `split` after an epoch; `best` when no earlier ELBO of that split was higher.
 
     `bits_per_dim` is an upper bound from the ELBO; None where the likelihood gives none. `importance_bound` is the
-    importance-weighted bound, nats an image; None where none is taken.
+    importance-weighted bound, nats an image; None where none is taken. `split` is "validation" where the data set has
+    such a split, else "test".
     """
 
     epoch: int
@@ -79,6 +80,7 @@ class Tested:
     best: bool
     bits_per_dim: float | None = None
     importance_bound: float | None = None
+    split: str = "test"
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,12 @@ class Notice:
 
 @dataclass(frozen=True)
 class Finished:
-    """All epochs are done; `elbo` is the last test ELBO, nats an image."""
+    """All epochs are done; `elbo` is the last ELBO of `split`, nats an image."""
 
     epoch: int
     step: int
     elbo: float
+    split: str = "test"
 
 
 Event: TypeAlias = Waiting | Started | Progress | Tested | Saved | Notice | Finished

@@ -2,13 +2,18 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from vaedist.errors import RunError, StorageError
 from vaedist.files import replace_file
+
+Kind: TypeAlias = Literal["train", "test", "validation"]
+"""Of a row: training means, or the means over a split's images after an epoch, which has the split's name."""
+
+EPOCH_KINDS: tuple[Kind, ...] = ("test", "validation")
 
 
 class MetricsLog:
@@ -37,7 +42,7 @@ class MetricsLog:
         except OSError as error:
             raise self._failure(error) from error
 
-    def append(self, kind: Literal["train", "test"], epoch: int, step: int, values: Mapping[str, float]) -> None:
+    def append(self, kind: Kind, epoch: int, step: int, values: Mapping[str, float]) -> None:
         """Write one row in one piece: kind, epoch, step, then the values; NaN and infinities as null.
 
         Raises:
@@ -86,6 +91,14 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         raise RunError(f"no metrics at {path}") from None
     except OSError as error:
         raise RunError(f"cannot read metrics {path}: {error.strerror or error}") from error
+
+
+def epoch_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the rows of the epochs that ended and whose ELBO is finite; each one's kind is the split that was scored.
+
+    That is the validation split where the data set has one, else the test split.
+    """
+    return [dict(row) for row in rows if row["kind"] in EPOCH_KINDS and row.get("elbo") is not None]
 
 
 def _rows(content: bytes, path: Path) -> list[dict[str, Any]]:

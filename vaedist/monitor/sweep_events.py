@@ -42,6 +42,7 @@ class SweepStarted:
         epochs: that a trial makes, if nothing stops it.
         metric: that is optimised, and `mode`, whether "max" or "min" of it is best.
         ended: trials that ended before, when a sweep is gone on with.
+        split: whose images the metric is of, "validation" or "test".
     """
 
     name: str
@@ -51,6 +52,7 @@ class SweepStarted:
     metric: str
     mode: str
     ended: tuple[TrialStatus, ...] = ()
+    split: str = "test"
 
 
 @dataclass(frozen=True)

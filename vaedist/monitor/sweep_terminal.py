@@ -68,7 +68,7 @@ class SweepTerminal:
         kept = f", {len(event.ended)} of them ended before" if event.ended else ""
         self._line(
             f"sweep {event.name}: {event.trials} trials of {event.epochs} epochs, {event.at_once} at once{kept}; "
-            f"best is the {'highest' if event.mode == 'max' else 'lowest'} {event.metric}"
+            f"best is the {'highest' if event.mode == 'max' else 'lowest'} {event.metric} of the {event.split} images"
         )
         if self._console.is_interactive:
             self._live = Live(

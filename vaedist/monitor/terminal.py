@@ -31,7 +31,7 @@ class Terminal:
     On an interactive console a spinner stands until the run starts, and a bar over all its steps from then on; lines
     that stay are printed above. What goes to stdout and stderr meanwhile, such as Ray's chatter, is not: rich would
     print it there, and it is to go where it is sent. Elsewhere (a file, a pipe) there are plain lines without control
-    characters: one for each test, and one of progress for a new tenth of an epoch, but not within ten seconds of the
+    characters: one for each epoch, and one of progress for a new tenth of an epoch, but not within ten seconds of the
     last.
 
     What cannot be written, as into a pipe whose reader is gone, is lost: showing a run never ends it.
@@ -92,14 +92,14 @@ class Terminal:
             case Tested():
                 bits = "" if event.bits_per_dim is None else f"  {event.bits_per_dim:.3f} bits/dim"
                 best = "  best" if event.best else ""
-                self._line(f"{self._epoch(event.epoch)}  test {_elbo(event)}{bits}{best}")
+                self._line(f"{self._epoch(event.epoch)}  {event.split} {_elbo(event)}{bits}{best}")
             case Saved():
                 self._saved = f"  saved step {event.step}"  # too frequent for a line of its own
             case Notice():
                 self._line(event.text)
             case Finished():
                 self._stop()
-                self._line(f"finished after step {event.step}: test ELBO {event.elbo:.1f}")
+                self._line(f"finished after step {event.step}: {event.split} ELBO {event.elbo:.1f}")
 
     def _start(self, event: Started) -> None:
         self._stop()

@@ -1,7 +1,7 @@
 """What a sweep's trials scored, what they took, and how much each parameter mattered."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ class Metric(NamedTuple):
 
 
 TOLD = {
-    "elbo": Metric("test ELBO", "nats an image", 2),
+    "elbo": Metric("ELBO", "nats an image", 2),
     "importance_bound": Metric("importance-weighted bound", "nats an image", 2),
     "bits_per_dim": Metric("bits/dim", "bits a dimension", 4),
 }
@@ -77,6 +77,16 @@ class Outcome:
     def at(self, epoch: int) -> float | None:
         """The metric after an epoch."""
         return next((getattr(made, self.metric) for made in self.trial.epochs if made.epoch == epoch), None)
+
+
+def split_of(found: Iterable[Outcome]) -> str:
+    """Returns whose images the trials were scored with: "validation" or "test"; both if the data set was changed."""
+    return " and ".join(sorted({one.trial.split for one in found if one.trial.split}))
+
+
+def title_of(metric: str, split: str) -> str:
+    """Returns how a metric of a split is called."""
+    return f"{split} {TOLD[metric].title}".strip()
 
 
 def outcomes(sweep: Sweep, trials: Sequence[Trial]) -> list[Outcome]:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from vaedist.config import NAME_PATTERN, Sweep, Value, told
 from vaedist.errors import RunError, StorageError
-from vaedist.monitor.metrics import read_metrics
+from vaedist.monitor.metrics import epoch_rows, read_metrics
 from vaedist.monitor.sweep_events import State
 from vaedist.storage.place import KeptFolder
 from vaedist.storage.uri import join_uri
@@ -23,13 +23,14 @@ NAME_LENGTH = 80
 
 @dataclass(frozen=True)
 class Epoch:
-    """What the test images scored after an epoch of a trial; elbo and importance_bound in nats an image."""
+    """What the images of `split` scored after an epoch of a trial; elbo and importance_bound in nats an image."""
 
     epoch: int
     step: int
     elbo: float
     importance_bound: float | None = None
     bits_per_dim: float | None = None
+    split: str = "test"
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,19 @@ class Trial:
         """What the epochs that it made scored; those that were not finite are left out."""
         if not self.run.metrics.exists():
             return ()
-        rows = [row for row in read_metrics(self.run.metrics) if row["kind"] == "test" and row.get("elbo") is not None]
         return tuple(
-            Epoch(row["epoch"], row["step"], row["elbo"], row.get("importance_bound"), row.get("bits_per_dim"))
-            for row in rows
+            Epoch(
+                row["epoch"], row["step"], row["elbo"], row.get("importance_bound"), row.get("bits_per_dim"),
+                row["kind"],
+            )
+            for row in epoch_rows(read_metrics(self.run.metrics))
             if self.until is None or row["epoch"] <= self.until
-        )
+        )  # fmt: skip
+
+    @property
+    def split(self) -> str:
+        """Whose images were scored after each epoch, "validation" or "test"; empty before the first has ended."""
+        return self.epochs[-1].split if self.epochs else ""
 
     def best_epoch(self, metric: str, mode: str) -> Epoch | None:
         """The epoch that scored best of a metric; None where none was scored."""

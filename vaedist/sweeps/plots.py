@@ -19,6 +19,8 @@ from vaedist.sweeps.analysis import (
     groups_of,
     numeric,
     ranked,
+    split_of,
+    title_of,
     worst_of_most,
 )
 from vaedist.sweeps.axes import (
@@ -84,8 +86,8 @@ def by_parameter(sweep: Sweep, order: Sequence[Outcome], key: str) -> Figure:
         order: trials that were scored, the best first.
         key: the parameter.
     """
-    title = TOLD[sweep.tune.metric].title
-    figure, axes = canvas(f"{title[0].upper()}{title[1:]} by {key}", key, _metric_label(sweep))
+    title = title_of(sweep.tune.metric, split_of(order))
+    figure, axes = canvas(f"{title[0].upper()}{title[1:]} by {key}", key, _metric_label(sweep, order))
     dimension, high_is_good = sweep.tune.space[key], sweep.tune.mode == "max"
     place = lay_out(axes, dimension)
     worst = worst_of_most([one.score for one in order], sweep.tune.mode)
@@ -121,7 +123,7 @@ def heat_map(sweep: Sweep, order: Sequence[Outcome], across: str, up: str) -> Fi
         across: parameter along x, in groups if it has many values.
         up: parameter along y.
     """
-    figure, axes = canvas(f"Best {TOLD[sweep.tune.metric].title} by {across} and {up}", across, up)
+    figure, axes = canvas(f"Best {title_of(sweep.tune.metric, split_of(order))} by {across} and {up}", across, up)
     columns, rows = (_few(sweep, key, order, MOST_CELLS) for key in (across, up))
     cells = np.full((len(rows), len(columns)), np.nan)
     for i, row in enumerate(rows):
@@ -141,7 +143,7 @@ def heat_map(sweep: Sweep, order: Sequence[Outcome], across: str, up: str) -> Fi
     axes.grid(which="minor", color="white", linewidth=2)
     axes.tick_params(which="both", length=0)
     bar = figure.colorbar(image, ax=axes, pad=0.02)
-    bar.set_label(_metric_label(sweep), fontsize=TEXT)
+    bar.set_label(_metric_label(sweep, order), fontsize=TEXT)
     bar.ax.tick_params(labelsize=SMALL)
     bar.ax.ticklabel_format(useOffset=False)
     if cut := sum(_worse(sweep, score, worst) for score in scores):
@@ -169,7 +171,9 @@ def curves(sweep: Sweep, order: Sequence[Outcome], key: str) -> Figure:
         order: trials that were scored, the best first.
         key: parameter that gives the colour, in groups if it has many values.
     """
-    figure, axes = canvas("Test ELBO of the trials as they went", "training images seen", _label("elbo", "more"))
+    split = split_of(order)
+    title = f"{split.capitalize()} ELBO of the trials as they went"
+    figure, axes = canvas(title, "training images seen", _label("elbo", split, "more"))
     groups = _few(sweep, key, order, MOST_COLOURS)
     palette = colours(sweep.tune.space[key], len(groups))
     for group, colour in zip(groups, palette, strict=True):
@@ -248,9 +252,9 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' if number > 1 else ''}"
 
 
-def _metric_label(sweep: Sweep) -> str:
-    return _label(sweep.tune.metric, "more" if sweep.tune.mode == "max" else "less")
+def _metric_label(sweep: Sweep, order: Sequence[Outcome]) -> str:
+    return _label(sweep.tune.metric, split_of(order), "more" if sweep.tune.mode == "max" else "less")
 
 
-def _label(metric: str, better: str) -> str:
-    return f"{TOLD[metric].title} ({TOLD[metric].unit}, {better} is better)"
+def _label(metric: str, split: str, better: str) -> str:
+    return f"{title_of(metric, split)} ({TOLD[metric].unit}, {better} is better)"

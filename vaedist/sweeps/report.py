@@ -12,10 +12,25 @@ from typing import Any
 from vaedist.config import ScalingSection, Sweep, told
 from vaedist.errors import RunError, StorageError
 from vaedist.files import replace_file
-from vaedist.sweeps.analysis import TOLD, Importance, Outcome, compared_epoch, importances, outcomes, ranked
+from vaedist.sweeps.analysis import (
+    TOLD,
+    Importance,
+    Outcome,
+    compared_epoch,
+    importances,
+    outcomes,
+    ranked,
+    split_of,
+    title_of,
+)
 from vaedist.sweeps.folder import SweepFolder, Trial
 
 BEST_SHOWN = 10
+SELECTED_BY = {
+    "validation": "Trials and their epochs are selected by the validation images; the test images were not looked at.",
+    "test": "The data has no validation split: trials and their epochs are selected by the test images, on which the "
+    "best score is better than it would be on images that selected nothing.",
+}
 PICTURES = ("reconstructions", "samples")
 
 
@@ -85,16 +100,16 @@ def best_job(folder: SweepFolder, file_name: str) -> str:
 def _best(sweep: Sweep, folder: SweepFolder) -> Outcome:
     order = ranked(sweep, outcomes(sweep, folder.read_trials()))
     if not order:
-        raise RunError(f"sweep {folder.place} has no best trial: none has a {TOLD[sweep.tune.metric].title} yet")
+        raise RunError(f"sweep {folder.place} has no best trial: none has been scored yet")
     return order[0]
 
 
 def _reached(outcome: Outcome) -> str:
     best = outcome.best
     assert best is not None
-    also = "" if outcome.metric == "elbo" else f" ({_score(outcome.metric, outcome.score, title=True)})"
+    also = "" if outcome.metric == "elbo" else f" ({_titled(outcome.metric, outcome.score, best.split)})"
     plural = "s" if best.epoch > 1 else ""
-    return f"{_score('elbo', best.elbo, title=True)} nats an image after {best.epoch} epoch{plural}{also}"
+    return f"{_titled('elbo', best.elbo, best.split)} nats an image after {best.epoch} epoch{plural}{also}"
 
 
 def _hardware(scaling: ScalingSection) -> str:
@@ -108,11 +123,12 @@ def _hardware(scaling: ScalingSection) -> str:
     return f"{workers} on the CPUs of the cluster"
 
 
-def _score(metric: str, value: float | None, *, title: bool = False) -> str:
-    if value is None:
-        return "-"
-    shown = TOLD[metric]
-    return f"{shown.title} {value:.{shown.decimals}f}" if title else f"{value:.{shown.decimals}f}"
+def _titled(metric: str, value: float, split: str) -> str:
+    return f"{title_of(metric, split)} {_score(metric, value)}"
+
+
+def _score(metric: str, value: float | None) -> str:
+    return "-" if value is None else f"{value:.{TOLD[metric].decimals}f}"
 
 
 def _rows(sweep: Sweep, found: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
@@ -128,6 +144,7 @@ def _rows(sweep: Sweep, found: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
             "epochs": one.epochs,
             "steps": one.steps,
             "images": one.images,
+            "split": one.trial.split,
             "best_epoch": best and best.epoch,
             "best": best and one.score,
             "last": one.last,
@@ -157,6 +174,7 @@ def _record(sweep: Sweep, found: Sequence[Outcome], weights: dict[str, Importanc
     return {
         "sweep": sweep.run.name,
         "metric": sweep.tune.metric,
+        "split": split_of(found),
         "mode": sweep.tune.mode,
         "counts": _counts(found),
         "steps": sum(one.steps for one in found),
@@ -201,14 +219,17 @@ def _sections(
 
 
 def _summary(sweep: Sweep, found: Sequence[Outcome]) -> str:
-    counts, shown = _counts(found), TOLD[sweep.tune.metric]
+    counts, shown, split = _counts(found), TOLD[sweep.tune.metric], split_of(found)
     of = f" of {sweep.trials:,}" if len(found) < sweep.trials else ""
     better = "more" if sweep.tune.mode == "max" else "less"
     lines = [
         f"{len(found):,}{of} trials: {counts['finished']:,} finished, {counts['stopped']:,} stopped early, "
         f"{counts['failed']:,} failed, {counts['open']:,} still open. "
-        f"Metric: {shown.title} ({shown.unit}, {better} is better), each trial's at its best epoch."
+        f"Metric: {title_of(sweep.tune.metric, split)} ({shown.unit}, {better} is better), each trial's at its best "
+        f"epoch."
     ]
+    if split in SELECTED_BY:
+        lines.append(SELECTED_BY[split])
     images, planned = (sum(getattr(one, name) for one in found) for name in ("images", "planned_images"))
     if planned:
         steps, planned_steps = (sum(getattr(one, name) for one in found) for name in ("steps", "planned_steps"))
@@ -225,11 +246,12 @@ def _summary(sweep: Sweep, found: Sequence[Outcome]) -> str:
 
 def _best_section(sweep: Sweep, best: Outcome) -> Iterator[str]:
     trial, epoch, shown = best.trial, best.best, TOLD[sweep.tune.metric]
+    title = title_of(sweep.tune.metric, trial.split)
     assert epoch is not None
     yield "## Best trial"
     also = "" if sweep.tune.metric == "elbo" else f" (ELBO {_score('elbo', epoch.elbo)} nats an image)"
     yield (
-        f"Trial {trial.number}, `{trial.name}`: {shown.title} **{_score(sweep.tune.metric, best.score)}** {shown.unit}"
+        f"Trial {trial.number}, `{trial.name}`: {title} **{_score(sweep.tune.metric, best.score)}** {shown.unit}"
         f"{also} after epoch {epoch.epoch}; it made {best.epochs} and {_ended(trial)}."
     )
     yield _table(("parameter", "value"), [(f"`{key}`", told(best.params[key])) for key in sweep.tune.space])
@@ -246,7 +268,7 @@ def _ended(trial: Trial) -> str:
 def _table_of_best(sweep: Sweep, order: Sequence[Outcome]) -> Iterator[str]:
     yield f"## Best {len(order)} trials" if len(order) > 1 else "## Trials"
     keys, metrics = list(sweep.tune.space), list(dict.fromkeys([sweep.tune.metric, "elbo"]))
-    names = [TOLD[metric].title for metric in metrics]
+    names = [title_of(metric, split_of(order)) for metric in metrics]
     rows = [
         (
             place,

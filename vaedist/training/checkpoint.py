@@ -41,8 +41,10 @@ class Position:
         step: updates made, over the whole run.
         fingerprint: of the data set.
         image_shape: (height, width, channels) of its images.
-        test_elbo: where the checkpoint stands at an epoch's end, its test ELBO in nats an image.
+        test_elbo: where the checkpoint stands at an epoch's end, its test ELBO in nats an image; None where the
+            validation images were scored.
         meters: sums that the next row of metrics goes on from.
+        validation_elbo: the same of the validation images, where the data set has such a split.
     """
 
     epoch: int
@@ -51,6 +53,12 @@ class Position:
     image_shape: tuple[int, int, int]
     test_elbo: float | None = None
     meters: Mapping[str, float] = field(default_factory=dict)
+    validation_elbo: float | None = None
+
+    @property
+    def elbo(self) -> float | None:
+        """The ELBO that the best checkpoint is selected by: of the validation images, else of the test images."""
+        return self.test_elbo if self.validation_elbo is None else self.validation_elbo
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ class CheckpointStore:
 
     Args:
         folder: holds one folder a checkpoint, named by its step.
-        keep: newest ones to keep; the one with the best test ELBO stays besides.
+        keep: newest ones to keep; the one with the best ELBO after an epoch stays besides.
         may_write: asked before one is written and before it is committed; raises when others write now.
     """
 
@@ -234,7 +242,7 @@ class CheckpointStore:
         return None
 
     def best(self) -> Checkpoint | None:
-        """The intact checkpoint with the highest test ELBO, or the newest where none has one."""
+        """The intact checkpoint with the highest ELBO after an epoch, or the newest where none has one."""
         for _, path in sorted(self._scored(self.committed()), reverse=True):
             try:
                 return self.open(path)
@@ -276,8 +284,8 @@ class CheckpointStore:
 
     @staticmethod
     def _scored(paths: Sequence[Path]) -> list[tuple[float, Path]]:
-        """The test ELBO of each checkpoint that has one, and the checkpoint."""
-        return [(elbo, path) for path in paths if (elbo := _test_elbo(path)) is not None]
+        """The ELBO of each checkpoint that has one, and the checkpoint."""
+        return [(elbo, path) for path in paths if (elbo := _elbo(path)) is not None]
 
     @staticmethod
     def _write(
@@ -298,10 +306,13 @@ class CheckpointStore:
         _sync(folder)
 
 
-def _test_elbo(path: Path) -> float | None:
+def _elbo(path: Path) -> float | None:
+    """`Position.elbo`, of a checkpoint that need not be intact."""
     try:
-        elbo = json.loads((path / STATE).read_bytes())["test_elbo"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        record = json.loads((path / STATE).read_bytes())
+        validation = record.get("validation_elbo")
+        elbo = record["test_elbo"] if validation is None else validation
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return elbo if isinstance(elbo, float) else None
 

@@ -16,7 +16,7 @@ PROBE_IMAGES = 2048  # for the Projector; the first of them for pictures and sta
 
 @dataclass(frozen=True)
 class Probe:
-    """Test images that the model is looked at with: the same ones for any number of workers.
+    """Images that the model is looked at with: the same ones for any number of workers.
 
     images: [n, H, W, C], uint8. labels: [n], numbers of `classes`.
     """
@@ -30,15 +30,18 @@ class Probe:
 class Inputs:
     """A worker's rows, and what identifies the data.
 
-    train, test: readers of the worker's lanes.
-    probe: test images for pictures and statistics, on the first worker.
+    train: reader of the worker's lanes of the training images.
+    scored: the same of the images that are scored after each epoch.
+    probe: some of the same images for pictures and statistics, on the first worker.
     fingerprint: of the data set.
+    split: whose images are scored: "validation" where the data set has such a split, else "test".
     """
 
     train: LaneReader
-    test: LaneReader
+    scored: LaneReader
     probe: Probe | None
     fingerprint: str
+    split: SplitName = "test"
 
 
 def check_images(experiment: Experiment, shape: tuple[int, int, int]) -> None:
@@ -74,23 +77,26 @@ def open_inputs(experiment: Experiment, manifest: Manifest, *, rank: int, worker
         lanes = [shard.images for shard in open_split(experiment.data.path, manifest, split, plan.owned)]
         return LaneReader(plan, lanes, replicas=replicas, seed=seed)
 
-    training = experiment.training
+    training, split = experiment.training, manifest.selection_split
     return Inputs(
         train=reader("train", training.global_batch, experiment.seed),
-        test=reader("test", training.eval_batch, None),
+        scored=reader(split, training.eval_batch, None),
         probe=open_probe(experiment.data.path, manifest) if rank == 0 else None,
         fingerprint=manifest.fingerprint,
+        split=split,
     )
 
 
 def open_probe(uri: str, manifest: Manifest, count: int = PROBE_IMAGES) -> Probe:
-    """The first `count` test images, taken from the shards in turn, whichever worker reads them otherwise.
+    """The first `count` validation images, or test images where there are none, taken from the shards in turn.
+
+    It does not matter which worker reads them otherwise.
 
     Raises:
         DataError: a shard cannot be opened.
     """
-    listed = manifest.splits["test"]
-    shards = open_split(uri, manifest, "test", range(len(listed.shards)))
+    listed = manifest.splits[manifest.selection_split]
+    shards = open_split(uri, manifest, manifest.selection_split, range(len(listed.shards)))
     places = [divmod(p, len(shards)) for p in range(min(count, listed.rows))]
     return Probe(
         np.stack([shards[lane].images[row] for row, lane in places]),

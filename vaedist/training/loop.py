@@ -73,23 +73,23 @@ class Loop:
         self.step = build_step(
             experiment, model, strategy, steps_per_epoch=self.steps_per_epoch, global_batch=training.global_batch
         )
-        self.evaluator = Evaluator(model, strategy, inputs.test, seed=experiment.seed)
+        self.evaluator = Evaluator(model, strategy, inputs.scored, seed=experiment.seed)
         self.taken, saved, self.best = 0, None, -math.inf
         if checkpoint is not None:
             self._restore(checkpoint)
             saved = checkpoint.position.meters
         self.meters = Meters(self.step.sums, saved)
         self.clock, self.waited = Stopwatch(), 0.0
-        self.test_elbo = math.nan
 
     def run(self) -> dict[str, float]:
         """Train to the end.
 
         Returns:
-            the last test pass's means.
+            the means of the last pass over the split that is scored.
 
         Raises:
-            NonFiniteError: a loss, a gradient or a test ELBO was not finite; what was committed before stays.
+            NonFiniteError: a loss, a gradient or an ELBO after an epoch was not finite; what was committed before
+                stays.
             Interrupted: somebody asked to stop; the position reached is committed.
             StorageError: the run's folder cannot be written.
         """
@@ -202,25 +202,27 @@ class Loop:
         return means
 
     def _test(self) -> dict[str, float]:
-        """Score the test split, and look at the model."""
+        """Score the validation split, or the test split where there is none, and look at the model."""
         means = self.evaluator.run(self._epoch)
         train_elbo = self.meters.epoch()["elbo"]
         if not math.isfinite(means["elbo"]):
-            raise NonFiniteError(f"epoch {self._epoch}: the test ELBO is {means['elbo']}; the weights have diverged")
+            raise NonFiniteError(
+                f"epoch {self._epoch}: the {self.inputs.split} ELBO is {means['elbo']}; the weights have diverged"
+            )
         best = means["elbo"] > self.best
         self.best = max(self.best, means["elbo"])
         if self.recorder is not None:
             assert self.inputs.probe is not None
             if self.importance is not None:
                 means["importance_bound"] = self.importance.summary(list(self.importance.scores())).log_p.mean
-            self.recorder.test(self._epoch, self.taken, means, train_elbo, best=best)
+            self.recorder.epoch(self._epoch, self.taken, means, train_elbo, best=best)
             self.recorder.latents(self.taken, self.model, self.inputs.probe)
             every = self.experiment.monitor.pictures_every
             if self.taken == self.total_steps or (every and self._epoch % every == 0):
                 self.recorder.pictures(self._epoch, self.taken, self.model, self.inputs.probe)
         return means
 
-    def _save(self, test_elbo: float | None = None, *, asked: bool) -> None:
+    def _save(self, elbo: float | None = None, *, asked: bool) -> None:
         """Begin a checkpoint; `asked` tells whether somebody wants one of this step or a later one."""
         if self.recorder is None:
             return
@@ -231,8 +233,9 @@ class Loop:
             self.taken,
             self.inputs.fingerprint,
             self.model.image_shape,
-            test_elbo,
-            self.meters.state(),
+            test_elbo=elbo if self.inputs.split == "test" else None,
+            meters=self.meters.state(),
+            validation_elbo=elbo if self.inputs.split == "validation" else None,
         )
         weights, slots, notify = named_weights(self.model), named_slots(self.model, self.step), self.recorder.notify
         write = partial(
@@ -256,8 +259,8 @@ class Loop:
         load_variables(self.model, self.step, checkpoint)
         self.taken = position.step
         best = self.store.best()
-        if best is not None and best.position.test_elbo is not None:
-            self.best = best.position.test_elbo
+        if best is not None and best.position.elbo is not None:
+            self.best = best.position.elbo
 
     def _announce(self) -> None:
         if self.recorder is None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Self
 
 from vaedist.config import Experiment
+from vaedist.data.manifest import SplitName
 from vaedist.model import VAE
 from vaedist.monitor.events import Event, Progress, Tested
 from vaedist.monitor.metrics import MetricsLog
@@ -24,6 +25,7 @@ class Recorder:
     Args:
         run: the folder.
         experiment: is shown as text in TensorBoard.
+        split: that is scored after each epoch, "validation" or "test".
         resume_step: step of the checkpoint that the run goes on from; None for a new run.
         workers: over which the rate is divided.
         notify: told of each event.
@@ -38,13 +40,14 @@ class Recorder:
         run: RunFolder,
         experiment: Experiment,
         *,
+        split: SplitName,
         resume_step: int | None,
         workers: int,
         notify: Callable[[Event], None],
         may_write: Callable[[], None] = lambda: None,
     ) -> None:
         self.run, self.workers, self.notify, self.may_write = run, workers, notify, may_write
-        self.settings = experiment.monitor
+        self.split, self.settings = split, experiment.monitor
         self.seed = experiment.seed
         self.metrics = MetricsLog(run.metrics, resume_step=resume_step)
         purge = None if resume_step is None else resume_step + 1
@@ -83,24 +86,26 @@ class Recorder:
         numbers = (values[k] for k in ("elbo", "reconstruction", "kl", "images_per_second", "input_wait"))
         self.notify(Progress(epoch, step, *numbers))
 
-    def test(self, epoch: int, step: int, values: Mapping[str, float], train_elbo: float, *, best: bool) -> None:
-        """The means of a test pass, and the training ELBO over the epoch before it."""
+    def epoch(self, epoch: int, step: int, values: Mapping[str, float], train_elbo: float, *, best: bool) -> None:
+        """The means of a pass over the split that is scored, and the training ELBO over the epoch before it."""
         self.may_write()
-        self.metrics.append("test", epoch, step, {**values, "train_elbo": train_elbo, "best": best})
+        self.metrics.append(self.split, epoch, step, {**values, "train_elbo": train_elbo, "best": best})
         scalars = {
-            "elbo/test": values["elbo"],
+            f"elbo/{self.split}": values["elbo"],
             "elbo/train_epoch": train_elbo,
-            "parts/reconstruction_test": values["reconstruction"],
-            "parts/kl_test": values["kl"],
+            f"parts/reconstruction_{self.split}": values["reconstruction"],
+            f"parts/kl_{self.split}": values["kl"],
         }
         bits = values.get("bits_per_dim")
         if bits is not None:
-            scalars["elbo/bits_per_dim_test"] = bits
+            scalars[f"elbo/bits_per_dim_{self.split}"] = bits
         bound = values.get("importance_bound")
         if bound is not None:
-            scalars |= {"elbo/importance_weighted": bound, "elbo/gap": bound - values["elbo"]}
+            of = "" if self.split == "test" else f"_{self.split}"  # the names that curves of test images always had
+            scalars |= {f"elbo/importance_weighted{of}": bound, f"elbo/gap{of}": bound - values["elbo"]}
         self.board.scalars(step, scalars)
-        self.notify(Tested(epoch, step, values["elbo"], values["reconstruction"], values["kl"], best, bits, bound))
+        elbo, reconstruction, kl = (values[k] for k in ("elbo", "reconstruction", "kl"))
+        self.notify(Tested(epoch, step, elbo, reconstruction, kl, best, bits, bound, self.split))
 
     def latents(self, step: int, model: VAE, probe: Probe) -> None:
         """Active units and the KL of each unit, over some of the probe's images."""

@@ -28,7 +28,7 @@ class RunFolder(KeptFolder):
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line: training means every so many steps, test means every epoch."""
+        """One JSON object a line: training means every so many steps, validation or test means every epoch."""
         return self.path / "metrics.jsonl"
 
     @property

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vaedist.errors import RunError
-from vaedist.monitor.metrics import read_metrics
+from vaedist.monitor.metrics import epoch_rows, read_metrics
 from vaedist.storage.transfer import Store
 from vaedist.storage.uri import is_remote
 from vaedist.training.remote import pulled
@@ -20,7 +19,8 @@ class Summary:
         name: of its folder.
         epoch, epochs: passes completed, and asked for.
         step: updates in its newest row of metrics.
-        elbo, best_elbo: newest and best test ELBO, nats an image; None before the first test pass.
+        split: that was scored after each epoch, "validation" or "test"; None before the first.
+        elbo, best_elbo: newest and best ELBO of that split, nats an image; None before the first epoch has ended.
         depth, latent, hidden: sizes of the model.
         likelihood: of the pixels.
         learning_rate, global_batch: of the training.
@@ -30,6 +30,7 @@ class Summary:
     epoch: int
     epochs: int
     step: int
+    split: str | None
     elbo: float | None
     best_elbo: float | None
     depth: int
@@ -48,13 +49,14 @@ def summarize(folder: RunFolder) -> Summary:
     """
     experiment = folder.read_experiment()
     rows = read_metrics(folder.metrics) if folder.metrics.exists() else []
-    tests: list[dict[str, Any]] = [row for row in rows if row["kind"] == "test" and row.get("elbo") is not None]
+    tests = epoch_rows(rows)
     model, training = experiment.model, experiment.training
     return Summary(
         name=folder.name,
         epoch=tests[-1]["epoch"] if tests else 0,
         epochs=training.epochs,
         step=rows[-1]["step"] if rows else 0,
+        split=tests[-1]["kind"] if tests else None,
         elbo=tests[-1]["elbo"] if tests else None,
         best_elbo=max((row["elbo"] for row in tests), default=None),
         depth=model.flow.depth,

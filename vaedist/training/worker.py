@@ -53,7 +53,7 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
     Every worker of a run calls this, in a process where TensorFlow was not used before.
 
     Returns:
-        the means of the last test pass, in nats an image.
+        the means of the last pass over the split that is scored, in nats an image.
 
     Raises:
         VaedistError: whatever the user has to know; what was committed stays.
@@ -82,12 +82,12 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
                 store.drop_after(step)
             recorder = stack.enter_context(
                 Recorder(
-                    run, experiment, resume_step=step, workers=worker.workers,
+                    run, experiment, split=inputs.split, resume_step=step, workers=worker.workers,
                     notify=worker.notify, may_write=store.may_write,
                 )
             )  # fmt: skip
             if samples := experiment.monitor.importance_samples:
-                rows = SplitRows(experiment.data.path, manifest, "test")
+                rows = SplitRows(experiment.data.path, manifest, inputs.split)
                 importance = ImportanceEvaluator(model, rows, samples=samples, seed=experiment.seed)
         loop = Loop(
             experiment, model, strategy, inputs, store, checkpoint=checkpoint, recorder=recorder,
@@ -96,7 +96,7 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
         )  # fmt: skip
         means = loop.run()
     if worker.rank == 0:  # all is where it belongs by now, be it on a store
-        worker.notify(Finished(experiment.training.epochs, loop.total_steps, means["elbo"]))
+        worker.notify(Finished(experiment.training.epochs, loop.total_steps, means["elbo"], inputs.split))
     return means
 
 

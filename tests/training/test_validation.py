@@ -1,0 +1,135 @@
+"""Training on data with a validation split: that split is scored and selects; the test images are not even there."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vaedist.cli import main
+from vaedist.config import Experiment
+from vaedist.data.manifest import Source, load_manifest
+from vaedist.data.prepare import prepare
+from vaedist.data.rows import SplitRows
+from vaedist.data.sources import ImageSource
+from vaedist.errors import DataError
+from vaedist.monitor.metrics import read_metrics
+from vaedist.runs import load_run
+from vaedist.training.checkpoint import CheckpointStore
+from vaedist.training.run_folder import RunFolder
+
+ROWS = {"train": 64, "validation": 24, "test": 16}
+GREY = {"train": 90, "validation": 120, "test": 200}
+TRAIN = """
+import sys
+from vaedist.config import Experiment
+from vaedist.training.run_folder import RunFolder
+from vaedist.training.worker import Worker, train
+experiment = Experiment.from_file(sys.argv[1])
+train(experiment, RunFolder.of(experiment), Worker(notify=lambda event: print(repr(event))))
+"""
+
+
+def noise(split):
+    """Images [4, 4, 1] about a grey that tells the split, one batch."""
+    rng = np.random.default_rng(GREY[split])
+    images = GREY[split] + rng.integers(-30, 30, (ROWS[split], 4, 4, 1))
+    yield images.astype(np.uint8), np.zeros(ROWS[split], np.int32)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run of three epochs, what its worker told, and its data, whose test shards were taken away before."""
+
+    run: RunFolder
+    told: str
+    data: Path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    place = tmp_path_factory.mktemp("validation")
+    data = place / "noise"
+    prepare(
+        ImageSource("noise", (4, 4, 1), ("a",), Source(kind="folder", name="noise"), ROWS, noise), str(data), shards=4
+    )
+    (place / "away").mkdir()
+    for shard in data.glob("test-*"):
+        shard.rename(place / "away" / shard.name)
+    experiment = Experiment.from_dict(
+        {
+            "run": {"name": "run", "folder": str(place / "runs")},
+            "data": {"path": str(data)},
+            "model": {"hidden": 8, "latent": 3, "flow": {"depth": 1, "width": 5}},
+            "training": {"epochs": 3, "global_batch": 16, "eval_batch": 8},
+            "scaling": {"cpus_per_worker": 1},
+            "monitor": {"pictures": 4, "log_every": 2, "pictures_every": 0, "importance_samples": 2},
+        }
+    )
+    run = RunFolder.of(experiment)
+    run.path.mkdir(parents=True)
+    run.experiment.write_text(experiment.to_toml())
+    done = subprocess.run([sys.executable, "-c", TRAIN, run.experiment], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return Trained(run, done.stdout, data)
+
+
+def command(*arguments):
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_each_epoch_scores_the_validation_images_and_says_so(trained):
+    rows = read_metrics(trained.run.metrics)
+    scored = [row for row in rows if row["kind"] != "train"]
+    assert [(row["kind"], row["epoch"], row["rows"]) for row in scored] == [("validation", k, 24) for k in (1, 2, 3)]
+    board = EventAccumulator(str(trained.run.tensorboard)).Reload()
+    assert [point.value for point in board.Scalars("elbo/validation")] == pytest.approx([row["elbo"] for row in scored])
+    tags = set(board.Tags()["scalars"])
+    assert {"parts/kl_validation", "elbo/importance_weighted_validation", "elbo/gap_validation"} <= tags
+    assert not [tag for tag in tags if "test" in tag or tag in ("elbo/importance_weighted", "elbo/gap")]
+    assert trained.told.count("split='validation'") == 4  # three epochs and the end
+    assert "split='test'" not in trained.told
+
+
+def test_the_best_checkpoint_is_the_best_by_the_validation_images(trained):
+    scores = {row["step"]: row["elbo"] for row in read_metrics(trained.run.metrics) if row["kind"] == "validation"}
+    best = CheckpointStore(trained.run.checkpoints).best().position
+    assert best.step == max(scores, key=scores.get)
+    assert (best.validation_elbo, best.test_elbo) == (scores[best.step], None)
+
+
+def test_pictures_are_of_validation_images(trained):
+    images = load_run(trained.run.path).probe(8).images
+    assert 90 <= images.min() <= images.max() < 150
+
+
+def test_commands_that_look_at_a_run_say_whose_scores_they_print(trained):
+    best = max(row["elbo"] for row in read_metrics(trained.run.metrics) if row["kind"] == "validation")
+    (row,) = json.loads(command("runs", "list", trained.run.path.parent, "--json"))
+    assert (row["split"], row["epoch"], row["best_elbo"]) == ("validation", 3, best)
+    assert "validation" in command("runs", "list", trained.run.path.parent)
+    assert "validation ELBO" in command("runs", "show", trained.run.path)
+
+
+def test_the_test_images_are_left_to_evaluate(trained):
+    evaluated = json.loads(command("evaluate", trained.run.path, "--split", "validation", "--samples", "2", "--json"))
+    assert (evaluated["split"], evaluated["images"]) == ("validation", 24)
+    refused = CliRunner().invoke(main, ["evaluate", str(trained.run.path), "--samples", "2"])
+    assert refused.exit_code == 2
+    assert "shard" in refused.stderr
+    assert "is missing" in refused.stderr
+
+
+def test_a_split_that_is_not_there_is_one_line(tmp_path):
+    rows = {split: ROWS[split] for split in ("train", "test")}
+    source = ImageSource("noise", (4, 4, 1), ("a",), Source(kind="folder", name="noise"), rows, noise)
+    prepare(source, str(tmp_path / "noise"), shards=4)
+    with pytest.raises(DataError, match=r"noise has no validation split; it has train, test$"):
+        SplitRows(str(tmp_path / "noise"), load_manifest(str(tmp_path / "noise")), "validation")
