@@ -1,8 +1,11 @@
 """Files that come into being whole or not at all, and names and paths as they are told."""
 
 import os
+import time
 import unicodedata
 from pathlib import Path
+
+USE_NS = 1_000_000  # between two marks of `mark_used` while the clock is behind the first
 
 
 def replace_file(path: Path, content: bytes | str) -> None:
@@ -27,6 +30,28 @@ def replace_file(path: Path, content: bytes | str) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def mark_used(path: Path | int, newest: Path) -> None:
+    """Sets a file's time to that of its last use, by which the least recently used one is found.
+
+    That is now, or just after the last mark where the clock has been set back since: what is used later has the later
+    time, whatever the clock says.
+
+    Args:
+        path: the file, or an open descriptor of it.
+        newest: a file that keeps the last mark as its own time; made when missing, one for all files that are compared.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    descriptor = os.open(newest, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        stamp = max(time.time_ns(), os.fstat(descriptor).st_mtime_ns + USE_NS)
+        os.utime(descriptor, ns=(stamp, stamp))
+        os.utime(path, ns=(stamp, stamp))
+    finally:
+        os.close(descriptor)
 
 
 def told_path(path: Path) -> str:

@@ -70,6 +70,45 @@ def test_a_writer_made_in_the_same_second_keeps_the_file_before_it(tmp_path):
     assert curve(tmp_path, "elbo/train") == [(step, float(step)) for step in range(5)]
 
 
+def set_clock(monkeypatch, seconds, host="host"):
+    monkeypatch.setattr("time.time", lambda: float(seconds))
+    monkeypatch.setattr("time.time_ns", lambda: seconds * 1_000_000_000)
+    monkeypatch.setattr("socket.gethostname", lambda: host)
+
+
+@pytest.mark.parametrize(
+    "clocks",
+    [
+        [(1_700_003_600, "host"), (1_700_000_000, "host"), (1_699_990_000, "host")],
+        [(1_700_000_000, "zebra"), (1_700_000_000, "ant"), (1_700_000_000, "ant")],
+    ],
+    ids=["set back", "another machine in the same second"],
+)
+def test_a_resumed_run_is_shown_whatever_its_clock_says(tmp_path, monkeypatch, clocks):
+    """By a TensorBoard that is running all the while, and by one that is started afterwards."""
+    watching = EventAccumulator(str(tmp_path))
+    for number, clock in enumerate(clocks):
+        set_clock(monkeypatch, *clock)
+        first = 6 * number + 1
+        writer = TensorBoardWriter(tmp_path, purge_step=first if number else None)
+        for step in range(first, first + 8):  # two more than the next one starts from
+            writer.scalars(step, {"elbo/train": float(100 * number + step)})
+        writer.close()
+        watching.Reload()
+    expected = [(step, float(100 * min((step - 1) // 6, 2) + step)) for step in range(1, 21)]
+    assert [(event.step, event.value) for event in watching.Scalars("elbo/train")] == expected
+    assert curve(tmp_path, "elbo/train") == expected
+
+
+def test_a_writer_comes_after_files_that_are_on_a_store(tmp_path, monkeypatch):
+    set_clock(monkeypatch, 1_700_000_000)
+    elsewhere = ["events.out.tfevents.1700003600.other.1", "projector_config.pbtxt", "events.out.tfevents.x"]
+    TensorBoardWriter(tmp_path, purge_step=7, after=elsewhere).close()
+    (made,) = (path.name for path in tmp_path.iterdir())
+    assert made > elsewhere[0]
+    assert made.startswith("events.out.tfevents.1700003601.host.")
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_picture_reads_back_pixel_by_pixel(tmp_path, channels):
     image = np.random.default_rng(0).integers(0, 256, (5, 7, channels), dtype=np.uint8)

@@ -169,7 +169,7 @@ def test_a_shard_that_differs_is_told_with_its_place_and_not_kept(s3, tmp_path, 
 
 def entries(folder):
     """The names of the files that a cache holds."""
-    return {path.name for path in folder.iterdir() if path.suffix != ".lock" and path.name != ".room"}
+    return {path.name for path in folder.iterdir() if path.suffix != ".lock" and path.name not in (".room", ".newest")}
 
 
 def put(store, number, size=1000):
@@ -189,6 +189,23 @@ def test_the_cache_stays_below_its_limit_and_what_was_used_least_recently_goes(s
         cache.fetch(store, **files[3])
     with cache.fetch(store, **files[3]) as entry:
         assert entry.path.read_bytes() == b"\3" * 1000
+
+
+def test_what_is_used_last_stays_longest_though_the_clock_is_set_back(s3, store, tmp_path, monkeypatch):
+    cache, files = FileCache(tmp_path, limit=2500), [put(store, number) for number in range(4)]
+    for hour, number in enumerate((0, 1, 0, 2)):  # 1 is the oldest when 2 wants room
+        monkeypatch.setattr("time.time_ns", lambda hour=hour: 1_700_000_000_000_000_000 - hour * 3_600_000_000_000)
+        monkeypatch.setattr("os.utime", stamped(hour))
+        cache.fetch(store, **files[number]).release()
+    assert entries(tmp_path) == {files[0]["sha256"], files[2]["sha256"]}
+
+
+def stamped(hour, utime=os.utime):
+    """`os.utime` on a machine whose clock is so many hours behind what it was at first."""
+    behind = 1_700_000_000_000_000_000 - hour * 3_600_000_000_000
+    return lambda path, times=None, *, ns=None: (
+        utime(path, times, ns=ns) if ns or times else utime(path, ns=(behind,) * 2)
+    )
 
 
 def test_an_entry_stays_as_long_as_its_arrays(s3, request, monkeypatch):

@@ -127,6 +127,22 @@ def test_the_oldest_make_room(tmp_path):
     }  # fmt: skip
 
 
+def test_the_least_recently_used_make_room_though_the_clock_is_set_back(tmp_path, monkeypatch):
+    begin, utime = 1_700_000_000_000_000_000, os.utime
+    for name in ("a/1", "b/2"):
+        program = tmp_path / f"{name}.pb"
+        program.parent.mkdir(exist_ok=True)
+        program.write_bytes(bytes(100))
+        seal(program.parent)
+    for hour, name in enumerate(("b", "a", "b", "a")):  # each run an hour before the one before
+        now = begin - hour * 3_600_000_000_000
+        monkeypatch.setattr("time.time_ns", lambda now=now: now)
+        monkeypatch.setattr("os.utime", lambda path, *, ns=None, now=now: utime(path, ns=ns or (now, now)))
+        check(tmp_path / name)
+    make_room(tmp_path, 150)
+    assert {path.name for path in tmp_path.glob("*/*.pb")} == {"1.pb"}
+
+
 def test_a_limit_that_is_no_number_is_named(monkeypatch):
     monkeypatch.setenv(LIMIT, "1 GB")
     with pytest.raises(ConfigError, match=f"{LIMIT} = '1 GB': must be a number of bytes"):

@@ -7,9 +7,11 @@ import pytest
 
 from vaedist.errors import CheckpointError, StorageError
 from vaedist.monitor.events import Notice
+from vaedist.monitor.tensorboard import TensorBoardWriter
 from vaedist.storage.transfer import Store
 from vaedist.training.checkpoint import MARKER, Position
-from vaedist.training.remote import checkpoints_of, pulled, workspace
+from vaedist.training.evaluations import save_evaluation
+from vaedist.training.remote import checkpoints_of, event_files, pulled, workspace
 from vaedist.training.run_folder import RunFolder
 
 FINGERPRINT = "f" * 64
@@ -135,3 +137,27 @@ def test_an_interrupted_run_leaves_all_on_the_store(run):
         raise KeyboardInterrupt
     assert on_store(run) == {"step-000000010": True}
     assert Store(run.uri).read("metrics.jsonl") == b"row\n"
+
+
+def test_event_files_come_after_those_on_the_store_though_the_clock_was_set_back(run, monkeypatch):
+    for hour in range(3):
+        monkeypatch.setattr("time.time", lambda hour=hour: 1_700_000_000.0 - 3600 * hour)
+        with workspace(run, 2, first=True, notify=print) as (local, _):
+            writer = TensorBoardWriter(local.tensorboard, purge_step=hour + 1, after=event_files(local))
+            writer.scalars(hour + 1, {"elbo/test": -float(hour)})
+            writer.close()
+            (made,) = local.tensorboard.iterdir()
+        assert sorted(event_files(run))[hour:] == [made.name]
+
+
+def test_evaluations_on_a_store_come_after_those_that_they_replace(run, monkeypatch):
+    mean = {"mean": -1.0}
+    record = {"bounds": {"1": mean}, "active_units": 1, "bits_per_dim": None, "kl_per_unit": [0.5], "step": 10}
+    record |= dict.fromkeys(("gap", "reconstruction", "kl", "effective_sample_size"), mean)
+    names = []
+    for hour in range(3):
+        monkeypatch.setattr("time.time", lambda hour=hour: 1_700_000_000.0 - 3600 * hour)
+        save_evaluation(RunFolder.at(run.uri), "test-k1", 10, record)
+        (file,) = Store(run.uri).files("tensorboard/evaluation/test-k1")
+        names.append(file)
+    assert names == sorted(names)

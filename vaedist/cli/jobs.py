@@ -250,5 +250,5 @@ def _time(seconds: float | None) -> str:
 def _took(job: "Job") -> str:
     if job.started is None:
         return "-"
-    seconds = int((job.ended or time.time()) - job.started)
+    seconds = max(0, int((job.ended or time.time()) - job.started))  # by the cluster's clock, which may be ahead
     return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"

@@ -84,7 +84,7 @@ def examine_cluster(address: str | None, storage: Sequence[str]) -> list[Finding
 
     with output_to(Path(os.devnull)), ray_session(address):
         nodes = [node for node in ray.nodes() if node["Alive"]]
-        sent = time.time()
+        sent, begin = time.time(), time.monotonic()
         marks = {uri: write_mark(uri) for uri in storage}
         probes = [
             ray.remote(probe)
@@ -100,7 +100,7 @@ def examine_cluster(address: str | None, storage: Sequence[str]) -> list[Finding
             except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError) as error:
                 findings.append(Finding("node", name, "fault", first_line(error), "see the node's logs; restart it"))
                 continue
-            took = time.time() - sent
+            took = time.monotonic() - begin
             findings += _of_machine(heard[name], name)
             findings += _of_pip(heard[name], name)
             findings += _of_clock(heard[name], name, sent, took)

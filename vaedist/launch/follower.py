@@ -19,7 +19,7 @@ from vaedist.monitor.sweep_events import ENDED, State, SweepEvent, SweepNotice, 
 from vaedist.monitor.tensorboard import TensorBoardWriter
 from vaedist.storage.retry import RUN_SECONDS
 from vaedist.sweeps import Trial, TrialLog
-from vaedist.training.remote import pulled
+from vaedist.training.remote import event_files, pulled
 
 REASON_LENGTH = 300  # characters, of which Ray has many more to say
 
@@ -117,7 +117,7 @@ class Follower(Unpickled, Callback):
                 metrics[f"hparam/{name}{of}"] = value
         if (best := trial.best(self._metric, self._mode)) is not None:
             metrics[f"hparam/best_{self._metric}{of}"] = best
-        writer = TensorBoardWriter(trial.run.tensorboard, purge_step=None)
+        writer = TensorBoardWriter(trial.run.tensorboard, purge_step=None, after=event_files(trial.run))
         writer.hparams(trial.params, metrics, step=last.step)
         writer.close()
 

@@ -1,7 +1,7 @@
 """Ray clusters of several nodes on this machine: which there are, what belongs to each, and how it is.
 
 What was started is written down, by process number and time of birth, so that any other process can end it, and ends
-nothing else.
+nothing else. A birth is counted from the machine's start, as a date would change with the clock.
 """
 
 import json
@@ -22,6 +22,7 @@ from vaedist.launch.proxies import bypass_proxies
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 STATE = "VAEDIST_STATE"  # where to write down which clusters there are
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # on Linux: another one after each start of the machine
 MARK = "VAEDIST_CLUSTER"  # in the environment of all processes of a cluster
 
 
@@ -33,14 +34,14 @@ class LocalNode:
         role: "head" or "worker".
         cpus: that Ray may give away on it.
         pid: process number.
-        born: when the process was started, in seconds since 1970: numbers are used again.
+        born: when the process was started, as `birth_of` tells it: numbers are used again.
         log: what the process prints.
     """
 
     role: str
     cpus: int
     pid: int
-    born: float
+    born: str
     log: str
 
     @property
@@ -52,9 +53,25 @@ class LocalNode:
         """Its process, if that is still there."""
         with suppress(psutil.Error):
             process = psutil.Process(self.pid)
-            if abs(process.create_time() - self.born) < 1 and process.status() != psutil.STATUS_ZOMBIE:
+            if birth_of(process) == self.born and process.status() != psutil.STATUS_ZOMBIE:
                 return process
         return None
+
+
+def birth_of(process: psutil.Process) -> str:
+    """Returns what tells a process from any other of its number, whatever is done to the clock meanwhile.
+
+    Linux knows when a process was started in ticks since the machine was; psutil makes a date of it, which moves when
+    the clock is set. Elsewhere the date is what the system keeps.
+
+    Raises:
+        psutil.Error: there is no such process.
+    """
+    started = psutil.boot_time()  # first: some versions of psutil take the date of a process from the last look
+    born = process.create_time()
+    if not BOOT_ID.exists():
+        return f"{born:.2f}"
+    return f"{BOOT_ID.read_text(encoding='ascii').strip()} {born - started:.2f}"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import psutil
 from vaedist.errors import ClusterError, StorageError
 from vaedist.launch.access import make_token
 from vaedist.launch.addresses import LOOPBACK, free_port
-from vaedist.launch.local_cluster import MARK, NAME, LocalCluster, LocalNode, clusters_folder, joined
+from vaedist.launch.local_cluster import MARK, NAME, LocalCluster, LocalNode, birth_of, clusters_folder, joined
 from vaedist.launch.preflight import check_socket_paths
 from vaedist.launch.proxies import bypass_proxies
 
@@ -148,7 +148,7 @@ def _launch(cluster: LocalCluster, role: str, number: int, cpus: int) -> LocalNo
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return LocalNode(role, cpus, process.pid, psutil.Process(process.pid).create_time(), str(log))
+    return LocalNode(role, cpus, process.pid, birth_of(psutil.Process(process.pid)), str(log))
 
 
 def _environment(cluster: LocalCluster) -> dict[str, str]:

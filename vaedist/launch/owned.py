@@ -1,5 +1,8 @@
 """A run's or a sweep's folder while a command works on it: claimed, with Ray's chatter kept in its log."""
 
+import os
+import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -63,6 +66,14 @@ def owned(
             claim = stack.enter_context(claimed_on_store(store, record.name, text, busy))
             stack.enter_context(added_on_store(log, store, f"{folder.logs.name}/{RAY_LOG}"))
         yield claim
+
+
+def record_name() -> str:
+    """Returns a name for one of Ray's records that none had before: Ray would take up the one of the same name.
+
+    The time is for people. It, and the process's number, come again: in containers, and where the clock was set back.
+    """
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 @contextmanager

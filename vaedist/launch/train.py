@@ -19,7 +19,7 @@ from vaedist.launch.backend import TensorflowCluster
 from vaedist.launch.budget import FailureBudget
 from vaedist.launch.channel import StopRequest, open_channel
 from vaedist.launch.cluster import COMPUTING, environment, ray_session, resources_per_worker
-from vaedist.launch.owned import RAY_LOG, owned, records_of_ray
+from vaedist.launch.owned import RAY_LOG, owned, record_name, records_of_ray
 from vaedist.launch.regrouping import Regrouping, last_line
 from vaedist.launch.resuming import check_run, check_same_data, is_complete
 from vaedist.launch.worker import work
@@ -214,7 +214,7 @@ def _trainer(
         ),
         # Checkpoints are ours, and the newest is found by looking: Ray's own record of a run is never read again.
         run_config=RunConfig(
-            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+            name=record_name(),
             storage_path=str(records),
             failure_config=FailureConfig(max_failures=-1),  # `Regrouping` counts them
             worker_runtime_env=COMPUTING,

@@ -6,7 +6,6 @@ Ray Tune places, stops and counts trials; what they are and how they went is wri
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from vaedist.errors import RunError
 from vaedist.launch.access import SECRET_NAME
 from vaedist.launch.cluster import describe, jobs_at_once, node_resources, ray_session, resources_per_worker
 from vaedist.launch.follower import Follower
-from vaedist.launch.owned import owned, records_of_ray
+from vaedist.launch.owned import owned, record_name, records_of_ray
 from vaedist.launch.resuming import check_same_data, check_sweep, ended_trials, reached_by_trials
 from vaedist.launch.search import Proposer, TrialSearch, make_proposer
 from vaedist.launch.train import check_data, with_absolute_paths
@@ -202,7 +201,7 @@ def _run(
             trial_dirname_creator=lambda trial: f"{trial.config['run']}-{trial.trial_id}",
         ),
         run_config=ray_tune.RunConfig(
-            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+            name=record_name(),
             storage_path=str(records),
             failure_config=ray_tune.FailureConfig(max_failures=settings.retries),
             checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),

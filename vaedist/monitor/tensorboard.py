@@ -4,11 +4,17 @@ tensorboardX makes the records and frames them. Its SummaryWriter is not used: i
 a queue of ten places, so that a full disk kills the thread unseen and then blocks training for good, and it
 names files by the second, so that a quick restart truncates the file before it. Here a record is written, and
 fails, where it is made.
+
+TensorBoard reads a folder's files in the order of their names, and never returns to a name before the one that it has
+reached. So each new file is named after the newest that is there, and the clock decides only if it is later still: a
+clock that was set back, or another machine's, hides nothing.
 """
 
 import io
+import re
+import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,14 +23,15 @@ from google.protobuf import text_format  # type: ignore[import-untyped]
 from PIL import Image
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
 
 from vaedist.errors import StorageError
 from vaedist.files import replace_file
 from vaedist.monitor.pictures import grid, save_png
 
+PREFIX = "events.out.tfevents."
 FLUSH_SECONDS = 10.0
 HISTOGRAM_BINS = 64
 SPRITE_PIXELS = 8192  # the Projector draws nothing from a larger sheet
@@ -37,18 +44,20 @@ class TensorBoardWriter:
         folder: the run's TensorBoard folder, made when missing. Each writer adds a file of its own to it.
         purge_step: first step that is about to be written again, which is the checkpoint's step + 1 in a run
             that goes on. TensorBoard then drops what the folder holds from that step on. None in a new run.
+        after: names of event files that belong to the folder and are not in it, but on a store.
 
     Raises:
         StorageError: from every method, when the folder cannot be written.
     """
 
-    def __init__(self, folder: str | Path, *, purge_step: int | None) -> None:
+    def __init__(self, folder: str | Path, *, purge_step: int | None, after: Iterable[str] = ()) -> None:
         self._folder = Path(folder)
         self._flushed = time.monotonic()
         with self._storage():
             self._folder.mkdir(parents=True, exist_ok=True)
-            # TensorBoard reads a folder's files in the order of their names.
-            self._events = EventsWriter(str(self._folder / "events"), filename_suffix=f".{time.time_ns()}")
+            names = [*after, *(path.name for path in self._folder.iterdir())]
+            self._records = RecordWriter(str(self._folder / next_file_name(names)))
+        self._write(Event(file_version="brain.Event:2"))
         if purge_step is not None:
             self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
         self.flush()
@@ -119,13 +128,14 @@ class TensorBoardWriter:
     def flush(self) -> None:
         """Bring all that was written to the disk."""
         with self._storage():
-            self._events.flush()
+            self._records.flush()
         self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Flush and close the file."""
         with self._storage():
-            self._events.close()
+            self._records.flush()
+            self._records.close()
 
     def _list_in_projector(self, name: str, folder: Path, size: tuple[int, ...]) -> None:
         """Put the points in `folder` into projector_config.pbtxt, in the place of those that were there."""
@@ -150,7 +160,7 @@ class TensorBoardWriter:
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
         with self._storage():
-            self._events.write_event(event)
+            self._records.write(event.SerializeToString())
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
@@ -160,3 +170,15 @@ class TensorBoardWriter:
             yield
         except OSError as error:
             raise StorageError(f"cannot write TensorBoard's {self._folder}: {error.strerror or error}") from error
+
+
+def next_file_name(names: Iterable[str]) -> str:
+    """Returns a name for an event file that sorts after those of all event files in `names`.
+
+    It is TensorBoard's own form, events.out.tfevents.SECONDS.HOST, and a suffix by which no two are the same. The
+    seconds are the clock's, or one more than those of the newest file where the clock is behind it.
+    """
+    found = (re.match(rf"{re.escape(PREFIX)}(\d{{10}})\.", name) for name in names)
+    newest = max((int(match[1]) for match in found if match), default=0)
+    seconds = max(int(time.time()), newest + 1)
+    return f"{PREFIX}{seconds:010d}.{socket.gethostname()}.{time.time_ns()}"

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from vaedist.errors import DataError, StorageError
+from vaedist.files import mark_used
 from vaedist.storage.filesystem import BLOCK
 from vaedist.storage.retry import MISSING, patiently
 from vaedist.storage.transfer import Store
@@ -84,13 +85,12 @@ class FileCache:
             raise StorageError(f"cannot write the cache {self.folder}: {error.strerror or error}") from error
         return Entry(path, lock)
 
-    @staticmethod
-    def _use(path: Path, lock: int, size: int) -> bool:
+    def _use(self, path: Path, lock: int, size: int) -> bool:
         """Hold an entry shared, if it is there."""
         fcntl.flock(lock, fcntl.LOCK_SH)  # from alone to shared is not one step: it may be gone in between
         if not _whole(path, size):
             return False
-        os.utime(lock)
+        mark_used(lock, self.folder / ".newest")
         return True
 
     def _get(self, store: Store, name: str, path: Path, sha256: str, size: int) -> None:

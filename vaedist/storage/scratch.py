@@ -39,7 +39,7 @@ def scratch_folder() -> Iterator[Path]:
 def _remove_abandoned(parent: Path) -> None:
     for folder in parent.glob(f"{PREFIX}*"):
         with suppress(OSError):  # somebody else's, in use, or gone by now
-            if time.time() - folder.stat().st_mtime < YOUNG_SECONDS:
+            if abs(time.time() - folder.stat().st_mtime) < YOUNG_SECONDS:  # of the future: the clock was set back since
                 continue
             lock = os.open(folder, os.O_RDONLY)
             try:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -33,43 +33,40 @@ def save_evaluation(folder: RunFolder, name: str, step: int, record: Mapping[str
     Raises:
         StorageError: it cannot be written.
     """
-    path = folder.evaluations / f"{name}-step-{step:09d}.json"
+    path, board = folder.evaluations / f"{name}-step-{step:09d}.json", folder.tensorboard / "evaluation" / name
     try:
-        if folder.uri:
-            _pull(folder)
+        before = _pull(folder, board) if folder.uri else set()
         replace_file(path, json.dumps(_finite(record), indent=1, allow_nan=False) + "\n")
-        board = _show(folder, name)
+        _show(folder, name, board, {Path(events).name for events in before})
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
     if folder.uri:
-        _push(folder, path, board)
+        _push(folder, path, board, before)
     return path
 
 
-def _pull(folder: RunFolder) -> None:
-    """Have the evaluations that a store holds."""
+def _pull(folder: RunFolder, board: Path) -> set[str]:
+    """Have the evaluations that a store holds; returns the files of TensorBoard's events that it has for a name."""
     store = Store(folder.uri)
     known = store.files(folder.evaluations.name)
     store.pull(folder.path, known, known)
+    return set(store.files(board.relative_to(folder.path).as_posix()))
 
 
-def _push(folder: RunFolder, evaluation: Path, board: Path) -> None:
+def _push(folder: RunFolder, evaluation: Path, board: Path, before: Set[str]) -> None:
     """Bring an evaluation to the store, and TensorBoard's events of its name in the place of those before."""
     store, local = Store(folder.uri), folder.path
-    under = board.relative_to(local).as_posix()
-    before = store.files(under)
     new = {path.relative_to(local).as_posix() for path in board.iterdir()}
     for name in (evaluation.relative_to(local).as_posix(), *new):
         store.upload(local / name, name)
-    for name in before.keys() - new:
+    for name in before - new:
         store.remove(name)
 
 
-def _show(folder: RunFolder, name: str) -> Path:
-    """Write TensorBoard's events of all evaluations of a name, and remove those written before; gives their folder."""
-    board = folder.tensorboard / "evaluation" / name
+def _show(folder: RunFolder, name: str, board: Path, on_store: Set[str]) -> None:
+    """Write TensorBoard's events of all evaluations of a name, and remove those written before."""
     before = list(board.glob("events*"))
-    writer = TensorBoardWriter(board, purge_step=None)
+    writer = TensorBoardWriter(board, purge_step=None, after=on_store)
     for path in sorted(folder.evaluations.glob(f"{name}-step-*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         writer.scalars(record["step"], {f"evaluation/{tag}": value for tag, value in _scalars(record).items()})
@@ -77,7 +74,6 @@ def _show(folder: RunFolder, name: str) -> Path:
     writer.close()
     for path in before:
         path.unlink()
-    return board
 
 
 def _scalars(record: Mapping[str, Any]) -> dict[str, float]:

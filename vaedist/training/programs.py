@@ -20,7 +20,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from vaedist.files import replace_file
+from vaedist.files import mark_used, replace_file
 from vaedist.storage.place import bytes_of, cache_folder
 
 LIMIT = "VAEDIST_PROGRAM_BYTES"
@@ -116,7 +116,7 @@ def check(folder: Path) -> None:
             elif note.read_bytes() != _digest(program).encode():
                 _remove(program)
             else:
-                os.utime(program)
+                mark_used(program, folder.parent / ".newest")
 
 
 def make_room(programs: Path, limit: int) -> None:
@@ -126,7 +126,7 @@ def make_room(programs: Path, limit: int) -> None:
     """
     for part in programs.glob("*/*.tmp"):
         with suppress(FileNotFoundError):
-            if _age(part) > TORN_SECONDS:
+            if abs(_age(part)) > TORN_SECONDS:  # of the future: the clock was set back since
                 part.unlink()
     found = []
     for program in programs.glob("*/*.pb"):

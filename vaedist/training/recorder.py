@@ -1,6 +1,6 @@
 """What the first worker writes while a run goes on: metrics, TensorBoard, pictures; and what it tells the terminal."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
 from vaedist.config import Experiment
@@ -30,6 +30,7 @@ class Recorder:
         workers: over which the rate is divided.
         notify: told of each event.
         may_write: asked before anything is written; raises when others write now.
+        events: names of the run's event files on a store, which are not in the folder.
 
     Raises:
         StorageError: from every method, when the folder cannot be written.
@@ -45,13 +46,14 @@ class Recorder:
         workers: int,
         notify: Callable[[Event], None],
         may_write: Callable[[], None] = lambda: None,
+        events: Iterable[str] = (),
     ) -> None:
         self.run, self.workers, self.notify, self.may_write = run, workers, notify, may_write
         self.split, self.settings = split, experiment.monitor
         self.seed = experiment.seed
         self.metrics = MetricsLog(run.metrics, resume_step=resume_step)
         purge = None if resume_step is None else resume_step + 1
-        self.board = TensorBoardWriter(run.tensorboard, purge_step=purge)
+        self.board = TensorBoardWriter(run.tensorboard, purge_step=purge, after=events)
         if resume_step is None:
             self.board.text("experiment", f"```toml\n{experiment.to_toml()}\n```")
 

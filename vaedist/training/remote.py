@@ -210,6 +210,18 @@ def pulled(run: RunFolder, *, seconds: float = COMMAND_SECONDS) -> RunFolder:
     return run
 
 
+def event_files(run: RunFolder, *, seconds: float = RUN_SECONDS) -> list[str]:
+    """Returns the names of the event files that a run's TensorBoard folder has on a store; none of a local run.
+
+    Raises:
+        StorageError: the store does not answer.
+    """
+    if not run.uri:
+        return []
+    names = (name.split("/") for name in Store(run.uri, seconds=seconds).files(run.tensorboard.name))
+    return [parts[1] for parts in names if len(parts) == 2]
+
+
 def places_of(run: RunFolder, folder: Path, pattern: str) -> list[str]:
     """The places of the files in a folder of a run whose names match a pattern, by name.
 

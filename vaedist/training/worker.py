@@ -18,7 +18,7 @@ from vaedist.training.importance import ImportanceEvaluator
 from vaedist.training.inputs import open_inputs
 from vaedist.training.loop import Loop
 from vaedist.training.recorder import Recorder
-from vaedist.training.remote import workspace
+from vaedist.training.remote import event_files, workspace
 from vaedist.training.run_folder import RunFolder
 from vaedist.training.strategy import configure_devices, local_devices, make_strategy
 
@@ -83,7 +83,7 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
             recorder = stack.enter_context(
                 Recorder(
                     run, experiment, split=inputs.split, resume_step=step, workers=worker.workers,
-                    notify=worker.notify, may_write=store.may_write,
+                    notify=worker.notify, may_write=store.may_write, events=event_files(run),
                 )
             )  # fmt: skip
             if samples := experiment.monitor.importance_samples:
