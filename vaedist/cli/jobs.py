@@ -115,7 +115,7 @@ def jobs() -> None:
 @dashboard_option
 @json_option
 def list_(every: bool, address: str | None, as_json: bool) -> None:
-    """One row a job, the newest first."""
+    """One row a job, the newest first by the cluster's clock."""
     found = _jobs(address).list(every=every)
     if as_json:
         click.echo(json.dumps([_record(job) for job in found], indent=2))
