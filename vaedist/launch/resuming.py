@@ -3,7 +3,7 @@
 from vaedist.config import Experiment, Sweep, differences
 from vaedist.data.manifest import Manifest
 from vaedist.errors import CheckpointError, ConfigError, RunError
-from vaedist.monitor.metrics import read_metrics
+from vaedist.monitor.metrics import epoch_rows, read_metrics
 from vaedist.monitor.sweep_events import ENDED
 from vaedist.storage.transfer import Store
 from vaedist.sweeps import SweepFolder, Trial, TrialLog
@@ -72,7 +72,7 @@ def _check_epochs(run: RunFolder, epochs: int) -> None:
     position = checkpoints_of(run).reached()
     if position is None:
         return
-    in_the_next = position.test_elbo is None  # a checkpoint at an epoch's end has its test ELBO
+    in_the_next = position.elbo is None  # a checkpoint at an epoch's end has that of the scored split
     if position.epoch > epochs or (position.epoch == epochs and in_the_next):
         made = f"{position.epoch} epochs and part of the next" if in_the_next else f"{position.epoch} epochs"
         raise RunError(
@@ -96,14 +96,14 @@ def is_complete(run: RunFolder, experiment: Experiment) -> bool:
         return False
     store = checkpoints_of(run)
     position = store.reached()
-    if position is None or position.epoch != epochs or position.test_elbo is None or not run.metrics.exists():
+    if position is None or position.epoch != epochs or position.elbo is None or not run.metrics.exists():
         return False
-    tested = any(row["kind"] == "test" and row["step"] == position.step for row in read_metrics(run.metrics))
+    scored = any(row["step"] == position.step for row in epoch_rows(read_metrics(run.metrics)))
     try:
         newest = store.newest()
     except CheckpointError:
         return False
-    return tested and newest is not None and newest.position == position
+    return scored and newest is not None and newest.position == position
 
 
 def check_same_data(place: str, position: Position | None, manifest: Manifest, path: str) -> None:
