@@ -34,6 +34,10 @@ class ClusterError(VaedistError):
     """The Ray cluster cannot be reached, or does not have what a job asks for."""
 
 
+class NoiseError(VaedistError):
+    """A model that sees its pixels through noise was given none."""
+
+
 class NonFiniteError(VaedistError):
     """A loss or a gradient became NaN or infinite; the update was not applied."""
 

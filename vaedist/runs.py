@@ -107,12 +107,19 @@ class Run:
         return inspection.reconstruct(self.model, self._checked(images), seed=seed)
 
     def observed(self, images: np.ndarray) -> np.ndarray:
-        """What the model sees of the images, [n, H, W, C], float32 in [0, 1].
+        """The x that `encode`, `reconstruct` and `score` see of the images, [n, H, W, C], float32 in [0, 1].
+
+        Where the model binarises or dequantises at random, image i is seen through the noise of row i of a split, as
+        the first test images, `probe`, are in every evaluation.
 
         Raises:
             DataError: the images have another shape or type.
         """
         return inspection.observed(self.model, self._checked(images))
+
+    def pixel_noise(self, count: int) -> np.ndarray | None:
+        """The noise of `observed`, [count, D], for calls of `model`; None where the model takes none."""
+        return inspection.pixel_noise(self.model, count)
 
     def score(self, images: np.ndarray, *, seed: int = 0) -> Bound:
         """The ELBO of each uint8 image and its parts, from one sample of z, [n] each, in nats.

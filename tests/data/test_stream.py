@@ -53,6 +53,15 @@ def epoch_of(group, epoch=0):
 
 
 @given(layouts(), st.integers(0, 5))
+def test_rows_are_numbered_as_they_were_dealt(layout, epoch):
+    for each in readers(layout):
+        chunk = each.read(epoch, 0, each.plan.steps, each.plan.steps)
+        for k in range(each.plan.steps):
+            numbers = [chunk.numbers[r, k, :count] for r, count in enumerate(chunk.counts[:, k])]
+            assert np.concatenate(numbers).tolist() == rows_of(chunk, k)
+
+
+@given(layouts(), st.integers(0, 5))
 def test_every_row_comes_once_an_epoch_from_any_number_of_workers_and_replicas(layout, epoch):
     rows = [row for batch in epoch_of(readers(layout), epoch) for row in batch]
     assert sorted(rows) == list(range(layout[0]))

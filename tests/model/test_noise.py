@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vaedist.model import noise
-from vaedist.model.noise import POSTERIOR, row_bits, row_normal, row_uniform
+from vaedist.model.noise import POSTERIOR, numbered_bits, pixel_uniform, row_bits, row_normal, row_uniform
 
 STREAMS = [
     noise.POSTERIOR, noise.OBSERVATION, noise.EVALUATION, noise.EVALUATION_OBSERVATION, noise.PRIOR, noise.IMPORTANCE,
@@ -56,6 +56,24 @@ def test_xla_draws_the_same_numbers(width):
     np.testing.assert_array_equal(draw_compiled("bits", 11, 5, 6, width), eager)
     eager = draw(row_normal, seed=7, step=11, first_row=5, rows=6, width=width)
     np.testing.assert_allclose(draw_compiled("normal", 11, 5, 6, width), eager, atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=30)
+@given(
+    st.integers(0, 2**31 - 1), st.integers(0, 2**40), st.integers(0, 10**10), st.integers(1, 9), st.permutations(range(6))
+)
+def test_rows_of_any_numbers_have_the_bits_of_neighbouring_ones(seed, step, first, width, order):
+    whole = row_bits(seed, POSTERIOR, step, first, 6, width).numpy()
+    found = numbered_bits(seed, POSTERIOR, step, first + np.array(order), width).numpy()
+    np.testing.assert_array_equal(found, whole[list(order)])
+
+
+def test_pixels_are_drawn_alike_in_xla_for_rows_of_any_numbers():
+    numbers = np.random.default_rng(0).integers(0, 2**40, 50)
+    drawn = tf.function(pixel_uniform, jit_compile=True)(tf.constant(numbers), 21).numpy()
+    np.testing.assert_array_equal(drawn, pixel_uniform(numbers, 21))
+    np.testing.assert_array_equal(drawn[7], pixel_uniform(numbers[7:8], 21)[0])
+    assert abs(drawn.mean() - 0.5) < 4 / math.sqrt(12 * drawn.size)
 
 
 def test_another_seed_stream_step_or_row_gives_other_numbers():

@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from vaedist.errors import NoiseError
 from vaedist.model import VAE
-from vaedist.model.observations import Binned, Dequantised, Dynamic, Scaled, Threshold
+from vaedist.model.observations import Binned, Dequantised, Dynamic, Fixed, Scaled, Threshold
 
-ALL = [Scaled(), Binned(), Dequantised(), Threshold(), Dynamic()]
+ALL = [Scaled(), Binned(), Dequantised(), Threshold(), Dynamic(), Fixed()]
 pixels = hnp.arrays(np.uint8, (2, 5))
 LEVELS = np.arange(256, dtype=np.uint8)[None]
 
@@ -22,7 +23,7 @@ def uniform(seed, shape):
 @given(images=pixels, seed=st.integers(0, 2**31))
 def test_x_is_float32_in_0_to_1_and_noise_matters_to_noisy_ones_only(observation, images, seed):
     noise = uniform(seed, images.shape)
-    quiet, noised = observation(images).numpy(), observation(images, noise).numpy()
+    quiet, noised = observation(images, 0.5).numpy(), observation(images, noise).numpy()
     for x in (quiet, noised):
         assert x.dtype == np.float32
         assert x.min() >= 0
@@ -40,7 +41,19 @@ def test_scaled_pixels_are_over_255_and_binned_ones_in_the_middle_of_256_bins():
 def test_dequantised_pixels_are_spread_over_their_own_bins(images, seed):
     noise = uniform(seed, images.shape)
     np.testing.assert_allclose(Dequantised()(images, noise) * 256, images + noise, atol=1e-4)
-    np.testing.assert_allclose(Dequantised()(images) * 256, images + 0.5, atol=1e-4)
+    np.testing.assert_allclose(Dequantised()(images, 0.5) * 256, images + 0.5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"binarize": "dynamic"}, {"binarize": "fixed"}, {"likelihood": "continuous_bernoulli"}], ids=str
+)
+def test_pixels_that_are_drawn_are_never_taken_without_noise(arguments):
+    model, images = VAE((2, 2, 1), hidden=3, latent=2, flow_depth=0, **arguments), np.full((3, 2, 2, 1), 90, np.uint8)
+    for call in (model, model.observe):
+        with pytest.raises(NoiseError, match="noise is missing: this model's pixels are"):
+            call(images)
+    assert np.isfinite(model(images, noise=0.5).log_px.numpy()).all()
+    assert np.isfinite(model(images, noise=uniform(0, (3, 4))).log_px.numpy()).all()
 
 
 def test_a_threshold_parts_at_a_half():
@@ -53,7 +66,7 @@ def test_dynamic_pixels_are_1_as_often_as_they_are_bright():
     expected = LEVELS[0] / 255
     assert (np.abs(often - expected) < 5 * np.sqrt(expected * (1 - expected) / len(noise)) + 1e-9).all()
     assert (often[0], often[255]) == (0, 1)
-    np.testing.assert_array_equal(Dynamic()(LEVELS), Threshold()(LEVELS))
+    np.testing.assert_array_equal(Dynamic()(LEVELS, 0.5), Threshold()(LEVELS))
 
 
 @pytest.mark.parametrize(
@@ -62,6 +75,7 @@ def test_dynamic_pixels_are_1_as_often_as_they_are_bright():
         ("bernoulli", "none", None, False),
         ("bernoulli", "threshold", 1, False),
         ("bernoulli", "dynamic", 1, True),
+        ("bernoulli", "fixed", 1, True),
         ("continuous_bernoulli", "none", 256, True),
         ("gaussian", "none", 256, True),
         ("discretized_logistic", "none", 1, False),
@@ -70,6 +84,6 @@ def test_dynamic_pixels_are_1_as_often_as_they_are_bright():
 def test_a_model_knows_whether_it_has_bits_per_dim(likelihood, binarize, levels, noisy):
     model = VAE((2, 2, 1), hidden=3, latent=2, flow_depth=0, likelihood=likelihood, binarize=binarize)
     assert (model.levels, model.noisy) == (levels, noisy)
-    x = model.observe(np.array([[[[0], [100]], [[200], [255]]]], np.uint8)).numpy()
+    x = model.observe(np.array([[[[0], [100]], [[200], [255]]]], np.uint8), 0.5).numpy()
     assert x.shape == (1, 4)
     assert (set(np.unique(x)) <= {0.0, 1.0}) == (binarize != "none")

@@ -10,6 +10,7 @@ from vaedist.objective import bound
 SHAPE = (2, 3, 3)
 LIKELIHOODS = ["bernoulli", "gaussian"]
 SIZES = {"hidden": 9, "latent": 4, "flow_width": 7}
+MIDDLE = 0.5  # noise of pixels, where the likelihood takes any
 
 
 def vae(depth=3, *, spread=None, dtype="float64", shape=SHAPE, **kwargs):
@@ -40,14 +41,14 @@ def log_normal_density(x, mu, sigma):
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_at_depth_0_the_elbo_is_that_of_a_gaussian_vae(likelihood):
     model, x, eps = vae(0, spread=0.4, likelihood=likelihood), images(5), normal(5, 4)
-    output = model(x, eps)
-    encoding = model.encode(model.observe(x))
+    output = model(x, eps, noise=MIDDLE)
+    encoding = model.encode(model.observe(x, MIDDLE))
     mu, sigma = encoding.mu.numpy(), np.exp(encoding.log_sigma)
     z = mu + sigma * eps.numpy()
     np.testing.assert_allclose(output.posterior.z, z, atol=1e-12)
     np.testing.assert_allclose(output.posterior.log_q, log_normal_density(z, mu, sigma), atol=1e-10)
     expected_kl = (log_normal_density(z, mu, sigma) - log_normal_density(z, 0.0, 1.0)).sum(axis=1)
-    expected_log_px = model.likelihood.log_prob(model.decoder(z), model.observe(x)).numpy()
+    expected_log_px = model.likelihood.log_prob(model.decoder(z), model.observe(x, MIDDLE)).numpy()
     np.testing.assert_allclose(bound(output).kl, expected_kl, atol=1e-10)
     np.testing.assert_allclose(bound(output).elbo, expected_log_px - expected_kl, atol=1e-9)
 
@@ -84,9 +85,9 @@ def test_the_posterior_density_over_the_whole_plane_integrates_to_1():
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_an_images_score_depends_on_no_other_image(likelihood):
     model, x, eps = vae(3, spread=0.4, likelihood=likelihood), images(4), normal(4, 4).numpy()
-    together = bound(model(x, eps))
+    together = bound(model(x, eps, noise=MIDDLE))
     for i in range(4):
-        alone = bound(model(x[i : i + 1], eps[i : i + 1]))
+        alone = bound(model(x[i : i + 1], eps[i : i + 1], noise=MIDDLE))
         for whole, single in zip(together, alone, strict=True):
             np.testing.assert_allclose(whole[i : i + 1], single, atol=1e-9)
 
@@ -96,7 +97,7 @@ def test_an_images_score_depends_on_no_other_image(likelihood):
 def test_every_weight_has_a_gradient_from_the_elbo(depth, likelihood):
     model = vae(depth, spread=0.4, likelihood=likelihood)
     with tf.GradientTape() as tape:
-        loss = -tf.reduce_sum(bound(model(images(6), normal(6, 4))).elbo)
+        loss = -tf.reduce_sum(bound(model(images(6), normal(6, 4), noise=MIDDLE)).elbo)
     weights = [w.value for w in model.trainable_variables]
     without = [
         w.path
@@ -135,7 +136,7 @@ def test_chapter_fault_the_gaussian_decoder_does_not_take_the_encoders_place():
     paths = [w.path for w in model.weights]
     assert len(set(paths)) == len(paths) == 4 + len(model.flow.weights) + 4
 
-    x = model.observe(images(3))
+    x = model.observe(images(3), MIDDLE)
     before, raw = model.encode(x), model.decoder(normal(3, 4))
     for w in model.decoder.weights:
         w.assign(w + 1.0)
@@ -212,7 +213,7 @@ def test_dequantisation_noise_moves_x_within_its_bin_and_moves_only_a_density():
     np.testing.assert_array_equal(np.floor(gaussian.observe(x, noise).numpy() * 256), x.reshape(3, -1))
     np.testing.assert_array_equal(bernoulli.observe(x, noise), bernoulli.observe(x))
     eps = normal(3, 4)
-    assert (gaussian(x, eps, noise).log_px.numpy() != gaussian(x, eps).log_px.numpy()).all()
+    assert (gaussian(x, eps, noise).log_px.numpy() != gaussian(x, eps, noise=MIDDLE).log_px.numpy()).all()
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
@@ -228,7 +229,7 @@ def test_extreme_encodings_and_logits_give_finite_scores_and_gradients(likelihoo
     model.decoder.out.bias.assign(bias)
     model.decoder.out.kernel.assign(model.decoder.out.kernel * 0.01)  # or log sigma of pixels explodes with z
     with tf.GradientTape() as tape:
-        parts = bound(model(images(3), normal(3, 4, dtype=np.float32)))
+        parts = bound(model(images(3), normal(3, 4, dtype=np.float32), noise=MIDDLE))
         loss = tf.reduce_sum(parts.elbo)
     for part in parts:
         assert np.isfinite(part).all()

@@ -7,7 +7,7 @@ import tensorflow as tf
 from vaedist.data.manifest import load_manifest
 from vaedist.data.rows import SplitRows
 from vaedist.model import VAE
-from vaedist.model.noise import EVALUATION_OBSERVATION, IMPORTANCE, row_normal, row_uniform
+from vaedist.model.noise import IMPORTANCE, pixel_uniform, row_normal
 from vaedist.objective import bits_per_dim, bound, effective_sample_size, importance_bounds, kl_per_unit
 from vaedist.training import importance
 from vaedist.training.importance import ImportanceEvaluator
@@ -48,7 +48,7 @@ def one_by_one(made, evaluator, images):
         first, place = divmod(number, evaluator.block)
         noise = None
         if made.noisy:
-            noise = row_uniform(SEED, EVALUATION_OBSERVATION, 0, number, 1, made.pixels)
+            noise = pixel_uniform(evaluator.rows.numbers(number, number + 1), made.pixels)
         draws = []
         for t in range(evaluator.rounds):
             block = row_normal(

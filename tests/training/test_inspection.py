@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vaedist.model import VAE
-from vaedist.model.noise import EVALUATION_OBSERVATION, INSPECTION, row_normal, row_uniform
+from vaedist.model.noise import INSPECTION, pixel_uniform, row_normal
 from vaedist.objective import active_units, kl_per_unit, latent_moments
 from vaedist.training import inspection
 from vaedist.training.recorder import STATISTICS_IMAGES
@@ -22,7 +22,7 @@ def test_statistics_of_the_latents_are_those_of_samples_taken_one_by_one(binariz
 
     found = inspection.latent_statistics(model, images, samples=4, seed=SEED)
 
-    noise = row_uniform(SEED, EVALUATION_OBSERVATION, 0, 0, 21, model.pixels) if model.noisy else None
+    noise = pixel_uniform(np.arange(21), model.pixels) if model.noisy else None
     encoding = model.encode(model.observe(images, noise))
     draws = [model.sample_posterior(encoding, row_normal(SEED, INSPECTION, k, 0, 21, 5)) for k in range(4)]
     sums, squares = (sum(draw.z.numpy().astype(np.float64) ** power for draw in draws) for power in (1, 2))

@@ -70,10 +70,11 @@ class DataSection(Section):
         description="Data set made by `vaedist data prepare`: a folder or a pyarrow filesystem URI.",
     )
     verify: bool = Field(default=True, description="Check every shard's SHA-256 before the run starts.")
-    binarize: Literal["none", "threshold", "dynamic"] = Field(
+    binarize: Literal["none", "threshold", "dynamic", "fixed"] = Field(
         default="none",
         description="Make the pixels of grey images 0 or 1, for the likelihood 'bernoulli': those above half, or each "
-        "with the probability pixel / 255, drawn afresh in every epoch.",
+        "with the probability pixel / 255, drawn afresh in every epoch of training, or once for each image. Evaluation "
+        "draws once for each image either way, by a seed that is not the run's.",
     )
 
 

@@ -78,6 +78,10 @@ class LanePlan:
         """Rows that a lane holds."""
         return shard_rows(self.rows, self.lanes, lane)
 
+    def numbers(self, lane: int, rows: np.ndarray) -> np.ndarray:
+        """Numbers in the split of some rows of a lane: row r of lane l of S is number r S + l, as it was dealt."""
+        return split_numbers(self.lanes, lane, rows)
+
     def slice(self, step: int) -> Slice:
         """This worker's part of batch `step` of an epoch."""
         first = step * self.global_batch
@@ -87,6 +91,11 @@ class LanePlan:
         before = int((stop - start)[: self.owned.start].sum())
         own = slice(self.owned.start, self.owned.stop)
         return Slice(start[own], stop[own], before)
+
+
+def split_numbers(lanes: int, lane: int, rows: np.ndarray) -> np.ndarray:
+    """Numbers, in their split, of some rows of one of its lanes; they do not depend on how many lanes there are."""
+    return rows * lanes + lane
 
 
 def lane_order(seed: int, epoch: int, lane: int, rows: int) -> np.ndarray:

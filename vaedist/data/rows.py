@@ -6,6 +6,7 @@ from threading import Lock
 
 import numpy as np
 
+from vaedist.data.lanes import split_numbers
 from vaedist.data.manifest import Manifest, SplitName
 from vaedist.data.shards import ShardArrays, open_split
 from vaedist.errors import DataError
@@ -51,6 +52,12 @@ class SplitRows:
             return np.concatenate(
                 [self._open[n].images[max(start - firsts[n], 0) : stop - firsts[n]] for n in needed], axis=0
             )
+
+    def numbers(self, start: int, stop: int) -> np.ndarray:
+        """Numbers in the split, see `LanePlan`, of the rows that `read` gives, [n], int64."""
+        places = np.arange(start, min(stop, self.rows))
+        lanes = np.searchsorted(self._ends, places, side="right")
+        return split_numbers(len(self._ends), lanes, places - np.array([0, *self._ends])[lanes])
 
     def _shard(self, number: int) -> ShardArrays:
         if number in self._open:

@@ -22,6 +22,7 @@ class Chunk:
     images: [replicas, K, Q, D], uint8; rows beyond a replica's count are zero.
     first_rows: [replicas, K], int64, number within the global batch of each replica's first row.
     counts: [replicas, K], int32, rows that each replica has.
+    numbers: [replicas, K, Q], int64, number of each row in its split, see `LanePlan`; 0 beyond a replica's count.
     """
 
     epoch: int
@@ -30,6 +31,7 @@ class Chunk:
     images: np.ndarray
     first_rows: np.ndarray
     counts: np.ndarray
+    numbers: np.ndarray
 
 
 class LaneReader:
@@ -54,11 +56,15 @@ class LaneReader:
         images = np.empty((self.replicas, capacity, self.local_batch, pixels), np.uint8)
         first_rows = np.zeros((self.replicas, capacity), np.int64)
         counts = np.zeros((self.replicas, capacity), np.int32)
+        numbers = np.zeros((self.replicas, capacity, self.local_batch), np.int64)
         orders = self._order(epoch)
         for k in range(steps):
             part = self.plan.slice(first_step + k)
-            runs = zip(self.lanes, orders, part.start.tolist(), part.stop.tolist(), strict=True)
-            rows = [(lane, order[a:b]) for lane, order, a, b in runs if b > a]
+            runs = list(zip(self.lanes, self.plan.owned, orders, part.start.tolist(), part.stop.tolist(), strict=True))
+            rows = [(lane, order[a:b]) for lane, _, order, a, b in runs if b > a]
+            numbered = np.zeros(self.replicas * self.local_batch, np.int64)
+            numbered[: part.rows] = np.concatenate([self.plan.numbers(n, order[a:b]) for _, n, order, a, b in runs])
+            numbers[:, k] = numbered.reshape(self.replicas, self.local_batch)
             starts = np.arange(self.replicas) * self.local_batch
             first_rows[:, k] = part.first_row + starts
             counts[:, k] = np.clip(part.rows - starts, 0, self.local_batch)
@@ -68,7 +74,7 @@ class LaneReader:
                 whole = np.empty((self.replicas * self.local_batch, pixels), np.uint8)
                 _gather(rows, whole)
                 images[:, k] = whole.reshape(self.replicas, self.local_batch, pixels)
-        return Chunk(epoch, first_step, steps, images, first_rows, counts)
+        return Chunk(epoch, first_step, steps, images, first_rows, counts, numbers)
 
     def _order(self, epoch: int) -> list[np.ndarray]:
         """The order of each owned lane in an epoch; the newest epoch's is kept."""

@@ -6,33 +6,47 @@ What is done to them decides what log p(x|z) means, and so whether there are bit
   log P(pixel) >= E_u log p((pixel + u) / 256) - log 256 (Theis et al. 2016, section 3.1, by Jensen's inequality);
 - x that takes a few values only, scored by a distribution over these, needs nothing added;
 - a grey value in [0, 1] scored by the cross-entropy is neither.
+
+Where x is drawn, the noise is always given: an x without it would be another one than the model is trained and tested
+on, and scores better (a threshold in the place of random pixels, or the middle of a bin).
 """
 
 from typing import Any, Protocol
 
 from keras import ops
 
+from vaedist.errors import NoiseError
+
 
 class Observation(Protocol):
     """Pixels to x.
 
+    shown: what x is, in words; models whose x is the same, and no others, can be compared on the same images.
     noisy: whether it is to be given noise.
+    fixed: whether training takes the noise of evaluation too, so that an image is always the same.
     levels: into how many bins [0, 1] is cut, over which x is spread: bits/dim adds log2(levels). 1 where x is discrete
         and log p(x|z) the logarithm of a probability; None where it is neither that nor a density.
     """
 
+    shown: str
     noisy: bool
+    fixed: bool
     levels: int | None
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
-        """uint8 pixels [B, D] and, if `noisy`, uniform noise [B, D] in (0, 1) -> x [B, D] in [0, 1], float32."""
+        """uint8 pixels [B, D] and, if `noisy`, uniform noise [B, D] in (0, 1) -> x [B, D] in [0, 1], float32.
+
+        Raises:
+            NoiseError: it is `noisy`, and no noise is given.
+        """
         ...
 
 
 class Scaled:
     """x = pixel / 255."""
 
-    noisy = False
+    shown = "grey values in [0, 1]"
+    noisy = fixed = False
     levels: int | None = None
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
@@ -43,7 +57,8 @@ class Scaled:
 class Binned:
     """x = (pixel + 1/2) / 256, the middle of one of 256 bins."""
 
-    noisy = False
+    shown = "256 levels"
+    noisy = fixed = False
     levels: int | None = 1
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
@@ -54,19 +69,21 @@ class Binned:
 class Dequantised:
     """x = (pixel + u) / 256 with u uniform in (0, 1), so that no density grows without bound on exact values."""
 
-    noisy = True
+    shown = "dequantised pixels"
+    noisy, fixed = True, False
     levels: int | None = 256
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
-        """Pixels spread over their bins; the middle of each bin where there is no noise."""
-        offset = 0.5 if noise is None else ops.cast(noise, "float32")
-        return (ops.cast(pixels, "float32") + offset) / 256.0
+        """Pixels spread over their bins; noise = 0.5 takes the middle of each."""
+        _require(noise, "dequantised: its likelihood is a density")
+        return (ops.cast(pixels, "float32") + ops.cast(noise, "float32")) / 256.0
 
 
 class Threshold:
     """x = 1 where pixel / 255 is above 1/2, else 0."""
 
-    noisy = False
+    shown = "pixels above one half"
+    noisy = fixed = False
     levels: int | None = 1
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
@@ -75,15 +92,35 @@ class Threshold:
 
 
 class Dynamic:
-    """x = 1 with probability pixel / 255, drawn afresh each time (Salakhutdinov and Murray 2008)."""
+    """x = 1 with probability pixel / 255, drawn afresh in each epoch of training (Salakhutdinov and Murray 2008)."""
 
-    noisy = True
+    shown = "binary pixels drawn once for each image"  # which is what evaluation sees
+    noisy, fixed = True, False
     levels: int | None = 1
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
-        """Binary pixels; those that are likelier, as by `Threshold`, where there is no noise."""
-        level = 0.5 if noise is None else ops.cast(noise, "float32")
-        return ops.cast(ops.cast(pixels, "float32") > 255.0 * level, "float32")
+        """Binary pixels; noise = 0.5 takes the likelier value of each, as `Threshold` does."""
+        _require(noise, "binarised at random (data.binarize)")
+        return ops.cast(ops.cast(pixels, "float32") > 255.0 * ops.cast(noise, "float32"), "float32")
 
 
-BINARIZE: dict[str, Observation | None] = {"none": None, "threshold": Threshold(), "dynamic": Dynamic()}
+class Fixed(Dynamic):
+    """x = 1 with probability pixel / 255, drawn once for each image, of training too (Larochelle and Murray 2011)."""
+
+    fixed = True
+
+
+BINARIZE: dict[str, Observation | None] = {
+    "none": None,
+    "threshold": Threshold(),
+    "dynamic": Dynamic(),
+    "fixed": Fixed(),
+}
+
+
+def _require(noise: Any, how: str) -> None:
+    if noise is None:
+        raise NoiseError(
+            f"noise is missing: this model's pixels are {how}; give uniform noise in (0, 1) of shape [B, D], as "
+            "Run.pixel_noise gives it, or noise=0.5 for its middle"
+        )

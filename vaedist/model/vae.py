@@ -90,7 +90,7 @@ class VAE(keras.Model):
         hidden: units of the hidden layer of encoder and decoder.
         latent: number of latents.
         likelihood: a key of `LIKELIHOODS`.
-        binarize: "none", or "threshold" or "dynamic" to see pixels as 0 or 1; for the likelihood "bernoulli".
+        binarize: "none", or "threshold", "dynamic" or "fixed" to see pixels as 0 or 1; for the likelihood "bernoulli".
         flow_depth: number of flow steps; 0 is the plain VAE.
         flow_width, flow_layers: hidden layers of each step's autoregressive network.
         flow_transform: what a step does, "gated", "affine" or "location"; see `transforms`.
@@ -173,7 +173,11 @@ class VAE(keras.Model):
         return {**self._arguments, "name": self.name, "dtype": self.dtype_policy.name}
 
     def observe(self, images: Any, noise: Any = None) -> Any:
-        """uint8 images [B, H, W, C] -> x [B, D] in [0, 1], with uniform noise [B, D] where the model is `noisy`."""
+        """uint8 images [B, H, W, C] -> x [B, D] in [0, 1], with uniform noise [B, D] where the model is `noisy`.
+
+        Raises:
+            NoiseError: the model is `noisy`, and no noise is given.
+        """
         x = self.observation(ops.reshape(images, (-1, self.pixels)), noise)
         return ops.cast(x, self.compute_dtype)
 
@@ -207,7 +211,10 @@ class VAE(keras.Model):
         Args:
             images: [B, H, W, C], uint8.
             eps: standard normal noise [B, latent]; drawn when not given.
-            noise: uniform noise [B, D] where the model is `noisy`; without it pixels are seen at their middle.
+            noise: uniform noise [B, D] where the model is `noisy`, or 0.5 to see pixels at its middle.
+
+        Raises:
+            NoiseError: the model is `noisy`, and no noise is given.
         """
         x = self.observe(images, noise)
         encoding = self.encode(x)

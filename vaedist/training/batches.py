@@ -5,18 +5,21 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from vaedist.model import VAE, VAEOutput
+from vaedist.model.noise import OBSERVATION, pixel_uniform, row_uniform
 from vaedist.objective import bound
 
 
 class Batch(NamedTuple):
     """A replica's part of one global batch.
 
-    images [Q, D], uint8; first_row, number of the first one within the global batch; count, how many are real.
+    images [Q, D], uint8; first_row, number of the first one within the global batch; count, how many are real;
+    numbers [Q], int64, of the rows in their split.
     """
 
     images: Any
     first_row: Any
     count: Any
+    numbers: Any
 
     @property
     def real(self) -> Any:
@@ -30,6 +33,18 @@ def column_names(model: VAE) -> tuple[str, ...]:
     return (
         "rows", "elbo", "reconstruction", "kl", *(f"log_det_{t}" for t in steps), *(f"{scale}_{t}" for t in steps),
     )  # fmt: skip
+
+
+def evaluation_noise(model: VAE, numbers: Any) -> Any:
+    """Noise of the pixels of some rows of a split, [B, D], in every test pass, evaluation and picture; or None."""
+    return pixel_uniform(numbers, model.pixels) if model.noisy else None
+
+
+def training_noise(model: VAE, seed: int, step: Any, first_row: Any, numbers: Any) -> Any:
+    """Noise of the pixels in a training step, [B, D]: drawn afresh, unless binarisation is fixed; or None."""
+    if not model.noisy or model.observation.fixed:
+        return evaluation_noise(model, numbers)
+    return row_uniform(seed, OBSERVATION, step, first_row, numbers.shape[0], model.pixels)
 
 
 def score(model: VAE, batch: Batch, eps: Any, noise: Any) -> VAEOutput:

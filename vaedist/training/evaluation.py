@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from vaedist.data.stream import Chunk, LaneReader, read_ahead
 from vaedist.model import VAE
-from vaedist.model.noise import EVALUATION, EVALUATION_OBSERVATION, row_normal, row_uniform
+from vaedist.model.noise import EVALUATION, row_normal
 from vaedist.objective import bits_per_dim
-from vaedist.training.batches import Batch, column_names, row_sums, score
+from vaedist.training.batches import Batch, column_names, evaluation_noise, row_sums, score
 from vaedist.training.compiled import compiled, scalar, traced
 from vaedist.training.strategy import per_replica
 
@@ -24,7 +24,8 @@ class Evaluator:
         model: made under the strategy's scope.
         strategy: whose replicas share the work.
         reader: this worker's rows of the split, in stored order.
-        seed: key of the noise; together with the epoch and a row's place it decides the row's sample.
+        seed: key of the noise of z; together with the epoch and a row's place it decides the row's sample. The noise
+            of its pixels is that of every evaluation.
     """
 
     def __init__(self, model: VAE, strategy: Any, reader: LaneReader, *, seed: int) -> None:
@@ -59,7 +60,7 @@ class Evaluator:
 
     def _evaluate(self, chunk: Chunk, epoch: int) -> np.ndarray:
         """Sums over a chunk's rows, a row a local replica, [replicas, columns]."""
-        parts = (chunk.images, chunk.first_rows, chunk.counts)
+        parts = (chunk.images, chunk.first_rows, chunk.counts, chunk.numbers)
         batches = Batch(*(per_replica(self.strategy, part) for part in parts))
         first = scalar(epoch * self.reader.plan.steps + chunk.first_step, tf.int64)
         sums = self._call(batches, tf.constant(chunk.steps), first)
@@ -79,10 +80,7 @@ class Evaluator:
             batch, step = Batch(*(part[k] for part in batches)), first_step + tf.cast(k, tf.int64)
             rows = batch.images.shape[0]
             eps = row_normal(self.seed, EVALUATION, step, batch.first_row, rows, self.model.latent)
-            noise = None
-            if self.model.noisy:  # the same images in every epoch
-                place = step % self.reader.plan.steps
-                noise = row_uniform(self.seed, EVALUATION_OBSERVATION, place, batch.first_row, rows, self.model.pixels)
+            noise = evaluation_noise(self.model, batch.numbers)
             return k + 1, total + tf.cast(row_sums(batch, score(self.model, batch, eps, noise)), tf.float64)
 
         start = (tf.constant(0), tf.zeros(len(self.names), tf.float64))

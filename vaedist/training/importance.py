@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from vaedist.data.rows import SplitRows
 from vaedist.model import VAE, Encoding
-from vaedist.model.noise import EVALUATION_OBSERVATION, IMPORTANCE, row_normal, row_uniform
+from vaedist.model.noise import IMPORTANCE, row_normal
 from vaedist.objective import (
     LatentMoments,
     active_units,
@@ -27,6 +27,7 @@ from vaedist.objective import (
     kl_per_unit,
     latent_moments,
 )
+from vaedist.training.batches import evaluation_noise
 from vaedist.training.compiled import compiled, program_text
 
 BLOCK_BYTES = 24 << 20  # of the decoder's output at a time
@@ -110,7 +111,7 @@ class ImportanceEvaluator:
         model: with the weights to be evaluated.
         rows: the images.
         samples: K, of z for each image.
-        seed: key of the noise.
+        seed: key of the noise of z; that of the pixels is the same in every evaluation.
     """
 
     def __init__(self, model: VAE, rows: SplitRows, *, samples: int, seed: int) -> None:
@@ -136,9 +137,10 @@ class ImportanceEvaluator:
         images = self.rows.read(first, first + self.block)
         count, padded = len(images), np.zeros((self.block, *images.shape[1:]), np.uint8)
         padded[:count] = images
-        log_w, reconstruction, sums, squares, units = (
-            part.numpy()[:count] for part in self._score(tf.constant(padded), tf.constant(first, tf.int64))
-        )
+        numbers = np.zeros(self.block, np.int64)
+        numbers[:count] = self.rows.numbers(first, first + self.block)
+        parts = self._score(tf.constant(padded), tf.constant(first, tf.int64), tf.constant(numbers))
+        log_w, reconstruction, sums, squares, units = (part.numpy()[:count] for part in parts)
         return BlockScores(
             np.stack(list(importance_bounds(log_w).values()), axis=1),
             reconstruction / self.samples,
@@ -156,7 +158,7 @@ class ImportanceEvaluator:
     def program(self) -> str:
         """XLA's optimized text of what scores a block; the samples of a round are the body of its loop."""
         images = tf.zeros((self.block, *self.model.image_shape), tf.uint8)
-        return program_text(self._score, images, tf.constant(0, tf.int64))
+        return program_text(self._score, images, tf.constant(0, tf.int64), tf.zeros(self.block, tf.int64))
 
     def summary(self, scores: Sequence[BlockScores]) -> Evaluation:
         """The means over all images, from the scores of all blocks in their order."""
@@ -180,17 +182,14 @@ class ImportanceEvaluator:
             kl_per_unit=tuple((np.sum([block.kl_per_unit for block in scores], axis=0) / len(bounds)).tolist()),
         )
 
-    def _rounds(self, images: Any, first: Any) -> tuple[Any, ...]:
-        """All samples of a block's images.
+    def _rounds(self, images: Any, first: Any, numbers: Any) -> tuple[Any, ...]:
+        """All samples of a block's images, whose rows have numbers in their split.
 
         Returns:
             log w, [B, K]; sums over the samples: log p(x|z), [B], and z, z^2 and the KL by unit, [B, latent], float64.
         """
-        model, noise = self.model, None
-        rows, latent = self.block, model.latent
-        if model.noisy:  # an image is the same in every evaluation
-            noise = row_uniform(self.seed, EVALUATION_OBSERVATION, 0, first, rows, model.pixels)
-        x = model.observe(images, noise)
+        model, rows, latent = self.model, self.block, self.model.latent
+        x = model.observe(images, evaluation_noise(model, numbers))
         encoding = Encoding(*(part[:, None] for part in model.encode(x)))
 
         def take(t: Any, log_w: Any, *totals: Any) -> tuple[Any, ...]:

@@ -1,6 +1,8 @@
 """What a model shows of itself: reconstructions, samples, interpolations, and how much its latents carry.
 
-All of it is drawn from fixed noise, so that pictures of different epochs can be compared.
+All of it is drawn from fixed noise, so that pictures of different epochs can be compared. Where pixels are seen through
+noise, image i of what is given is seen as row i of a split is in every evaluation (see `pixel_uniform`): the first test
+images, of which sheets are made, are the very pixels that the test pass scores.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -9,8 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from vaedist.model import VAE, Posterior
-from vaedist.model.noise import EVALUATION_OBSERVATION, INSPECTION, PIXELS, PRIOR, row_normal, row_uniform
+from vaedist.model.noise import INSPECTION, PIXELS, PRIOR, row_normal, row_uniform
 from vaedist.objective import Bound, active_units, bound, kl_per_unit, latent_moments
+from vaedist.training.batches import evaluation_noise
 from vaedist.training.compiled import compiled, traced
 
 BLOCK = 256  # images at a time
@@ -40,8 +43,13 @@ def reconstruct(model: VAE, images: np.ndarray, *, seed: int = 0) -> np.ndarray:
 
 
 def observed(model: VAE, images: np.ndarray) -> np.ndarray:
-    """What the model sees of uint8 images [n, H, W, C], float32 in [0, 1]: black and white, where it binarizes."""
-    return _in_blocks(images, lambda block, _: tf.reshape(model.observe(block), block.shape))
+    """The x that `posterior` encodes of uint8 images [n, H, W, C], float32 in [0, 1]; binary, where it binarizes."""
+    return _in_blocks(images, lambda block, first: tf.reshape(_observed(model, block, first), block.shape))
+
+
+def pixel_noise(model: VAE, count: int) -> np.ndarray | None:
+    """The noise through which `count` images are seen here, [count, D]; None where a model takes none."""
+    return evaluation_noise(model, tf.range(count, dtype=tf.int64)).numpy() if model.noisy else None
 
 
 def score(model: VAE, images: np.ndarray, *, seed: int = 0) -> Bound:
@@ -105,7 +113,7 @@ def _latent_sums(model: VAE, images: Any, seed: int, samples: int, first: Any) -
         parts = draw.z, tf.square(draw.z), kl_per_unit(draw)
         return k + 1, *(total + tf.cast(part, tf.float64) for total, part in zip(totals, parts, strict=True))
 
-    encoding = model.encode(model.observe(images, _noise(model, images, seed, first)))
+    encoding = model.encode(_observed(model, images, first))
     start = tf.constant(0), *(tf.zeros((rows, latent), tf.float64) for _ in range(3))
     _, *sums = tf.while_loop(lambda k, *_: k < samples, take, start, maximum_iterations=samples)
     return tuple(sums)
@@ -114,19 +122,23 @@ def _latent_sums(model: VAE, images: Any, seed: int, samples: int, first: Any) -
 @traced
 def _posterior(model: VAE, images: Any, seed: int, first: Any) -> Posterior:
     eps = row_normal(seed, INSPECTION, 0, first, images.shape[0], model.latent)
-    return model.sample_posterior(model.encode(model.observe(images, _noise(model, images, seed, first))), eps)
+    return model.sample_posterior(model.encode(_observed(model, images, first)), eps)
 
 
 @traced
 def _score(model: VAE, images: Any, seed: int, first: Any) -> Bound:
     eps = row_normal(seed, INSPECTION, 0, first, images.shape[0], model.latent)
-    return bound(model(images, eps, _noise(model, images, seed, first)))
+    return bound(model(images, eps, _noise(model, images, first)))
 
 
-def _noise(model: VAE, images: Any, seed: int, first: Any) -> Any:
-    """For models that see pixels through noise: the same for all draws of an image."""
-    rows = images.shape[0]
-    return row_uniform(seed, EVALUATION_OBSERVATION, 0, first, rows, model.pixels) if model.noisy else None
+def _observed(model: VAE, images: Any, first: Any) -> Any:
+    """x of a block of images, [B, D]."""
+    return model.observe(images, _noise(model, images, first))
+
+
+def _noise(model: VAE, images: Any, first: Any) -> Any:
+    numbers = tf.cast(first, tf.int64) + tf.range(images.shape[0], dtype=tf.int64)
+    return evaluation_noise(model, numbers)
 
 
 def _in_blocks(rows: np.ndarray, function: Any) -> Any:

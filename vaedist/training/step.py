@@ -14,10 +14,10 @@ import tensorflow as tf
 
 from vaedist.data.stream import Chunk
 from vaedist.model import VAE, VAEOutput
-from vaedist.model.noise import OBSERVATION, POSTERIOR, row_normal, row_uniform
+from vaedist.model.noise import POSTERIOR, row_normal
 from vaedist.model.products import products_seen
 from vaedist.objective import Objective, bound
-from vaedist.training.batches import Batch, column_names, row_sums, score
+from vaedist.training.batches import Batch, column_names, row_sums, score, training_noise
 from vaedist.training.compiled import compiled, program_text, scalar, traced
 from vaedist.training.optimizer import Optimizer
 from vaedist.training.packing import Factors, Packing
@@ -127,7 +127,7 @@ class TrainStep:
 
     def _on_devices(self, chunk: Chunk) -> Batch:
         """The batches of a chunk, each replica's part on its device."""
-        parts = (chunk.images, chunk.first_rows, chunk.counts)
+        parts = (chunk.images, chunk.first_rows, chunk.counts, chunk.numbers)
         return Batch(*(per_replica(self.strategy, part) for part in parts))
 
     def _alone(self, batches: Batch, steps: Any, first_step: Any, stop: Any) -> Any:
@@ -176,11 +176,9 @@ class TrainStep:
 
     def _output(self, batch: Batch, step: Any) -> VAEOutput:
         """The model's output for this replica's part of a batch, with the noise of its rows."""
-        rows, noise = batch.images.shape[0], None
         with tf.name_scope("noise"):
-            eps = row_normal(self.seed, POSTERIOR, step, batch.first_row, rows, self.model.latent)
-            if self.model.noisy:
-                noise = row_uniform(self.seed, OBSERVATION, step, batch.first_row, rows, self.model.pixels)
+            eps = row_normal(self.seed, POSTERIOR, step, batch.first_row, batch.images.shape[0], self.model.latent)
+            noise = training_noise(self.model, self.seed, step, batch.first_row, batch.numbers)
         return score(self.model, batch, eps, noise)
 
     def _sum_groups(self, batch: Batch, output: VAEOutput) -> Any:
@@ -222,6 +220,7 @@ class TrainStep:
             return list(function(batch))
         size = -(-rows // parts)
         images = tf.pad(batch.images, [[0, size * parts - rows], [0, 0]])
+        numbers = tf.pad(batch.numbers, [[0, size * parts - rows]])
 
         def add(p: Any, *totals: Any) -> tuple[Any, ...]:
             first = p * size
@@ -229,6 +228,7 @@ class TrainStep:
                 tf.slice(images, [first, 0], [size, pixels]),
                 batch.first_row + tf.cast(first, batch.first_row.dtype),
                 tf.clip_by_value(batch.count - first, 0, size),
+                tf.slice(numbers, [first], [size]),
             )
             return p + 1, *(total + more for total, more in zip(totals, function(part), strict=True))
 

@@ -125,7 +125,7 @@ SUMS: dict[type, Callable[[np.ndarray], tuple[np.ndarray, Any]]] = {
 
 def _start(model: VAE, images: np.ndarray) -> tuple[Any, Any]:
     """z_0 and h of some images."""
-    encoding = model.encode(model.observe(images))
+    encoding = model.encode(model.observe(images, _uniform(len(images), model.pixels)))
     return encoding.mu + tf.exp(encoding.log_sigma) * _normal(len(images), model.latent), encoding.h
 
 

@@ -11,8 +11,9 @@ from vaedist.config import Experiment
 from vaedist.data.lanes import LanePlan
 from vaedist.data.stream import LaneReader
 from vaedist.model import VAE
-from vaedist.model.noise import OBSERVATION, POSTERIOR, row_normal, row_uniform
+from vaedist.model.noise import POSTERIOR, row_normal
 from vaedist.objective import bound
+from vaedist.training.batches import training_noise
 from vaedist.training.build import build_step
 from vaedist.training.checks.check import Check, largest
 from vaedist.training.compiled import compiled
@@ -106,10 +107,9 @@ def _drawn(step: TrainStep, number: Any, images: Any) -> tuple[Any, ...]:
     By XLA as in the step, for it rounds them otherwise (it divides by 255 by multiplying with 1 / 255), so that only
     what is float64 is compared.
     """
-    model, rows, noise = step.model, images.shape[0], None
+    model, rows = step.model, images.shape[0]
     eps = row_normal(step.seed, POSTERIOR, number, 0, rows, model.latent)
-    if model.noisy:
-        noise = row_uniform(step.seed, OBSERVATION, number, 0, rows, model.pixels)
+    noise = training_noise(model, step.seed, number, 0, number * step.global_batch + tf.range(rows, dtype=tf.int64))
     rates = tuple(tf.cast(rate, step.dtype) for rate in step.optimizer.rates(number))
     return model.observe(images, noise), tf.cast(eps, step.dtype), rates
 
