@@ -11,13 +11,19 @@ from vaedist.model.densities import log_normal
 from vaedist.model.flow import InverseAutoregressiveFlow
 from vaedist.objective import (
     active_units,
+    active_units_doubt,
     bits_per_dim,
     bound,
+    dead_unit_noise,
     effective_sample_size,
+    exact_moments,
     group_sizes,
+    half_bound,
     importance_bounds,
     kl_per_unit,
     latent_moments,
+    monte_carlo_variances,
+    samples_to_count,
 )
 
 
@@ -144,8 +150,12 @@ def samples_with(spreads, *, sigma=1.0, count=4, images=2000):
     return means + sigma * normal(count, images, len(spreads), seed=1)
 
 
+def moments_of(samples):
+    return latent_moments(samples.sum(0), (samples**2).sum(0), len(samples))
+
+
 def active(samples, threshold=0.01):
-    return active_units(latent_moments(samples.sum(0), (samples**2).sum(0), len(samples)), threshold)
+    return active_units(moments_of(samples), threshold)
 
 
 def test_units_whose_posterior_mean_moves_with_the_image_are_active():
@@ -156,6 +166,38 @@ def test_units_whose_posterior_mean_moves_with_the_image_are_active():
 def test_a_dead_unit_is_not_counted_for_the_noise_of_its_mean(count):
     """Var(mean of K) is 1 / K for a unit that follows the prior: far above the threshold."""
     assert active(samples_with([0.0] * 30, count=count, images=20_000), threshold=0.05) == 0
+
+
+@pytest.mark.parametrize(("images", "count"), [(100, 16), (1000, 2), (50, 5)])
+def test_the_noise_of_a_dead_unit_is_what_it_is_said_to_be(images, count):
+    """The spread, over units that follow the prior, of what is compared with the threshold."""
+    moments = moments_of(samples_with([0.0] * 4000, count=count, images=images))
+    between = moments.square / images - (moments.mean / images) ** 2 - moments.within / images
+    assert 3 * between.std() == pytest.approx(dead_unit_noise(images, count), rel=0.06)
+
+
+@pytest.mark.parametrize("images", [1, 2, 19, 100, 128, 1000, 10_000, 179_999, 10**6])
+def test_so_many_samples_are_needed_and_no_fewer(images):
+    needed = samples_to_count(images)
+    assert dead_unit_noise(images, needed) <= 0.01
+    assert needed == 2 or dead_unit_noise(images, needed - 1) > 0.01
+
+
+def test_a_count_that_noise_could_make_up_is_doubted_and_says_what_it_takes():
+    few = moments_of(samples_with([0.0, 1.0], count=16, images=100))
+    assert active_units_doubt(few) == (
+        "3 sqrt(2 / (N K (K - 1))) = 0.027, three standard deviations of the estimate for a latent that carries "
+        "nothing, with N = 100 images and K = 16 samples of z, is above the threshold 0.01; it takes K = 43 or N = 750"
+    )
+    assert active_units_doubt(moments_of(samples_with([0.0, 1.0], count=43, images=100))) is None
+    assert active_units_doubt(moments_of(samples_with([0.0, 1.0], count=16, images=750))) is None
+    assert active_units_doubt(exact_moments(np.zeros((2, 3)))) is None
+    assert "2 images or more" in active_units_doubt(exact_moments(np.zeros((1, 3))))
+
+
+def test_known_means_are_counted_without_any_noise():
+    moments = exact_moments(np.outer([0.0, 1.0, 2.0, 3.0], [0.0, 0.05, 0.2, 5.0]) + 3)  # variances 1.25 times squares
+    assert active_units(moments) == 2
 
 
 def test_a_unit_counts_from_the_threshold_on():
@@ -170,10 +212,7 @@ def test_the_same_mean_for_every_image_is_no_information():
 def test_moments_of_parts_add_up_to_those_of_the_whole():
     samples = samples_with([0.3, 1.0, 0.0], count=5, images=60)
 
-    def moments(part):
-        return latent_moments(part.sum(0), (part**2).sum(0), 5)
-
-    whole, parts = moments(samples), moments(samples[:, :17]) + moments(samples[:, 17:])
+    whole, parts = moments_of(samples), moments_of(samples[:, :17]) + moments_of(samples[:, 17:])
     assert whole.images == parts.images == 60
     for name in ("mean", "square", "within"):
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-12)
@@ -234,6 +273,37 @@ def test_the_bound_of_two_samples_is_the_integral_that_defines_it():
     expected = weights @ pairs @ weights
     estimates = importance_bounds(toy_weights(50_000, 2, shift=np.array([0.8, 0.0]), widen=0.0))[2]
     assert within_standard_errors(estimates, expected)
+
+
+@pytest.mark.parametrize(("spread", "low", "high"), [(0.3, 0.93, 1.07), (2, 0.8, 1.05), (10, 0.69, 1.0)])
+@pytest.mark.parametrize("samples", [16, 128, 11])
+def test_monte_carlo_errors_are_the_spread_over_other_samples(spread, low, high, samples):
+    """With weights alike, and with one that outweighs all, where the delta method is several times too small."""
+    log_w = spread * normal(20_000, samples)
+    bounds, variances = importance_bounds(log_w), monte_carlo_variances(log_w)
+    assert list(variances) == list(bounds)
+    for k, values in bounds.items():
+        ratio = np.sqrt(variances[k].mean()) / values.std()
+        if samples // k > 1:
+            assert ratio == pytest.approx(1, abs=0.03)
+        elif k == samples:
+            assert low < ratio < high
+    if spread == 10:
+        delta = np.sqrt(((samples / effective_sample_size(log_w) - 1) / (samples - 1)).mean())
+        assert delta < 0.35 * bounds[samples].std()
+
+
+def test_a_single_sample_has_no_monte_carlo_error_and_no_half():
+    log_w = normal(5, 1)
+    assert np.isnan(monte_carlo_variances(log_w)[1]).all()
+    assert np.isnan(half_bound(log_w)).all()
+
+
+def test_the_bound_of_half_as_many_samples_is_the_mean_of_two():
+    log_w = normal(4, 7)
+    halves = [np.log(np.exp(log_w[:, first : first + 3]).mean(1)) for first in (0, 3)]
+    np.testing.assert_allclose(half_bound(log_w), np.mean(halves, axis=0), rtol=1e-12)
+    np.testing.assert_allclose(half_bound(normal(4, 8)), importance_bounds(normal(4, 8))[4], rtol=1e-12)
 
 
 def test_the_effective_sample_size_is_k_for_equal_weights_and_1_for_one_that_outweighs_all():

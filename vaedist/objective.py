@@ -16,6 +16,8 @@ from keras import ops
 from vaedist.model import Posterior, VAEOutput
 from vaedist.model.densities import log_standard_normal
 
+ACTIVE = 0.01  # variance of E_q[z_i] over images, in squared units of z, from which on a latent counts as active
+
 
 class Bound(NamedTuple):
     """One-sample estimates for each image, in nats, each [B].
@@ -92,14 +94,16 @@ class Objective:
 
 @dataclass(frozen=True)
 class LatentMoments:
-    """What posterior samples say of each unit, added up over images, so that parts of a data set can be added.
+    """Posterior means of each unit, added up over images, so that parts of a data set can be added.
 
     Attributes:
+        samples: of z, whose mean estimates E_q[z_i]; None where it is known exactly.
         images: how many.
-        mean, square: sums over images of E_q[z_i], estimated by a mean of samples, and of its square, [latent].
+        mean, square: sums over images of E_q[z_i], or of its estimate, and of its square, [latent].
         within: sum over images of the variance of that estimate, [latent].
     """
 
+    samples: int | None
     images: int
     mean: np.ndarray
     square: np.ndarray
@@ -108,6 +112,7 @@ class LatentMoments:
     def __add__(self, other: "LatentMoments") -> "LatentMoments":
         """The moments of both sets of images."""
         return LatentMoments(
+            self.samples,
             self.images + other.images,
             self.mean + other.mean,
             self.square + other.square,
@@ -125,17 +130,57 @@ def latent_moments(sums: np.ndarray, squares: np.ndarray, samples: int) -> Laten
     """
     mean = np.asarray(sums, np.float64) / samples
     variance = np.maximum(np.asarray(squares, np.float64) / samples - mean**2, 0) * samples / (samples - 1)
-    return LatentMoments(len(mean), mean.sum(0), (mean**2).sum(0), variance.sum(0) / samples)
+    return LatentMoments(samples, len(mean), mean.sum(0), (mean**2).sum(0), variance.sum(0) / samples)
 
 
-def active_units(moments: LatentMoments, threshold: float = 0.01) -> int:
+def exact_moments(mean: np.ndarray) -> LatentMoments:
+    """The moments of some images whose E_q[z] is known, [N, latent]: the encoder's mu, where there is no flow."""
+    mean = np.asarray(mean, np.float64)
+    return LatentMoments(None, len(mean), mean.sum(0), (mean**2).sum(0), np.zeros(mean.shape[1]))
+
+
+def active_units(moments: LatentMoments, threshold: float = ACTIVE) -> int:
     """How many latents carry information: Var_x(E_q[z_i]) > threshold (Burda et al. 2016, section 5.2).
 
     The part of the variance over images that comes from E_q[z] being a mean of finitely many samples is taken off, so
-    that a dead unit is not counted for its noise. `threshold` is in squared units of z.
+    that a dead unit is not counted for its noise. `threshold` is in squared units of z. Whether the count can be relied
+    upon is for `active_units_doubt` to say.
     """
     between = moments.square / moments.images - (moments.mean / moments.images) ** 2
     return int(np.sum(between - moments.within / moments.images > threshold))
+
+
+def dead_unit_noise(images: int, samples: int) -> float:
+    """Three standard deviations of what `active_units` compares with its threshold, for a unit that carries nothing.
+
+    Such a unit has the prior's z ~ N(0, 1) for every image. The mean of its K samples has the variance 1 / K, whose
+    estimate over N images has the variance 2 / (N K^2); what is taken off, the mean over N images of the samples'
+    variance, over K, has 2 / (N (K - 1) K^2) and is independent of it. Their sum is 2 / (N K (K - 1)), so
+
+        3 SD = 3 sqrt(2 / (N K (K - 1))).
+    """
+    return 3 * math.sqrt(2 / (images * samples * (samples - 1))) if samples > 1 else math.inf
+
+
+def samples_to_count(images: int, threshold: float = ACTIVE) -> int:
+    """The least K for which `dead_unit_noise` is not above the threshold."""
+    product = 18 / (images * threshold**2)  # K (K - 1)
+    return max(2, math.ceil(0.5 + math.sqrt(0.25 + product) - 1e-9))
+
+
+def active_units_doubt(moments: LatentMoments, threshold: float = ACTIVE) -> str | None:
+    """Why the number of active units cannot be told from these moments; None where it can."""
+    images, samples = moments.images, moments.samples
+    if images < 2:
+        return "a variance over images takes 2 images or more"
+    if samples is None or (noise := dead_unit_noise(images, samples)) <= threshold:
+        return None
+    more = f" or N = {math.ceil(18 / (samples * (samples - 1) * threshold**2) - 1e-9):,}" if samples > 1 else ""
+    return (
+        f"3 sqrt(2 / (N K (K - 1))) = {noise:.3f}, three standard deviations of the estimate for a latent that carries "
+        f"nothing, with N = {images:,} images and K = {samples} samples of z, is above the threshold {threshold:g}; it "
+        f"takes K = {samples_to_count(images, threshold)}{more}"
+    )
 
 
 def bits_per_dim(log_px: Any, dims: int, levels: int) -> Any:
@@ -182,11 +227,50 @@ def importance_bounds(log_w: np.ndarray) -> dict[int, np.ndarray]:
     return bounds
 
 
+def half_bound(log_w: np.ndarray) -> np.ndarray:
+    """The mean of L_h of the first h = K // 2 samples and of the next h, [N], of log w [N, K]; NaN for one sample."""
+    return _halves(log_w).mean(axis=1)
+
+
+def monte_carlo_variances(log_w: np.ndarray) -> dict[int, np.ndarray]:
+    """Variances of the estimates of `importance_bounds` for each image, over the samples of z, in squared nats.
+
+    By batch means: where an estimate is the mean of g >= 2 groups, the variance between these, over g, which is exact
+    on average. Where there is one group, as for L_K, that of the mean of its two halves' bounds a and b, (a - b)^2 / 4.
+    While the effective sample size is large, both bounds vary with 1 / k, and this is the variance of L_K. Where few
+    weights outweigh the others it falls short: if doubling k did not lower the variance at all, by a factor of 2, in
+    standard deviations by 1.4. The delta method, var(w) / (K mean(w)^2) = (K / ESS - 1) / (K - 1), agrees with it
+    in the first case; it cannot exceed 1, and is several times too small in the second.
+
+    Returns:
+        by k, [N] each, float64; NaN for a single sample.
+    """
+    log_w = np.asarray(log_w, np.float64)
+    variances = {}
+    for k in group_sizes(log_w.shape[1]):
+        groups = log_w.shape[1] // k
+        if groups > 1:
+            bounds = _log_mean_exp(log_w[:, : groups * k].reshape(len(log_w), groups, k))
+            variances[k] = bounds.var(axis=1, ddof=1) / groups
+        else:
+            variances[k] = np.square(np.diff(_halves(log_w[:, :k]), axis=1)[:, 0]) / 4
+    return variances
+
+
 def effective_sample_size(log_w: np.ndarray) -> np.ndarray:
     """(sum w)^2 / sum w^2 of each image, between 1 and K (Kong 1992), for log_w [N, K]."""
     log_w = np.asarray(log_w, np.float64)
     w = np.exp(log_w - log_w.max(axis=1, keepdims=True))
     return w.sum(axis=1) ** 2 / (w**2).sum(axis=1)
+
+
+def _halves(log_w: np.ndarray) -> np.ndarray:
+    """L_h of the first h = K // 2 samples of each image, and of the next h, [N, 2]."""
+    log_w = np.asarray(log_w, np.float64)
+    half = log_w.shape[1] // 2
+    if not half:
+        return np.full((len(log_w), 2), np.nan)
+    return _log_mean_exp(log_w[:, : 2 * half].reshape(len(log_w), 2, half))
 
 
 def _log_mean_exp(x: np.ndarray) -> np.ndarray:

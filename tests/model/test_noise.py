@@ -60,7 +60,11 @@ def test_xla_draws_the_same_numbers(width):
 
 @settings(max_examples=30)
 @given(
-    st.integers(0, 2**31 - 1), st.integers(0, 2**40), st.integers(0, 10**10), st.integers(1, 9), st.permutations(range(6))
+    st.integers(0, 2**31 - 1),
+    st.integers(0, 2**40),
+    st.integers(0, 10**10),
+    st.integers(1, 9),
+    st.permutations(range(6)),
 )
 def test_rows_of_any_numbers_have_the_bits_of_neighbouring_ones(seed, step, first, width, order):
     whole = row_bits(seed, POSTERIOR, step, first, 6, width).numpy()

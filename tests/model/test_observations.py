@@ -70,20 +70,20 @@ def test_dynamic_pixels_are_1_as_often_as_they_are_bright():
 
 
 @pytest.mark.parametrize(
-    ("likelihood", "binarize", "levels", "noisy"),
+    ("likelihood", "binarize", "levels", "noisy", "proper"),
     [
-        ("bernoulli", "none", None, False),
-        ("bernoulli", "threshold", 1, False),
-        ("bernoulli", "dynamic", 1, True),
-        ("bernoulli", "fixed", 1, True),
-        ("continuous_bernoulli", "none", 256, True),
-        ("gaussian", "none", 256, True),
-        ("discretized_logistic", "none", 1, False),
+        ("bernoulli", "none", None, False, False),
+        ("bernoulli", "threshold", None, False, True),
+        ("bernoulli", "dynamic", None, True, True),
+        ("bernoulli", "fixed", None, True, True),
+        ("continuous_bernoulli", "none", 256, True, True),
+        ("gaussian", "none", 256, True, True),
+        ("discretized_logistic", "none", 1, False, True),
     ],
 )
-def test_a_model_knows_whether_it_has_bits_per_dim(likelihood, binarize, levels, noisy):
+def test_a_model_knows_whether_it_has_bits_per_dim(likelihood, binarize, levels, noisy, proper):
     model = VAE((2, 2, 1), hidden=3, latent=2, flow_depth=0, likelihood=likelihood, binarize=binarize)
-    assert (model.levels, model.noisy) == (levels, noisy)
+    assert (model.levels, model.noisy, model.observation.proper) == (levels, noisy, proper)
     x = model.observe(np.array([[[[0], [100]], [[200], [255]]]], np.uint8), 0.5).numpy()
     assert x.shape == (1, 4)
     assert (set(np.unique(x)) <= {0.0, 1.0}) == (binarize != "none")

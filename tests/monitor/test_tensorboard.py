@@ -113,7 +113,7 @@ def test_a_writer_comes_after_files_that_are_on_a_store(tmp_path, monkeypatch):
 def test_a_picture_reads_back_pixel_by_pixel(tmp_path, channels):
     image = np.random.default_rng(0).integers(0, 256, (5, 7, channels), dtype=np.uint8)
     writer = TensorBoardWriter(tmp_path, purge_step=None)
-    writer.picture("pictures/samples", 3, encode_png(image))
+    writer.picture("pictures/samples", 3, encode_png(image), "Means, not drawn pixels.")
     writer.close()
     (event,) = read(tmp_path).Images("pictures/samples")
     assert (event.step, event.height, event.width) == (3, 5, 7)

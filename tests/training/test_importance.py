@@ -3,12 +3,25 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from synthetic import source
 
 from vaedist.data.manifest import load_manifest
+from vaedist.data.prepare import prepare
 from vaedist.data.rows import SplitRows
+from vaedist.errors import RunError
 from vaedist.model import VAE
 from vaedist.model.noise import IMPORTANCE, pixel_uniform, row_normal
-from vaedist.objective import bits_per_dim, bound, effective_sample_size, importance_bounds, kl_per_unit
+from vaedist.objective import (
+    active_units_doubt,
+    bits_per_dim,
+    bound,
+    effective_sample_size,
+    half_bound,
+    importance_bounds,
+    kl_per_unit,
+    latent_moments,
+    monte_carlo_variances,
+)
 from vaedist.training import importance
 from vaedist.training.importance import ImportanceEvaluator
 
@@ -93,11 +106,27 @@ def test_each_number_is_that_of_single_images_and_samples(rows, likelihood, samp
     assert found.elbo.mean == pytest.approx(found.reconstruction.mean - found.kl.mean, rel=1e-5)
     assert found.effective_sample_size.mean == pytest.approx(effective_sample_size(log_w).mean(), rel=1e-3)
     np.testing.assert_allclose(found.kl_per_unit, units.mean(axis=(0, 1)), rtol=1e-4, atol=1e-5)
+    errors = monte_carlo_variances(log_w)
+    for k in bounds:
+        expected = np.sqrt(errors[k].sum()) / 19
+        assert found.monte_carlo_errors[k] == pytest.approx(expected, rel=1e-3, abs=1e-4, nan_ok=True)
+    assert found.active_units is None
     if samples == 1:
-        assert found.active_units is None
+        assert found.rise is found.still_rises is None
+        assert "a single sample of z" in found.active_units_withheld
     else:
-        between = z.mean(1).var(0) - z.var(1, ddof=1).mean(0) / samples
-        assert found.active_units == (between > 0.01).sum()
+        rise = bounds[samples] - half_bound(log_w)
+        assert found.rise.mean == pytest.approx(rise.mean(), abs=1e-4)
+        assert found.rise.standard_error == pytest.approx(rise.std(ddof=1) / np.sqrt(19), abs=1e-4)
+        assert found.still_rises == (rise.mean() > 2 * rise.std(ddof=1) / np.sqrt(19))
+        moments = latent_moments(z.sum(1), (z**2).sum(1), samples)
+        assert found.active_units_withheld == active_units_doubt(moments)
+    np.testing.assert_array_equal(found.scores.rows, rows().numbers(0, 19))
+    assert sorted(found.scores.rows) == list(range(19))
+    for name, values in {"elbo": bounds[1], "importance_bound": bounds[samples], "reconstruction": log_px.mean(1),
+                         "kl": units.sum(-1).mean(1)}.items():  # fmt: skip
+        np.testing.assert_allclose(getattr(found.scores, name), values, rtol=1e-4, atol=1e-3)
+    assert "scores" not in found.to_dict()
     if likelihood == "bernoulli":
         assert found.bits_per_dim is None
     else:
@@ -140,14 +169,72 @@ def test_dead_latents_are_not_active_and_live_ones_are(rows):
     weights[:, :2] = np.random.default_rng(0).normal(0, 2, (16, 2))
     kernel.assign(weights)
     bias.assign(np.zeros(bias.shape))
-    found = evaluate(ImportanceEvaluator(made, rows(), samples=400, seed=SEED))
+    found = evaluate(ImportanceEvaluator(made, rows(), samples=40, seed=SEED))
     assert found.active_units == 2
     kl = np.array(found.kl_per_unit)
     assert (kl[:2] > 0.1).all()
     np.testing.assert_allclose(kl[2:], 0, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def hundred(tmp_path_factory):
+    """100 test images."""
+    out = tmp_path_factory.mktemp("hundred") / "numbers"
+    prepare(source(train=8, test=100), str(out), shards=8)
+    return SplitRows(str(out), load_manifest(str(out)), "test")
+
+
+def thirty_of_200(**flow):
+    """A model of 200 latents, of which the encoder tells 30 what it sees; the others are N(0, 1) for every image."""
+    made = VAE(SHAPE, hidden=16, latent=200, seed=3, **flow)
+    for weight in [*made.flow.weights, *made.encoder.out.weights]:
+        weight.assign(np.zeros(weight.shape))
+    kernel = np.zeros(made.encoder.out.kernel.shape, np.float32)
+    kernel[:, :30] = np.random.default_rng(0).normal(0, 2, (16, 30))
+    made.encoder.out.kernel.assign(kernel)
+    return made
+
+
+def test_active_units_are_counted_or_withheld_but_never_made_up_by_noise(hundred):
+    """Through a flow that changes nothing: 16 samples of 100 images would give 50 or so, and 43 are enough."""
+    made = thirty_of_200(flow_depth=1, flow_width=8, flow_transform="location")
+    few, enough = (evaluate(ImportanceEvaluator(made, hundred, samples=k, seed=SEED)) for k in (16, 43))
+    assert few.active_units is None
+    assert "N = 100 images and K = 16 samples of z" in few.active_units_withheld
+    assert few.active_units_withheld.endswith("it takes K = 43 or N = 750")
+    assert (enough.active_units, enough.active_units_withheld) == (30, None)
+    assert evaluate(ImportanceEvaluator(made, hundred, samples=1, seed=SEED)).active_units is None
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_without_a_flow_active_units_are_exact_with_few_samples(hundred, samples):
+    found = evaluate(ImportanceEvaluator(thirty_of_200(flow_depth=0), hundred, samples=samples, seed=SEED))
+    assert (found.active_units, found.active_units_withheld) == (30, None)
+
+
+def test_differences_are_paired_image_by_image(rows):
+    one, other = (evaluate(ImportanceEvaluator(model(seed=s), rows(), samples=4, seed=s)) for s in (0, 1))
+    found = one.against(other)
+    for name in ("elbo", "importance_bound", "reconstruction", "kl"):
+        apart = getattr(one.scores, name) - getattr(other.scores, name)
+        assert getattr(found, name).mean == pytest.approx(apart.mean())
+        assert getattr(found, name).standard_error == pytest.approx(apart.std(ddof=1) / np.sqrt(19))
+    assert found.images == 19
+    assert found.elbo.mean == pytest.approx(one.elbo.mean - other.elbo.mean)
+    assert one.against(one).elbo == type(found.elbo)(0.0, 0.0)
+
+
+def test_evaluations_of_other_images_or_samples_are_not_paired(rows):
+    whole = evaluate(ImportanceEvaluator(model(), rows(), samples=4, seed=SEED))
+    for limit, samples in ((7, 4), (None, 3)):
+        other = evaluate(ImportanceEvaluator(model(), rows(limit), samples=samples, seed=SEED))
+        with pytest.raises(RunError, match="are not paired: both must be of the same images"):
+            whole.against(other)
+
+
 def test_one_image_has_no_standard_error(rows):
     found = evaluate(ImportanceEvaluator(model(), rows(1), samples=2, seed=SEED))
     assert found.images == 1
     assert np.isnan(found.elbo.standard_error)
+    assert found.still_rises is None
+    assert found.active_units is None

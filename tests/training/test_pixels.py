@@ -112,7 +112,9 @@ def test_fixed_pixels_are_the_same_in_every_epoch_and_dynamic_ones_are_not(data)
     for binarize in ("fixed", "dynamic"):
         experiment = Experiment.from_dict({"training": {"learning_rate": 1e-9, "steps_per_call": 5}})
         with strategy.scope():
-            step = build_step(experiment, model(strategy, binarize=binarize), strategy, steps_per_epoch=5, global_batch=8)
+            step = build_step(
+                experiment, model(strategy, binarize=binarize), strategy, steps_per_epoch=5, global_batch=8
+            )
         rows = [step.run(reader.read(epoch, 0, 5, 5), 5 * epoch)[0].sum(axis=0) for epoch in (0, 1)]
         sums[binarize] = [float(row[step.names.index("elbo")]) for row in rows]
     assert sums["fixed"][0] == pytest.approx(sums["fixed"][1], abs=1e-3)

@@ -5,6 +5,7 @@
 
 from vaedist.config.experiment import Experiment, differences
 from vaedist.config.sections import (
+    EVALUATION_SAMPLES,
     NAME_PATTERN,
     FlowSection,
     ModelSection,
@@ -17,6 +18,7 @@ from vaedist.config.sections import (
 from vaedist.config.sweep import Dimension, Sweep, TuneSection, Value, read_job, told
 
 __all__ = [
+    "EVALUATION_SAMPLES",
     "NAME_PATTERN",
     "Dimension",
     "Experiment",

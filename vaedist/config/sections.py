@@ -25,6 +25,8 @@ Place = Annotated[str, AfterValidator(_known_kind)]  # a local path, or a pyarro
 
 MOST_WORKERS = 4096
 
+EVALUATION_SAMPLES = 128  # of z for each image, as in table 1 of Kingma et al. 2016
+
 
 def _workers(given: Any) -> Any:
     """A number of workers, or [fewest, most]; told as one fault, whichever of them was meant."""

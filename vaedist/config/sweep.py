@@ -166,13 +166,13 @@ class Sweep(Experiment):
             raise ValueError(
                 "tune.metric = 'importance_bound': no run reports it while monitor.importance_samples is 0"
             )
-        if self.tune.metric == "bits_per_dim" and "model.likelihood" not in self.tune.space:
-            grey = self.data.binarize == "none"
-            if self.model.likelihood == "bernoulli" and grey:
-                raise ValueError(
-                    "tune.metric = 'bits_per_dim': no run reports it, for model.likelihood = 'bernoulli' on grey "
-                    "values is a score, not a density"
-                )
+        grey = self.data.binarize == "none"
+        fixed = self.model.likelihood == "bernoulli" and not (grey and "model.likelihood" in self.tune.space)
+        if self.tune.metric == "bits_per_dim" and fixed:
+            raise ValueError(
+                "tune.metric = 'bits_per_dim': no run reports it, for model.likelihood = 'bernoulli' "
+                + ("on grey values is a score, not a density" if grey else "on binary pixels is scored in nats")
+            )
         return self
 
     def _check(self, key: str, value: Value) -> None:

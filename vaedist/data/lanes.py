@@ -93,8 +93,8 @@ class LanePlan:
         return Slice(start[own], stop[own], before)
 
 
-def split_numbers(lanes: int, lane: int, rows: np.ndarray) -> np.ndarray:
-    """Numbers, in their split, of some rows of one of its lanes; they do not depend on how many lanes there are."""
+def split_numbers(lanes: int, lane: int | np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Numbers in their split of some rows of a lane, or of one each; they do not depend on how many lanes there are."""
     return rows * lanes + lane
 
 

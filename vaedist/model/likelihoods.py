@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from keras import ops
 
 from vaedist.model.densities import log_normal
-from vaedist.model.observations import Binned, Dequantised, Observation, Scaled
+from vaedist.model.observations import BINARIZE, Binned, Dequantised, Observation, Scaled
 
 LOG_TOGETHER = 8  # factors of a logarithm
 SERIES = 0.25  # below it, functions that are 0 / 0 at 0 are taken from their power series
@@ -16,10 +16,12 @@ class Likelihood(Protocol):
     """p(x|z) of one image, factorised over its D pixel values.
 
     outputs: decoder outputs a pixel value.
+    clips: whether `mean` and `sample` are cut off at 0 and 1, outside of which the distribution has mass.
     observation: how pixels become the x that it is a distribution of.
     """
 
     outputs: int
+    clips: bool
     observation: Observation
 
     def log_prob(self, raw: Any, x: Any) -> Any:
@@ -46,6 +48,7 @@ class Bernoulli:
     """
 
     outputs = 1
+    clips = False
     observation: Observation = Scaled()
 
     def log_prob(self, raw: Any, x: Any) -> Any:
@@ -83,6 +86,7 @@ class ContinuousBernoulli:
     """
 
     outputs = 1
+    clips = False
     observation: Observation = Dequantised()
 
     def log_prob(self, raw: Any, x: Any) -> Any:
@@ -111,6 +115,7 @@ class Gaussian:
     """x_i ~ N(mu_i, sigma_i^2) with mu and log sigma from the decoder, a density over dequantised pixels."""
 
     outputs = 2
+    clips = True
     observation: Observation = Dequantised()
 
     def log_prob(self, raw: Any, x: Any) -> Any:
@@ -133,12 +138,14 @@ class DiscretizedLogistic:
     """A logistic distribution, cut into the 256 levels of a pixel (Kingma et al. 2016, section 6.2).
 
     With mu and log s from the decoder and F(v) = sigmoid((v - mu) / s), level k of 0, ..., 255 has the probability
-    F((k + 1) / 256) - F(k / 256); the first and the last level hold the tails, so that all add up to 1. With raw
+    F((k + 1) / 256) - F(k / 256). The first and the last level hold the tails, as in PixelCNN++ (Salimans et al. 2017,
+    section 2.1), so that all add up to 1; in Kingma et al. they do not. With raw
     outputs of 0 it stands in the middle, as wide as pixels of photographs are spread: mu = 1/2 + raw_mu and
     log s = -2 + raw_s, between -20 and 20.
     """
 
     outputs = 2
+    clips = False
     observation: Observation = Binned()
     width = 1 / 256
 
@@ -194,3 +201,8 @@ LIKELIHOODS: dict[str, Likelihood] = {
     "gaussian": Gaussian(),
     "discretized_logistic": DiscretizedLogistic(),
 }
+
+
+def observation_of(likelihood: str, binarize: str) -> Observation:
+    """How pixels become x, for a key of `LIKELIHOODS` and one of `BINARIZE`."""
+    return BINARIZE[binarize] or LIKELIHOODS[likelihood].observation

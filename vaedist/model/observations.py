@@ -1,6 +1,7 @@
 """How stored pixels, uint8, become the x in [0, 1] that is encoded and scored.
 
-What is done to them decides what log p(x|z) means, and so whether there are bits per dimension (`levels`):
+What is done to them decides what log p(x|z) means, and so whether it is a log-likelihood at all (`proper`), and whether
+there are bits per dimension (`levels`):
 
 - x that is spread evenly over its bin of width 1/256 makes a density a bound on the probability of the pixel,
   log P(pixel) >= E_u log p((pixel + u) / 256) - log 256 (Theis et al. 2016, section 3.1, by Jensen's inequality);
@@ -24,13 +25,16 @@ class Observation(Protocol):
     shown: what x is, in words; models whose x is the same, and no others, can be compared on the same images.
     noisy: whether it is to be given noise.
     fixed: whether training takes the noise of evaluation too, so that an image is always the same.
-    levels: into how many bins [0, 1] is cut, over which x is spread: bits/dim adds log2(levels). 1 where x is discrete
-        and log p(x|z) the logarithm of a probability; None where it is neither that nor a density.
+    proper: whether log p(x|z) is the logarithm of a probability or of a density.
+    levels: into how many bins [0, 1] is cut, over which x is spread: bits/dim adds log2(levels). 1 where x has the 256
+        levels of a pixel and log p(x|z) is the logarithm of a probability; None where no bits/dim are stated: a score
+        that is not `proper`, or binary pixels, whose scores papers give in nats.
     """
 
     shown: str
     noisy: bool
     fixed: bool
+    proper: bool
     levels: int | None
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
@@ -45,8 +49,8 @@ class Observation(Protocol):
 class Scaled:
     """x = pixel / 255."""
 
-    shown = "grey values in [0, 1]"
-    noisy = fixed = False
+    shown = "pixel values in [0, 1]"
+    noisy = fixed = proper = False
     levels: int | None = None
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
@@ -58,7 +62,7 @@ class Binned:
     """x = (pixel + 1/2) / 256, the middle of one of 256 bins."""
 
     shown = "256 levels"
-    noisy = fixed = False
+    noisy, fixed, proper = False, False, True
     levels: int | None = 1
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
@@ -70,7 +74,7 @@ class Dequantised:
     """x = (pixel + u) / 256 with u uniform in (0, 1), so that no density grows without bound on exact values."""
 
     shown = "dequantised pixels"
-    noisy, fixed = True, False
+    noisy, fixed, proper = True, False, True
     levels: int | None = 256
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
@@ -83,8 +87,8 @@ class Threshold:
     """x = 1 where pixel / 255 is above 1/2, else 0."""
 
     shown = "pixels above one half"
-    noisy = fixed = False
-    levels: int | None = 1
+    noisy, fixed, proper = False, False, True
+    levels: int | None = None
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
         """Binary pixels."""
@@ -95,8 +99,8 @@ class Dynamic:
     """x = 1 with probability pixel / 255, drawn afresh in each epoch of training (Salakhutdinov and Murray 2008)."""
 
     shown = "binary pixels drawn once for each image"  # which is what evaluation sees
-    noisy, fixed = True, False
-    levels: int | None = 1
+    noisy, fixed, proper = True, False, True
+    levels: int | None = None
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
         """Binary pixels; noise = 0.5 takes the likelier value of each, as `Threshold` does."""

@@ -14,8 +14,7 @@ from keras import ops
 
 from vaedist.model.densities import log_standard_normal
 from vaedist.model.flow import InverseAutoregressiveFlow
-from vaedist.model.likelihoods import LIKELIHOODS
-from vaedist.model.observations import BINARIZE
+from vaedist.model.likelihoods import LIKELIHOODS, observation_of
 from vaedist.model.products import Dense, Product
 
 
@@ -96,7 +95,7 @@ class VAE(keras.Model):
         flow_transform: what a step does, "gated", "affine" or "location"; see `transforms`.
         flow_context: whether the encoder gives the flow a context h beside z_0.
         gate_bias: added to the gate's logits of gated steps.
-        seed: of the initial weights; the same seed gives the same weights.
+        seed: of the initial weights; the same seed gives the same weights in the same dtype, and others in another.
     """
 
     def __init__(
@@ -126,7 +125,7 @@ class VAE(keras.Model):
         height, width, channels = image_shape
         self.image_shape, self.latent, self.pixels = (height, width, channels), latent, math.prod(image_shape)
         self.likelihood = LIKELIHOODS[likelihood]
-        self.observation = BINARIZE[binarize] or self.likelihood.observation
+        self.observation = observation_of(likelihood, binarize)
         encoder, flow, decoder = (int(s) for s in np.random.SeedSequence(seed).generate_state(3))
         dtype, outputs = self.dtype_policy, self.likelihood.outputs * self.pixels
         self.context = latent if flow_context and flow_depth else 0
@@ -196,6 +195,10 @@ class VAE(keras.Model):
         units = log_standard_normal(eps) - log_sigma
         flow = self.flow(mu + ops.exp(log_sigma) * eps, h)
         return Posterior(flow.z, units - flow.log_det, flow.log_scales, encoding)
+
+    def posterior_mean(self, encoding: Encoding) -> Any:
+        """E_q[z|x], [B, latent], where it is known: mu, without a flow; else None."""
+        return None if self.flow.networks else encoding.mu
 
     def decode(self, z: Any) -> Any:
         """Z [B, latent] -> the mean image E[x|z], [B, H, W, C], in [0, 1]."""

@@ -24,7 +24,7 @@ from PIL import Image
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboardX.record_writer import RecordWriter
 
 from vaedist.errors import StorageError
@@ -67,12 +67,13 @@ class TensorBoardWriter:
         for tag, value in values.items():
             self._summary(summary.scalar(tag, float(value)), step)
 
-    def picture(self, tag: str, step: int, png: bytes) -> None:
-        """A picture, as `encode_png` gives it."""
+    def picture(self, tag: str, step: int, png: bytes, caption: str = "") -> None:
+        """A picture, as `encode_png` gives it, and what TensorBoard says of it."""
         with Image.open(io.BytesIO(png)) as picture:
             (width, height), channels = picture.size, len(picture.getbands())
         image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png)
-        self._summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+        told = SummaryMetadata(summary_description=caption)
+        self._summary(Summary(value=[Summary.Value(tag=tag, image=image, metadata=told)]), step)
 
     def histogram(self, tag: str, step: int, values: np.ndarray) -> None:
         """The distribution of values, any shape; those that are not finite are left out."""

@@ -36,7 +36,7 @@ def save_evaluation(folder: RunFolder, name: str, step: int, record: Mapping[str
     path, board = folder.evaluations / f"{name}-step-{step:09d}.json", folder.tensorboard / "evaluation" / name
     try:
         before = _pull(folder, board) if folder.uri else set()
-        replace_file(path, json.dumps(_finite(record), indent=1, allow_nan=False) + "\n")
+        replace_file(path, json.dumps(finite(record), indent=1, allow_nan=False) + "\n")
         _show(folder, name, board, {Path(events).name for events in before})
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
@@ -80,6 +80,11 @@ def _scalars(record: Mapping[str, Any]) -> dict[str, float]:
     values = {f"bound_{int(k):05d}": bound["mean"] for k, bound in record["bounds"].items()}
     for name in ("gap", "reconstruction", "kl", "effective_sample_size"):
         values[name] = record[name]["mean"]
+    if record.get("rise"):  # files of earlier versions have none of these
+        values["rise"] = record["rise"]["mean"]
+    for k, error in record.get("monte_carlo_errors", {}).items():
+        if error is not None:
+            values[f"monte_carlo_error_{int(k):05d}"] = error
     if record["active_units"] is not None:
         values["active_units"] = record["active_units"]
     for k, bits in (record["bits_per_dim"] or {}).items():
@@ -87,8 +92,8 @@ def _scalars(record: Mapping[str, Any]) -> dict[str, float]:
     return values
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """With None for what JSON cannot say: the standard error of one image."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(below) for key, below in value.items()}
+        return {str(key): finite(below) for key, below in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

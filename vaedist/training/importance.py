@@ -7,25 +7,30 @@ on its number, so that the result is the same whoever scores which block.
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from vaedist.data.rows import SplitRows
+from vaedist.errors import RunError
 from vaedist.model import VAE, Encoding
 from vaedist.model.noise import IMPORTANCE, row_normal
 from vaedist.objective import (
     LatentMoments,
     active_units,
+    active_units_doubt,
     bits_per_dim,
     bound,
     effective_sample_size,
+    exact_moments,
     group_sizes,
+    half_bound,
     importance_bounds,
     kl_per_unit,
     latent_moments,
+    monte_carlo_variances,
 )
 from vaedist.training.batches import evaluation_noise
 from vaedist.training.compiled import compiled, program_text
@@ -38,10 +43,51 @@ BLOCKS_AT_ONCE = 2  # for not every part of a block's work keeps all cores busy
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over images, and its standard error: the images' standard deviation over the root of their number."""
+    """A mean over images, and its standard error: the images' standard deviation over the root of their number.
+
+    The standard error tells how far the mean may be from that over all images of the kind. An image's own Monte-Carlo
+    error spreads the images further apart, so that it is in there.
+    """
 
     mean: float
     standard_error: float
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """What each image scored, [N] each, float64, in nats; images are in the stored order of their split.
+
+    Attributes:
+        rows: number of each image in its split, see `LanePlan`; `Run.probe` gives the images 0, 1, ... of test.
+        elbo, importance_bound: L_1 and L_K.
+        reconstruction, kl: parts of L_1.
+        effective_sample_size: of K.
+    """
+
+    rows: np.ndarray
+    elbo: np.ndarray
+    importance_bound: np.ndarray
+    reconstruction: np.ndarray
+    kl: np.ndarray
+    effective_sample_size: np.ndarray
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Paired differences between what two models scored on the same images, in nats an image.
+
+    Attributes:
+        images: how many.
+        elbo, importance_bound, reconstruction, kl: of L_1, of L_K, and of the parts of L_1. The standard error is that
+            of the differences image by image, which is far smaller than those of the two means where the same images
+            are hard for both.
+    """
+
+    images: int
+    elbo: Estimate
+    importance_bound: Estimate
+    reconstruction: Estimate
+    kl: Estimate
 
 
 @dataclass(frozen=True)
@@ -52,25 +98,36 @@ class Evaluation:
         images: how many were scored.
         samples: K, of z for each of them.
         bounds: L_k, the importance-weighted bound with k samples, by k = 1, 2, 4, ..., K; L_1 is the ELBO.
+        monte_carlo_errors: how far each of these means may be from that of other samples of z for the same images, one
+            standard deviation by k; NaN for a single sample, see `monte_carlo_variances`.
+        rise: L_K - L_h with h = K // 2 samples, paired; None for a single sample. Where it is not small, log p(x) is
+            well above L_K.
         gap: L_K - L_1.
         reconstruction: E log p(x|z).
         kl: KL(q(z|x) || p(z)), the rate.
         effective_sample_size: (sum w)^2 / sum w^2, of K.
         bits_per_dim: of L_1 and of L_K; None where the likelihood gives none, see `bits_per_dim`.
-        active_units: latents with Var_x(E_q[z]) > 0.01; None for a single sample.
+        active_units: latents with Var_x(E_q[z]) > 0.01, by the encoder's mu where there is no flow; None where too few
+            samples or images were taken to tell.
+        active_units_withheld: why there is no such number; None where there is.
         kl_per_unit: nats that each latent adds to the rate; with a flow only their sum is a KL.
+        scores: of each image.
     """
 
     images: int
     samples: int
     bounds: dict[int, Estimate]
+    monte_carlo_errors: dict[int, float]
+    rise: Estimate | None
     gap: Estimate
     reconstruction: Estimate
     kl: Estimate
     effective_sample_size: Estimate
     bits_per_dim: dict[int, Estimate] | None
     active_units: int | None
+    active_units_withheld: str | None
     kl_per_unit: tuple[float, ...]
+    scores: ImageScores = field(compare=False, repr=False)
 
     @property
     def elbo(self) -> Estimate:
@@ -79,24 +136,54 @@ class Evaluation:
 
     @property
     def log_p(self) -> Estimate:
-        """L_K, the estimate of log p(x)."""
+        """L_K, a lower bound on log p(x)."""
         return self.bounds[self.samples]
 
+    @property
+    def still_rises(self) -> bool | None:
+        """Whether L_K is above L_h, h = K // 2, by more than two paired standard errors; None where that is unknown."""
+        if self.rise is None or math.isnan(self.rise.standard_error):
+            return None
+        return self.rise.mean > 2 * self.rise.standard_error
+
+    def against(self, other: "Evaluation") -> Difference:
+        """What this model scores more than another one on the same images, see `Run.require_comparable`.
+
+        Raises:
+            RunError: they were scored on other images, or with another number of samples.
+        """
+        if self.samples != other.samples or not np.array_equal(self.scores.rows, other.scores.rows):
+            raise RunError(
+                f"evaluations of {self.images:,} images with {self.samples} samples of z and of {other.images:,} with "
+                f"{other.samples} are not paired: both must be of the same images, with the same number of samples"
+            )
+        names = ("elbo", "importance_bound", "reconstruction", "kl")
+        return Difference(
+            self.images, *(_estimate(getattr(self.scores, name) - getattr(other.scores, name)) for name in names)
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return asdict(self)
+        """As JSON holds it, without the scores of each image."""
+        record = asdict(self)
+        del record["scores"]
+        return record | {"still_rises": self.still_rises}
 
 
 class BlockScores(NamedTuple):
     """What the images of a block scored.
 
-    bounds: L_k, [N, len(group_sizes)].
+    rows: numbers of the images in their split, [N].
+    bounds, variances: L_k, and the Monte-Carlo variance of each, [N, len(group_sizes)].
+    half: L_h with h = K // 2 samples, [N].
     reconstruction, kl, effective_sample_size: [N].
-    moments: of the latents; None for a single sample.
+    moments: of the latents; None for a single sample through a flow.
     kl_per_unit: sum over the images, [latent].
     """
 
+    rows: np.ndarray
     bounds: np.ndarray
+    variances: np.ndarray
+    half: np.ndarray
     reconstruction: np.ndarray
     kl: np.ndarray
     effective_sample_size: np.ndarray
@@ -140,13 +227,21 @@ class ImportanceEvaluator:
         numbers = np.zeros(self.block, np.int64)
         numbers[:count] = self.rows.numbers(first, first + self.block)
         parts = self._score(tf.constant(padded), tf.constant(first, tf.int64), tf.constant(numbers))
-        log_w, reconstruction, sums, squares, units = (part.numpy()[:count] for part in parts)
+        log_w, reconstruction, sums, squares, units, *mean = (part.numpy()[:count] for part in parts)
+        moments = None
+        if mean:
+            moments = exact_moments(mean[0])
+        elif self.samples > 1:
+            moments = latent_moments(sums, squares, self.samples)
         return BlockScores(
+            numbers[:count],
             np.stack(list(importance_bounds(log_w).values()), axis=1),
+            np.stack(list(monte_carlo_variances(log_w).values()), axis=1),
+            half_bound(log_w),
             reconstruction / self.samples,
             units.sum(axis=1) / self.samples,
             effective_sample_size(log_w),
-            latent_moments(sums, squares, self.samples) if self.samples > 1 else None,
+            moments,
             units.sum(axis=0) / self.samples,
         )
 
@@ -162,31 +257,41 @@ class ImportanceEvaluator:
 
     def summary(self, scores: Sequence[BlockScores]) -> Evaluation:
         """The means over all images, from the scores of all blocks in their order."""
-        bounds, reconstruction, kl, sizes = (
-            np.concatenate([getattr(block, name) for block in scores]) for name in BlockScores._fields[:4]
+        rows, bounds, variances, half, reconstruction, kl, sizes = (
+            np.concatenate([getattr(block, name) for block in scores]) for name in BlockScores._fields[:7]
         )
-        moments = [block.moments for block in scores if block.moments is not None]
-        bits = None
+        units: int | None = None
+        doubt: str | None = "a single sample of z tells nothing of E_q[z] through a flow"
+        if moments := [block.moments for block in scores if block.moments is not None]:
+            whole = sum(moments[1:], start=moments[0])
+            doubt = active_units_doubt(whole)
+            units = active_units(whole) if doubt is None else None
+        ks, bits = group_sizes(self.samples), None
         if self.model.levels is not None:
             bits = bits_per_dim(bounds[:, [0, -1]], self.model.pixels, self.model.levels)
         return Evaluation(
             images=len(bounds),
             samples=self.samples,
-            bounds={k: _estimate(bounds[:, i]) for i, k in enumerate(group_sizes(self.samples))},
+            bounds={k: _estimate(bounds[:, i]) for i, k in enumerate(ks)},
+            monte_carlo_errors={k: float(np.sqrt(variances[:, i].sum()) / len(variances)) for i, k in enumerate(ks)},
+            rise=_estimate(bounds[:, -1] - half) if self.samples > 1 else None,
             gap=_estimate(bounds[:, -1] - bounds[:, 0]),
             reconstruction=_estimate(reconstruction),
             kl=_estimate(kl),
             effective_sample_size=_estimate(sizes),
             bits_per_dim=None if bits is None else {k: _estimate(bits[:, i]) for i, k in ((0, 1), (1, self.samples))},
-            active_units=active_units(sum(moments[1:], start=moments[0])) if moments else None,
+            active_units=units,
+            active_units_withheld=doubt,
             kl_per_unit=tuple((np.sum([block.kl_per_unit for block in scores], axis=0) / len(bounds)).tolist()),
+            scores=ImageScores(rows, bounds[:, 0], bounds[:, -1], reconstruction, kl, sizes),
         )
 
     def _rounds(self, images: Any, first: Any, numbers: Any) -> tuple[Any, ...]:
         """All samples of a block's images, whose rows have numbers in their split.
 
         Returns:
-            log w, [B, K]; sums over the samples: log p(x|z), [B], and z, z^2 and the KL by unit, [B, latent], float64.
+            log w, [B, K]; sums over the samples: log p(x|z), [B], and z, z^2 and the KL by unit, [B, latent], float64;
+            E_q[z], [B, latent], where it is known.
         """
         model, rows, latent = self.model, self.block, self.model.latent
         x = model.observe(images, evaluation_noise(model, numbers))
@@ -213,7 +318,8 @@ class ImportanceEvaluator:
         )
         _, log_w, *totals = tf.while_loop(lambda t, *_: t < self.rounds, take, start, maximum_iterations=self.rounds)
         log_w = tf.reshape(tf.transpose(log_w, (1, 0, 2)), (rows, -1))[:, : self.samples]
-        return log_w, *totals
+        mean = model.posterior_mean(encoding)
+        return (log_w, *totals) if mean is None else (log_w, *totals, mean[:, 0])
 
 
 def _like(wanted: Any, part: Any) -> Any:

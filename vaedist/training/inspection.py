@@ -12,11 +12,21 @@ import tensorflow as tf
 
 from vaedist.model import VAE, Posterior
 from vaedist.model.noise import INSPECTION, PIXELS, PRIOR, row_normal, row_uniform
-from vaedist.objective import Bound, active_units, bound, kl_per_unit, latent_moments
+from vaedist.objective import (
+    Bound,
+    active_units,
+    active_units_doubt,
+    bound,
+    exact_moments,
+    kl_per_unit,
+    latent_moments,
+    samples_to_count,
+)
 from vaedist.training.batches import evaluation_noise
 from vaedist.training.compiled import compiled, traced
 
 BLOCK = 256  # images at a time
+SAMPLES = 40  # of z an image, at least, from which statistics of the latents are taken
 
 Pixels = Literal["mean", "sample"]
 
@@ -24,11 +34,11 @@ Pixels = Literal["mean", "sample"]
 class LatentStatistics(NamedTuple):
     """How much the latents carry.
 
-    active_units: number of them with Var_x(E_q[z]) > 0.01.
+    active_units: number of them with Var_x(E_q[z]) > 0.01; None where that cannot be told, as of one image.
     kl_per_unit: [latent], in nats, a mean over images and samples.
     """
 
-    active_units: int
+    active_units: int | None
     kl_per_unit: np.ndarray
 
 
@@ -93,19 +103,26 @@ def interpolate(model: VAE, images: np.ndarray, *, steps: int = 8, seed: int = 0
     return decode(model, path.reshape(-1, model.latent))
 
 
-def latent_statistics(model: VAE, images: np.ndarray, *, samples: int = 40, seed: int = 0) -> LatentStatistics:
+def latent_statistics(model: VAE, images: np.ndarray, *, samples: int | None = None, seed: int = 0) -> LatentStatistics:
     """Active units and the KL of each unit over some uint8 images, from several samples of z an image.
 
-    The variance over images of a unit that carries nothing is found to be 0 but for about sqrt(2 / images) / samples:
-    0.003 with 128 images and 40 samples, where 0.01 counts as active.
+    Active units are counted by the encoder's mu where there is no flow. Otherwise they take as many samples as make
+    `dead_unit_noise` no larger than the threshold, `SAMPLES` for 128 images, and more for fewer, which is how many are
+    taken where `samples` is not given.
     """
-    sums, squares, kl = _in_blocks(images, lambda block, first: _latent_sums(model, block, seed, samples, first))
-    return LatentStatistics(active_units(latent_moments(sums, squares, samples)), kl.mean(0) / samples)
+    samples = samples or max(SAMPLES, samples_to_count(len(images)))
+    sums, squares, kl, *mean = _in_blocks(images, lambda block, first: _latent_sums(model, block, seed, samples, first))
+    moments = exact_moments(mean[0]) if mean else latent_moments(sums, squares, samples)
+    count = active_units(moments) if active_units_doubt(moments) is None else None
+    return LatentStatistics(count, kl.mean(0) / samples)
 
 
 @compiled
 def _latent_sums(model: VAE, images: Any, seed: int, samples: int, first: Any) -> tuple[Any, ...]:
-    """Sums over some samples of z of each image: of z, of z^2, and of the KL of each unit, [B, latent], float64."""
+    """Sums over some samples of z of each image: of z, of z^2, and of the KL of each unit, [B, latent], float64.
+
+    And E_q[z], where it is known.
+    """
     rows, latent = images.shape[0], model.latent
 
     def take(k: Any, *totals: Any) -> tuple[Any, ...]:
@@ -116,7 +133,8 @@ def _latent_sums(model: VAE, images: Any, seed: int, samples: int, first: Any) -
     encoding = model.encode(_observed(model, images, first))
     start = tf.constant(0), *(tf.zeros((rows, latent), tf.float64) for _ in range(3))
     _, *sums = tf.while_loop(lambda k, *_: k < samples, take, start, maximum_iterations=samples)
-    return tuple(sums)
+    mean = model.posterior_mean(encoding)
+    return (*sums,) if mean is None else (*sums, mean)
 
 
 @traced
@@ -132,7 +150,7 @@ def _score(model: VAE, images: Any, seed: int, first: Any) -> Bound:
 
 
 def _observed(model: VAE, images: Any, first: Any) -> Any:
-    """x of a block of images, [B, D]."""
+    """The x of a block of images, [B, D]."""
     return model.observe(images, _noise(model, images, first))
 
 

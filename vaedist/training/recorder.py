@@ -16,6 +16,11 @@ from vaedist.training.run_folder import RunFolder
 
 PICTURE_SCALE = 2  # screen pixels a pixel
 PICTURE_COLUMNS = 8
+CAPTIONS = {
+    "reconstructions": "Test images as the model sees them, each beside the mean E[x|z] at a sample of q(z|x).",
+    "samples": "Means E[x|z] for z drawn from the prior; the pixels themselves are not drawn from p(x|z).",
+    "interpolations": "Means E[x|z] along great circles in z between samples of q(z|x) of two test images.",
+}
 STATISTICS_IMAGES = 128
 
 
@@ -112,7 +117,8 @@ class Recorder:
     def latents(self, step: int, model: VAE, probe: Probe) -> None:
         """Active units and the KL of each unit, over some of the probe's images."""
         statistics = inspection.latent_statistics(model, probe.images[:STATISTICS_IMAGES], seed=self.seed)
-        self.board.scalars(step, {"latent/active_units": statistics.active_units})
+        if statistics.active_units is not None:
+            self.board.scalars(step, {"latent/active_units": statistics.active_units})
         self.board.histogram("latent/kl_per_unit", step, statistics.kl_per_unit)
 
     def pictures(self, epoch: int, step: int, model: VAE, probe: Probe) -> None:
@@ -132,7 +138,7 @@ class Recorder:
             sheets["interpolations"] = grid(to_uint8(paths), PICTURE_COLUMNS)
         for name, sheet in sheets.items():
             content = encode_png(sheet, scale=PICTURE_SCALE)
-            self.board.picture(f"pictures/{name}", step, content)
+            self.board.picture(f"pictures/{name}", step, content, CAPTIONS[name])
             for place in (f"{name}-epoch-{epoch:04d}.png", f"{name}.png"):
                 save_encoded(self.run.pictures / place, content)
 
