@@ -5,7 +5,7 @@ z = run.encode(images)               # [n, latent]
 pictures = run.decode(z)             # [n, H, W, C] in [0, 1]
 pictures = run.sample(64, seed=0)
 bound = run.score(images)            # the ELBO of each image and its parts, in nats
-result = run.evaluate(samples=128)   # result.elbo.mean, result.log_p.standard_error, ...
+result = run.evaluate(samples=128)   # result.elbo.mean, result.log_p.standard_error, result.scores.elbo, ...
 """
 
 from collections.abc import Callable
@@ -16,11 +16,13 @@ from typing import Literal
 
 import numpy as np
 
-from vaedist.config import Experiment
+from vaedist.config import EVALUATION_SAMPLES, Experiment
 from vaedist.data.manifest import Manifest, SplitName, load_manifest
 from vaedist.data.rows import SplitRows
 from vaedist.errors import CheckpointError, ConfigError, DataError, RunError
 from vaedist.model import VAE
+from vaedist.model.likelihoods import observation_of
+from vaedist.model.observations import Observation
 from vaedist.objective import Bound
 from vaedist.training import inspection
 from vaedist.training.build import build_model
@@ -33,8 +35,6 @@ from vaedist.training.run_folder import RunFolder
 from vaedist.training.state import load_weights
 
 Which = Literal["best", "newest"]
-
-SAMPLES = 16  # of z for an image, where not said otherwise
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Run:
         return open_probe(self.experiment.data.path, self._manifest(), count)
 
     def evaluator(
-        self, *, samples: int = SAMPLES, split: SplitName = "test", limit: int | None = None
+        self, *, samples: int = EVALUATION_SAMPLES, split: SplitName = "test", limit: int | None = None
     ) -> ImportanceEvaluator:
         """What scores the split's images block by block; see `evaluate`."""
         rows = SplitRows(self.experiment.data.path, self._manifest(), split, limit)
@@ -147,7 +147,7 @@ class Run:
     def evaluate(
         self,
         *,
-        samples: int = SAMPLES,
+        samples: int = EVALUATION_SAMPLES,
         split: SplitName = "test",
         limit: int | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
@@ -155,7 +155,8 @@ class Run:
         """The variational bound, the importance-weighted bounds, and what the latents carry.
 
         The model was fitted to lower bounds of one sample; several samples an image make the estimates more exact, and
-        the bound on log p(x) tighter.
+        the bound on log p(x) tighter. The scores of each image are in `scores` of what is returned, and `against`
+        compares it with the evaluation of another run.
 
         Args:
             samples: of z for each image.
@@ -173,17 +174,44 @@ class Run:
             progress(len(scores), evaluator.blocks)
         return evaluator.summary(scores)
 
-    def require_bits_per_dim(self) -> None:
-        """Refuse to state the run's numbers in bits/dim where they are none.
+    @property
+    def observation(self) -> Observation:
+        """How pixels become what the model scores."""
+        return observation_of(self.experiment.model.likelihood, self.experiment.data.binarize)
+
+    def require_comparable(self, other: "Run") -> None:
+        """Refuse a comparison image by image with a run whose scores are of something else.
 
         Raises:
-            ConfigError: the likelihood is neither a density of the pixels nor a distribution over their values.
+            RunError: the other run is of another data set, or its model scores other values of the pixels.
         """
-        if self.model.levels is None:
+        mine, its = self.checkpoint.position.fingerprint, other.checkpoint.position.fingerprint
+        if mine != its:
+            raise RunError(
+                f"{other.folder.place} cannot be compared with {self.folder.place}: their data sets differ, "
+                f"fingerprint {its[:12]}, not {mine[:12]}"
+            )
+        if self.observation.shown != other.observation.shown:
+            raise RunError(
+                f"{other.folder.place} cannot be compared with {self.folder.place}: one scores "
+                f"{other.observation.shown}, the other {self.observation.shown} (model.likelihood, data.binarize)"
+            )
+
+    def require_bits_per_dim(self) -> None:
+        """Refuse to state the run's numbers in bits/dim where there are none.
+
+        Raises:
+            ConfigError: the likelihood is neither a density of the pixels nor a distribution over their levels.
+        """
+        if self.observation.levels is None and self.observation.proper:
+            raise ConfigError(
+                f"run {self.folder.place} has no bits/dim: data.binarize = {self.experiment.data.binarize!r} makes "
+                f"pixels 0 or 1, whose scores are in nats"
+            )
+        if self.observation.levels is None:
             raise ConfigError(
                 f"run {self.folder.place} has no bits/dim: model.likelihood = {self.experiment.model.likelihood!r} on "
-                f"grey values is a score, not a density or a probability of the pixels; use another likelihood, or "
-                f"data.binarize"
+                f"grey values is a score, not a density or a probability of the pixels; use another likelihood"
             )
 
     def _manifest(self) -> Manifest:

@@ -1,13 +1,17 @@
 """`vaedist evaluate`: numbers for a paper."""
 
-from dataclasses import replace
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaedist.cli.loading import loaded
+from vaedist.cli.loading import loaded, quiet
 from vaedist.cli.options import (
+    Place,
     address_option,
     checkpoint_option,
     data_option,
@@ -16,16 +20,18 @@ from vaedist.cli.options import (
     run_argument,
 )
 from vaedist.cli.output import console, print_pairs, progress_bar
+from vaedist.config import EVALUATION_SAMPLES
 from vaedist.storage.uri import join_uri
 
 if TYPE_CHECKING:
     from vaedist.runs import Run
-    from vaedist.training.importance import Estimate, Evaluation
+    from vaedist.training.importance import Difference, Estimate, Evaluation
 
 
 @click.command()
 @run_argument
-@click.option("--samples", type=click.IntRange(1, 2**20), default=16, show_default=True,
+@click.argument("others", nargs=-1, type=Place(), metavar="[OTHER]...")
+@click.option("--samples", type=click.IntRange(1, 2**20), default=EVALUATION_SAMPLES, show_default=True,
               help="Samples of z for each image, K.")  # fmt: skip
 @click.option("--split", type=click.Choice(["test", "train", "validation"]), default="test", show_default=True,
               help="Whose images.")  # fmt: skip
@@ -40,38 +46,53 @@ if TYPE_CHECKING:
 @address_option
 @json_option
 def evaluate(
-    run: str | Path, samples: int, split: str, limit: int | None, checkpoint: str, ema: bool | None, bits_per_dim: bool,
-    data: str | None, workers: int, gpus_per_worker: int, address: str | None, as_json: bool,
+    run: str | Path, others: tuple[str | Path, ...], samples: int, split: str, limit: int | None, checkpoint: str,
+    ema: bool | None, bits_per_dim: bool, data: str | None, workers: int, gpus_per_worker: int, address: str | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Score a checkpoint of RUN: ELBO, importance-weighted bounds on log p(x), bits/dim, active units.
 
-    Each number comes with its standard error. They are written into the run's folder and to TensorBoard too, and are
-    the same for any number of workers.
-    """
-    with (
-        progress_bar(f"evaluating {run}") as progress,
-        loaded(run, checkpoint=checkpoint, ema=ema, data=data) as opened,
-    ):
-        if bits_per_dim:
-            opened.require_bits_per_dim()
-        options: dict[str, Any] = {"samples": samples, "split": split, "limit": limit, "progress": progress}
-        if workers > 1 or gpus_per_worker or address:
-            from vaedist.launch.evaluate import evaluate_on_ray
+    Each number comes with its standard error over images, and the bounds with their Monte-Carlo error on these images.
+    They are written into the run's folder and to TensorBoard too, and are the same for any number of workers.
 
-            opened = replace(opened, folder=opened.folder.absolute())
-            found = evaluate_on_ray(
-                opened, workers=workers, gpus_per_worker=gpus_per_worker, address=address, **options
-            )
-        else:
-            found = opened.evaluate(**options)
-        kind = [split, f"k{samples}", *([f"first{limit}"] if limit else []), *(["no-ema"] if ema is False else [])]
-        path = _save(run, opened, split, "-".join(kind), found)
+    OTHER runs are scored on the same images, and each is compared with RUN image by image: they must be of the same
+    data, and score the same values of the pixels.
+    """
+    with ExitStack() as stack:
+        runs = [
+            stack.enter_context(loaded(place, checkpoint=checkpoint, ema=ema, data=data)) for place in (run, *others)
+        ]
+        if bits_per_dim:
+            for opened in runs:
+                opened.require_bits_per_dim()
+        for opened in runs[1:]:
+            runs[0].require_comparable(opened)
+    kind = [split, f"k{samples}", *([f"first{limit}"] if limit else []), *(["no-ema"] if ema is False else [])]
+    options = {"samples": samples, "split": split, "limit": limit}
+    found, paths = [], []
+    for place, opened in zip((run, *others), runs, strict=True):
+        with progress_bar(f"evaluating {place}") as progress, quiet():
+            if workers > 1 or gpus_per_worker or address:
+                found.append(_on_ray(opened, workers, gpus_per_worker, address, progress=progress, **options))
+            else:
+                found.append(opened.evaluate(progress=progress, **options))
+            paths.append(_save(place, opened, split, "-".join(kind), found[-1]))
     if as_json:
-        click.echo(path.read_text(encoding="utf-8"), nl=False)
+        _print_json(run, others, paths, found)
         return
-    _print(run, opened, split, found)
-    folder = opened.folder
-    click.echo(f"wrote {join_uri(folder.uri, folder.evaluations.name, path.name) if folder.uri else path}")
+    for place, opened, evaluation, path in zip((run, *others), runs, found, paths, strict=True):
+        _print(place, opened, split, evaluation)
+        folder = opened.folder
+        click.echo(f"wrote {join_uri(folder.uri, folder.evaluations.name, path.name) if folder.uri else path}")
+    for place, evaluation in zip(others, found[1:], strict=True):
+        _print_difference(f"{place} less {run}", evaluation.against(found[0]))
+
+
+def _on_ray(opened: "Run", workers: int, gpus: int, address: str | None, **options: Any) -> "Evaluation":
+    from vaedist.launch.evaluate import evaluate_on_ray
+
+    there = replace(opened, folder=opened.folder.absolute())
+    return evaluate_on_ray(there, workers=workers, gpus_per_worker=gpus, address=address, **options)
 
 
 def _save(run: str | Path, opened: "Run", split: str, name: str, found: "Evaluation") -> Path:
@@ -88,40 +109,96 @@ def _save(run: str | Path, opened: "Run", split: str, name: str, found: "Evaluat
         "fingerprint": position.fingerprint,
         "split": split,
         "seed": opened.experiment.seed,
+        "scored": opened.observation.shown,
         **found.to_dict(),
     }
     return save_evaluation(folder, name, position.step, record)
 
 
+def _print_json(
+    run: str | Path, others: Sequence[str | Path], paths: Sequence[Path], found: "Sequence[Evaluation]"
+) -> None:
+    """The files that were written: one as it is, or several with the differences between the runs."""
+    from vaedist.training.evaluations import finite
+
+    if not others:
+        click.echo(paths[0].read_text(encoding="utf-8"), nl=False)
+        return
+    differences = [
+        finite({"run": str(place), "less": str(run), **asdict(evaluation.against(found[0]))})
+        for place, evaluation in zip(others, found[1:], strict=True)
+    ]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    click.echo(json.dumps({"runs": records, "differences": differences}, indent=1))
+
+
 def _print(run: str | Path, opened: "Run", split: str, found: "Evaluation") -> None:
-    position, samples = opened.checkpoint.position, found.samples
+    position, samples, seen = opened.checkpoint.position, found.samples, opened.observation
     weights = ", moving averages" if opened.ema else ""
-    print_pairs(
-        str(run),
-        {
-            "checkpoint": f"step {position.step} ({position.epoch} epochs){weights}",
-            "images": f"{found.images:,} of {split}, {samples} samples of z each",
-            "ELBO": _nats(found.elbo),
-            f"log p(x) >= L_{samples}": _nats(found.log_p),
-            "gap": _nats(found.gap),
-            "reconstruction": _nats(found.reconstruction),
-            "KL": _nats(found.kl),
-            "bits/dim <=": _bits(found.bits_per_dim, samples),
-            "effective samples": f"{found.effective_sample_size.mean:.2f} of {samples}",
-            "active units": _active(found.active_units, opened.experiment.model.latent),
-        },
-    )
+    rows = {
+        "checkpoint": f"step {position.step} ({position.epoch} epochs){weights}",
+        "images": f"{found.images:,} of {split}, {samples} samples of z each",
+    }
+    if seen.proper:
+        rows["NLL <="] = f"{-found.log_p.mean:.3f} nats by L_{samples}, {-found.elbo.mean:.3f} by the ELBO"
+    rows |= {
+        "ELBO": _nats(found.elbo),
+        f"log p(x) >= L_{samples}": _nats(found.log_p),
+        "Monte-Carlo error": _monte_carlo(found),
+        f"L_{samples} - L_{samples // 2}": _rise(found),
+        "effective samples": f"{found.effective_sample_size.mean:.2f} of {samples}",
+        "gap": _nats(found.gap),
+        "reconstruction": _nats(found.reconstruction),
+        "KL": _nats(found.kl),
+        "bits/dim <=": _bits(found.bits_per_dim, samples),
+        "active units": _active(found, opened.experiment.model.latent),
+    }
+    if samples == 1:
+        del rows["L_1 - L_0"]
+    if seen.proper and found.bits_per_dim is None:
+        del rows["bits/dim <="]
+    print_pairs(str(run), rows)
     if samples > 1:
         from rich.table import Table
 
-        table = Table("k", "L_k, nats an image", "standard error", title="importance-weighted bounds")
+        table = Table(
+            "k", "L_k, nats an image", "standard error", "Monte-Carlo error", title="importance-weighted bounds"
+        )
         for k, bound in found.bounds.items():
-            table.add_row(str(k), f"{bound.mean:.3f}", f"{bound.standard_error:.3f}")
+            table.add_row(
+                str(k), f"{bound.mean:.3f}", f"{bound.standard_error:.3f}", f"{found.monte_carlo_errors[k]:.3f}"
+            )
         console().print(table)
+
+
+def _print_difference(title: str, found: "Difference") -> None:
+    """Differences image by image."""
+    rows = {
+        "images": f"the same {found.images:,}",
+        "ELBO": _nats(found.elbo),
+        "importance-weighted bound": _nats(found.importance_bound),
+        "reconstruction": _nats(found.reconstruction),
+        "KL": _nats(found.kl),
+    }
+    print_pairs(title, rows)
 
 
 def _nats(estimate: "Estimate") -> str:
     return f"{estimate.mean:.3f} +- {estimate.standard_error:.3f} nats"
+
+
+def _monte_carlo(found: "Evaluation") -> str:
+    if found.samples == 1:
+        return "takes 2 samples or more"
+    elbo, bound = found.monte_carlo_errors[1], found.monte_carlo_errors[found.samples]
+    return f"{elbo:.3f} nats of the ELBO, {bound:.3f} of L_{found.samples}, on these images"
+
+
+def _rise(found: "Evaluation") -> str:
+    if found.rise is None:
+        return ""
+    verdict = {True: ": still rises, so that more samples give more", False: ": no rise seen", None: ""}
+    return _nats(found.rise) + verdict[found.still_rises]
 
 
 def _bits(estimates: "dict[int, Estimate] | None", samples: int) -> str:
@@ -131,5 +208,7 @@ def _bits(estimates: "dict[int, Estimate] | None", samples: int) -> str:
     return f"{elbo.mean:.4f} +- {elbo.standard_error:.4f} by the ELBO, {log_p.mean:.4f} by L_{samples}"
 
 
-def _active(units: int | None, latent: int) -> str:
-    return f"{units} of {latent}" if units is not None else "takes 2 samples or more"
+def _active(found: "Evaluation", latent: int) -> str:
+    if found.active_units is None:
+        return f"not counted: {found.active_units_withheld}"
+    return f"{found.active_units} of {latent}"

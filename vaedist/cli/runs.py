@@ -35,19 +35,30 @@ output_option = partial(click.option, "-o", "--output", type=LocalPath(path_type
 @seed_option
 @checkpoint_option
 @ema_option
-@click.option("--pixels", type=click.Choice(["mean", "sample"]), default="mean", show_default=True,
-              help="Show the mean of p(x|z), or draw the pixels too.")  # fmt: skip
+@click.option(
+    "--pixels",
+    type=click.Choice(["mean", "sample"]),
+    default="mean",
+    show_default=True,
+    help="Show the mean of p(x|z), which is smoother than any image of the model's, or draw the pixels too.",
+)
 @output_option(default="samples.png")
 @json_option
 def sample(
     run: str | Path, count: int, seed: int, checkpoint: str, ema: bool | None, pixels: str, output: Path, as_json: bool
 ) -> None:
-    """Draw new images from RUN's model, z ~ N(0, I), into a PNG grid."""
+    """Draw z ~ N(0, I) and show the mean image E[x|z] of each, decoded by RUN's model, in a PNG grid.
+
+    With --pixels sample the pixels are drawn from p(x|z), too. A Gaussian's means and pixels are cut off at 0 and 1;
+    how many were is told.
+    """
     from vaedist.monitor.pictures import grid, to_uint8
 
     with loaded(run, checkpoint=checkpoint, ema=ema) as opened:
-        images = to_uint8(opened.sample(count, seed=seed, pixels=pixels))
-    _write_picture(output, grid(images, _columns(count)), as_json, images=count, seed=seed)
+        images = opened.sample(count, seed=seed, pixels=pixels)
+        clipped = _clipped(opened, images)
+    sheet = grid(to_uint8(images), _columns(count))
+    _write_picture(output, sheet, as_json, clipped, images=count, seed=seed, pixels=pixels)
 
 
 @click.command()
@@ -76,15 +87,21 @@ def reconstruct(
     output: Path,
     as_json: bool,
 ) -> None:
-    """Show validation or test images beside RUN's reconstructions of them in a PNG grid."""
+    """Show images beside RUN's reconstructions of them, the means E[x|z] at a sample of q(z|x), in a PNG grid.
+
+    The images are of the validation split, or the test split where there is none. They are shown as the model sees
+    them: binarised, where it binarises, by the draws of every evaluation. A Gaussian's means are cut off at 0 and 1;
+    how many were is told.
+    """
     from vaedist.monitor.pictures import side_by_side, to_uint8
 
     with loaded(run, checkpoint=checkpoint, data=data, ema=ema) as opened:
         images = opened.probe(count).images
         originals = to_uint8(opened.observed(images))
-        reconstructions = to_uint8(opened.reconstruct(images, seed=seed))
-    sheet = side_by_side(originals, reconstructions, max(1, _columns(count) // 2))
-    _write_picture(output, sheet, as_json, images=len(originals), seed=seed)
+        means = opened.reconstruct(images, seed=seed)
+        clipped = _clipped(opened, means)
+    sheet = side_by_side(originals, to_uint8(means), max(1, _columns(count) // 2))
+    _write_picture(output, sheet, as_json, clipped, images=len(originals), seed=seed)
 
 
 @click.group()
@@ -168,8 +185,18 @@ def _columns(count: int) -> int:
     return max(1, round(count**0.5))
 
 
-def _write_picture(output: Path, sheet: Any, as_json: bool, **facts: Any) -> None:
+def _clipped(run: Any, images: Any) -> float | None:
+    """Share of pixel values that lie at or beyond 0 or 1, where the likelihood cuts them off there; else None."""
+    return float(((images <= 0) | (images >= 1)).mean()) if run.model.likelihood.clips else None
+
+
+def _write_picture(output: Path, sheet: Any, as_json: bool, clipped: float | None, **facts: Any) -> None:
     from vaedist.monitor.pictures import save_png
 
     save_png(output, sheet, scale=2)
-    click.echo(json.dumps({"output": str(output)} | facts) if as_json else f"wrote {output}")
+    if as_json:
+        click.echo(json.dumps({"output": str(output), **facts, "clipped": clipped}))
+        return
+    if clipped is not None:
+        click.echo(f"{clipped:.1%} of the Gaussian's pixel values lie outside of 0 to 1, and are shown as 0 or 1")
+    click.echo(f"wrote {output}")

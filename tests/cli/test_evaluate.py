@@ -1,0 +1,159 @@
+"""`vaedist evaluate`, `sample` and `reconstruct` of runs with random weights: numbers, comparisons, what is told."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from synthetic import source
+
+import vaedist
+from vaedist.cli import main
+from vaedist.config import Experiment
+from vaedist.data.manifest import load_manifest
+from vaedist.data.prepare import prepare
+from vaedist.training.build import build_model
+from vaedist.training.checkpoint import CheckpointStore, Position
+from vaedist.training.run_folder import RunFolder
+from vaedist.training.state import named_weights
+
+GREY = (4, 6, 1)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Two data sets, and runs with weights drawn at random."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, rows in (("numbers", 19), ("others", 20)):
+        prepare(source(train=30, test=rows, shape=GREY), str(folder / name), shards=4)
+
+    def make(name, seed, data, *overrides):
+        sizes = ("model.hidden=8", "model.latent=4", "model.flow.depth=0", f"seed={seed}", *overrides)
+        experiment = Experiment().with_overrides(f"data.path={folder / data}", *sizes)
+        manifest, run = load_manifest(str(folder / data)), RunFolder(folder / name)
+        run.path.mkdir()
+        run.experiment.write_text(experiment.to_toml())
+        model = build_model(experiment, manifest.shape)
+        if name == "gaussian":  # means from -1 to 2
+            model.decoder.out.bias[:].assign(np.r_[np.linspace(-1, 2, 24), np.zeros(24)])
+            model.decoder.out.kernel.assign(np.zeros(model.decoder.out.kernel.shape))
+        position = Position(1, 4, manifest.fingerprint, manifest.shape, test_elbo=-1.0)
+        CheckpointStore(run.checkpoints).save(position, named_weights(model), {}, experiment.to_toml())
+
+    make("grey", 0, "numbers")
+    make("dynamic", 0, "numbers", "data.binarize=dynamic")
+    make("fixed", 1, "numbers", "data.binarize=fixed")
+    make("flow", 2, "numbers", "data.binarize=dynamic", "model.flow.depth=1", "model.flow.width=4")
+    make("gaussian", 0, "numbers", "model.likelihood=gaussian")
+    make("elsewhere", 0, "others", "data.binarize=dynamic")
+    return folder
+
+
+@pytest.fixture
+def invoke(place, monkeypatch):
+    """Calls vaedist in the folder of the runs."""
+    monkeypatch.chdir(place)
+
+    def call(*words, code=0):
+        done = CliRunner().invoke(main, [str(word) for word in words], prog_name="vaedist")
+        assert done.exit_code == code, done.output
+        return done
+
+    return call
+
+
+def test_two_runs_are_compared_image_by_image(invoke, place):
+    told = json.loads(invoke("evaluate", "dynamic", "fixed", "flow", "--samples", 6, "--json").stdout)
+    assert [record["run"] for record in told["runs"]] == ["dynamic", "fixed", "flow"]
+    assert [(each["run"], each["less"]) for each in told["differences"]] == [("fixed", "dynamic"), ("flow", "dynamic")]
+    first, second, _ = (vaedist.load_run(place / name).evaluate(samples=6) for name in ("dynamic", "fixed", "flow"))
+    apart = second.scores.importance_bound - first.scores.importance_bound
+    found = told["differences"][0]
+    assert found["images"] == 19
+    assert found["importance_bound"]["mean"] == pytest.approx(apart.mean(), abs=1e-5)
+    assert found["importance_bound"]["standard_error"] == pytest.approx(apart.std(ddof=1) / np.sqrt(19), abs=1e-5)
+    means = [record["bounds"]["1"]["mean"] for record in told["runs"]]
+    assert found["elbo"]["mean"] == pytest.approx(means[1] - means[0], abs=1e-5)
+    shown = invoke("evaluate", "dynamic", "fixed", "--samples", 6).stdout
+    assert "fixed less dynamic" in shown
+    assert f"{found['elbo']['mean']:.3f} +- {found['elbo']['standard_error']:.3f} nats" in shown
+    for name in ("dynamic", "fixed"):
+        assert len(list((place / name / "evaluations").glob("test-k6-*.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ("elsewhere", "elsewhere cannot be compared with dynamic: their data sets differ, fingerprint "),
+        ("grey", "one scores pixel values in [0, 1], the other binary pixels drawn once for each image"),
+        ("gaussian", "one scores dequantised pixels, the other binary pixels drawn once for each image"),
+    ],
+)
+def test_runs_of_other_data_or_of_other_pixels_are_not_compared(invoke, place, other, says):
+    done = invoke("evaluate", "dynamic", other, "--samples", 3, code=2)
+    assert says in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert not list(place.glob("*/evaluations/test-k3-*"))
+
+
+def test_what_is_known_of_a_bound_is_told(invoke):
+    record = json.loads(invoke("evaluate", "flow", "--samples", 6, "--json").stdout)
+    assert set(record["monte_carlo_errors"]) == {"1", "2", "4", "6"}
+    assert all(error > 0 for error in record["monte_carlo_errors"].values())
+    assert record["rise"]["mean"] > 0
+    assert record["still_rises"] in (True, False)
+    assert record["active_units"] is None
+    assert "with N = 19 images and K = 6 samples of z" in record["active_units_withheld"]
+    assert record["scored"] == "binary pixels drawn once for each image"
+    shown = " ".join(invoke("evaluate", "flow", "--samples", 6).stdout.split())
+    for text in ("log p(x) >= L_6", "NLL <=", "Monte-Carlo error", "L_6 - L_3", "effective samples",
+                 "not counted: 3 sqrt(2 / (N K (K - 1)))", "it takes K = 98 or N = 6,000"):  # fmt: skip
+        assert text in shown
+    assert "bits/dim" not in shown  # of binary pixels
+    one = json.loads(invoke("evaluate", "flow", "--samples", 1, "--json").stdout)
+    assert (one["rise"], one["monte_carlo_errors"]) == (None, {"1": None})
+    exact = json.loads(invoke("evaluate", "dynamic", "--samples", 1, "--json").stdout)
+    assert exact["active_units"] is not None
+    assert exact["active_units_withheld"] is None
+
+
+def test_likelihoods_are_told_as_nats_and_scores_are_not_called_so(invoke):
+    assert "NLL <=" not in invoke("evaluate", "grey", "--samples", 2).stdout
+    gaussian = invoke("evaluate", "gaussian", "--samples", 2).stdout
+    assert gaussian.index("NLL <=") < gaussian.index("bits/dim")
+    done = invoke("evaluate", "fixed", "--bits-per-dim", code=2)
+    assert "has no bits/dim: data.binarize = 'fixed' makes pixels 0 or 1, whose scores are in nats" in done.stderr
+
+
+def test_as_many_samples_are_taken_as_in_papers():
+    options = {option.name: option for option in main.commands["evaluate"].params}
+    assert options["samples"].default == 128
+
+
+def test_pixels_that_a_gaussian_has_outside_of_0_to_1_are_counted(invoke, tmp_path):
+    """24 means, -1 to 2 in equal steps: 8 are below 0 and 8 above 1."""
+    for command in ("sample", "reconstruct"):
+        words = (command, "gaussian", "-n", 4, "-o", tmp_path / f"{command}.png")
+        assert "66.7% of the Gaussian's pixel values lie outside of 0 to 1" in invoke(*words).stdout
+        assert json.loads(invoke(*words, "--json").stdout)["clipped"] == pytest.approx(2 / 3)
+        words = (command, "grey", "-n", 4, "-o", tmp_path / f"{command}.png")
+        assert "outside" not in invoke(*words).stdout
+        assert json.loads(invoke(*words, "--json").stdout)["clipped"] is None
+
+
+def test_help_says_that_samples_are_means(invoke):
+    told = " ".join(invoke("sample", "--help").stdout.split())
+    assert "show the mean image E[x|z] of each" in told
+    assert "With --pixels sample the pixels are drawn" in told
+
+
+def test_python_sees_the_pixels_that_are_evaluated(place):
+    run = vaedist.load_run(place / "dynamic")
+    images = run.probe(19).images
+    noise = run.pixel_noise(19)
+    np.testing.assert_array_equal(np.sort(run.evaluate(samples=2).scores.rows), np.arange(19))
+    x = run.observed(images)
+    np.testing.assert_array_equal(x.reshape(19, -1), run.model.observe(images, noise))
+    assert set(np.unique(x)) == {0, 1}
+    assert vaedist.load_run(place / "grey").pixel_noise(3) is None
