@@ -39,7 +39,7 @@ class NoiseError(VaedistError):
 
 
 class NonFiniteError(VaedistError):
-    """A loss or a gradient became NaN or infinite; the update was not applied."""
+    """A loss or a gradient became NaN or infinite, or a gradient too large to be squared; no weight was changed."""
 
 
 class Interrupted(VaedistError):  # noqa: N818 - it is a request, not a fault

@@ -83,8 +83,8 @@ BROKEN = {
         lambda right: lambda self, i, gradient, *more: right(self, i, 1.01 * gradient + 1e-3, *more),
     ),
     "doubled": (
-        Update, "_in_turn",
-        lambda right: lambda self, gradients, *more: right(self, [2.0 * g for g in gradients], *more),
+        Update, "_apply",
+        lambda right: lambda self, i, gradient, *more: right(self, i, 2.0 * gradient, *more),
     ),
     "padding": (steps.Batch, "real", lambda right: property(lambda self: tf.ones(self.images.shape[0], tf.bool))),
     "not_a_number": (

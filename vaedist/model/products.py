@@ -32,6 +32,22 @@ class Seen(NamedTuple):
     y: Any
 
 
+class Factors(NamedTuple):
+    """The gradient of a kernel as the two factors that it is the product of.
+
+    Attributes:
+        x: input of the product y = x K, [B, in].
+        dy: gradient of its output, [B, out].
+    """
+
+    x: Any
+    dy: Any
+
+    def product(self) -> Any:
+        """Returns the gradient of the kernel, x^T dy, [in, out]."""
+        return tf.matmul(self.x, self.dy, transpose_a=True)
+
+
 class _Watch(NamedTuple):
     """Where products note themselves, and whether kernels come first in the gradients of what they are applied to."""
 
@@ -70,7 +86,7 @@ def kernel_first_product(x: Any, kernel: Any) -> Any:
 
     def gradient(dy: Any) -> tuple[Any, Any]:
         dx = tf.matmul(kernel, dy, transpose_b=True)
-        return tf.transpose(*xla.optimization_barrier(dx)), tf.matmul(x, dy, transpose_a=True)
+        return tf.transpose(*xla.optimization_barrier(dx)), Factors(x, dy).product()
 
     return tf.matmul(x, kernel), gradient
 

@@ -165,10 +165,12 @@ class Loop:
         """Name what was not finite in the last step that was taken."""
         step, row = first + len(metrics), metrics[-1]
         bad = [name for name, value in zip(self.step.sums, row, strict=False) if not np.isfinite(value)]
+        became = "became NaN or infinite"
         if not bad:  # the same for all workers, who look together
             bad = [f"the gradient of {name}" for name in self.step.weights_at_fault(chunk, len(metrics) - 1, step - 1)]
+            became += ", or too large to be squared"
         what = (", ".join(bad[:MOST_NAMED]) or "the gradient") + (", ..." if bad[MOST_NAMED:] else "")
-        where = f"step {step} (epoch {first // self.steps_per_epoch + 1}): {what} became NaN or infinite"
+        where = f"step {step} (epoch {first // self.steps_per_epoch + 1}): {what} {became}"
         if self.recorder is None:  # only the first worker knows what is saved
             raise NonFiniteError(where)
         raise NonFiniteError(

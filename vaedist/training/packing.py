@@ -9,21 +9,15 @@ al. 2017, Poseidon, choose layer by layer, as is done here.)
 
 import math
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
+from vaedist.model.products import Factors
 from vaedist.training.batches import Batch
 
 WORTHWHILE = 2  # so many times fewer numbers must the factors be, as their product is then taken by every replica
 ALONE = 2**19  # numbers from which a tensor is summed by itself: each costs half a millisecond, the copies more
-
-
-class Factors(NamedTuple):
-    """The input of a product and the gradient of its output, [B, in] and [B, out]."""
-
-    x: Any
-    dy: Any
 
 
 class Packing:
@@ -66,7 +60,7 @@ class Packing:
         return (*alone, tf.concat(joined, 0), sums)
 
     def unpack(self, tensors: Sequence[Any]) -> tuple[list[Any], Any]:
-        """The gradient of each weight, and the sums."""
+        """The gradient of each weight, as `Factors` where it is factored, and the sums."""
         vector, *others = tensors[sum(self.alone) :]
         sizes = [size for size, by_itself in zip(self.sizes, self.alone, strict=True) if not by_itself]
         *joined, rest = tf.split(vector, [*sizes, vector.shape[0] - sum(sizes)])
@@ -78,7 +72,7 @@ class Packing:
             ]
         )
         gradients = [
-            tf.matmul(next(parts), next(parts), transpose_a=True) if i in self.factored else next(parts)
+            Factors(next(parts), next(parts)) if i in self.factored else next(parts)
             for i in range(len(self.shapes) - len(self.factored))
         ]
         return gradients, others[0] if others else rest

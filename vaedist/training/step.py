@@ -15,14 +15,14 @@ import tensorflow as tf
 from vaedist.data.stream import Chunk
 from vaedist.model import VAE, VAEOutput
 from vaedist.model.noise import POSTERIOR, row_normal
-from vaedist.model.products import products_seen
+from vaedist.model.products import Factors, products_seen
 from vaedist.objective import Objective, bound
 from vaedist.training.batches import Batch, column_names, row_sums, score, training_noise
 from vaedist.training.compiled import compiled, program_text, scalar, traced
 from vaedist.training.optimizer import Optimizer
-from vaedist.training.packing import Factors, Packing
+from vaedist.training.packing import Packing
 from vaedist.training.strategy import first_local, local_replica, on_gpus, per_replica
-from vaedist.training.update import Update
+from vaedist.training.update import Update, bound_of_squares, fits
 
 
 class TrainStep:
@@ -56,10 +56,12 @@ class TrainStep:
         paths = [variable.path for variable in model.trainable_variables]
         kernels = {paths.index(product.kernel.path): product for product in model.products}
         masks = {i: product.mask for i, product in kernels.items() if product.mask is not None}
+        self._kernels = (
+            tuple(kernels) if accumulation_steps == 1 else ()
+        )  # of parts there is a sum only, and no factors
         self._packing = Packing(
             [weight.shape for weight in self.weights],
-            kernels if accumulation_steps == 1 else (),  # of parts there is a sum only, and no factors
-            rows=global_batch, dtype=self.dtype.name, reduce_dtype=reduce_dtype or self.dtype.name,
+            self._kernels, rows=global_batch, dtype=self.dtype.name, reduce_dtype=reduce_dtype or self.dtype.name,
             split=not self._on_gpus,
         )  # fmt: skip
         with strategy.scope():
@@ -80,7 +82,7 @@ class TrainStep:
         Returns:
             metrics, [steps taken, len(names)]: sums over the batch's rows (scale and log_det too), then "stop" and the
             norm of the gradient; and whether all was finite. If not, the last row belongs to the step at fault, and no
-            later one was taken: a loss that is not finite changes no weight, a gradient that is not never enters one.
+            later one was taken, and no weight has changed in that step.
         """
         batches = self._on_devices(chunk)
         scalars = tf.constant(chunk.steps), scalar(step, tf.int64), scalar(stop, self.dtype)
@@ -135,7 +137,8 @@ class TrainStep:
         self.update.mask(0)
 
         def take(k: Any, step: Any) -> Any:
-            return self.update(*self._gradients(Batch(*(part[k] for part in batches)), step, stop, 0), step, 0)
+            batch = Batch(*(part[k] for part in batches))
+            return self.update(*self._gradients(batch, step, stop, 0, factored=self._kernels), step, 0)
 
         return self._loop(take, steps, first_step)
 
@@ -261,9 +264,9 @@ class TrainStep:
         return [*gradients, sums]
 
     def _faults(self, batch: Batch, step: Any, own: int) -> Any:
-        """1 for each weight whose gradient is not finite, 0 for others."""
-        gradients, _ = self._gradients(batch, step, tf.zeros((), self.dtype), own)
-        faults = [tf.logical_not(tf.reduce_all(tf.math.is_finite(gradient))) for gradient in gradients]
+        """1 for each weight whose gradient is not finite or too large to be squared, 0 for others."""
+        gradients, _ = self._gradients(batch, step, tf.zeros((), self.dtype), own, factored=self._kernels)
+        faults = [tf.logical_not(fits(bound_of_squares(gradient))) for gradient in gradients]
         return tf.cast(tf.stack(faults), self.dtype)
 
     def _packed_gradients(self, batch: Batch, step: Any, stop: Any, own: int, group_sums: Any) -> Any:

@@ -1,20 +1,46 @@
-"""The update of a replica's weights by the whole batch's gradient: masked, clipped, and never by one not finite."""
+"""The update of a replica's weights by the gradient of the whole batch.
 
-from collections.abc import Mapping, Sequence
+All or nothing: no weight changes unless the loss and every number of the gradient are finite. This is told from a bound
+on the gradient's norm, which costs no pass over kernels whose gradients are products of rows.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from vaedist.model.products import mask_tensor
+from vaedist.model.products import Factors, mask_tensor
 from vaedist.training.optimizer import Optimizer
+
+MARGIN = 256  # how far below the largest number a squared norm must stay, which covers the rounding of its bound
 
 
 def sum_of_squares(x: Any) -> Any:
     """Sum of squares; by rows first, which is both faster and more exact in float32 than all at once."""
     with tf.name_scope("norm"):
-        return tf.reduce_sum(tf.reduce_sum(tf.square(x), axis=0))
+        squares = tf.square(x)
+        return tf.reduce_sum(tf.reduce_sum(squares, axis=0) if squares.shape.rank else squares)
+
+
+def bound_of_squares(gradient: Any) -> Any:
+    """Returns the sum of squares of a gradient; of `Factors`, a bound on it that needs no product.
+
+    The norm of x^T dy is at most the norm of x times that of dy (Cauchy and Schwarz). Where x or dy is NaN or infinite,
+    so is the bound.
+    """
+    if isinstance(gradient, Factors):
+        return sum_of_squares(gradient.x) * sum_of_squares(gradient.dy)
+    return sum_of_squares(gradient)
+
+
+def fits(bound: Any) -> Any:
+    """Returns whether a gradient with this bound on its sum of squares is finite, and can be squared and summed.
+
+    In float32 its norm may be 1.2e18. No moment of an optimizer overflows below that.
+    """
+    return bound < bound.dtype.max / MARGIN  # False where it is NaN
 
 
 class Update:
@@ -57,61 +83,60 @@ class Update:
         """Apply the gradient of update number `step`.
 
         Args:
-            gradients: of each weight, over the whole batch.
+            gradients: of each weight, over the whole batch, as a tensor shaped like it or as `Factors`.
             sums: metrics, [n]; where one is not finite, nothing is changed.
             step: counted from 0.
             own: the replica.
 
         Returns:
-            whether all was finite; and the sums followed by the gradient's norm, [n + 1].
+            whether all was finite (see `fits`), without which no weight changes; and the sums followed by the
+            gradient's norm, [n + 1].
         """
-        finite = tf.reduce_all(tf.math.is_finite(sums))
-        if self.clip_norm:
-            finite, norm = self._clipped(gradients, finite, step, own)
-        else:
-            finite, norm = self._in_turn(gradients, finite, step, own)
+        bound = tf.add_n([bound_of_squares(gradient) for gradient in gradients])
+        finite = tf.logical_and(tf.reduce_all(tf.math.is_finite(sums)), fits(bound))
+        norm = (self._clipped if self.clip_norm else self._whole)(gradients, finite, step, own)
         return finite, tf.concat([sums, [norm]], 0)
 
-    def _in_turn(self, gradients: Sequence[Any], finite: Any, step: Any, own: int) -> tuple[Any, Any]:
-        """Apply the gradient weight by weight; returns whether all was finite, and its norm where that is wanted.
-
-        From the last layer to the first, as the gradients come out: each is used while it is in the cache. A layer's
-        bias gradient is the sum over rows of what its kernel's gradient is made of, so where the loss and the bias
-        gradients down to a layer are finite, the kernel's is, without a pass over it to find out.
-
-        A kernel waits for the bias gradient of the layer before its own, for which it is still needed: so XLA knows
-        that it is read for the last time, and keeps no copy.
-        """
+    def _whole(self, gradients: Sequence[Any], finite: Any, step: Any, own: int) -> Any:
+        """Apply the gradient; returns its norm at steps where it is wanted, else 0."""
         wanted = tf.equal((step + 1) % self.norm_every, 0)
-        rates, squares, none = self.optimizer.rates(step), [], tf.zeros((), gradients[0].dtype)
-        waiting: list[int] = []
+        squares, none = [], tf.zeros((), self.weights[0].dtype)
 
-        def apply_waiting() -> None:
-            for i in waiting:
-                squares.append(tf.cond(wanted, partial(self._squares, i, gradients[i]), lambda: none))
-                self._apply(i, gradients[i], rates, finite, own)
-            waiting.clear()
+        def look(i: int, gradient: Any) -> None:
+            squares.append(tf.cond(wanted, partial(self._squares, i, gradient), lambda: none))
 
-        for i, gradient in reversed(list(enumerate(gradients))):
-            if gradient.shape.rank == 1:
-                finite = tf.logical_and(finite, tf.math.is_finite(tf.reduce_sum(gradient)))
-                apply_waiting()
-            waiting.append(i)
-        apply_waiting()
-        norm = tf.sqrt(tf.add_n(squares))
-        return tf.logical_and(finite, tf.math.is_finite(norm)), norm
+        self._in_turn(gradients, finite, step, own, look)
+        return tf.sqrt(tf.add_n(squares))
 
-    def _clipped(self, gradients: Sequence[Any], finite: Any, step: Any, own: int) -> tuple[Any, Any]:
-        """Apply the gradient, scaled down to `clip_norm` where its norm is larger; returns as `_in_turn`."""
+    def _clipped(self, gradients: Sequence[Any], finite: Any, step: Any, own: int) -> Any:
+        """Apply the gradient, scaled down to `clip_norm` where its norm is larger; returns the norm."""
+        gradients = [_product(gradient) for gradient in gradients]
         norm = tf.sqrt(tf.add_n([self._squares(i, gradient) for i, gradient in enumerate(gradients)]))
-        finite = tf.logical_and(finite, tf.math.is_finite(norm))
-        scale, rates = tf.minimum(self.clip_norm / tf.maximum(norm, 1e-30), 1.0), self.optimizer.rates(step)
-        for i, gradient in enumerate(gradients):
-            self._apply(i, scale * gradient, rates, finite, own)
-        return finite, norm
+        scale = tf.minimum(self.clip_norm / tf.maximum(norm, 1e-30), 1.0)
+        self._in_turn([scale * gradient for gradient in gradients], finite, step, own)
+        return norm
 
-    def _apply(self, i: int, gradient: Any, rates: tuple[Any, ...], finite: Any, own: int) -> None:
-        """Update weight i; where not all was finite, by a gradient of 0 at rates of 0.
+    def _in_turn(
+        self, gradients: Sequence[Any], finite: Any, step: Any, own: int,
+        look: Callable[[int, Any], None] = lambda *_: None,
+    ) -> None:  # fmt: skip
+        """Apply the gradient weight by weight, from the last layer to the first; `look` is shown each one whole.
+
+        Each kernel's gradient is made when the kernel before it has been updated, and so is used while it is in the
+        cache. XLA orders instructions by what they read, and would else make all gradients, then all moments, then
+        all weights, which takes a tenth of a step longer: so each layer reads one number of the kernel before it.
+        """
+        rates = self.optimizer.rates(step)
+        for i, gradient in reversed(list(enumerate(gradients))):
+            if isinstance(gradient, Factors):
+                gradient = Factors(gradient.x, tf.where(finite, gradient.dy, 0.0)).product()
+            look(i, gradient)
+            updated = self._apply(i, gradient, rates, finite, own)
+            if updated.shape.rank > 1:
+                finite = tf.logical_and(finite, tf.math.is_finite(tf.reshape(updated, [-1])[0]))
+
+    def _apply(self, i: int, gradient: Any, rates: tuple[Any, ...], finite: Any, own: int) -> Any:
+        """Update weight i, and return it; where not all was finite, by a gradient of 0 at rates of 0.
 
         (To choose between the new weight and the old instead costs a quarter of the step on a CPU, for XLA then updates
         nothing in place.)
@@ -125,7 +150,13 @@ class Update:
             updated = self.optimizer.update(rates, weight, safe, *slots)
         for variable, value in zip(owned, updated, strict=True):
             variable.assign(value)
+        return updated[0]
 
     def _squares(self, i: int, gradient: Any) -> Any:
         """The sum of squares of the gradient of weight i."""
         return sum_of_squares(tf.where(mask_tensor(self.masks[i]), gradient, 0.0) if i in self.masks else gradient)
+
+
+def _product(gradient: Any) -> Any:
+    """Returns a gradient as a tensor."""
+    return gradient.product() if isinstance(gradient, Factors) else gradient
