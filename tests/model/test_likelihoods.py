@@ -255,3 +255,13 @@ def test_several_samples_of_an_image_are_scored_like_single_ones(name):
     for k in range(3):
         alone = likelihood.log_prob(tf.constant(raw[:, k]), tf.constant(x[:, 0]))
         np.testing.assert_allclose(together[:, k], alone, rtol=1e-12)
+
+
+@pytest.mark.parametrize("log_s", [-6.0, -1.0, -0.01, 0.01, 3.0, 8.0, 20.0])
+def test_the_mean_of_a_wide_logistic_is_that_of_float64(log_s):
+    mu = np.linspace(-2, 3, 101)
+    raw = np.concatenate([mu - 0.5, np.full_like(mu, log_s + 2)]).astype(np.float32)
+    found = LIKELIHOODS["discretized_logistic"].mean(raw)
+    s, v = np.exp(log_s), (np.arange(20_000) + 0.5) / 20_000
+    exact = np.mean(1 / (1 + np.exp(np.clip((v[:, None] - mu) / s, -700, 700))), axis=0)
+    np.testing.assert_allclose(found, exact, atol=3e-6)

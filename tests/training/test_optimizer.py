@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import vaedist.model  # noqa: F401 - chooses Keras's backend
 from vaedist.config import Experiment
+from vaedist.training.compiled import compiled
 from vaedist.training.optimizer import Adam, Adamax, Averaged, Schedule, make_optimizer, mass
 
 import keras  # isort: skip
@@ -61,6 +62,40 @@ def test_a_schedule_rises_and_falls_by_its_formula():
     cosine = [1 + np.cos(np.pi * (t - 4) / 8) for t in range(4, 13)]
     np.testing.assert_allclose(found, [0.5, 1.0, 1.5, 2.0, *cosine, 0.0], atol=1e-6)
     assert [float(Schedule(2.0)(step)) for step in (0, 10**6)] == [2.0, 2.0]
+
+
+def test_the_end_of_a_cosine_is_as_exact_as_its_beginning():
+    total, warmup = 50_000_000, 1000
+    schedule = Schedule(1.0, warmup=warmup, total=total)
+    for left in (total - warmup - 1, total // 2, 100_000, 1000, 3, 1):
+        exact = np.sin(np.pi / 2 * left / (total - warmup)) ** 2  # = (1 + cos(pi (1 - left / (total - warmup)))) / 2
+        assert float(schedule(total - left)) == pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize("how", ["eager", "compiled"])
+def test_bias_corrections_are_those_of_float64(how):
+    t = np.arange(1, 10_001)
+    first, second = (1 - np.float64(beta) ** t for beta in (0.9, 0.999))
+    for optimizer, expected in ((Adam(CONSTANT), np.sqrt(second) / first), (Adamax(CONSTANT), 1 / first)):
+        rates = compiled(optimizer.rates) if how == "compiled" else optimizer.rates
+        found = rates(tf.constant(t - 1))[0]
+        np.testing.assert_allclose(found, np.float64(np.float32(0.01)) * expected, rtol=1e-6)
+
+
+def test_moments_and_averages_are_those_of_float64():
+    decay, count, rng = 0.99999, 4000, np.random.default_rng(0)
+    optimizer = Averaged(Adam(CONSTANT), decay)
+    weight, *slots = [tf.ones(2000), *(tf.zeros(2000) for _ in range(3))]
+    update = compiled(optimizer.update)
+    m = v = average = np.zeros(2000)
+    for step in range(count):
+        gradient = rng.normal(size=2000).astype(np.float32)
+        weight, *slots = update(optimizer.rates(tf.constant(step)), weight, gradient, *slots)
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * np.square(gradient, dtype=np.float64)
+        average = decay * average + (1 - decay) * weight.numpy()
+    np.testing.assert_allclose(slots[0], m, rtol=1e-5, atol=1e-6)
+    assert np.mean(slots[1] / v) == pytest.approx(1, abs=2e-6)
+    assert np.mean(slots[2] / average) == pytest.approx(1, abs=1e-5)
 
 
 def test_an_average_is_the_mean_of_the_weights_that_were_with_powers_of_the_decay():

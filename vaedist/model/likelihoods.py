@@ -167,11 +167,15 @@ class DiscretizedLogistic:
     def mean(self, raw: Any) -> Any:
         """Of the logistic variable with its tails drawn in to 0 and 1: within half a level of the levels' mean.
 
-        Integral of 1 - F from 0 to 1: s softplus(mu / s) - s softplus((mu - 1) / s).
+        Integral of 1 - F from 0 to 1: s softplus(a) - s softplus(b) with a = mu / s and b = (mu - 1) / s; where s is
+        large, and these are nearly the same, s log(1 + sigmoid(b) (e^(a - b) - 1)).
         """
         mu, log_s = self._parameters(raw)
         s = ops.exp(log_s)
-        return ops.clip(s * (ops.softplus(mu / s) - ops.softplus((mu - 1) / s)), 0.0, 1.0)
+        wide, steep = s > 1, ops.maximum(s, 1.0)
+        apart = s * (ops.softplus(mu / s) - ops.softplus((mu - 1) / s))
+        near = steep * ops.log1p(ops.sigmoid((mu - 1) / steep) * ops.expm1(1 / steep))
+        return ops.clip(ops.where(wide, near, apart), 0.0, 1.0)
 
     def sample(self, raw: Any, uniform: Any) -> Any:
         """The logistic mu + s log(u / (1 - u)), taken to the nearest level, level / 255."""

@@ -17,6 +17,7 @@ class Schedule:
 
     rate(t) = peak min(1, (t + 1) / warmup) c(t), with c(t) = (1 + cos(pi (t - warmup) / (total - warmup))) / 2 from
     the end of the warm-up on, where `total` is given, and 1 otherwise (Loshchilov and Hutter 2017, without restarts).
+    It is computed as c(t) = sin^2(pi / 2 (total - t) / (total - warmup)), where nothing cancels towards the end.
 
     Args:
         peak: the highest rate.
@@ -30,12 +31,12 @@ class Schedule:
 
     def __call__(self, step: Any) -> Any:
         """The rate of update number `step`, counted from 0, a scalar float32 tensor."""
-        rate, t = tf.constant(self.peak), tf.cast(step, tf.float32)
+        rate, t = tf.constant(self.peak), tf.cast(step, tf.int64)  # float32 does not count beyond 2^24
         if self.warmup:
-            rate *= tf.minimum(1.0, (t + 1.0) / self.warmup)
+            rate *= tf.minimum(1.0, tf.cast(t + 1, tf.float32) / self.warmup)
         if self.total:
-            share = tf.clip_by_value((t - self.warmup) / max(1, self.total - self.warmup), 0.0, 1.0)
-            rate *= 0.5 * (1.0 + tf.cos(math.pi * share))
+            left = tf.cast(self.total - t, tf.float32) / max(1, self.total - self.warmup)
+            rate *= tf.square(tf.sin(0.5 * math.pi * tf.clip_by_value(left, 0.0, 1.0)))
         return rate
 
 
@@ -64,12 +65,23 @@ class Optimizer(Protocol):
         ...
 
 
+def decayed(beta: float, step: Any) -> Any:
+    """Returns 1 - beta^(step + 1), by which moments are corrected at update number `step`, a scalar float32 tensor.
+
+    In float32 the difference itself would lose 1e-5 of its value where beta^(step + 1) is near 1.
+    """
+    return -tf.math.expm1(tf.cast(step + 1, tf.float32) * math.log(beta))
+
+
 @dataclass(frozen=True)
 class Adam:
     """Adam with bias correction (Kingma and Ba 2015, algorithm 1, in the form of the end of section 2), and AdamW.
 
     m' = beta_1 m + (1 - beta_1) g;  v' = beta_2 v + (1 - beta_2) g^2;
     p' = p - rate_t m' / (sqrt(v') + epsilon),  rate_t = rate(t) sqrt(1 - beta_2^t) / (1 - beta_1^t).
+
+    The moments are computed as m' = m + (1 - beta_1) (g - m): beta_2 rounded to float32 and 1 - beta_2 rounded to
+    float32 add up to 1.000000013, which would make v too large by 1.3e-5.
 
     With a weight decay d, each kernel also shrinks by rate(t) d p, apart from its gradient (Loshchilov and Hutter
     2019, algorithm 2); biases do not.
@@ -85,15 +97,15 @@ class Adam:
 
     def rates(self, step: Any) -> tuple[Any, ...]:
         """rate_t, and what a kernel shrinks by where it decays."""
-        t, rate = tf.cast(step + 1, tf.float32), self.schedule(step)
-        corrected = rate * tf.sqrt(1.0 - tf.pow(BETA_2, t)) / (1.0 - tf.pow(BETA_1, t))
+        rate = self.schedule(step)
+        corrected = rate * tf.sqrt(decayed(BETA_2, step)) / decayed(BETA_1, step)
         return (corrected, rate * self.weight_decay) if self.weight_decay else (corrected,)
 
     def update(self, rates: tuple[Any, ...], weight: Any, gradient: Any, *slots: Any) -> tuple[Any, ...]:
         """The new weight, m and v."""
         m, v = slots
-        m = BETA_1 * m + (1.0 - BETA_1) * gradient
-        v = BETA_2 * v + (1.0 - BETA_2) * tf.square(gradient)
+        m += (1.0 - BETA_1) * (gradient - m)
+        v += (1.0 - BETA_2) * (tf.square(gradient) - v)
         moved = weight - rates[0] * m / (tf.sqrt(v) + EPSILON)
         if self.weight_decay and weight.shape.rank > 1:
             moved -= rates[1] * weight
@@ -116,12 +128,12 @@ class Adamax:
 
     def rates(self, step: Any) -> tuple[Any, ...]:
         """rate(t) / (1 - beta_1^t)."""
-        return (self.schedule(step) / (1.0 - tf.pow(BETA_1, tf.cast(step + 1, tf.float32))),)
+        return (self.schedule(step) / decayed(BETA_1, step),)
 
     def update(self, rates: tuple[Any, ...], weight: Any, gradient: Any, *slots: Any) -> tuple[Any, ...]:
         """The new weight, m and u."""
         m, u = slots
-        m = BETA_1 * m + (1.0 - BETA_1) * gradient
+        m += (1.0 - BETA_1) * (gradient - m)
         u = tf.maximum(BETA_2 * u, tf.abs(gradient))
         return weight - rates[0] * m / (u + EPSILON), m, u
 
@@ -131,7 +143,8 @@ class Averaged:
     """An optimizer that also keeps an exponential moving average of the weights: a' = decay a + (1 - decay) p'.
 
     It starts at 0, and is divided by `mass` where it is used, so that the first weights do not weigh more than others
-    (as Adam corrects its moments).
+    (as Adam corrects its moments). Computed as a + (1 - decay) (p' - a), as those are: with a decay of 0.99999, the two
+    roundings would make it 0.14 % too small.
     """
 
     inner: Optimizer
@@ -155,7 +168,7 @@ class Averaged:
         """The new weight, the inner optimizer's slots, and the average."""
         *own, average = slots
         weight, *own = self.inner.update(rates, weight, gradient, *own)
-        return weight, *own, self.decay * average + (1.0 - self.decay) * weight
+        return weight, *own, average + (1.0 - self.decay) * (weight - average)
 
 
 def mass(decay: float, step: int) -> float:
