@@ -107,8 +107,9 @@ def table(trials: Sequence[Trial], runs: Path) -> str:
     lines = [
         "Test images; checkpoints after the last epoch, so that no split selects anything.",
         "",
-        f"| likelihood | depth | VLB | log p >= L_{SAMPLES} | gap | bits/dim <= | active units | images a second |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| likelihood | depth | VLB | log p >= L_{SAMPLES} | L_{SAMPLES} - L_{SAMPLES // 2} | effective samples | gap "
+        "| bits/dim <= | active units | images a second |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for likelihood, depth in CASES:
         of_case = [trial for trial in trials if (trial.likelihood, trial.depth) == (likelihood, depth)]
@@ -116,15 +117,17 @@ def table(trials: Sequence[Trial], runs: Path) -> str:
         speeds = [
             statistics.median(row["images_per_second"] for row in rows(runs / trial.name, "train")) for trial in of_case
         ]
-        bits = [record["bits_per_dim"] for record in found]
+        bits, units = ([record[name] for record in found] for name in ("bits_per_dim", "active_units"))
         cells = (
             likelihood,
             str(depth),
             spread([record["bounds"]["1"]["mean"] for record in found], 1),
             spread([record["bounds"][str(SAMPLES)]["mean"] for record in found], 1),
+            spread([record["rise"]["mean"] for record in found], 2),
+            spread([record["effective_sample_size"]["mean"] for record in found], 1),
             spread([record["gap"]["mean"] for record in found], 1),
             spread([each[str(SAMPLES)]["mean"] for each in bits], 3) if all(bits) else "",
-            spread([record["active_units"] for record in found], 0),
+            "" if None in units else spread(units, 0),
             f"{statistics.median(speeds):,.0f}",
         )
         lines.append(f"| {' | '.join(cells)} |")

@@ -27,10 +27,11 @@ from vaedist.objective import Bound
 from vaedist.training import inspection
 from vaedist.training.build import build_model
 from vaedist.training.checkpoint import Checkpoint
-from vaedist.training.importance import Evaluation, ImportanceEvaluator
+from vaedist.training.importance import ImportanceEvaluator
 from vaedist.training.inputs import Probe, open_probe
 from vaedist.training.inspection import Pixels
 from vaedist.training.remote import checkpoints_of, pulled
+from vaedist.training.results import Evaluation
 from vaedist.training.run_folder import RunFolder
 from vaedist.training.state import load_weights
 

@@ -115,7 +115,9 @@ def test_a_picture_reads_back_pixel_by_pixel(tmp_path, channels):
     writer = TensorBoardWriter(tmp_path, purge_step=None)
     writer.picture("pictures/samples", 3, encode_png(image), "Means, not drawn pixels.")
     writer.close()
-    (event,) = read(tmp_path).Images("pictures/samples")
+    found = read(tmp_path)
+    (event,) = found.Images("pictures/samples")
+    assert found.SummaryMetadata("pictures/samples").summary_description == "Means, not drawn pixels."
     assert (event.step, event.height, event.width) == (3, 5, 7)
     with Image.open(io.BytesIO(event.encoded_image_string)) as picture:
         assert (np.asarray(picture).reshape(image.shape) == image).all()

@@ -25,7 +25,7 @@ from vaedist.storage.uri import join_uri
 
 if TYPE_CHECKING:
     from vaedist.runs import Run
-    from vaedist.training.importance import Difference, Estimate, Evaluation
+    from vaedist.training.results import Difference, Estimate, Evaluation
 
 
 @click.command()

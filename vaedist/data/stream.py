@@ -48,7 +48,7 @@ class LaneReader:
         self.plan, self.replicas, self.seed = plan, replicas, seed
         self.lanes = [lane.reshape(len(lane), -1) for lane in lanes]
         self.local_batch = -(-plan.local_batch // replicas)  # rows of one replica, at most
-        self._orders: tuple[int, list[np.ndarray]] | None = None
+        self._orders: tuple[int, list[np.ndarray], list[np.ndarray]] | None = None
 
     def read(self, epoch: int, first_step: int, steps: int, capacity: int) -> Chunk:
         """Batches first_step, ..., first_step + steps - 1 of an epoch, in a chunk that holds `capacity`."""
@@ -57,14 +57,14 @@ class LaneReader:
         first_rows = np.zeros((self.replicas, capacity), np.int64)
         counts = np.zeros((self.replicas, capacity), np.int32)
         numbers = np.zeros((self.replicas, capacity, self.local_batch), np.int64)
-        orders = self._order(epoch)
+        orders, numbered = self._order(epoch)
         for k in range(steps):
             part = self.plan.slice(first_step + k)
-            runs = list(zip(self.lanes, self.plan.owned, orders, part.start.tolist(), part.stop.tolist(), strict=True))
-            rows = [(lane, order[a:b]) for lane, _, order, a, b in runs if b > a]
-            numbered = np.zeros(self.replicas * self.local_batch, np.int64)
-            numbered[: part.rows] = np.concatenate([self.plan.numbers(n, order[a:b]) for _, n, order, a, b in runs])
-            numbers[:, k] = numbered.reshape(self.replicas, self.local_batch)
+            bounds = list(zip(part.start.tolist(), part.stop.tolist(), strict=True))
+            rows = [(lane, order[a:b]) for lane, order, (a, b) in zip(self.lanes, orders, bounds, strict=True) if b > a]
+            known = np.concatenate([some[a:b] for some, (a, b) in zip(numbered, bounds, strict=True)])
+            padded = np.pad(known, (0, self.replicas * self.local_batch - len(known)))
+            numbers[:, k] = padded.reshape(self.replicas, self.local_batch)
             starts = np.arange(self.replicas) * self.local_batch
             first_rows[:, k] = part.first_row + starts
             counts[:, k] = np.clip(part.rows - starts, 0, self.local_batch)
@@ -76,16 +76,17 @@ class LaneReader:
                 images[:, k] = whole.reshape(self.replicas, self.local_batch, pixels)
         return Chunk(epoch, first_step, steps, images, first_rows, counts, numbers)
 
-    def _order(self, epoch: int) -> list[np.ndarray]:
-        """The order of each owned lane in an epoch; the newest epoch's is kept."""
+    def _order(self, epoch: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The order of each owned lane in an epoch, and its rows' numbers in it; the newest epoch's are kept."""
         if self._orders is None or self._orders[0] != epoch:
             sizes = [(lane, self.plan.lane_rows(lane)) for lane in self.plan.owned]
             if self.seed is None:
                 orders = [np.arange(size) for _, size in sizes]
             else:
                 orders = [lane_order(self.seed, epoch, lane, size) for lane, size in sizes]
-            self._orders = epoch, orders
-        return self._orders[1]
+            numbers = [self.plan.numbers(lane, order) for lane, order in zip(self.plan.owned, orders, strict=True)]
+            self._orders = epoch, orders, numbers
+        return self._orders[1:]
 
 
 def _gather(rows: Iterable[tuple[np.ndarray, np.ndarray]], out: np.ndarray) -> None:

@@ -12,7 +12,8 @@ from vaedist.config import ScalingSection
 from vaedist.launch.actors import ended
 from vaedist.launch.cluster import COMPUTING, ray_session, resources_per_worker
 from vaedist.runs import Run
-from vaedist.training.importance import BLOCKS_AT_ONCE, BlockScores, Evaluation
+from vaedist.training.importance import BLOCKS_AT_ONCE, BlockScores
+from vaedist.training.results import Evaluation
 
 RESTARTS = 3  # of a worker that died; the block that it was at is scored again
 

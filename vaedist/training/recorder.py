@@ -143,10 +143,10 @@ class Recorder:
                 save_encoded(self.run.pictures / place, content)
 
     def finish(self, step: int, model: VAE, probe: Probe) -> None:
-        """The probe's latents, for TensorBoard's projector."""
+        """The probe's latents and the pixels that they are of, for TensorBoard's projector."""
         z = inspection.posterior(model, probe.images, seed=self.seed).z
         labels = [probe.classes[label] for label in probe.labels]
-        self.board.projector("latents", step, z, labels, probe.images)
+        self.board.projector("latents", step, z, labels, to_uint8(inspection.observed(model, probe.images)))
 
     def flush(self) -> None:
         """Have TensorBoard's events on disk."""

@@ -1,0 +1,144 @@
+"""Results of an evaluation with many samples: means with their errors, the scores of each image, and differences."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vaedist.errors import RunError
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over images, and its standard error: the images' standard deviation over the root of their number.
+
+    The standard error tells how far the mean may be from that over all images of the kind. An image's own Monte-Carlo
+    error spreads the images further apart, so that it is in there.
+    """
+
+    mean: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """What each image scored, [N] each, float64, in nats; images are in the stored order of their split.
+
+    Attributes:
+        rows: number of each image in its split, see `LanePlan`; `Run.probe` gives the images 0, 1, ... of test.
+        elbo, importance_bound: L_1 and L_K.
+        reconstruction, kl: parts of L_1.
+        effective_sample_size: of K.
+    """
+
+    rows: np.ndarray
+    elbo: np.ndarray
+    importance_bound: np.ndarray
+    reconstruction: np.ndarray
+    kl: np.ndarray
+    effective_sample_size: np.ndarray
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Paired differences between what two models scored on the same images, in nats an image.
+
+    Attributes:
+        images: how many.
+        elbo, importance_bound, reconstruction, kl: of L_1, of L_K, and of the parts of L_1. The standard error is that
+            of the differences image by image, which is far smaller than those of the two means where the same images
+            are hard for both.
+    """
+
+    images: int
+    elbo: Estimate
+    importance_bound: Estimate
+    reconstruction: Estimate
+    kl: Estimate
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model scored, in nats an image unless said otherwise.
+
+    Attributes:
+        images: how many were scored.
+        samples: K, of z for each of them.
+        bounds: L_k, the importance-weighted bound with k samples, by k = 1, 2, 4, ..., K; L_1 is the ELBO.
+        monte_carlo_errors: how far each of these means may be from that of other samples of z for the same images, one
+            standard deviation by k; NaN for a single sample, see `monte_carlo_variances`.
+        rise: L_K - L_h with h = K // 2 samples, paired; None for a single sample. Where it is not small, log p(x) is
+            well above L_K.
+        gap: L_K - L_1.
+        reconstruction: E log p(x|z).
+        kl: KL(q(z|x) || p(z)), the rate.
+        effective_sample_size: (sum w)^2 / sum w^2, of K.
+        bits_per_dim: of L_1 and of L_K; None where the likelihood gives none, see `bits_per_dim`.
+        active_units: latents with Var_x(E_q[z]) > 0.01, by the encoder's mu where there is no flow; None where too few
+            samples or images were taken to tell.
+        active_units_withheld: why there is no such number; None where there is.
+        kl_per_unit: nats that each latent adds to the rate; with a flow only their sum is a KL.
+        scores: of each image.
+    """
+
+    images: int
+    samples: int
+    bounds: dict[int, Estimate]
+    monte_carlo_errors: dict[int, float]
+    rise: Estimate | None
+    gap: Estimate
+    reconstruction: Estimate
+    kl: Estimate
+    effective_sample_size: Estimate
+    bits_per_dim: dict[int, Estimate] | None
+    active_units: int | None
+    active_units_withheld: str | None
+    kl_per_unit: tuple[float, ...]
+    scores: ImageScores = field(compare=False, repr=False)
+
+    @property
+    def elbo(self) -> Estimate:
+        """L_1, the variational lower bound (VLB)."""
+        return self.bounds[1]
+
+    @property
+    def log_p(self) -> Estimate:
+        """L_K, a lower bound on log p(x)."""
+        return self.bounds[self.samples]
+
+    @property
+    def still_rises(self) -> bool | None:
+        """Whether L_K is above L_h, h = K // 2, by more than two paired standard errors; None where that is unknown."""
+        if self.rise is None or math.isnan(self.rise.standard_error):
+            return None
+        return self.rise.mean > 2 * self.rise.standard_error
+
+    def against(self, other: "Evaluation") -> Difference:
+        """What this model scores more than another one on the same images, see `Run.require_comparable`.
+
+        Raises:
+            RunError: they were scored on other images, or with another number of samples.
+        """
+        if self.samples != other.samples or not np.array_equal(self.scores.rows, other.scores.rows):
+            raise RunError(
+                f"evaluations of {self.images:,} images with {self.samples} samples of z and of {other.images:,} with "
+                f"{other.samples} are not paired: both must be of the same images, with the same number of samples"
+            )
+        names = ("elbo", "importance_bound", "reconstruction", "kl")
+        return Difference(
+            self.images, *(estimate_of(getattr(self.scores, name) - getattr(other.scores, name)) for name in names)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it, without the scores of each image."""
+        record = asdict(self)
+        del record["scores"]
+        return record | {"still_rises": self.still_rises}
+
+
+def estimate_of(values: np.ndarray) -> Estimate:
+    """The mean of what each image scored, [N], and its standard error; NaN for one image."""
+    count = len(values)
+    error = float(values.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
+    return Estimate(float(values.mean()), error)
