@@ -119,6 +119,20 @@ def check_same_data(place: str, position: Position | None, manifest: Manifest, p
         )
 
 
+def check_same_split(folder: SweepFolder, sweep: Sweep, split: str) -> None:
+    """Refuses to compare trials by one split with those that were scored by the other.
+
+    Raises:
+        RunError: they were.
+    """
+    for trial in folder.read_trials():
+        if trial.split not in ("", split):
+            raise RunError(
+                f"sweep {folder.place} was scored by its {trial.split} images, and with the data at {sweep.data.path} "
+                f"it would be scored by {split} images; use --name to start a new one"
+            )
+
+
 def check_sweep(folder: SweepFolder, sweep: Sweep) -> None:
     """Refuses to resume a sweep as what it was not.
 

@@ -21,7 +21,7 @@ from vaedist.launch.access import SECRET_NAME
 from vaedist.launch.cluster import describe, jobs_at_once, node_resources, ray_session, resources_per_worker
 from vaedist.launch.follower import Follower
 from vaedist.launch.owned import owned, record_name, records_of_ray
-from vaedist.launch.resuming import check_same_data, check_sweep, ended_trials, reached_by_trials
+from vaedist.launch.resuming import check_same_data, check_same_split, check_sweep, ended_trials, reached_by_trials
 from vaedist.launch.search import Proposer, TrialSearch, make_proposer
 from vaedist.launch.train import check_data, with_absolute_paths
 from vaedist.launch.trial import TrialRunner
@@ -113,6 +113,7 @@ def tune(
     manifest = check_data(sweep.experiment({}, name="trial"))
     if resume:
         check_same_data(f"sweep {folder.place}", reached_by_trials(folder), manifest, sweep.data.path)
+        check_same_split(folder, sweep, manifest.selection_split)
     split = manifest.selection_split
     busy = f"sweep {folder.place} is being run by another process"
 
