@@ -1,6 +1,7 @@
 """Training on data with a validation split: that split is scored and selects; the test images are not even there."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vaedist.cli import main
+from vaedist.cli.train import _print_result
 from vaedist.config import Experiment
 from vaedist.data.manifest import Source, load_manifest
 from vaedist.data.prepare import prepare
@@ -116,6 +118,13 @@ def test_commands_that_look_at_a_run_say_whose_scores_they_print(trained):
     assert (row["split"], row["epoch"], row["best_elbo"]) == ("validation", 3, best)
     assert "validation" in command("runs", "list", trained.run.path.parent)
     assert "validation ELBO" in command("runs", "show", trained.run.path)
+
+
+def test_a_training_ends_with_the_validation_elbo(trained, capsys):
+    _print_result(trained.run, 60.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert re.match(r"validation ELBO  -\d+\.\d\d nats an image .* after 3 epochs, 12 steps", lines[0])
+    assert [line[:17] for line in lines[1:]] == ["pictures         ", "look at it       "]
 
 
 def test_the_test_images_are_left_to_evaluate(trained):

@@ -63,14 +63,8 @@ def sample(
 
 @click.command()
 @run_argument
-@click.option(
-    "-n",
-    "--count",
-    type=click.IntRange(1, 4096),
-    default=32,
-    show_default=True,
-    help="Validation images, or test images where the data set has none.",
-)
+@click.option("-n", "--count", type=click.IntRange(1, 4096), default=32, show_default=True,
+              help="Validation images, or test images where the data has none.")  # fmt: skip
 @seed_option
 @checkpoint_option
 @ema_option

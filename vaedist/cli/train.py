@@ -53,10 +53,11 @@ def _print_result(run: Any, seconds: float) -> None:
 
     last = epoch_rows(read_metrics(run.metrics))[-1]
     label = f"{last['kind']} ELBO"
+    width = max(13, len(label) + 2)
     pictures = join_uri(run.uri or told_path(run.path), run.pictures.name, "reconstructions.png")
     echo_result(
-        f"{label:<13}{last['elbo']:.2f} nats an image (reconstruction {last['reconstruction']:.2f}, "
+        f"{label:<{width}}{last['elbo']:.2f} nats an image (reconstruction {last['reconstruction']:.2f}, "
         f"KL {last['kl']:.2f}), after {last['epoch']} epochs, {last['step']} steps; {seconds / 60:.1f} minutes in all\n"
-        f"{'pictures':<13}{pictures}, samples.png, interpolations.png\n"
-        f"{'look at it':<13}vaedist tensorboard {shown_place(run)}"
+        f"{'pictures':<{width}}{pictures}, samples.png, interpolations.png\n"
+        f"{'look at it':<{width}}vaedist tensorboard {shown_place(run)}"
     )
