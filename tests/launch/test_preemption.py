@@ -14,8 +14,10 @@ class Clock:
     """A time, and the time at which a machine goes; told texts are kept."""
 
     def __init__(self):
-        self.time, self.deadline, self.told = 1000.0, None, []
-        self.preemption = Preemption(self.told.append, lambda: self.deadline, lambda: self.time)
+        self.time, self.deadline, self.told, self.behind = 1000.0, None, [], 0.0
+        self.preemption = Preemption(
+            self.told.append, lambda: self.deadline, lambda: self.time - self.behind, lambda: self.time
+        )
 
     def asked_until(self, end):
         """The times at which it said to save, asked every second."""
@@ -39,6 +41,15 @@ def test_it_is_saved_at_once_and_again_just_before():
     assert clock.asked_until(1080) == [1006, 1050]
     assert len(clock.told) == 1
     assert "taken away at " in clock.told[0]
+
+
+def test_a_clock_that_is_set_meanwhile_does_not_move_the_last_save():
+    for behind in (-3600.0, 3600.0):
+        clock = Clock()
+        clock.deadline = 1060.0
+        assert clock.asked_until(1005) == [1000]
+        clock.behind = behind
+        assert clock.asked_until(1080) == [1050]
 
 
 def test_a_short_notice_is_saved_once():

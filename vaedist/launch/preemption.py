@@ -24,7 +24,8 @@ class Preemption:
     Args:
         notify: told of it.
         deadline: as `announced`.
-        now: UNIX time.
+        now: UNIX time; asked when machines are announced to go, as the clock may be set before they do.
+        clock: seconds that never run backwards.
     """
 
     def __init__(
@@ -32,9 +33,11 @@ class Preemption:
         notify: Callable[[str], None],
         deadline: Callable[[], float | None] = announced,
         now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._notify, self._deadline, self._now = notify, deadline, now
+        self._notify, self._deadline, self._now, self._clock = notify, deadline, now, clock
         self._told: float | None = None
+        self._last = 0.0  # by `clock`, when to save for the last time
         self._saved_last = False
 
     def save_now(self) -> bool:
@@ -43,11 +46,12 @@ class Preemption:
         if deadline is None:
             return False
         announced = deadline != self._told
-        last = deadline > 0 and self._now() >= deadline - MARGIN_SECONDS
         if announced:
+            self._last = self._clock() + deadline - self._now() - MARGIN_SECONDS
             self._told, self._saved_last = deadline, False
             when = f" at {datetime.fromtimestamp(deadline):%H:%M:%S}" if deadline else ""
             self._notify(f"a machine of this run will be taken away{when}: saving, to go on without it")
+        last = deadline > 0 and self._clock() >= self._last
         save = announced or (last and not self._saved_last)
         self._saved_last = self._saved_last or last
         return save
