@@ -196,6 +196,7 @@ def test_a_data_set_of_tensorflow_datasets(here):
         (["folder"], "folder needs --folder DIR"),
         (["cifar10", "--archive", "a", "--validation-from", "end"], "--validation-from goes with --validation N"),
         (["photos", "--validation", "9", "--validation-from", "end"], "--validation-from does not go with photos"),
+        (["folder", "--folder", "x", "--validation", "9", "--validation-from", "end"], "does not go with folder"),
         (["photos", "--validation", "0"], "--validation"),
         (["cifar10", "--archive", "a", "--validation", "9", "--validation-from", "front"], "--validation-from"),
         (["folder", "--folder", "x", "--size", "0x4"], "must be HEIGHTxWIDTH"),

@@ -2,12 +2,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from synthetic import row_of, source
+from synthetic import cifar10_members, row_of, source, write_archive
 
 from vaedist.data.holdout import hold_out
 from vaedist.data.manifest import verify
 from vaedist.data.prepare import prepare
 from vaedist.data.shards import open_split
+from vaedist.data.sources import cifar10_archive
 from vaedist.errors import DataError
 
 
@@ -31,6 +32,18 @@ def test_every_training_row_is_in_one_split_and_test_stays_as_it_is(taken, batch
 
 def test_the_end_is_the_last_rows_in_their_order():
     np.testing.assert_array_equal(rows_of(hold_out(source(), 13, taken="end"), "validation")[0], np.arange(40, 53))
+
+
+def test_the_end_of_cifar10_is_that_of_its_fifth_batch_wherever_the_archive_holds_that(tmp_path):
+    members = cifar10_members(train=50)
+    shuffled = {name: members[name] for name in sorted(members, key=lambda name: name[::-1], reverse=True)}
+    assert list(members) != list(shuffled)
+    read = [cifar10_archive(write_archive(tmp_path / f"{k}.tar.gz", m)) for k, m in enumerate((members, shuffled))]
+    batches = [np.concatenate([images for images, _ in whole.read("train")]) for whole in read]
+    assert not np.array_equal(*batches)
+    for whole in read:
+        images = np.concatenate([images for images, _ in hold_out(whole, 7, taken="end").read("validation")])
+        np.testing.assert_array_equal(images, batches[0][43:])
 
 
 def test_the_draw_depends_on_the_seed_and_the_number_of_rows_alone():

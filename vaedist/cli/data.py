@@ -91,7 +91,7 @@ def data() -> None:
 @click.option(
     "--validation-from",
     type=click.Choice(["random", "end"]),
-    help="Which: drawn at random with --seed, whatever their class, or the source's last.  [default: random]",
+    help="Which: drawn at random, whatever their class, or the last, as published.  [default: random]",
 )
 @click.option("--data-dir", metavar="DIR", type=LocalPath(), help="Where tensorflow-datasets keeps what it downloads.")
 @click.option("--shards", type=click.IntRange(1),
@@ -181,7 +181,8 @@ def _open_source(name: str, seed: int, options: Mapping[str, Any]) -> ImageSourc
     held = {"validation", "validation_from"}
     takes = {
         "photos": {"train", "test", "validation"},
-        "folder": {"folder", "size", "grey", "background", "skip_damaged", *held},
+        # The last images of a folder are all of its last class.
+        "folder": {"folder", "size", "grey", "background", "skip_damaged", "validation"},
     }.get(name, {"data_dir", *held})
     if name == "cifar10" and "archive" in options:
         takes = {"archive", *held}

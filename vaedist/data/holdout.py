@@ -21,7 +21,8 @@ def hold_out(source: ImageSource, count: int, *, taken: HeldOut = "random", seed
         source: what the images come from.
         count: validation images.
         taken: "random" draws them without regard to their classes: the choice depends on the seed and on the number
-            of training images only. "end" takes the last ones, in the source's own order.
+            of training images only. "end" takes the last ones in the publisher's order, or in the reader's where that
+            is not known.
         seed: of the draw.
 
     Raises:
@@ -38,23 +39,26 @@ def hold_out(source: ImageSource, count: int, *, taken: HeldOut = "random", seed
             f"{count:,} validation images cannot be held out of the {rows:,} training images of {source.name}: "
             f"it must be 1 to {rows - 1:,}"
         )
-    held = held_out_rows(rows, count, taken, seed)
+    held = _drawn(rows, count, seed) if taken == "random" else _last(source, count)
 
     def read(split: SplitName) -> Iterator[Batch]:
         return source.read(split) if split == "test" else _chosen(source, held == (split == "validation"))
 
     counts: dict[SplitName, int] = {"train": rows - count, "test": source.rows("test"), "validation": count}
-    return replace(source, counts=counts, reader=read, held_out=taken)
+    return replace(source, counts=counts, reader=read, held_out=taken, order=None)
 
 
-def held_out_rows(rows: int, count: int, taken: HeldOut, seed: int) -> np.ndarray:
-    """Returns which training rows are validation rows, [rows], booleans."""
+def _drawn(rows: int, count: int, seed: int) -> np.ndarray:
+    """Returns which of the training rows are drawn, [rows], booleans."""
     held = np.zeros(rows, bool)
-    if taken == "end":
-        held[rows - count :] = True
-    else:
-        held[np.random.default_rng([seed, STREAM]).permutation(rows)[:count]] = True
+    held[np.random.default_rng([seed, STREAM]).permutation(rows)[:count]] = True
     return held
+
+
+def _last(source: ImageSource, count: int) -> np.ndarray:
+    """Returns which of the training rows are the last ones, [rows], booleans."""
+    rows = source.rows("train")
+    return (np.arange(rows) if source.order is None else source.order) >= rows - count
 
 
 def _chosen(source: ImageSource, chosen: np.ndarray) -> Iterator[Batch]:

@@ -8,8 +8,9 @@ import gzip
 import hashlib
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -64,7 +65,19 @@ def cifar10_archive(path: str | Path) -> ImageSource:
         counts={split: sum(sizes[name] for name in names) // RECORD for split, names in MEMBERS.items()},
         reader=lambda split: _read(path, split, len(classes)),
         warnings=() if official else (warning,),
+        order=_official_order(sizes),
     )
+
+
+def _official_order(sizes: Mapping[str, int]) -> np.ndarray:
+    """Returns the place of each training row from data_batch_1 to data_batch_5, [rows]; an archive may mix these up.
+
+    Args:
+        sizes: of the members in bytes, in the order of the archive.
+    """
+    rows = {name: sizes[name] // RECORD for name in MEMBERS["train"]}
+    first = dict(zip(rows, accumulate(rows.values(), initial=0), strict=False))
+    return np.concatenate([first[name] + np.arange(rows[name]) for name in sizes if name in rows])
 
 
 def _sha256(path: Path) -> str:

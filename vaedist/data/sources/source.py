@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class ImageSource:
         source turns out to be damaged.
     warnings: what the user should know, one line each.
     held_out: how its validation rows were taken out of the training rows, as the manifest says it.
+    order: the place of each training row in the publisher's order, [rows]; None where the reader gives them in it.
     """
 
     name: str
@@ -35,6 +36,7 @@ class ImageSource:
     reader: Callable[[SplitName], Iterator[Batch]]
     warnings: tuple[str, ...] = ()
     held_out: HeldOut | None = None
+    order: np.ndarray | None = field(default=None, compare=False)
 
     @property
     def splits(self) -> tuple[SplitName, ...]:
