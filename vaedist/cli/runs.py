@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from vaedist.cli.options import (
 from vaedist.cli.output import console, print_pairs
 from vaedist.errors import RunError
 from vaedist.storage.uri import join_uri
+
+if TYPE_CHECKING:
+    from vaedist.training.summary import Unreadable
 
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the noise."
@@ -110,15 +113,19 @@ def list_(folder: str | Path, as_json: bool) -> None:
     """One row a run in the folder RUNS ("runs" if not given), the best ELBO first.
 
     The ELBO is that of the validation images, or of the test images where the run's data has no validation split.
-    """
-    from vaedist.training.summary import list_runs, summarize
 
-    summaries = [summarize(run) for run in list_runs(folder)]
+    A run that cannot be read is listed with the reason, in JSON as "error", and the exit code is 0 all the same.
+    """
+    from vaedist.training.summary import Summary, Unreadable, summarize_all
+
+    found = summarize_all(folder)
+    broken = [one for one in found if isinstance(one, Unreadable)]
+    summaries = [one for one in found if isinstance(one, Summary)]
     summaries.sort(key=lambda s: (s.best_elbo is None, -(s.best_elbo or 0), s.name))
     if as_json:
-        click.echo(json.dumps([asdict(summary) for summary in summaries], indent=2))
+        click.echo(json.dumps([*map(asdict, summaries), *map(asdict, broken)], indent=2))
         return
-    if not summaries:
+    if not found:
         raise RunError(f"no runs in {folder}")
     from rich.table import Table
 
@@ -140,7 +147,21 @@ def list_(folder: str | Path, as_json: bool) -> None:
         scores = ("-" if elbo is None else f"{elbo:.2f}" for elbo in (s.best_elbo, s.elbo))
         sizes = (s.depth, s.latent, s.hidden, s.likelihood, f"{s.learning_rate:g}", s.global_batch)
         table.add_row(s.name, f"{s.epoch}/{s.epochs}", str(s.step), s.split or "-", *scores, *map(str, sizes))
+    if summaries:
+        console().print(table)
+    if broken:
+        _print_broken(broken, len(found))
+
+
+def _print_broken(broken: "list[Unreadable]", count: int) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("run", "what is wrong with it")
+    for one in broken:
+        table.add_row(*map(escape, (one.name, one.error)))
     console().print(table)
+    click.echo(f"warning: {len(broken)} of {count} runs cannot be read", err=True)
 
 
 @runs.command()

@@ -47,7 +47,7 @@ class Follower(Unpickled, Callback):
         epochs, best = trial.epochs, trial.best(self._metric, self._mode)
         last = getattr(epochs[-1], self._metric) if epochs else None
         made = epochs[-1].epoch if epochs else 0
-        return TrialStatus(trial.number, trial.params, trial.state, made, last, best, trial.reason)
+        return TrialStatus(trial.number, trial.params, trial.state, made, last, best, trial.reason or trial.fault)
 
     def _fetched(self, trial: Trial) -> Trial:
         """A trial as its run's metrics tell it now."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import platformdirs
 import psutil
+from pydantic import TypeAdapter
 
 from vaedist.errors import ClusterError
 from vaedist.files import replace_file
@@ -136,11 +137,10 @@ def local_clusters() -> list[LocalCluster]:
 
 
 def _read(record: Path) -> LocalCluster | None:
+    """Reads what was written down of a cluster; None where that cannot be read."""
     try:
-        tables = json.loads(record.read_text(encoding="utf-8"))
-        nodes = tuple(LocalNode(**node) for node in tables.pop("nodes"))
-        return LocalCluster(**tables, nodes=nodes)
-    except (OSError, ValueError, TypeError, KeyError):
+        return TypeAdapter(LocalCluster).validate_json(record.read_bytes())
+    except (OSError, ValueError):
         return None
 
 
@@ -150,7 +150,13 @@ def get_cluster(name: str) -> LocalCluster:
     Raises:
         ClusterError: there is none of that name.
     """
-    cluster = _read(clusters_folder() / name / "cluster.json") if NAME.fullmatch(name) else None
+    record = clusters_folder() / name / "cluster.json"
+    cluster = _read(record) if NAME.fullmatch(name) else None
+    if cluster is None and NAME.fullmatch(name) and record.parent.exists():
+        raise ClusterError(
+            f"cluster {name!r}: {record} is missing or cannot be read; end the processes that have "
+            f"RAY_AUTH_TOKEN_PATH={record.parent / 'token'} in their environment, and remove {record.parent}"
+        )
     if cluster is None:
         there = ", ".join(found.name for found in local_clusters()) or "none"
         raise ClusterError(f"there is no local cluster {name!r} (there: {there}); `vaedist cluster up` starts one")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from vaedist.errors import ConfigError
+from vaedist.errors import ConfigError, RunError
 from vaedist.storage.uri import is_remote, join_uri, local_path, name_of
 
 CACHE = "VAEDIST_CACHE"
@@ -76,6 +76,21 @@ class KeptFolder:
     def name(self) -> str:
         """The last part of its path."""
         return name_of(self.uri) if self.uri else self.path.name
+
+    def require(self, record: Path, what: str) -> None:
+        """Makes sure that there is a file that says what the folder is, and that it says something.
+
+        Raises:
+            RunError: there is none, as in a folder that is no run, or it is empty or cannot be read.
+        """
+        try:
+            empty = record.stat().st_size == 0
+        except (FileNotFoundError, NotADirectoryError):
+            raise RunError(f"no {what} at {self.place}: it has no {record.name}") from None
+        except OSError as error:
+            raise RunError(f"cannot read {record}: {error.strerror or error}") from error
+        if empty:
+            raise RunError(f"{record} is empty")
 
     @property
     def place(self) -> str:

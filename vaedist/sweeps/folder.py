@@ -61,16 +61,31 @@ class Trial:
         return self.run.name
 
     @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of its run's metrics; none where they are missing or cannot be read, of which `fault` tells."""
+        return [] if self.fault else self._read_rows()
+
+    @cached_property
+    def fault(self) -> str:
+        """What is wrong with its run's metrics; empty if nothing is."""
+        try:
+            self._read_rows()
+        except RunError as error:
+            return str(error)
+        return ""
+
+    def _read_rows(self) -> list[dict[str, Any]]:
+        return read_metrics(self.run.metrics) if os.path.lexists(self.run.metrics) else []
+
+    @cached_property
     def epochs(self) -> tuple[Epoch, ...]:
         """What the epochs that it made scored; those that were not finite are left out."""
-        if not self.run.metrics.exists():
-            return ()
         return tuple(
             Epoch(
                 row["epoch"], row["step"], row["elbo"], row.get("importance_bound"), row.get("bits_per_dim"),
                 row["kind"],
             )
-            for row in epoch_rows(read_metrics(self.run.metrics))
+            for row in epoch_rows(self.rows)
             if self.until is None or row["epoch"] <= self.until
         )  # fmt: skip
 
@@ -129,8 +144,7 @@ class SweepFolder(KeptFolder):
         Raises:
             RunError: there is none.
         """
-        if not self.sweep.is_file():
-            raise RunError(f"no sweep at {self.place}: it has no {self.sweep.name}")
+        self.require(self.sweep, "sweep")
         return Sweep.from_file(self.sweep)
 
     def read_trials(self) -> list[Trial]:
@@ -139,8 +153,7 @@ class SweepFolder(KeptFolder):
         Raises:
             RunError: there is no sweep here, or a line of its log is none.
         """
-        if not self.sweep.is_file():
-            raise RunError(f"no sweep at {self.place}: it has no {self.sweep.name}")
+        self.require(self.sweep, "sweep")
         try:
             *lines, _torn = self.trials.read_bytes().split(b"\n")  # a line ends with its newline
         except FileNotFoundError:

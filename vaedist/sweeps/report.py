@@ -151,7 +151,7 @@ def _rows(sweep: Sweep, found: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
             "elbo": best and best.elbo,
             "importance_bound": best and best.importance_bound,
             "bits_per_dim": best and best.bits_per_dim,
-            "reason": one.trial.reason,
+            "reason": one.trial.reason or one.trial.fault,
         }
 
 
@@ -216,6 +216,10 @@ def _sections(
         yield "## Failed trials"
         rows = [(one.trial.number, one.trial.name, one.trial.starts, one.epochs, one.trial.reason) for one in failed]
         yield _table(("trial", "run", "starts", "epochs", "reason"), rows)
+    broken = [one.trial for one in found if one.trial.fault]
+    if broken:
+        yield "## Trials that cannot be read"
+        yield _table(("trial", "run", "what is wrong"), [(trial.number, trial.name, trial.fault) for trial in broken])
 
 
 def _summary(sweep: Sweep, found: Sequence[Outcome]) -> str:

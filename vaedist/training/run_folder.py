@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vaedist.config import Experiment
-from vaedist.errors import RunError
 from vaedist.storage.place import KeptFolder
 
 
@@ -61,7 +60,7 @@ class RunFolder(KeptFolder):
 
         Raises:
             RunError: there is no run here.
+            ConfigError: what is here cannot be read, or is of another version.
         """
-        if not self.experiment.is_file():
-            raise RunError(f"no run at {self.place}: it has no {self.experiment.name}")
+        self.require(self.experiment, "run")
         return Experiment.from_file(self.experiment)
