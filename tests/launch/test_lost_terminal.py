@@ -1,0 +1,70 @@
+"""A training whose output nobody reads any more, or whose terminal is gone, as when the connection to it is lost."""
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from command import start
+
+from vaedist.monitor.metrics import read_metrics
+from vaedist.training.checkpoint import CheckpointStore
+from vaedist.training.run_folder import RunFolder
+
+pytestmark = pytest.mark.ray
+
+SECONDS = 240  # far more than it takes
+ON_A_TERMINAL = """
+import fcntl, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # of its own: the kernel tells all its processes when it is gone
+from vaedist.cli import main
+main(prog_name="vaedist")
+"""
+
+
+def newest_step(run):
+    return CheckpointStore(run.checkpoints).newest().position.step
+
+
+def last_row(run):
+    return max((row["step"] for row in read_metrics(run.metrics)), default=0)
+
+
+def test_a_run_outlives_who_reads_it_and_is_saved_when_its_terminal_is_lost(experiment, tmp_path):
+    experiment = experiment.with_overrides("checkpoint.every_steps=0", "training.steps_per_call=4")
+    run, job = RunFolder.of(experiment), tmp_path / "run.toml"
+    job.write_text(experiment.to_toml())
+    reading, writing = os.pipe()
+    process = start("train", job, log=writing)
+    os.close(writing)
+    with os.fdopen(reading) as reader:  # ... 2>&1 | head -1
+        assert reader.readline()
+    assert process.wait(SECONDS) == 0
+    assert newest_step(run) == 200
+    assert (run.pictures / "samples.png").exists()
+
+    master, slave = pty.openpty()
+    arguments = ["train", str(job), "--resume", "--set", "training.epochs=60"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", ON_A_TERMINAL, *arguments], stdin=slave, stdout=slave, stderr=slave,
+        start_new_session=True, env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+    )  # fmt: skip
+    os.close(slave)
+    deadline = time.monotonic() + SECONDS
+    while last_row(run) < 220:
+        assert time.monotonic() < deadline, "it did not go on"
+        assert process.poll() is None
+        if select.select([master], [], [], 0.01)[0]:
+            os.read(master, 65536)
+    children = psutil.Process(process.pid).children(recursive=True)
+    reached = last_row(run)
+    os.close(master)
+    assert process.wait(SECONDS) == 130
+    assert reached <= newest_step(run) < 6000
+    assert 0 <= newest_step(run) - last_row(run) < experiment.monitor.log_every, "the step that it was at is saved"
+    _, left = psutil.wait_procs(children, timeout=30)
+    assert not left
