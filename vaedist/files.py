@@ -64,10 +64,16 @@ def readable(name: str) -> str:
 
     Bytes that are not UTF-8 are escaped as in ``caf\xe9``, and control characters as in ``a\nb``.
     """
-    return "".join(_escaped(c) if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in name)
+    return "".join(escaped(c) if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in name)
 
 
-def _escaped(character: str) -> str:
+def escaped(character: str) -> str:
+    r"""Returns a character in ASCII, as in ``\xe9`` or ``\u20ac``; a byte that is not UTF-8 as that byte."""
     if "\udc80" <= character <= "\udcff":  # how Python holds a byte that is not UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def is_undecoded(name: str) -> bool:
+    """Returns whether a name that the operating system gave holds bytes that are not UTF-8."""
+    return any("\udc80" <= character <= "\udcff" for character in name)

@@ -1,6 +1,5 @@
 """The `vaedist` command: its groups, and what becomes of errors."""
 
-import os
 import signal
 import sys
 import threading
@@ -17,12 +16,13 @@ from vaedist.cli.data import data
 from vaedist.cli.doctor import doctor
 from vaedist.cli.evaluate import evaluate
 from vaedist.cli.jobs import jobs, submit
-from vaedist.cli.output import discard
 from vaedist.cli.runs import reconstruct, runs, sample
+from vaedist.cli.streams import CLOSED_PIPE, OutputError, finish_stdout, give_up_stdout, open_streams
 from vaedist.cli.tensorboard import tensorboard
 from vaedist.cli.train import train
 from vaedist.cli.tune import tune
-from vaedist.errors import Interrupted, VaedistError
+from vaedist.errors import Interrupted, StorageError, VaedistError
+from vaedist.files import is_undecoded, readable
 
 
 class OneLineErrors(click.Group):
@@ -31,9 +31,15 @@ class OneLineErrors(click.Group):
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         """Run a command and, if `standalone_mode`, end the process."""
         if standalone_mode:
-            _open_streams()
+            open_streams()
         try:
             result = super().main(*args, standalone_mode=False, **kwargs)  # type: ignore[call-overload]
+            finish_stdout()
+        except OutputError as error:
+            give_up_stdout()
+            if error.closed:
+                sys.exit(CLOSED_PIPE)
+            _end(error.exit_code, f"error: {error}")
         except VaedistError as error:
             _end(error.exit_code, f"{'stopped' if isinstance(error, Interrupted) else 'error'}: {error}")
         except click.exceptions.NoArgsIsHelpError as error:
@@ -44,6 +50,10 @@ class OneLineErrors(click.Group):
             _end(error.exit_code, f"error: {error.format_message().rstrip('.')}{command}")
         except click.ClickException as error:
             _end(error.exit_code, f"error: {error.format_message()}")
+        except UnicodeEncodeError as error:
+            if not is_undecoded(error.object):
+                raise
+            _end(StorageError.exit_code, f"error: the name {error.object} is not UTF-8, as it must be here")
         if standalone_mode:
             sys.exit(result if isinstance(result, int) else 0)
         return result
@@ -73,26 +83,13 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _open_streams() -> None:
-    """Open what the command got closed of stdin, stdout and stderr, on nothing.
-
-    Else the next file that is opened would be in its place, and take what is printed.
-    """
-    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", closefd=False))
-
-
 def _end(code: int, text: str) -> NoReturn:
     """One line on stderr, and the end of the process."""
     try:
-        click.echo(" ".join(text.split()), err=True)
-    except OSError:  # nobody can read it: the exit code says it
-        discard(2)
+        finish_stdout()
+    except OutputError:
+        give_up_stdout()
+    click.echo(readable(" ".join(text.split())), err=True)
     sys.exit(code)
 
 

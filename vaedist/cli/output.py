@@ -1,14 +1,14 @@
 """What several commands print with."""
 
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 import click
 
+from vaedist.cli.streams import give_up_stdout, stderr_copy
 from vaedist.errors import StorageError
 from vaedist.files import told_path
 
@@ -39,12 +39,8 @@ def print_pairs(title: str, rows: Mapping[str, str]) -> None:
 @contextmanager
 def user_stream() -> Iterator[TextIO]:
     """Stderr as the command got it, while what others print there goes elsewhere."""
-    stream = os.fdopen(os.dup(2), "w", errors="backslashreplace")
-    try:
+    with stderr_copy() as stream:
         yield stream
-    finally:
-        with suppress(OSError):  # what is left over cannot be written
-            stream.close()
 
 
 def echo_result(text: str) -> None:
@@ -52,14 +48,7 @@ def echo_result(text: str) -> None:
     try:
         click.echo(text)
     except (OSError, StorageError):
-        discard(1)
-
-
-def discard(descriptor: int) -> None:
-    """Sends what is left in the buffer of stdout or stderr, and all that follows, nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
+        give_up_stdout()
 
 
 @contextmanager

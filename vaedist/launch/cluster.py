@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,7 +18,7 @@ from vaedist.launch.access import authorize, has_token, require_variables, secur
 from vaedist.launch.addresses import LOOPBACK, free_port
 from vaedist.launch.preflight import check_head, check_socket_paths
 from vaedist.launch.proxies import bypass_proxies
-from vaedist.storage.filesystem import first_line
+from vaedist.storage.filesystem import first_line, require_utf8
 
 # Ray's own 30 s are over where a machine that swaps or sleeps stands still for as long: what then asks Ray's head for
 # something, as the actor does that frees the places of a run that died, would be gone.
@@ -75,8 +76,10 @@ def start_ray(**options: Any) -> None:
 
     Raises:
         ClusterError: Ray cannot start workers with this Python, or its sockets in the temporary folder.
+        StorageError: it cannot start in the current folder, whose path is not UTF-8.
     """
     _check_interpreter()
+    require_utf8(Path.cwd())
     check_socket_paths(get_default_system_temp_dir(), "ray", "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR")
     bypass_proxies()
     secure_local()

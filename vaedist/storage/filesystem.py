@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from vaedist.errors import StorageError
+from vaedist.files import is_undecoded
 from vaedist.storage.uri import is_uri, local_path
 
 BLOCK = 1 << 20  # bytes read at a time where a file is hashed or copied
@@ -31,10 +33,10 @@ def open_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
         slash.
 
     Raises:
-        StorageError: a URI of an unknown kind, or one whose filesystem cannot be made.
+        StorageError: a URI of an unknown kind, or one whose filesystem cannot be made; or a path that is not UTF-8.
     """
     if not is_uri(uri):
-        return pyarrow.fs.LocalFileSystem(use_mmap=True), str(local_path(uri).absolute())
+        return pyarrow.fs.LocalFileSystem(use_mmap=True), str(require_utf8(local_path(uri).absolute()))
     try:
         filesystem, path = pyarrow.fs.FileSystem.from_uri(_bounded(uri))
         if filesystem.type_name == "s3":
@@ -44,6 +46,17 @@ def open_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
         filesystem = pyarrow.fs.LocalFileSystem(use_mmap=True)
     return filesystem, path.rstrip("/")
+
+
+def require_utf8(path: Path) -> Path:
+    """Returns a path that pyarrow and Ray can use.
+
+    Raises:
+        StorageError: its bytes are not UTF-8.
+    """
+    if is_undecoded(str(path)):
+        raise StorageError(f"cannot use {path}: paths of data sets and runs, and of the current folder, must be UTF-8")
+    return path
 
 
 def _bounded(uri: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from vaedist.errors import ConfigError, RunError
+from vaedist.storage.filesystem import require_utf8
 from vaedist.storage.uri import is_remote, join_uri, local_path, name_of
 
 CACHE = "VAEDIST_CACHE"
@@ -69,8 +70,14 @@ class KeptFolder:
 
     @classmethod
     def named(cls, folder: str, name: str) -> Self:
-        """The folder of a name in a folder."""
-        return cls.at(join_uri(folder, name) if is_remote(folder) else local_path(folder).absolute() / name)
+        """The folder of a name in a folder.
+
+        Raises:
+            StorageError: its path is not UTF-8.
+        """
+        if is_remote(folder):
+            return cls.at(join_uri(folder, name))
+        return cls.at(require_utf8(local_path(folder).absolute() / name))
 
     @property
     def name(self) -> str:
