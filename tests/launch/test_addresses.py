@@ -51,3 +51,18 @@ def test_the_wanted_port_is_taken_where_it_is_free():
 )
 def test_hosts(address, host, loopback):
     assert (host_of(address), is_loopback(address)) == (host, loopback)
+
+
+def test_ray_is_not_started_where_its_processes_could_not_start(tmp_path, monkeypatch):
+    """Ray encodes the current folder's path as UTF-8, after it has started processes."""
+    from vaedist.errors import StorageError
+    from vaedist.launch.cluster import ray_session
+
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with (
+        pytest.raises(StorageError, match="paths of data sets and runs, and of the current folder, must be UTF-8"),
+        ray_session("local"),
+    ):
+        pass
