@@ -115,7 +115,7 @@ def test_who_has_no_token_is_refused(cluster):
 def test_a_training_is_submitted_and_followed_to_its_end(cluster, job, runs):
     options = ("--address", cluster["dashboard"], "--env-from-node", "AWS_SECRET_ACCESS_KEY")
     printed, said = run("submit", job, "--name", "first", *options, seconds=SECONDS)
-    assert said.splitlines()[0].startswith("sending vaedist-")
+    assert said.splitlines()[0].startswith("sending vaedist ")
     assert "KiB, to http://127.0.0.1" in said.splitlines()[0]
     assert said.splitlines()[-1].endswith(" succeeded")
     assert "run first: 2 workers" in printed

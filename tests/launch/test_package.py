@@ -1,49 +1,65 @@
-"""The wheel that goes to a cluster, and the versions that go with it."""
+"""The code that goes to a cluster, and the versions that go with it."""
 
+import asyncio
 import subprocess
 import sys
-import zipfile
 from importlib import metadata
 
 import pytest
+from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
+from ray._private.runtime_env.py_modules import PyModulesPlugin
 
 import vaedist
 from vaedist.launch import package
-from vaedist.launch.package import build_wheel, pinned_requirements
+from vaedist.launch.package import copy_code, pinned_requirements
 
 
-def test_the_wheel_installs_without_an_index_and_runs(tmp_path):
-    wheel = build_wheel(tmp_path)
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--target", tmp_path / "there", wheel]
-    subprocess.run(pip, check=True)
+def test_the_code_runs_from_where_it_is_copied_to(tmp_path):
+    there = copy_code(tmp_path / "there").parent
     code = "import vaedist; print(vaedist.__file__); from vaedist.cli import main; main(['--version'])"
-    printed = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path / "there", capture_output=True, text=True, check=True
-    ).stdout
-    assert printed.splitlines()[0].startswith(str(tmp_path / "there"))
+    printed = subprocess.run([sys.executable, "-c", code], cwd=there, capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines()[0].startswith(str(there))
     assert vaedist.__version__ in printed.splitlines()[1]
 
 
-def test_the_wheel_holds_the_code_and_nothing_else(tmp_path):
-    names = zipfile.ZipFile(build_wheel(tmp_path)).namelist()
+def test_the_code_is_copied_and_nothing_else(tmp_path):
+    copy_code(tmp_path)
+    names = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
     assert "vaedist/launch/worker.py" in names
     assert "vaedist/__main__.py" in names
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"vaedist"}
     assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".toml", ".arrow"))]
 
 
-def test_the_same_code_is_the_same_wheel_and_other_code_has_another_name(tmp_path, monkeypatch):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    first, second = build_wheel(tmp_path / "a"), build_wheel(tmp_path / "b")
-    assert first.name == second.name
-    assert first.read_bytes() == second.read_bytes()
+def test_ray_takes_the_same_code_for_the_same_package_and_other_code_for_another(tmp_path, monkeypatch):
+    def name(code):
+        return get_uri_for_directory(str(code), include_gitignore=True)
 
-    code = tmp_path / "vaedist"
-    code.mkdir()
-    (code / "__init__.py").write_text("changed = 1\n")
-    monkeypatch.setattr(vaedist, "__file__", str(code / "__init__.py"))
-    assert build_wheel(tmp_path / "a").name != first.name
+    first = name(copy_code(tmp_path / "a"))
+    assert first == name(copy_code(tmp_path / "b"))
+    changed = copy_code(tmp_path / "c")
+    (changed / "__init__.py").write_text("changed = 1\n")
+    monkeypatch.setattr(vaedist, "__file__", str(changed / "__init__.py"))
+    assert name(copy_code(tmp_path / "d")) != first
+
+
+def test_two_environments_of_a_job_are_made_on_a_node_at_the_same_time(tmp_path):
+    """As they are once the packages are there, for which both wait."""
+    package = tmp_path / "upload.zip"
+    create_package(str(copy_code(tmp_path)), package, include_gitignore=True, include_parent_dir=True)
+
+    class Store:
+        """Ray's, where uploaded packages are."""
+
+        async def async_internal_kv_get(self, *_, **__):
+            await asyncio.sleep(0.01)
+            return package.read_bytes()
+
+    async def both():
+        plugin = PyModulesPlugin(str(tmp_path / "node"), Store())
+        await asyncio.gather(*(plugin.create("gcs://_ray_pkg_0.zip", None, None) for _ in range(2)))
+        return plugin._get_local_dir_from_uri("gcs://_ray_pkg_0.zip")
+
+    assert (asyncio.run(both()) / "vaedist" / "launch" / "worker.py").is_file()
 
 
 def test_every_requirement_is_pinned_to_what_is_installed():

@@ -57,7 +57,7 @@ def submit(
 ) -> None:
     """Train the experiment in the file JOB on a cluster, as a Ray job, and follow it.
 
-    vaedist itself goes there as a wheel. The job's paths, data.path and run.folder, are the cluster's: absolute ones
+    The code of vaedist goes there, too. The job's paths, data.path and run.folder, are the cluster's: absolute ones
     that all nodes share, or URIs. Exit code 0 if the job succeeds, 1 if it fails, 130 if it is stopped. Ctrl-C ends the
     following, not the job.
     """

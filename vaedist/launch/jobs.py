@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from vaedist import __version__
 from vaedist.errors import ClusterError, VaedistError
 from vaedist.launch.access import authorize
 from vaedist.launch.local_cluster import local_clusters
-from vaedist.launch.package import build_wheel
+from vaedist.launch.package import copy_code
 from vaedist.launch.preflight import check_dashboard, connect, refused_token
 from vaedist.launch.submission import JOB_FILE, Submission
 from vaedist.launch.tail import follow_log
@@ -179,16 +180,16 @@ class Jobs:
             folder.mkdir()
             for file, text in (files or {}).items():
                 (folder / file).write_text(text, encoding="utf-8")
-            wheel = build_wheel(Path(place))
-            sizes = {path.name: path.stat().st_size for path in (wheel, *folder.iterdir())}
-            self._check_size(sum(sizes.values()))
-            told = " and ".join(sizes)
-            progress(f"sending {told}, {sum(sizes.values()) / 1024:.0f} KiB, to {self.address}")
+            code = copy_code(Path(place))
+            size = sum(path.stat().st_size for path in Path(place).rglob("*") if path.is_file())
+            self._check_size(size)
+            told = " and ".join([f"vaedist {__version__}", *(files or {})])
+            progress(f"sending {told}, {size / 1024:.0f} KiB, to {self.address}")
             with self._errors():
                 return self._client.submit_job(
                     entrypoint=entrypoint(arguments),
                     submission_id=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
-                    runtime_env={**(runtime_env or {}), "working_dir": str(folder), "py_modules": [str(wheel)]},
+                    runtime_env={**(runtime_env or {}), "working_dir": str(folder), "py_modules": [str(code)]},
                     metadata=dict(metadata),
                 )
 

@@ -1,9 +1,7 @@
-"""vaedist as a wheel, and the versions of all that it needs, for a cluster that shall run exactly what runs here."""
+"""The code of vaedist, and the versions of all that it needs, for a cluster that shall run exactly what runs here."""
 
-import base64
-import hashlib
 import re
-import zipfile
+import shutil
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -12,46 +10,24 @@ from packaging.requirements import Requirement
 
 import vaedist
 
-EPOCH = (1980, 1, 1, 0, 0, 0)  # of all files, so that the same code is the same wheel, which is uploaded once
 NAME = "vaedist"
 ON_CLUSTER = ("ray",)  # is running there already, and cannot be another version
 
 
-def build_wheel(folder: Path) -> Path:
-    """Pack the code that is running as a wheel; the same code gives the same bytes.
+def copy_code(folder: Path) -> Path:
+    """Copies the code that is running into a folder, which is all that a node needs on its path.
 
-    It names no dependencies: where it is installed they are there, or come by `pinned_requirements`.
+    Ray names a folder that it sends by its content, so that the same code is sent once, and unpacks it under a lock. A
+    wheel would be installed by pip, and be lost where two environments of a job are made on a node at the same time.
 
     Args:
-        folder: where to put it.
+        folder: is made.
 
     Returns:
-        The wheel, whose version ends with a digest of the code.
+        The package in the folder; what Python wrote besides the code is left out.
     """
-    root = Path(vaedist.__file__).parent
-    code = sorted(path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    files = {f"{NAME}/{path.relative_to(root).as_posix()}": path.read_bytes() for path in code}
-    # Ray knows a wheel by its name alone, and would take other code of the same version for this.
-    digest = hashlib.sha256(b"".join(name.encode() + b"\0" + files[name] for name in files)).hexdigest()
-    version = f"{vaedist.__version__}+{digest[:12]}"
-    info = f"{NAME}-{version}.dist-info"
-    files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {NAME}\nVersion: {version}\n".encode()
-    files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: vaedist\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    files[f"{info}/entry_points.txt"] = b"[console_scripts]\nvaedist = vaedist.cli:main\n"
-    record = [f"{name},sha256={_digest(content)},{len(content)}" for name, content in files.items()]
-    files[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,", ""]).encode()
-    wheel = folder / f"{NAME}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            entry = zipfile.ZipInfo(name, EPOCH)
-            entry.external_attr, entry.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
-            archive.writestr(entry, content)
-    return wheel
-
-
-def _digest(content: bytes) -> str:
-    """SHA-256 as RECORD has it."""
-    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+    code = Path(vaedist.__file__).parent
+    return Path(shutil.copytree(code, folder / NAME, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")))
 
 
 def pinned_requirements(extras: Iterable[str] = ()) -> list[str]:
