@@ -1,12 +1,17 @@
 """This machine's servers are spoken with directly, whatever proxies the environment names."""
 
+import json
 import os
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import requests
+from dead_proxies import set_dead_proxies
 
+from vaedist.launch.addresses import free_port
 from vaedist.launch.proxies import EXCEPTIONS, GRPC_EXCEPTIONS, PROXIES, bypass_proxies
 
 DEAD = "http://127.0.0.1:9"
@@ -79,3 +84,32 @@ def test_requests_reach_this_machine_and_go_to_the_proxy_for_others(monkeypatch,
     finally:
         server.shutdown()
         server.server_close()
+
+
+ALL_REDUCE = """
+from vaedist.launch.proxies import bypass_proxies_among_workers
+bypass_proxies_among_workers()
+import tensorflow as tf
+strategy = tf.distribute.MultiWorkerMirroredStrategy()
+@tf.function
+def add_up():
+    return strategy.run(lambda: tf.distribute.get_replica_context().all_reduce("SUM", tf.ones([])))
+print("sum", add_up().numpy())
+"""
+
+
+def test_workers_reach_each_other_past_proxies(monkeypatch):
+    set_dead_proxies(monkeypatch)
+    addresses = [f"127.0.0.2:{free_port()}" for _ in range(2)]  # of no host that is an exception anyway
+    started = []
+    for index in range(2):
+        cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        environment = os.environ | {"TF_CONFIG": json.dumps(cluster), "CUDA_VISIBLE_DEVICES": ""}
+        command = [sys.executable, "-c", ALL_REDUCE]
+        started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+    try:
+        printed = [process.communicate(timeout=240)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert printed == ["sum 2.0\n"] * 2

@@ -13,6 +13,7 @@ from vaedist.launch.access import require_variables
 from vaedist.launch.channel import WorkerLine
 from vaedist.launch.fence import GROUP, Fence
 from vaedist.launch.preemption import Preemption
+from vaedist.launch.proxies import bypass_proxies_among_workers
 from vaedist.monitor.events import Notice
 from vaedist.training.run_folder import RunFolder
 
@@ -33,6 +34,7 @@ def work(config: dict[str, Any]) -> None:
     if line.given_up():
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    bypass_proxies_among_workers()
     from vaedist.training.worker import Worker, train  # TensorFlow takes seconds, and reads the environment
 
     context = ray.train.get_context()
