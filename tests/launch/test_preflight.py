@@ -2,9 +2,11 @@
 
 import os
 import socket
+import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from ray._private.utils import validate_socket_filepath
@@ -110,6 +112,18 @@ def test_ray_takes_the_longest_folder_that_is_allowed_and_no_longer_one():
         validate_socket_filepath(f"/{'t' * longest}/ray/{SOCKET}")
     with pytest.raises(ClusterError, match="bytes are too long"):  # letters of more than one byte
         check_socket_paths("/" + "ü" * (longest // 2 + 1), "ray")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow other lengths")
+def test_the_readme_says_how_long_the_folder_may_be():
+    readme = " ".join((Path(__file__).parents[2] / "README.md").read_text().split())
+    check_socket_paths("t" * 39, "ray")
+    check_socket_paths("t" * 24, "vaedist-00000000/2")  # of three nodes
+    with pytest.raises(ClusterError):
+        check_socket_paths("t" * 40, "ray")
+    with pytest.raises(ClusterError):
+        check_socket_paths("t" * 25, "vaedist-00000000/2")
+    assert "has 39 bytes at most on Linux, and 24 for `vaedist cluster up`" in readme
 
 
 def test_a_socket_can_be_bound_at_the_longest_path(tmp_path):
