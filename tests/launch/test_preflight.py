@@ -15,7 +15,8 @@ from vaedist.errors import ClusterError
 from vaedist.launch import preflight
 from vaedist.launch.cluster import ray_session
 from vaedist.launch.jobs import Jobs
-from vaedist.launch.local_nodes import up
+from vaedist.launch.local_cluster import LocalNode
+from vaedist.launch.local_nodes import _last_words, up
 from vaedist.launch.preflight import SOCKET, SOCKET_BYTES, check_dashboard, check_head, check_socket_paths
 
 REDIS = b"-ERR unknown command 'PRI', with args beginning with: \r\n"
@@ -150,3 +151,22 @@ def test_a_cluster_is_refused_below_a_folder_that_is_too_deep(monkeypatch, tmp_p
     ):
         up("deep", nodes=2)
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        (
+            "Traceback:\n  raise OSError(\nOSError: it is full\nRemaining processes will be killed.\n",
+            "OSError: it is full",
+        ),
+        ("ray.exceptions.RpcError: no\n\n", "ray.exceptions.RpcError: no"),
+        ("starting\nwaiting\n", "waiting"),
+        ("", "it said nothing"),
+        (None, "it said nothing"),
+    ],
+)
+def test_a_node_that_does_not_start_says_why(tmp_path, log, said):
+    if log is not None:
+        (tmp_path / "log").write_text(log)
+    assert _last_words(LocalNode("head", 1, 1, 0.0, str(tmp_path / "log"))) == said

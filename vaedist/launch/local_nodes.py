@@ -4,6 +4,7 @@ Every node is a `ray start --block` of its own. All listen on the loopback only,
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,7 @@ START_ATTEMPTS = 3
 END_ATTEMPTS = 4
 END_SECONDS = 10.0  # for processes that are asked to end, before they are killed
 POLL_SECONDS = 0.2
+ERROR = re.compile(r"[\w.]*(Error|Exception): ")  # a traceback's last line
 
 
 def up(
@@ -180,11 +182,11 @@ def _wait(cluster: LocalCluster) -> None:
 
 
 def _last_words(node: LocalNode) -> str:
-    """The last line that a node printed."""
+    """Returns the last error that a node printed, else its last line: Ray says good-bye after an error."""
     with suppress(OSError):
         lines = [line.strip() for line in Path(node.log).read_text(errors="replace").splitlines() if line.strip()]
-        if lines:
-            return lines[-1]
+        errors = [line for line in lines if ERROR.match(line)]
+        return [*lines, *errors][-1] if lines else "it said nothing"
     return "it said nothing"
 
 
