@@ -26,7 +26,7 @@ SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:/us
 
 # What the script calls, as far as it needs them: srun runs a command once, symmetric-run runs what follows its "--".
 STUBS = {
-    "srun": 'while [[ "$1" == --* ]]; do shift; done; exec "$@"',
+    "srun": 'while [[ "$1" == --* ]]; do echo "$1" >> "$VAEDIST_VENV/srun"; shift; done; exec "$@"',
     "scontrol": "echo node-1",
     "hostname": "echo 192.0.2.1 192.0.2.2",
     "ray": 'while [[ "$1" != -- ]]; do shift; done; shift; "$@" || true',
@@ -140,12 +140,22 @@ def test_it_ends_in_one_line_where_a_step_does_not_see_the_gpus_of_the_job(node,
     assert not (Path(node["HOME"]) / "called").exists()
 
 
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_step_asks_for_all_gpus_of_its_nodes_however_the_job_was_given_them(node, count):
+    """Slurm 22.05 gives a step none, or as many as the job asked for, though a job with nodes for itself has all."""
+    sees = ",".join(map(str, range(count)))
+    assert submit(node | {"SLURM_GPUS_ON_NODE": str(count), "CUDA_VISIBLE_DEVICES": sees}).returncode == 0
+    assert f"--gpus-per-node={count}" in (Path(node["VAEDIST_VENV"]) / "srun").read_text().splitlines()
+    assert f"scaling.gpus_per_worker={count}" in (Path(node["HOME"]) / "called").read_text()
+
+
 def test_it_trains_on_the_cpu_where_the_job_has_no_gpus(node):
     assert (
         submit({name: value for name, value in node.items() if "GPUS" not in name and "CUDA" not in name}).returncode
         == 0
     )
     assert "scaling.gpus_per_worker=0" in (Path(node["HOME"]) / "called").read_text()
+    assert "gpus" not in (Path(node["VAEDIST_VENV"]) / "srun").read_text()
 
 
 def test_it_removes_what_it_and_earlier_tries_left_on_the_disk_and_nothing_else(node):
