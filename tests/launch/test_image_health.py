@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -12,6 +13,7 @@ import pytest
 from vaedist.launch.addresses import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+SECONDS = 120  # far more than the agent takes
 DOCKERFILE = Path(__file__).parents[2] / "cluster" / "docker" / "Dockerfile"
 
 
@@ -27,8 +29,15 @@ def healthy(port):
     return done.returncode == 0
 
 
+def listening(process):
+    """Ports at which a process listens."""
+    return {place.laddr.port for place in process.net_connections("tcp") if place.status == psutil.CONN_LISTEN}
+
+
 def test_the_images_check_asks_the_agent_of_its_node(processes):
     [agent] = processes("dashboard/agent.py")
-    ports = {place.laddr.port for place in agent.net_connections("tcp") if place.status == psutil.CONN_LISTEN}
-    assert [port for port in ports if healthy(port)]
+    deadline = time.monotonic() + SECONDS
+    while not any(healthy(port) for port in listening(agent)):
+        assert time.monotonic() < deadline, "the agent, which starts beside Ray, is not well"
+        time.sleep(0.5)
     assert not healthy(free_port())
