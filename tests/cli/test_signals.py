@@ -77,6 +77,38 @@ def test_the_exit_code_stays_where_nobody_reads_any_more():
         assert (ended.returncode, ended.stderr) == (0, b"")
 
 
+# A job that prints for ever.
+FOLLOWING = """
+import asyncio
+from vaedist.cli.jobs import _follow
+from vaedist.launch.jobs import Jobs
+
+class Client:
+    async def tail_job_logs(self, name):
+        while True:
+            yield "line of a log\\n"
+            await asyncio.sleep(0)
+
+cluster = object.__new__(Jobs)
+cluster.address, cluster._client = "http://127.0.0.1:1", Client()
+_follow(cluster, "job")
+"""
+
+
+def test_following_a_job_ends_quietly_when_nobody_reads_it_and_in_a_line_on_a_full_disk():
+    for device, code, said in (
+        (closed_pipe(), 141, ""),
+        (os.open("/dev/full", os.O_WRONLY), 1, "cannot write to stdout"),
+    ):
+        ended = subprocess.run(
+            [sys.executable, "-c", FOLLOWING], stdout=device, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+        os.close(device)
+        assert ended.returncode == code, ended.stderr
+        assert said in ended.stderr
+        assert "the connection to" not in ended.stderr
+
+
 def closed_pipe():
     reading, writing = os.pipe()
     os.close(reading)

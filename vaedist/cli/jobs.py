@@ -1,6 +1,7 @@
 """`vaedist submit` and `vaedist jobs`: trainings and sweeps on a cluster, from here."""
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -10,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vaedist.cli.options import dashboard_option, job_argument, json_option, run_values
-from vaedist.cli.output import console, print_pairs, status_line
+from vaedist.cli.output import console, discard, print_pairs, status_line
 from vaedist.config import Experiment, Sweep
-from vaedist.errors import ConfigError, Interrupted, JobError
+from vaedist.errors import ConfigError, Interrupted, JobError, StorageError
 
 if TYPE_CHECKING:
     from vaedist.launch.jobs import Job, Jobs
 
 PACKAGES = ("image", "pip")
+CLOSED_PIPE = 128 + 13  # exit code of a command that SIGPIPE ended, as shells have it
 
 job_name_argument = click.argument("name", metavar="JOB")
 
@@ -217,7 +219,14 @@ def _follow(cluster: "Jobs", identity: str) -> None:
 
 
 def _write(text: str) -> None:
-    click.echo(text, nl=False)
+    """Prints a piece of a log; where nobody reads it any more, the command ends as by SIGPIPE, and not the job."""
+    try:
+        click.echo(text, nl=False)
+    except BrokenPipeError:
+        discard(1)
+        sys.exit(CLOSED_PIPE)
+    except OSError as error:  # not to be taken for a connection that is lost
+        raise StorageError(f"cannot write to stdout: {error.strerror or error}") from error
 
 
 def _until_ended(wait: Callable[[], "Job"], identity: str) -> "Job":
