@@ -118,6 +118,7 @@ def test_a_training_is_submitted_and_followed_to_its_end(cluster, job, runs):
     assert said.splitlines()[0].startswith("sending vaedist ")
     assert "KiB, to http://127.0.0.1" in said.splitlines()[0]
     assert said.splitlines()[-1].endswith(" succeeded")
+    assert "INFO" not in said, "Ray's client keeps quiet"
     assert "run first: 2 workers" in printed
     assert "test ELBO " in printed
     assert steps(runs, "first")[-1] == 200

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import socket
 import threading
 import time
@@ -289,6 +290,7 @@ def test_a_dashboard_that_gets_stuck_is_not_waited_for(monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         jobs = Jobs(f"http://127.0.0.1:{server.server_address[1]}")
+        assert {logging.getLogger(f"ray.{module}").level for module in launch.CHATTY} == {logging.WARNING}
         with pytest.raises(ClusterError, match=r"^http://127.0.0.1:\d+ has not answered for 1 s$"):
             jobs.list()
     finally:

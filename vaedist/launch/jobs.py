@@ -102,10 +102,10 @@ class Jobs:
         self.address = _checked(jobs_address(address))
         authorize(self.address)
         check_dashboard(self.address)
-        for module in CHATTY:
-            logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
         with self._errors():
             self._client = _client(self.address)
+        for module in CHATTY:  # which set their levels when they are imported
+            logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
 
     def list(self, *, every: bool = False) -> list[Job]:
         """Jobs that vaedist submitted, or `every` one; the newest first."""
