@@ -61,7 +61,7 @@ def submit(
 
     The code of vaedist goes there, too. The job's paths, data.path and run.folder, are the cluster's: absolute ones
     that all nodes share, or URIs. Exit code 0 if the job succeeds, 1 if it fails, 130 if it is stopped. Ctrl-C ends the
-    following, not the job.
+    following, not the job; so does a cluster that is gone, with exit code 2, see `vaedist jobs wait --help`.
     """
     values = run_values(name, runs)
     packages, variables = _environment(environment)
