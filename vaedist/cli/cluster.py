@@ -25,8 +25,8 @@ node_ip_option = click.option(
 def cluster() -> None:
     """Start, look at and end a Ray cluster on this machine, to try out what jobs do on one.
 
-    Its nodes are processes that listen on the loopback only and ask for a token, which vaedist's commands find by
-    themselves. The head works on nothing, as on the clusters in the folder cluster/.
+    Its nodes are processes of Ray's that listen on the loopback only and ask for a token, which vaedist's commands find
+    by themselves. The head works on nothing, as on the clusters in the folder cluster/.
 
     `drain` and `watch-preemption` are for the machines of any Ray cluster.
     """

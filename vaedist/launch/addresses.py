@@ -9,6 +9,9 @@ from itertools import chain, count
 from vaedist.errors import ClusterError
 
 LOOPBACK = "127.0.0.1"
+# Ray puts the address that other machines would see in the place of 127.0.0.1, and then listens everywhere; but not
+# where it is told that there are no other machines.
+ONLY_HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 FIRST_PORT, PORTS, PROCESSES = 20_000, 8, 1_500
 _calls = count()
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import ray
 from ray._common.utils import get_default_system_temp_dir
+from ray._private import ray_constants
 from ray._private.services import canonicalize_bootstrap_address
 
 from vaedist.config import ScalingSection
 from vaedist.errors import ClusterError, VaedistError
 from vaedist.launch.access import authorize, has_token, require_variables, secure_local
-from vaedist.launch.addresses import LOOPBACK, free_port
+from vaedist.launch.addresses import LOOPBACK, ONLY_HERE, free_port
 from vaedist.launch.preflight import check_head, check_socket_paths
 from vaedist.launch.proxies import bypass_proxies
 from vaedist.storage.filesystem import first_line, require_utf8
@@ -88,8 +89,19 @@ def start_ray(**options: Any) -> None:
     # A process of Ray's that has to find its cluster looks at all of the machine, and fails where there are several. So
     # that it is told, the port is chosen here.
     port = free_port()
-    with environment(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=f"{LOOPBACK}:{port}"), _hang_up_blocked():
+    address = f"{LOOPBACK}:{port}"
+    with environment(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=address, **ONLY_HERE), _alone(), _hang_up_blocked():
         ray.init(address="local", **{"include_dashboard": False} | options)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Has Ray take 127.0.0.1 for this machine's address; it read `ONLY_HERE` when it was imported."""
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager

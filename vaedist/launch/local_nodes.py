@@ -1,6 +1,7 @@
 """Starting and ending a Ray cluster of several nodes on this machine.
 
-Every node is a `ray start --block` of its own. All listen on the loopback only, and ask for a token.
+Every node is a `ray start --block` of its own. Ray's processes listen on the loopback only, and ask for a token.
+TensorFlow's servers in a job's workers do neither; `server_port` says who reaches them.
 """
 
 import os
@@ -19,15 +20,11 @@ import psutil
 
 from vaedist.errors import ClusterError, StorageError
 from vaedist.launch.access import make_token
-from vaedist.launch.addresses import LOOPBACK, free_port
+from vaedist.launch.addresses import LOOPBACK, ONLY_HERE, free_port
 from vaedist.launch.local_cluster import MARK, NAME, LocalCluster, LocalNode, birth_of, clusters_folder, joined
 from vaedist.launch.preflight import check_socket_paths
 from vaedist.launch.proxies import bypass_proxies
 
-# Ray puts the address that other machines would see in the place of 127.0.0.1, and then listens everywhere; but not
-# where it is told that there are no other machines. Then no node may join the head, so that nodes have another way: see
-# `_launch`.
-ONLY_HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 SCRATCH = "vaedist-"  # the folder's name begins with it
 START_SECONDS = 120.0
 START_ATTEMPTS = 3
