@@ -51,6 +51,8 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "scaling.max_failures": (0, -1),
     "scaling.failure_window_hours": (24.0, -1.0),
     "scaling.autoscaling": (True, "yes"),
+    "scaling.ports": ((20_000, 20_099), [20_099, 20_000]),
+    "scaling.peer_networks": (("10.0.0.0/16", "fd00::1"), ["10.0.0.1/16"]),
     "checkpoint.every_steps": (0, -1),
     "checkpoint.keep": (5, 0),
     "monitor.log_every": (10, 0),

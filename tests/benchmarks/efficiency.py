@@ -32,6 +32,8 @@ import numpy as np
 
 from vaedist.bench.record import GIGA, read_record
 from vaedist.launch.addresses import free_port
+from vaedist.launch.packet_filter import LOOPBACK_NETWORKS
+from vaedist.launch.server_port import ServerPort
 
 SIZES = [4 * 8**k for k in range(8)] + [32 << 20]
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -50,7 +52,10 @@ def reduce_in_turn(config, rounds):
     from vaedist.training.strategy import configure_devices, make_strategy
 
     configure_devices(1, 0, 1)
-    strategy = make_strategy(2)
+    told = json.loads(config)
+    port = int(told["cluster"]["worker"][told["task"]["index"]].rpartition(":")[2])
+    with ServerPort((port, port)).admitting(LOOPBACK_NETWORKS, print):
+        strategy = make_strategy(2)
 
     @traced
     def reduce(x, times):

@@ -26,12 +26,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "data")]
 
 GIVEN_UP = 75.0  # seconds until a silent host is dead, and a little; README.md and cluster/README.md say 70
 UP = 300.0  # more than anything here takes, on a machine that is busy
-PORT = 6379
+PORT, PORTS = 6379, (20_000, 20_099)  # of Ray's head, and of TensorFlow's servers
 STEPS, LOG_EVERY = 100, 5  # an epoch's steps
 NODES, WORKER = ("a", "b"), "RayTrainWorker"
 AGAIN, HEALED = "it trains again", "packets flow again"
@@ -57,6 +59,17 @@ while True:
         if not node["Alive"] and nodes.pop(node["NodeManagerAddress"], None):
             print("dead", node["NodeManagerAddress"], flush=True)
     time.sleep(0.2)
+"""
+
+
+# Prints what a connection to an address and a port comes to.
+KNOCK = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=2).close()
+    print("open")
+except TimeoutError:
+    print("dropped")
 """
 
 
@@ -245,7 +258,7 @@ def write_job(folder: Path, workers: int, epochs: int) -> Path:
             "data": {"path": str(folder / "numbers")},
             "model": {"hidden": 24, "latent": 6, "flow": {"depth": 2, "width": 12}},
             "training": {"epochs": epochs, "global_batch": 20, "eval_batch": 40, "steps_per_call": 5},
-            "scaling": {"workers": workers, "cpus_per_worker": 1},
+            "scaling": {"workers": workers, "cpus_per_worker": 1, "ports": list(PORTS)},
             "checkpoint": {"every_steps": 30},
             "monitor": {"log_every": LOG_EVERY, "pictures": 8, "pictures_every": 0},
         }
@@ -291,6 +304,7 @@ class Trial:
     def __init__(self, there: Hosts, options: argparse.Namespace) -> None:
         self.there, self.network, self.options = there, there.network, options
         self.metrics = there.folder / "runs" / "run" / "metrics.jsonl"
+        self.tried = 0
 
     def start(self) -> None:
         """Until the run is under way."""
@@ -305,6 +319,28 @@ class Trial:
 
         wait("the first steps", UP, under_way)
         self.starting = time.monotonic() - begin
+        if self.options.workers > 1:
+            self.knock()
+
+    def knock(self) -> None:
+        """TensorFlow's servers take connections from their own hosts alone, and the run has said so."""
+        said = (self.there.folder / "train.log").read_text()
+        assert "several machines: TensorFlow's ports take connections without authentication" in said, said
+        addresses = [self.network.addresses[host] for host in NODES]
+        for host, address in zip(NODES, addresses, strict=True):
+            for pid in self.network.processes(host, WORKER):
+                for one in psutil.Process(pid).net_connections("inet"):
+                    if one.status == psutil.CONN_LISTEN and one.laddr.ip in ("::", "0.0.0.0"):
+                        answers = [self._answer(space, address, one.laddr.port) for space in self.network.hosts]
+                        if PORTS[0] <= one.laddr.port <= PORTS[1]:
+                            assert answers == ["dropped", "open", "open"], answers
+                            self.tried += 1
+        assert self.tried == self.options.workers, f"{self.tried} servers of TensorFlow were found"
+
+    def _answer(self, host: str, address: str, port: int) -> str:
+        """What a connection from a host comes to."""
+        command = ["ip", "netns", "exec", self.network.spaces[host], sys.executable, "-c", KNOCK, address, str(port)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     def cut(self) -> None:
         """Drop the packets of a worker's host, and watch what comes of it until the command ends."""

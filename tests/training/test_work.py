@@ -74,6 +74,8 @@ import numpy as np
 import tensorflow as tf
 from vaedist.data.lanes import LanePlan
 from vaedist.data.stream import LaneReader
+from vaedist.launch.packet_filter import LOOPBACK_NETWORKS
+from vaedist.launch.server_port import ServerPort
 from vaedist.model import VAE
 from vaedist.objective import Objective
 from vaedist.training.optimizer import Adam, Schedule
@@ -81,8 +83,11 @@ from vaedist.training.step import TrainStep
 from vaedist.training.strategy import configure_devices, make_strategy
 
 configure_devices(threads=1, gpus=0, logical_devices=1)
-strategy = make_strategy(workers=2)
-rank = strategy.cluster_resolver.task_id
+config = json.loads(sys.argv[1])
+rank = config["task"]["index"]
+port = int(config["cluster"]["worker"][rank].rpartition(":")[2])
+with ServerPort((port, port)).admitting(LOOPBACK_NETWORKS, print):
+    strategy = make_strategy(workers=2)
 with strategy.scope():
     model = VAE((4, 4, 3), hidden=8, latent=4, flow_depth=1, flow_width=8)
 step = TrainStep(

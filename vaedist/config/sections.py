@@ -5,6 +5,7 @@ A default stands here and nowhere else; every key has a type, a range and a sent
 
 import math
 from collections.abc import Iterator
+from ipaddress import ip_network
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -39,6 +40,35 @@ def _workers(given: Any) -> Any:
 
 Count = Annotated[int, Field(ge=1, le=MOST_WORKERS)]
 Workers = Annotated[Count | tuple[Count, Count], BeforeValidator(_workers)]
+
+
+FIRST_PORT, LAST_PORT = 1024, 65_535  # those below the first are the system's
+
+
+def _ports(given: Any) -> Any:
+    """No ports, or the first and the last."""
+    bounds = list(given) if isinstance(given, list | tuple) else [given]
+    numbers = all(isinstance(bound, int) and not isinstance(bound, bool) for bound in bounds)
+    in_range = numbers and len(bounds) == 2 and FIRST_PORT <= bounds[0] < bounds[1] <= LAST_PORT
+    if bounds and not in_range:
+        raise ValueError(f"must be the first and the last port, from {FIRST_PORT} to {LAST_PORT}, as in [20000, 20099]")
+    return tuple(bounds)
+
+
+def _networks(given: Any) -> Any:
+    """Networks as texts; an address is a network of its own."""
+    texts = isinstance(given, list | tuple) and all(isinstance(network, str) for network in given)
+    try:
+        for network in given if texts else [given]:
+            ip_network(network if texts else "")
+    except ValueError as error:
+        reason = f": {error}" if texts else ""
+        raise ValueError(f'must be networks, as in ["10.0.0.0/16", "fd00::/64"]{reason}') from None
+    return tuple(given)
+
+
+Ports = Annotated[tuple[int, ...], BeforeValidator(_ports)]
+Networks = Annotated[tuple[str, ...], BeforeValidator(_networks)]
 
 
 class Section(BaseModel):
@@ -221,6 +251,18 @@ class ScalingSection(Section):
         default=False,
         description="The cluster adds nodes on demand: wait for them instead of "
         "refusing a job that is larger than the cluster is now.",
+    )
+
+    ports: Ports = Field(
+        default=(),
+        description="First and last port that TensorFlow's servers may take, one for each worker of several, for a "
+        "firewall to name; [] takes any free ones. A port that a worker has left may count as taken for a minute, so "
+        "name twice as many as a machine has workers.",
+    )
+    peer_networks: Networks = Field(
+        default=(),
+        description="Networks that may reach TensorFlow's servers besides the addresses of the run's machines, for "
+        "machines that have several; whoever is in them reads files and runs operations as the worker's user.",
     )
 
     @model_validator(mode="after")

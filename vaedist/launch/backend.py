@@ -2,17 +2,19 @@
 
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray._common.network_utils import build_address
-from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
 
-from vaedist.errors import StorageError
+from vaedist.errors import ClusterError, StorageError
+from vaedist.launch.addresses import LOOPBACK, host_of
 from vaedist.launch.fence import GROUP, let_write, new_group
+from vaedist.launch.server_port import ServerPort
 from vaedist.training.run_folder import RunFolder
 
 
@@ -27,10 +29,12 @@ class TensorflowCluster(BackendConfig):
     Attributes:
         run: the run's place, in which each new group takes the place of the one before.
         channel: which is told of it.
+        ports: first and last of those that TensorFlow's servers may take; any free ones where there are none.
     """
 
     run: str
     channel: Any
+    ports: tuple[int, ...] = ()
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -51,25 +55,67 @@ class _TensorflowClusterBackend(Backend):
             let_write(RunFolder.at(backend_config.run), group)
         except StorageError as error:
             ray.get(channel.fail.remote(error, group))
-        with suppress(ray.exceptions.RayActorError):
-            self._introduce(worker_group, group)
+        try:
+            with suppress(ray.exceptions.RayActorError):
+                self._introduce(worker_group, group, backend_config.ports)
+        except ClusterError as error:
+            ray.get(channel.fail.remote(ClusterError(str(getattr(error, "cause", error))), group))
 
-    def _introduce(self, worker_group: Any, group: str) -> None:
-        """Tell each worker who they are."""
-        addresses = worker_group.execute(_free_address)
+    def _introduce(self, worker_group: Any, group: str, ports: Sequence[int]) -> None:
+        """Tells each worker who they are."""
+        ray.get(worker_group.execute_async(_join, group=group))
+        if len(worker_group) == 1:  # it starts no server
+            return
+        addresses = common_addresses(worker_group.execute(_reserve, ports=ports))
         ray.get(
             [
-                worker_group.execute_single_async(rank, _set_environment, addresses=addresses, index=rank, group=group)
+                worker_group.execute_single_async(rank, _set_cluster, addresses=addresses, index=rank)
                 for rank in range(len(worker_group))
             ]
         )
 
 
-def _free_address() -> str:
-    return build_address(*get_address_and_port())
+@dataclass(frozen=True)
+class Reserved:
+    """Port that a worker has reserved.
+
+    Attributes:
+        node: Ray's identity of its node.
+        host: the node's address, as the other nodes see it.
+        port: for TensorFlow's server.
+    """
+
+    node: str
+    host: str
+    port: int
 
 
-def _set_environment(addresses: list[str], index: int, group: str) -> None:
+def common_addresses(places: Sequence[Reserved]) -> list[str]:
+    """Returns the address of each worker of a group: the loopback's where all of them are on one node."""
+    alone = len({place.node for place in places}) == 1
+    return [build_address(LOOPBACK if alone else place.host, place.port) for place in places]
+
+
+def workers_hosts() -> list[str]:
+    """In a worker: returns the hosts of its group."""
+    workers = json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"]
+    return [host_of(address) for address in workers]
+
+
+# In a worker: Ray Train reserves the port, in one call, and starts the training, in another.
+reserved: ServerPort | None = None
+
+
+def _join(group: str) -> None:
+    os.environ[GROUP] = group
+
+
+def _reserve(ports: Sequence[int]) -> Reserved:
+    global reserved
+    reserved = ServerPort(ports)
+    return Reserved(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), reserved.number)
+
+
+def _set_cluster(addresses: list[str], index: int) -> None:
     cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
     os.environ["TF_CONFIG"] = json.dumps(cluster)
-    os.environ[GROUP] = group

@@ -199,7 +199,7 @@ def _trainer(
     scaling = experiment.scaling
     return DataParallelTrainer(
         work,
-        backend_config=TensorflowCluster(run.place, channel),
+        backend_config=TensorflowCluster(run.place, channel, scaling.ports),
         train_loop_config={
             "experiment": experiment.to_toml(),
             "run": run.place,

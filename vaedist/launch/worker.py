@@ -1,6 +1,9 @@
 """A Ray Train worker: what the training needs to know of Ray, and what it raises, translated."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_network
 from typing import Any
 
 import ray
@@ -9,13 +12,17 @@ from ray.train.collective import broadcast_from_rank_zero
 
 from vaedist.config import Experiment
 from vaedist.errors import Interrupted, NonFiniteError, VaedistError
+from vaedist.launch import backend
 from vaedist.launch.access import require_variables
 from vaedist.launch.channel import WorkerLine
 from vaedist.launch.fence import GROUP, Fence
+from vaedist.launch.packet_filter import LOOPBACK_NETWORKS, Network, networks_of
 from vaedist.launch.preemption import Preemption
 from vaedist.launch.proxies import bypass_proxies_among_workers
 from vaedist.monitor.events import Notice
 from vaedist.training.run_folder import RunFolder
+
+SHOWN = 8  # networks in a line
 
 
 def work(config: dict[str, Any]) -> None:
@@ -39,6 +46,7 @@ def work(config: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     preemption = Preemption(lambda text: line.notify(Notice(text)))
+    experiment = Experiment.from_toml(config["experiment"])
     worker = Worker(
         rank=context.get_world_rank(),
         workers=context.get_world_size(),
@@ -48,10 +56,11 @@ def work(config: dict[str, Any]) -> None:
         should_save=lambda: line.should_save() or preemption.save_now(),
         agree=broadcast_from_rank_zero,
         may_write=fence.check,
+        guard=_guard(experiment, context.get_world_rank(), line),
     )
     try:
         require_variables()
-        train(Experiment.from_toml(config["experiment"]), run, worker)
+        train(experiment, run, worker)
     except (Interrupted, NonFiniteError) as error:  # of all workers, after the same step; the first one knows most
         if worker.rank == 0:
             line.fail(error)
@@ -62,3 +71,28 @@ def work(config: dict[str, Any]) -> None:
         # Not as TensorFlow's: who reads its errors has to import it, and the controller, which only asks whether there
         # is one, would start the next group that much later.
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _guard(experiment: Experiment, rank: int, line: WorkerLine) -> Iterator[None]:
+    """Closes the port of TensorFlow's server, where the group has several workers, to all but the group's machines."""
+    if backend.reserved is None:
+        yield
+        return
+    hosts = backend.workers_hosts()
+    networks: list[Network] = [*networks_of(hosts), *map(ip_network, experiment.scaling.peer_networks)]
+    strangers = [network for network in networks if not network.is_loopback]
+    if strangers and rank == 0:
+        line.notify(Notice(_warning(strangers)))
+    with backend.reserved.admitting([*LOOPBACK_NETWORKS, *networks], lambda text: line.notify(Notice(text))):
+        yield
+
+
+def _warning(networks: list[Network]) -> str:
+    """Returns what several machines mean for who may do what."""
+    shown = [str(network.network_address) if network.num_addresses == 1 else str(network) for network in networks]
+    named = ", ".join(shown[:SHOWN]) + (f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else "")
+    return (
+        f"several machines: TensorFlow's ports take connections without authentication from {named}; "
+        f"whoever has an account there reads files and runs operations as this user"
+    )

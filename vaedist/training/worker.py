@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 from vaedist.config import Experiment
@@ -35,6 +35,7 @@ class Worker:
         should_save: whether the first worker is asked to save, in its own good time before the group is ended.
         agree: gives every worker what the first one passed in.
         may_write: asked before anything is written; raises when others write now.
+        guard: context in which TensorFlow's server is started, should the worker have one.
     """
 
     rank: int = 0
@@ -45,6 +46,7 @@ class Worker:
     should_save: Callable[[], bool] = lambda: False
     agree: Callable[[Any], Any] = lambda value: value
     may_write: Callable[[], None] = lambda: None
+    guard: AbstractContextManager[None] = field(default_factory=nullcontext)
 
 
 def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, float]:
@@ -60,7 +62,8 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
     """
     scaling = experiment.scaling
     configure_devices(worker.threads, math.ceil(scaling.gpus_per_worker), scaling.logical_devices)
-    strategy = make_strategy(worker.workers)
+    with worker.guard:
+        strategy = make_strategy(worker.workers)
     manifest = load_manifest(experiment.data.path, seconds=RUN_SECONDS)
     inputs = open_inputs(
         experiment, manifest, rank=worker.rank, workers=worker.workers, replicas=local_devices(strategy)

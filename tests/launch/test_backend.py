@@ -1,0 +1,95 @@
+"""Addresses of a worker group, and whom its members admit."""
+
+import json
+from contextlib import contextmanager
+from ipaddress import ip_network
+
+import pytest
+
+from vaedist.config import Experiment
+from vaedist.launch import backend
+from vaedist.launch.backend import Reserved, common_addresses
+from vaedist.launch.server_port import ServerPort
+from vaedist.launch.worker import SHOWN, _guard
+
+
+@pytest.mark.parametrize(
+    ("places", "addresses"),
+    [
+        ([("n", "10.0.0.1", 5000), ("n", "10.0.0.1", 5001)], ["127.0.0.1:5000", "127.0.0.1:5001"]),
+        ([("n", "10.0.0.1", 5000), ("m", "10.0.0.2", 5000)], ["10.0.0.1:5000", "10.0.0.2:5000"]),
+        ([("n", "fd00::1", 5000), ("m", "fd00::2", 5000)], ["[fd00::1]:5000", "[fd00::2]:5000"]),
+    ],
+)
+def test_workers_of_one_node_meet_on_the_loopback(places, addresses):
+    assert common_addresses([Reserved(*place) for place in places]) == addresses
+
+
+class Port(ServerPort):
+    """Tells whom it was asked to admit."""
+
+    @contextmanager
+    def admitting(self, networks, tell):
+        self.admitted = networks
+        yield
+
+
+class Line:
+    """Keeps what a worker notifies the command of."""
+
+    def __init__(self):
+        self.told = []
+
+    def notify(self, event):
+        self.told.append(event.text)
+
+
+@pytest.fixture
+def guarded(monkeypatch):
+    """Gives the networks that a worker admits and what it tells, for the hosts of its group."""
+
+    def guard(hosts, peers=(), rank=0):
+        port, line = Port(), Line()
+        monkeypatch.setattr(backend, "reserved", port)
+        workers = [f"[{host}]:5000" if ":" in host else f"{host}:5000" for host in hosts]
+        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": workers}}))
+        experiment = Experiment.from_dict({"scaling": {"workers": 2, "peer_networks": list(peers)}})
+        with _guard(experiment, rank, line):
+            port.close()
+        return port.admitted, line.told
+
+    return guard
+
+
+def admits(networks, address):
+    return any(ip_network(address).subnet_of(each) for each in networks if each.version == ip_network(address).version)
+
+
+def test_a_group_on_one_machine_admits_the_loopback_and_says_nothing(guarded):
+    admitted, told = guarded(["127.0.0.1", "127.0.0.1"])
+    assert admits(admitted, "127.0.0.1")
+    assert admits(admitted, "::1")
+    assert not admits(admitted, "10.0.0.1")
+    assert told == []
+
+
+def test_a_group_on_several_machines_admits_them_and_says_so(guarded):
+    admitted, told = guarded(["10.0.0.1", "fd00::2"], peers=["192.168.7.0/24"])
+    for address in ("127.0.0.1", "10.0.0.1", "fd00::2", "192.168.7.9"):
+        assert admits(admitted, address)
+    for address in ("10.0.0.2", "fd00::1", "192.168.8.9"):
+        assert not admits(admitted, address)
+    assert len(told) == 1
+    assert "without authentication from 10.0.0.1, fd00::2, 192.168.7.0/24;" in told[0]
+    assert guarded(["10.0.0.1", "10.0.0.2"], rank=1)[1] == []  # once for all
+
+
+def test_many_machines_are_told_of_in_one_line(guarded):
+    _, told = guarded([f"10.0.0.{number}" for number in range(1, SHOWN + 4)])
+    assert "and 3 more;" in told[0]
+
+
+def test_a_lone_worker_has_no_port(monkeypatch):
+    monkeypatch.setattr(backend, "reserved", None)
+    with _guard(Experiment.from_dict({}), 0, Line()):
+        pass

@@ -1,0 +1,199 @@
+"""What a training of two workers, on a Ray of its own, is open to: its listening sockets, tried without a token."""
+
+import contextlib
+import ipaddress
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import command
+import psutil
+import pytest
+import requests
+
+from vaedist.launch.addresses import free_port
+
+pytestmark = pytest.mark.ray
+
+WORKER, WORKERS = "RayTrainWorker", 2
+UP_SECONDS, DROPPED_SECONDS, REFUSED_SECONDS = 300.0, 2.0, 30.0
+# A method of each of Ray's servers, of which all but one do not know it, and that one asks for the token.
+METHODS = (
+    "NodeInfoGcsService/GetAllNodeInfo", "NodeManagerService/GetNodeStats", "ObjectManagerService/Pull",
+    "CoreWorkerService/PushTask", "ReporterService/HealthCheck",
+)  # fmt: skip
+# Without a token; prints the status of every method at every port.
+STRANGER = """
+import sys, grpc
+for port in sys.argv[2:]:
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        for method in sys.argv[1].split(","):
+            try:
+                channel.unary_unary(f"/ray.rpc.{method}")(b"", timeout=20)
+                print(port, "OK")
+            except grpc.RpcError as error:
+                print(port, error.code().name)
+"""
+# TensorFlow's own client, of its first version: reads a file where the server runs.
+SESSION = """
+import sys
+import tensorflow as tf
+with tf.Graph().as_default():
+    config = tf.compat.v1.ConfigProto(operation_timeout_in_ms=20_000)
+    with tf.compat.v1.Session(f"grpc://{sys.argv[1]}", config=config) as session:
+        with tf.device("/job:worker/task:0"):
+            read = tf.io.read_file(sys.argv[2])
+        print(session.run(read).decode())
+"""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A listening socket: whose, where, and the command line of its process."""
+
+    pid: int
+    address: str
+    port: int
+    of: str
+
+
+@pytest.fixture(scope="module")
+def listeners(make_experiment, tmp_path_factory):
+    """Those of all processes of a run that is under way; its TensorFlow ports begin at `first`."""
+    folder = tmp_path_factory.mktemp("sockets")
+    first = free_port()
+    experiment = make_experiment(folder / "runs").with_overrides(
+        "training.epochs=100000", f"scaling.workers={WORKERS}", f"scaling.ports=[{first}, {first + 7}]",
+        "monitor.pictures_every=0",
+    )  # fmt: skip
+    (folder / "job.toml").write_text(experiment.to_toml())
+    metrics = folder / "runs" / "run" / "metrics.jsonl"
+    with pytest.MonkeyPatch.context() as patch, (folder / "log").open("w") as log:
+        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0")
+        process = command.start("train", folder / "job.toml", log=log)
+    try:
+        deadline = time.monotonic() + UP_SECONDS
+        while not (metrics.exists() and metrics.stat().st_size):
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        yield _listeners(process.pid), (folder / "log")
+        assert process.poll() is None, (folder / "log").read_text()  # none of what was tried ended it
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(UP_SECONDS)
+
+
+def _listeners(pid):
+    found = []
+    command = psutil.Process(pid)
+    for process in [command, *command.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for one in process.net_connections("inet"):
+                if one.status == psutil.CONN_LISTEN or one.type == socket.SOCK_DGRAM:
+                    address = one.laddr.ip.removeprefix("::ffff:")
+                    found.append(Listener(process.pid, address, one.laddr.port, " ".join(process.cmdline())))
+    return found
+
+
+def split(listeners):
+    """Ray's sockets, and TensorFlow's."""
+    tensorflow = [one for one in listeners if not ipaddress.ip_address(one.address).is_loopback]
+    return [one for one in listeners if one not in tensorflow], tensorflow
+
+
+@pytest.fixture(scope="module")
+def elsewhere():
+    """An address of this machine that is not the loopback's: who connects to it comes from it."""
+    for addresses in psutil.net_if_addrs().values():
+        for one in addresses:
+            if one.family == socket.AF_INET and not ipaddress.ip_address(one.address).is_loopback:
+                return one.address
+    pytest.skip("this machine has no address but the loopback's")
+
+
+def test_all_of_ray_listens_on_the_loopback_and_tensorflow_alone_does_not(listeners):
+    ray, tensorflow = split(listeners[0])
+    told = [f"{one.of[:60]} {one.address}:{one.port}" for one in tensorflow]
+    assert len(tensorflow) == WORKERS, told
+    assert all(WORKER in one.of for one in tensorflow), told
+    assert len({one.pid for one in tensorflow}) == WORKERS
+    for kind in ("vaedist", "gcs_server", "raylet", "DashboardAgent", "RuntimeEnvAgent", "TrainController", WORKER):
+        assert any(kind in one.of for one in ray), kind
+    ports = sorted(one.port for one in tensorflow)
+    assert ports[-1] - ports[0] < 8  # of `scaling.ports`
+
+
+def test_nothing_of_ray_answers_without_a_token_but_its_metrics(listeners):
+    ray, _ = split(listeners[0])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    calls = subprocess.run(
+        [sys.executable, "-c", STRANGER, ",".join(METHODS), *(str(one.port) for one in ray)],
+        env=environment, capture_output=True, text=True, check=True, timeout=UP_SECONDS,
+    ).stdout  # fmt: skip
+    codes = {one.port: set() for one in ray}
+    for line in calls.splitlines():
+        port, code = line.split()
+        codes[int(port)].add(code)
+    metrics = set()
+    for one in ray:
+        if codes[one.port] == {"UNAVAILABLE"}:  # no gRPC: a web server
+            answer = requests.get(f"http://127.0.0.1:{one.port}/", timeout=REFUSED_SECONDS)
+            if answer.status_code != 401:
+                assert answer.text.startswith("# HELP"), (one.of, answer.text[:200])  # Prometheus' format
+                metrics.add(one.of)
+        else:
+            assert codes[one.port] == {"UNAUTHENTICATED", "UNIMPLEMENTED"}, (one.of, codes[one.port])
+    assert len(metrics) <= 3, metrics
+    assert all(any(kind in one for kind in ("monitor.py", "dashboard.py", "DashboardAgent")) for one in metrics)
+
+
+def test_tensorflows_port_takes_no_connection_from_another_address(listeners, elsewhere):
+    _, tensorflow = split(listeners[0])
+    for one in tensorflow:
+        socket.create_connection(("127.0.0.1", one.port), REFUSED_SECONDS).close()
+        with pytest.raises(TimeoutError):
+            socket.create_connection((elsewhere, one.port), DROPPED_SECONDS)
+
+
+def test_a_session_of_tensorflow_gets_nothing_from_another_address_and_all_from_this_machine(
+    listeners, elsewhere, tmp_path
+):
+    """The second half is what docs/security.md says of other users of the machine; nothing here can keep them out."""
+    _, tensorflow = split(listeners[0])
+    secret = tmp_path / "secret"
+    secret.write_text("what only the owner may read")
+
+    def read(host):
+        return subprocess.run(
+            [sys.executable, "-c", SESSION, f"{host}:{tensorflow[0].port}", str(secret)],
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}, capture_output=True, text=True, timeout=UP_SECONDS,
+        )  # fmt: skip
+
+    stranger = read(elsewhere)
+    assert stranger.returncode != 0
+    assert stranger.stdout == ""
+    assert "DeadlineExceeded" in stranger.stderr or "Unavailable" in stranger.stderr, stranger.stderr[-1000:]
+    assert read("127.0.0.1").stdout == "what only the owner may read\n"
+
+
+def test_a_run_on_one_machine_warns_of_nothing(listeners):
+    assert "authentication" not in listeners[1].read_text()
+
+
+def test_tensorboard_listens_on_the_loopback(tmp_path):
+    process = command.start("tensorboard", tmp_path, "--port", 0)
+    try:
+        deadline = time.monotonic() + UP_SECONDS
+        while not (found := _listeners(process.pid)):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert {one.address for one in found} == {"127.0.0.1"}
+    finally:
+        process.kill()
+        process.communicate()
