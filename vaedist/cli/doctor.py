@@ -25,7 +25,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "fault": "red"}
 @insecure_option
 @json_option
 def doctor(address: str | None, storage: tuple[str, ...], nodes: bool, as_json: bool) -> None:
-    """Look for what would stop a training: versions, GPUs, storage, space, token, clock, here and on a cluster.
+    """Look for what would stop a training: versions, GPUs, storage, space, token, clock, ports, here and on nodes.
 
     Each finding comes with a remedy. Exit code 1 if one of them would stop a training.
     """

@@ -105,6 +105,7 @@ def examine_cluster(address: str | None, storage: Sequence[str]) -> list[Finding
             findings += _of_pip(heard[name], name)
             findings += _of_clock(heard[name], name, sent, took)
             findings += _of_gpus(heard[name], name, node["Resources"].get("GPU", 0))
+            findings += _of_ports(heard[name], name)
         for uri, mark in marks.items():
             remove_mark(uri, mark)
         findings += _of_versions(heard)
@@ -125,6 +126,7 @@ def _of_machine(facts: Mapping[str, Any], where: str) -> Iterable[Finding]:
     else:
         yield Finding("packages", where, "ok", found)
     yield _of_space(facts["temporary"], where, facts["free"], "give TMPDIR another disk, or remove what is old")
+    yield _of_filter(facts, where)
     for uri, result in facts["storage"].items():
         if result["error"] is not None:
             remedy = "check the path, its owner and the keys in the nodes' environment"
@@ -148,6 +150,29 @@ def _of_pip(facts: Mapping[str, Any], where: str) -> Iterable[Finding]:
     if not facts["pip"]:
         remedy = "install pip into it: submit --env pip has it install what is missing"
         yield Finding("pip", where, "warning", "none beside Ray's Python", remedy)
+
+
+def _of_filter(facts: Mapping[str, Any], where: str) -> Finding:
+    """What a run of several workers opens."""
+    if facts["filter"] is None:
+        return Finding("TensorFlow's ports", where, "ok", "take connections from the machines of a run alone")
+    remedy = "have a firewall keep scaling.ports to the machines of a run, or train with one worker, which opens none"
+    found = f"open to everybody, without authentication, in runs of several workers: {facts['filter']}"
+    return Finding("TensorFlow's ports", where, "warning", found, remedy)
+
+
+def _of_ports(facts: Mapping[str, Any], where: str) -> Iterable[Finding]:
+    """What Ray has opened."""
+    count = facts["open"]
+    if count is None:
+        return
+    if not count:
+        yield Finding("Ray's ports", where, "ok", "on the loopback alone")
+    elif facts["token"]:
+        yield Finding("Ray's ports", where, "ok", f"{count} are open to other machines, and ask for a token")
+    else:
+        remedy = "whoever reaches them runs code there: start Ray with RAY_AUTH_MODE=token"
+        yield Finding("Ray's ports", where, "warning", f"{count} are open to other machines, without a token", remedy)
 
 
 def _of_clock(facts: Mapping[str, Any], where: str, sent: float, took: float) -> Iterable[Finding]:

@@ -1,5 +1,7 @@
 """What a machine says of itself, and of the storage that it reaches; it is asked on every node."""
 
+import ipaddress
+import os
 import platform
 import secrets
 import shutil
@@ -13,8 +15,11 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
+import psutil
+
 from vaedist import __version__
 from vaedist.errors import VaedistError
+from vaedist.launch.packet_filter import prove
 from vaedist.storage.filesystem import first_line
 from vaedist.storage.retry import MISSING
 from vaedist.storage.transfer import Store
@@ -41,6 +46,9 @@ def probe(storage: Sequence[str] = (), marks: Mapping[str, str | None] | None = 
         "gpus": _gpus(),
         "temporary": tempfile.gettempdir(),
         "free": shutil.disk_usage(tempfile.gettempdir()).free,
+        "filter": _fault_of_filters(),
+        "open": _open_ports(),
+        "token": os.environ.get("RAY_AUTH_MODE") == "token",
         "storage": {uri: _try_storage(uri, (marks or {}).get(uri)) for uri in storage},
     }
 
@@ -59,6 +67,33 @@ def _gpus() -> int | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
+def _fault_of_filters() -> str | None:
+    """Returns why no packet filter holds on this machine; None where one does."""
+    try:
+        prove()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _open_ports() -> int | None:
+    """Returns how many ports of this Ray node other machines reach; None where this process is of no node."""
+    with suppress(psutil.Error):
+        raylet = psutil.Process().parent()
+        if raylet is None or raylet.name() != "raylet":
+            return None
+        return sum(map(_open_ports_of, [raylet, *raylet.children(recursive=True)]))
+    return None
+
+
+def _open_ports_of(process: psutil.Process) -> int:
+    with suppress(psutil.Error):  # it ended meanwhile
+        listening = [one for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+        addresses = [ipaddress.ip_address(one.laddr.ip.removeprefix("::ffff:")) for one in listening]
+        return sum(not address.is_loopback for address in addresses)
+    return 0
 
 
 def write_mark(uri: str) -> str | None:
