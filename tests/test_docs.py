@@ -18,7 +18,13 @@ from vaedist.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "docs/performance.md"]
+PAGES = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "docs/performance.md",
+    ROOT / "docs/security.md",
+]
 JOBS = sorted((ROOT / "jobs").glob("*.toml"))
 MADE = ("data", "runs")  # folders of the root that are made by use
 
