@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 
 from vaedist.errors import ClusterError, Interrupted, NonFiniteError, RunError, WorkerError
+from vaedist.launch.backend import TensorflowCluster
+from vaedist.launch.channel import open_channel
 from vaedist.launch.train import train
 from vaedist.monitor.events import Finished, Notice, Progress, Saved, Started, Tested
 from vaedist.monitor.metrics import read_metrics
@@ -210,3 +213,30 @@ def test_tensorboard_reads_each_step_once_after_a_resume(resumed):
     assert [event.step for event in board.Scalars("elbo/test")] == list(range(100, 601, 100))
     logged = {row["step"]: row["elbo"] for row in read_metrics(run.metrics) if row["kind"] == "train"}
     assert all(event.value == pytest.approx(logged[event.step], rel=1e-5) for event in board.Scalars("elbo/train"))
+
+
+def test_two_workers_that_find_no_port_end_the_run(tmp_path):
+    """Starting again would not free one: it is told once, in one line."""
+    told = "no port of scaling.ports = [20000, 20001] is free on here, and each worker takes one"
+
+    @ray.remote
+    def find_none():
+        raise ClusterError(told)
+
+    class Group:
+        def __len__(self):
+            return 2
+
+        def execute_async(self, function, **options):
+            return []
+
+        def execute(self, function, **options):
+            return ray.get([find_none.remote()])
+
+    channel = open_channel()
+    config = TensorflowCluster(str(tmp_path), channel)
+    config.backend_cls().on_start(Group(), config)
+    error = ray.get(channel.error.remote())
+    assert type(error) is ClusterError
+    assert str(error) == told
+    ray.kill(channel)
