@@ -80,8 +80,8 @@ def test_the_exit_code_stays_where_nobody_reads_any_more():
 # A job that prints for ever.
 FOLLOWING = """
 import asyncio
-from vaedist.cli.jobs import _follow
-from vaedist.launch.jobs import Jobs
+from vaedist.cli import jobs, main
+from vaedist.launch.jobs import Job, Jobs
 
 class Client:
     async def tail_job_logs(self, name):
@@ -91,14 +91,16 @@ class Client:
 
 cluster = object.__new__(Jobs)
 cluster.address, cluster._client = "http://127.0.0.1:1", Client()
-_follow(cluster, "job")
+cluster.get = lambda name: Job("job", "RUNNING", "", "")
+jobs._jobs = lambda address: cluster
+main(["jobs", "logs", "-f", "job"])
 """
 
 
 def test_following_a_job_ends_quietly_when_nobody_reads_it_and_in_a_line_on_a_full_disk():
     for device, code, said in (
         (closed_pipe(), 141, ""),
-        (os.open("/dev/full", os.O_WRONLY), 1, "cannot write to stdout"),
+        (os.open("/dev/full", os.O_WRONLY), 2, "cannot write to stdout"),
     ):
         ended = subprocess.run(
             [sys.executable, "-c", FOLLOWING], stdout=device, stderr=subprocess.PIPE, text=True, timeout=60, check=False

@@ -1,7 +1,6 @@
 """`vaedist submit` and `vaedist jobs`: trainings and sweeps on a cluster, from here."""
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -11,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vaedist.cli.options import dashboard_option, job_argument, json_option, run_values
-from vaedist.cli.output import console, discard, print_pairs, status_line
+from vaedist.cli.output import console, print_pairs, status_line
 from vaedist.config import Experiment, Sweep
-from vaedist.errors import ConfigError, Interrupted, JobError, StorageError
+from vaedist.errors import ConfigError, Interrupted, JobError
 
 if TYPE_CHECKING:
     from vaedist.launch.jobs import Job, Jobs
 
 PACKAGES = ("image", "pip")
-CLOSED_PIPE = 128 + 13  # exit code of a command that SIGPIPE ended, as shells have it
 
 job_name_argument = click.argument("name", metavar="JOB")
 
@@ -215,18 +213,11 @@ def _say(text: str) -> None:
 
 def _follow(cluster: "Jobs", identity: str) -> None:
     """Print a job's log until it has ended, and end as it did."""
-    _conclude(cluster, _until_ended(lambda: cluster.follow(identity, _write, _say), identity))
+    _conclude(cluster, _until_ended(lambda: cluster.follow(identity, _echo, _say), identity))
 
 
-def _write(text: str) -> None:
-    """Prints a piece of a log; where nobody reads it any more, the command ends as by SIGPIPE, and not the job."""
-    try:
-        click.echo(text, nl=False)
-    except BrokenPipeError:
-        discard(1)
-        sys.exit(CLOSED_PIPE)
-    except OSError as error:  # not to be taken for a connection that is lost
-        raise StorageError(f"cannot write to stdout: {error.strerror or error}") from error
+def _echo(text: str) -> None:
+    click.echo(text, nl=False)
 
 
 def _until_ended(wait: Callable[[], "Job"], identity: str) -> "Job":

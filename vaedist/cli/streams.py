@@ -9,7 +9,7 @@ import errno
 import io
 import os
 import sys
-from typing import Any, TextIO
+from typing import TextIO
 
 from vaedist.errors import StorageError
 from vaedist.files import escaped
@@ -29,24 +29,41 @@ class OutputError(StorageError):
         self.closed = error.errno == errno.EPIPE
 
 
-class _Stdout(io.FileIO):
-    """Descriptor 1, whose faults are no others'."""
+class _Stdout(io.TextIOWrapper):
+    """Stdout, whose faults are told from those of other files.
 
-    def write(self, data: Any) -> int:
+    The fault is named here and not in a raw stream of Python's own: a signal's handler that raises there would have the
+    buffer written a second time.
+    """
+
+    def write(self, text: str) -> int:
         try:
-            return super().write(data)
+            return super().write(text)
+        except OSError as error:
+            raise OutputError(error) from error
+
+    def flush(self) -> None:
+        try:
+            super().flush()
         except OSError as error:
             raise OutputError(error) from error
 
 
-class _Stderr(io.FileIO):
-    """A descriptor of stderr, on which what cannot be written is lost."""
+class _Stderr(io.TextIOWrapper):
+    """Stderr, or a copy of it, on which what cannot be written is lost."""
 
-    def write(self, data: Any) -> int:
+    def write(self, text: str) -> int:
         try:
-            return super().write(data)
+            return super().write(text)
         except OSError:
-            return memoryview(data).nbytes
+            _discard(self.fileno())
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            _discard(self.fileno())
 
 
 def open_streams() -> None:
@@ -63,14 +80,14 @@ def open_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", closefd=False))
     if _is_own(sys.stdout, 1):
-        sys.stdout = _opened(_Stdout(1, "w", closefd=False), sys.stdout)
+        sys.stdout = _opened(_Stdout, 1, sys.stdout)
     if _is_own(sys.stderr, 2):
-        sys.stderr = _opened(_Stderr(2, "w", closefd=False), sys.stderr)
+        sys.stderr = _opened(_Stderr, 2, sys.stderr)
 
 
 def stderr_copy() -> TextIO:
     """Returns a stream on a copy of stderr's descriptor, which stays when stderr itself is sent elsewhere."""
-    return _opened(_Stderr(os.dup(2), "w"), sys.stderr)
+    return _opened(_Stderr, os.dup(2), sys.stderr, closefd=True)
 
 
 def finish_stdout() -> None:
@@ -84,16 +101,20 @@ def finish_stdout() -> None:
 
 def give_up_stdout() -> None:
     """Sends what is left in stdout's buffer, and all that follows, nowhere."""
+    _discard(1)
+
+
+def _discard(descriptor: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
+    os.dup2(nowhere, descriptor)
     os.close(nowhere)
 
 
-def _opened(raw: io.FileIO, like: TextIO) -> TextIO:
+def _opened(kind: type[io.TextIOWrapper], descriptor: int, like: TextIO, *, closefd: bool = False) -> TextIO:
     """A text stream with the encoding of another, by lines where it is a terminal or stderr."""
+    raw = io.FileIO(descriptor, "w", closefd=closefd)
     encoding = getattr(like, "encoding", None) or "utf-8"
-    lines = raw.isatty() or isinstance(raw, _Stderr)
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, ESCAPING, line_buffering=lines)
+    return kind(io.BufferedWriter(raw), encoding, ESCAPING, line_buffering=raw.isatty() or kind is _Stderr)
 
 
 def _is_own(stream: TextIO, descriptor: int) -> bool:
