@@ -107,7 +107,7 @@ def undisturbed(cluster, two):
 
 @pytest.fixture(scope="session")
 def cluster():
-    """A Ray of two CPUs, shared by all tests that want one; with the dashboard, as clusters have it.
+    """A Ray of two CPUs and a GPU that is not there, shared by all tests that want one; with the dashboard.
 
     Its workers compile in half the time, to slower code: LLVM optimizes less, and XLA itself as always.
     """
@@ -115,7 +115,7 @@ def cluster():
         patch.setenv(PREEMPTION, "0")
         with pytest.MonkeyPatch.context() as inherited:  # by Ray's processes
             inherited.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0")
-            start_ray(num_cpus=2, include_dashboard=True, log_to_driver=False)
+            start_ray(num_cpus=2, num_gpus=1, include_dashboard=True, log_to_driver=False)
         yield
         ray.shutdown()
 

@@ -333,12 +333,12 @@ def test_the_best_trial_as_a_job(mixed):
 
 def test_a_job_keeps_floats_and_says_what_it_runs_on(written):
     rate = 0.1 + 0.2
-    scaling = {"workers": 2, "gpus_per_worker": 0.5}
+    scaling = {"workers": 2, "gpus_per_worker": 2}
     sweep = written({RATE: {"choice": [rate, 1.0]}}, scaling=scaling)
     sweep.trial((rate,), (-3.0,))
     text = best_job(sweep.folder, "my best.toml")
     assert "vaedist train 'my best.toml'\n" in text
-    assert "2 workers with 0.5 GPU each" in text
+    assert "2 workers with 2 GPU each" in text
     assert Experiment.from_toml(text).training.learning_rate == rate
 
 

@@ -44,7 +44,10 @@ def measure(
         VaedistError: the data cannot be read.
     """
     scaling, training = experiment.scaling, experiment.training
-    configure_devices(threads, math.ceil(scaling.gpus_per_worker), scaling.logical_devices)
+    configure_devices(
+        threads, math.ceil(scaling.gpus_per_worker), scaling.logical_devices,
+        tensor_float_32=experiment.training.tensor_float_32,
+    )  # fmt: skip
     strategy = make_strategy(1)
     manifest = load_manifest(experiment.data.path)
     inputs = open_inputs(experiment, manifest, rank=0, workers=1, replicas=local_devices(strategy))

@@ -179,6 +179,11 @@ class TrainingSection(Section):
         description="Type in which workers and devices sum their gradients. bfloat16, for CPUs only, sends half as "
         "much, and rounds to 8 bits at every addition; what a lone device does is the same.",
     )
+    tensor_float_32: bool = Field(
+        default=False,
+        description="Let GPUs round the factors of float32 products to 10 bits of mantissa (TF32): several times "
+        "faster products, and other results than on CPUs. Without it float32 is float32 everywhere.",
+    )
     ema_decay: float = Field(
         default=0.0,
         ge=0,
@@ -269,6 +274,15 @@ class ScalingSection(Section):
     def _devices_of_one_kind(self) -> Self:
         if self.gpus_per_worker and self.logical_devices > 1:
             raise ValueError("logical_devices splits a CPU; it must be 1 when gpus_per_worker is set")
+        return self
+
+    @model_validator(mode="after")
+    def _a_gpu_of_its_own(self) -> Self:
+        if 0 < self.gpus_per_worker < 1 and self.bounds[1] > 1:
+            raise ValueError(
+                f"gpus_per_worker = {self.gpus_per_worker:g} is for workers = 1: workers of one run cannot share a "
+                "GPU (NCCL takes one rank a GPU)"
+            )
         return self
 
     @model_validator(mode="after")

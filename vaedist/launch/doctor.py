@@ -12,7 +12,7 @@ from typing import Any, Literal
 from vaedist.errors import ClusterError
 from vaedist.launch.access import has_token, is_loopback, token_path
 from vaedist.launch.jobs import Jobs, known_address
-from vaedist.launch.probe import PACKAGES, probe, remove_mark, write_mark
+from vaedist.launch.probe import PACKAGES, probe, remove_mark, tensorflow_gpus, write_mark
 from vaedist.launch.proxies import bypass_proxies
 from vaedist.storage.filesystem import first_line
 
@@ -104,7 +104,10 @@ def examine_cluster(address: str | None, storage: Sequence[str]) -> list[Finding
             findings += _of_machine(heard[name], name)
             findings += _of_pip(heard[name], name)
             findings += _of_clock(heard[name], name, sent, took)
-            findings += _of_gpus(heard[name], name, node["Resources"].get("GPU", 0))
+            known = node["Resources"].get("GPU", 0)
+            findings += _of_gpus(heard[name], name, known)
+            if known:
+                findings.append(_of_tensorflow(node["NodeID"], name, known))
             findings += _of_ports(heard[name], name)
         for uri, mark in marks.items():
             remove_mark(uri, mark)
@@ -195,6 +198,23 @@ def _of_gpus(facts: Mapping[str, Any], where: str, known: float) -> Iterable[Fin
         yield Finding("GPUs", where, "warning", f"nvidia-smi shows {seen}, and Ray counts {known:g}", remedy)
     else:
         yield Finding("GPUs", where, "ok", f"{seen or 0}")
+
+
+def _of_tensorflow(node: str, where: str, known: float) -> Finding:
+    """Asks TensorFlow on a node for the GPUs that Ray counts there."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    task = ray.remote(tensorflow_gpus).options(num_cpus=0, scheduling_strategy=there).remote()
+    try:
+        seen = ray.get(task, timeout=PROBE_SECONDS)
+    except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError) as error:
+        return Finding("TensorFlow", where, "fault", first_line(error), "see the node's logs; restart it")
+    if seen["gpus"] < known:
+        found = f"Ray counts {known:g} GPU, and TensorFlow sees {seen['gpus']}: {seen['why']}"
+        return Finding("TensorFlow", where, "fault", found, "mend it, or start Ray with the --num-gpus that work")
+    return Finding("TensorFlow", where, "ok", f"sees {seen['gpus']} GPU")
 
 
 def _of_versions(heard: Mapping[str, Mapping[str, Any]]) -> Iterable[Finding]:

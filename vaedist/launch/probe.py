@@ -1,12 +1,14 @@
 """What a machine says of itself, and of the storage that it reaches; it is asked on every node."""
 
 import ipaddress
+import json
 import os
 import platform
 import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +29,13 @@ from vaedist.storage.uri import is_remote, local_path
 
 PACKAGES = ("ray", "tensorflow", "keras", "pyarrow", "numpy")
 STORE_SECONDS = 20.0
+TENSORFLOW_SECONDS = 90.0  # to be imported, by a machine that has never done so
+LOOK = """
+import json, tensorflow
+from vaedist.training.gpus import missing_because
+seen = len(tensorflow.config.list_physical_devices("GPU"))
+print(json.dumps([seen, missing_because(seen)]))
+"""
 
 
 def probe(storage: Sequence[str] = (), marks: Mapping[str, str | None] | None = None) -> dict[str, Any]:
@@ -94,6 +103,25 @@ def _open_ports_of(process: psutil.Process) -> int:
         addresses = [ipaddress.ip_address(one.laddr.ip.removeprefix("::ffff:")) for one in listening]
         return sum(not address.is_loopback for address in addresses)
     return 0
+
+
+def tensorflow_gpus() -> dict[str, Any]:
+    """Returns how many GPUs TensorFlow sees on this machine, and why no more; runs on each node that has any.
+
+    In a process of its own, which sees all GPUs: Ray hides them from a task that reserves none.
+    """
+    variables = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    try:
+        said = subprocess.run(
+            [sys.executable, "-c", LOOK], env=variables, capture_output=True, text=True, timeout=TENSORFLOW_SECONDS,
+            check=True,
+        )  # fmt: skip
+        gpus, why = json.loads(said.stdout.splitlines()[-1])
+    except subprocess.CalledProcessError as error:
+        gpus, why = 0, (error.stderr.strip() or "TensorFlow ends").splitlines()[-1]
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+        gpus, why = 0, first_line(error)
+    return {"gpus": gpus, "why": why}
 
 
 def write_mark(uri: str) -> str | None:

@@ -81,8 +81,8 @@ class TrainStep:
 
         Returns:
             metrics, [steps taken, len(names)]: sums over the batch's rows (scale and log_det too), then "stop" and the
-            norm of the gradient; and whether all was finite. If not, the last row belongs to the step at fault, and no
-            later one was taken, and no weight has changed in that step.
+            norm of the gradient; and whether all was finite. If not, the last row belongs to the step at fault, which
+            has changed no weight, and no later one was taken.
         """
         batches = self._on_devices(chunk)
         scalars = tf.constant(chunk.steps), scalar(step, tf.int64), scalar(stop, self.dtype)

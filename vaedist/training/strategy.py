@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from vaedist.errors import ClusterError
+from vaedist.training.gpus import allow_tensor_float_32, promised_gpus
 from vaedist.training.programs import keep_programs
 
 # Bytes of each piece in which a ring of CPUs sends a tensor; TensorFlow's own 4096 take more of the processor, and of
@@ -14,7 +16,7 @@ OPTIONS = tf.compat.v1.ConfigProto()
 OPTIONS.experimental.recv_buf_max_chunk = PIECE_BYTES
 
 
-def configure_devices(threads: int, gpus: int, logical_devices: int) -> None:
+def configure_devices(threads: int, gpus: int, logical_devices: int, *, tensor_float_32: bool = False) -> None:
     """Set threads, GPU memory growth and logical devices; must come before anything else touches TensorFlow.
 
     Programs that are compiled for the CPU are kept (see `keep_programs`).
@@ -23,15 +25,20 @@ def configure_devices(threads: int, gpus: int, logical_devices: int) -> None:
         threads: for operations on the CPU.
         gpus: GPUs that the worker was given; 0 hides any that are there.
         logical_devices: devices that the CPU is split into.
+        tensor_float_32: let GPUs round the factors of float32 products to TF32, which TensorFlow does by itself.
 
     Raises:
         ConfigError: a variable of the environment that says how many programs are kept is no number.
+        ClusterError: TensorFlow sees fewer GPUs than the worker was given.
+        RuntimeError: TensorFlow was used before.
     """
     keep_programs(threads)
     tf.compat.v1.enable_eager_execution(OPTIONS)  # it is on already: this is how it takes options
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(max(2, logical_devices))
-    visible = tf.config.list_physical_devices("GPU")[:gpus]
+    visible = promised_gpus(gpus)
+    if gpus:
+        allow_tensor_float_32(tensor_float_32)
     tf.config.set_visible_devices(visible, "GPU")
     for gpu in visible:
         tf.config.experimental.set_memory_growth(gpu, True)
@@ -56,6 +63,25 @@ def make_strategy(workers: int) -> Any:
 def local_devices(strategy: Any) -> int:
     """Replicas that live in this process."""
     return len(strategy.extended.worker_devices)
+
+
+def require_replicas(strategy: Any, workers: int, devices: int) -> None:
+    """Compares a strategy's replicas with what was asked for.
+
+    Args:
+        strategy: as `make_strategy` made it.
+        workers: of the run.
+        devices: of each of them.
+
+    Raises:
+        ClusterError: there are more or fewer.
+    """
+    local, together = local_devices(strategy), strategy.num_replicas_in_sync
+    if (local, together) != (devices, workers * devices):
+        raise ClusterError(
+            f"TensorFlow trains on {together} device(s), {local} of them this worker's, where {workers} worker(s) of "
+            f"{devices} were asked for"
+        )
 
 
 def on_gpus(strategy: Any) -> bool:

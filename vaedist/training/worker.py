@@ -1,6 +1,7 @@
 """What one worker does, from nothing to the end of a run. Who starts workers, and how, is not its business."""
 
 import math
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any
 from vaedist.config import Experiment
 from vaedist.data.manifest import load_manifest
 from vaedist.data.rows import SplitRows
-from vaedist.errors import RunError
+from vaedist.errors import DataError, RunError
 from vaedist.monitor.events import Event, Finished, Notice
 from vaedist.storage.retry import RUN_SECONDS
 from vaedist.training.build import build_model
@@ -20,7 +21,7 @@ from vaedist.training.loop import Loop
 from vaedist.training.recorder import Recorder
 from vaedist.training.remote import event_files, workspace
 from vaedist.training.run_folder import RunFolder
-from vaedist.training.strategy import configure_devices, local_devices, make_strategy
+from vaedist.training.strategy import configure_devices, local_devices, make_strategy, require_replicas
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,23 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
         VaedistError: whatever the user has to know; what was committed stays.
     """
     scaling = experiment.scaling
-    configure_devices(worker.threads, math.ceil(scaling.gpus_per_worker), scaling.logical_devices)
+    configure_devices(
+        worker.threads, math.ceil(scaling.gpus_per_worker), scaling.logical_devices,
+        tensor_float_32=experiment.training.tensor_float_32,
+    )  # fmt: skip
     with worker.guard:
         strategy = make_strategy(worker.workers)
+    require_replicas(strategy, worker.workers, scaling.devices_per_worker)
     manifest = load_manifest(experiment.data.path, seconds=RUN_SECONDS)
     inputs = open_inputs(
         experiment, manifest, rank=worker.rank, workers=worker.workers, replicas=local_devices(strategy)
     )
+    first = worker.agree(inputs.fingerprint)
+    if inputs.fingerprint != first:
+        raise DataError(
+            f"worker {worker.rank} on {os.uname().nodename} finds other data at {experiment.data.path} than the first "
+            f"worker: {inputs.fingerprint[:12]}, not {first[:12]}; data.path must be the same data on all machines"
+        )
     with ExitStack() as stack:
         run, store = stack.enter_context(
             workspace(

@@ -1,0 +1,35 @@
+"""A Ray that counts a GPU which its machine does not have: nothing trains on the CPU instead."""
+
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from vaedist.errors import ClusterError
+from vaedist.launch.doctor import examine_cluster
+from vaedist.launch.train import train
+from vaedist.monitor.events import Notice, Started
+from vaedist.training.run_folder import RunFolder
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.usefixtures("cluster"),
+    pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="this machine has GPUs"),
+]
+
+
+def test_a_job_for_a_gpu_that_is_not_there_ends_once_and_says_why(experiment):
+    events = []
+    with pytest.raises(ClusterError) as error:
+        train(experiment.with_overrides("scaling.gpus_per_worker=1"), observe=events.append)
+    said = str(error.value)
+    assert said.isprintable()
+    assert "was promised 1 GPU(s), and TensorFlow sees 0: " in said
+    assert not any(isinstance(event, Started | Notice) for event in events)  # and is not started again
+    assert not list(Path(RunFolder.of(experiment).path).glob("checkpoints/*"))
+
+
+def test_doctor_asks_tensorflow_for_the_gpus_that_ray_counts():
+    findings = {finding.what: finding for finding in examine_cluster(None, [])}
+    assert findings["TensorFlow"].state == "fault"
+    assert findings["TensorFlow"].found.startswith("Ray counts 1 GPU, and TensorFlow sees 0: ")

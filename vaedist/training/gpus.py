@@ -1,0 +1,60 @@
+"""GPUs: whether TensorFlow sees those that a worker was promised, and why not; and how exact their products are."""
+
+import ctypes
+import os
+
+import tensorflow as tf
+
+from vaedist.errors import ClusterError
+
+DRIVER = "libcuda.so.1"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def promised_gpus(count: int) -> list[tf.config.PhysicalDevice]:
+    """Returns the first `count` GPUs that TensorFlow sees.
+
+    Raises:
+        ClusterError: there are fewer; the message says why.
+    """
+    found = tf.config.list_physical_devices("GPU")
+    if len(found) < count:
+        raise ClusterError(
+            f"a worker on {os.uname().nodename} was promised {count} GPU(s), and TensorFlow sees {len(found)}: "
+            f"{missing_because(len(found))}; mend it, or start Ray there with the --num-gpus that it has "
+            "(`vaedist doctor` looks at every node)"
+        )
+    return found[:count]
+
+
+def missing_because(seen: int) -> str:
+    """Returns why TensorFlow sees only `seen` GPUs, as far as can be told."""
+    if not tf.test.is_built_with_cuda():
+        return "this TensorFlow is built without CUDA"
+    count, fault = _driver()
+    if fault:
+        return fault
+    visible = os.environ.get(VISIBLE)
+    if count <= seen:
+        limited = f", with {VISIBLE} = {visible!r}" if visible is not None else ""
+        return f"NVIDIA's driver shows no more{limited}"
+    return f"NVIDIA's driver shows {count}, but TensorFlow cannot load its CUDA libraries (pip install '.[gpu]')"
+
+
+def allow_tensor_float_32(allowed: bool) -> None:
+    """Sets whether GPUs may round the factors of float32 products to TF32, of what is compiled from now on."""
+    tf.config.experimental.enable_tensor_float_32_execution(allowed)
+
+
+def _driver() -> tuple[int, str]:
+    """Returns how many GPUs NVIDIA's driver shows this process, and what is wrong with it, if anything."""
+    try:
+        driver = ctypes.CDLL(DRIVER)
+    except OSError:
+        return 0, f"there is no NVIDIA driver ({DRIVER} is not found)"
+    count = ctypes.c_int()
+    if code := driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        if code == 100:  # CUDA_ERROR_NO_DEVICE
+            return 0, ""
+        return 0, f"NVIDIA's driver does not start (CUDA error {code})"
+    return count.value, ""
