@@ -19,7 +19,7 @@ from vaedist.training.loop import Loop
 
 CAPACITY = 4
 MFLOP_AN_IMAGE = 36.4  # of the matrix products, forwards and backwards; 43 if masked halves of kernels were multiplied
-MB_A_STEP = 480  # that the instructions of a step read and write
+MB_A_STEP = 490  # that the instructions of a step read and write; 12 of it are squares of factors, in the cache
 CALLS_A_STEP = 42  # of Python functions, at 64 steps a call
 
 
