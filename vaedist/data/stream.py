@@ -56,15 +56,14 @@ class LaneReader:
         images = np.empty((self.replicas, capacity, self.local_batch, pixels), np.uint8)
         first_rows = np.zeros((self.replicas, capacity), np.int64)
         counts = np.zeros((self.replicas, capacity), np.int32)
-        numbers = np.zeros((self.replicas, capacity, self.local_batch), np.int64)
+        numbers = np.zeros((capacity, self.replicas * self.local_batch), np.int64)
         orders, numbered = self._order(epoch)
         for k in range(steps):
             part = self.plan.slice(first_step + k)
             bounds = list(zip(part.start.tolist(), part.stop.tolist(), strict=True))
             rows = [(lane, order[a:b]) for lane, order, (a, b) in zip(self.lanes, orders, bounds, strict=True) if b > a]
             known = np.concatenate([some[a:b] for some, (a, b) in zip(numbered, bounds, strict=True)])
-            padded = np.pad(known, (0, self.replicas * self.local_batch - len(known)))
-            numbers[:, k] = padded.reshape(self.replicas, self.local_batch)
+            numbers[k, : len(known)] = known
             starts = np.arange(self.replicas) * self.local_batch
             first_rows[:, k] = part.first_row + starts
             counts[:, k] = np.clip(part.rows - starts, 0, self.local_batch)
@@ -74,7 +73,8 @@ class LaneReader:
                 whole = np.empty((self.replicas * self.local_batch, pixels), np.uint8)
                 _gather(rows, whole)
                 images[:, k] = whole.reshape(self.replicas, self.local_batch, pixels)
-        return Chunk(epoch, first_step, steps, images, first_rows, counts, numbers)
+        by_replica = numbers.reshape(capacity, self.replicas, self.local_batch).swapaxes(0, 1)
+        return Chunk(epoch, first_step, steps, images, first_rows, counts, by_replica)
 
     def _order(self, epoch: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """The order of each owned lane in an epoch, and its rows' numbers in it; the newest epoch's are kept."""
