@@ -19,7 +19,7 @@ from vaedist.launch import submission as submitting
 from vaedist.launch import train as training
 from vaedist.launch import tune as tuning
 from vaedist.storage.filesystem import open_filesystem
-from vaedist.storage.uri import is_uri
+from vaedist.storage.uri import fault_of, is_uri
 from vaedist.training.run_folder import RunFolder
 
 NASTY = [
@@ -85,7 +85,7 @@ def test_every_command_takes_a_folder_as_it_is(taken, jobs, folder):
 @example("o'brien\n\\\"'''")
 @example(" ")
 def test_any_folder_goes_through_train_unchanged(folder):
-    assume(not is_uri(folder) and not folder.startswith("~"))
+    assume(not is_uri(folder) and not folder.startswith("~") and fault_of(folder) is None)
     found = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "train", lambda experiment, **_: found.append(experiment) or sys.exit(3))
@@ -162,6 +162,13 @@ def test_a_home_folder_is_meant_wherever_a_path_is(taken, jobs, tmp_path, monkey
         (("train", "job.toml", "--runs=~nobody-of-that-name/runs"), "home folder of nobody-of-that-name"),
         (("tensorboard", "~nobody-of-that-name/runs"), "home folder of nobody-of-that-name"),
         (("train", "job.toml", "--runs=\0"), "must not hold a zero byte"),
+        (("train", "job.toml", f"--runs=/tmp/{'ü' * 128}"), "must not hold a name of more than 255 bytes"),
+        (("train", f"/tmp/{'a' * 256}"), "must not hold a name of more than 255 bytes"),
+        (("runs", "list", f"/tmp/{'a' * 256}"), "must not hold a name of more than 255 bytes"),
+        (("tensorboard", f"/tmp/{'a' * 256}"), "must not hold a name of more than 255 bytes"),
+        (("check", f"/tmp/{'a' * 256}"), "must not hold a name of more than 255 bytes"),
+        (("runs", "list", "/tmp" + "/a" * 3000), "cannot look at /tmp"),
+        (("train", "job.toml", "--runs=/tmp" + "/a" * 3000), "cannot look at /tmp"),
     ],
 )
 def test_paths_of_commands_below_the_home_folder(arguments, says, jobs, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from vaedist.cli.loading import quiet
 from vaedist.cli.options import Place, checkpoint_option, data_option, ema_option, json_option, set_option
 from vaedist.cli.output import console, progress_bar
+from vaedist.storage.place import is_there
 
 
 @click.command()
@@ -31,7 +32,7 @@ def check(
     Masks, log-determinant, inverse, probabilities that add up to 1, the gradient, the compiled update against an eager
     one, and one device against two. Exit code 1 if one of them fails.
     """
-    is_run = isinstance(target, str) or target.is_dir()
+    is_run = isinstance(target, str) or (is_there(target) and target.is_dir())
     if is_run and overrides:
         raise click.UsageError("--set goes with a job, not with a run")
     if not is_run:

@@ -11,6 +11,7 @@ import click
 
 from vaedist.cli.options import Place
 from vaedist.errors import RunError, StorageError
+from vaedist.storage.place import is_there
 
 if TYPE_CHECKING:
     from vaedist.storage.follow import Follower
@@ -31,7 +32,7 @@ def tensorboard(runs: str | Path, host: str, port: int) -> None:
     """
     if isinstance(runs, str):
         sys.exit(_serve_store(runs, host, port))
-    if not runs.is_dir():
+    if not is_there(runs) or not runs.is_dir():
         raise RunError(f"no runs at {runs}: no such folder")
     command = _command(runs, host, port)
     os.execv(command[0], command)  # so that signals, output and exit code are TensorBoard's own

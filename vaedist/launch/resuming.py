@@ -5,6 +5,7 @@ from vaedist.data.manifest import Manifest
 from vaedist.errors import CheckpointError, ConfigError, RunError
 from vaedist.monitor.metrics import epoch_rows, read_metrics
 from vaedist.monitor.sweep_events import ENDED
+from vaedist.storage.place import is_there
 from vaedist.storage.transfer import Store
 from vaedist.sweeps import SweepFolder, Trial, TrialLog
 from vaedist.training.checkpoint import Position
@@ -52,7 +53,7 @@ def check_run(run: RunFolder, experiment: Experiment, *, resume: bool) -> bool:
         if not store.files():
             return False
         pulled(run)
-    elif not run.path.exists():
+    elif not is_there(run.path):
         return False
     if not resume:
         raise RunError(f"run {run.place} exists: use --resume to go on with it, or --name to start another")

@@ -26,6 +26,7 @@ from vaedist.launch.search import Proposer, TrialSearch, make_proposer
 from vaedist.launch.train import check_data, with_absolute_paths
 from vaedist.launch.trial import TrialRunner
 from vaedist.monitor.sweep_events import SweepEvent, SweepNotice, SweepStarted
+from vaedist.storage.place import is_there
 from vaedist.storage.transfer import Store
 from vaedist.sweeps import SweepFolder, Trial, TrialLog
 from vaedist.sweeps.remote import mirrored_sweep, pulled_sweep
@@ -135,7 +136,7 @@ def tune(
 def _is_there(folder: SweepFolder) -> bool:
     """Whether there is a sweep already; the local copy of one on a store is brought up to date."""
     if not folder.uri:
-        return folder.path.exists()
+        return is_there(folder.path)
     store = Store(folder.uri)
     store.check()
     pulled_sweep(folder)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from vaedist.errors import ConfigError, RunError
+from vaedist.errors import ConfigError, RunError, StorageError
 from vaedist.storage.filesystem import require_utf8
 from vaedist.storage.uri import is_remote, join_uri, local_path, name_of
 
@@ -47,6 +47,21 @@ def bytes_of(variable: str, default: int) -> int:
 def copy_of(uri: str) -> Path:
     """The local folder for copies of files in a folder of a store."""
     return cache_folder() / "copies" / hashlib.sha256(uri.encode()).hexdigest()[:16] / name_of(uri)
+
+
+def is_there(path: Path) -> bool:
+    """Returns True if there is anything at a path.
+
+    Raises:
+        StorageError: nobody can tell, as in a folder that may not be read.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise StorageError(f"cannot look at {path}: {error.strerror or error}") from error
+    return True
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "file")
+NAME_BYTES = 255  # of a file or a folder, on the filesystems that there are
 
 
 def is_uri(place: str) -> bool:
@@ -53,6 +54,8 @@ def fault_of(place: str) -> str | None:
     if "\0" in place:
         return "must not hold a zero byte"
     if not is_uri(place):
+        if any(len(name.encode(errors="surrogatepass")) > NAME_BYTES for name in place.split("/")):
+            return f"must not hold a name of more than {NAME_BYTES} bytes"
         user = place.partition("/")[0]
         if user.startswith("~") and _expanded(user) == user:
             return f"names the home folder of {user[1:] or 'a user'}, who is not known here; ./{user} is a folder"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vaedist.errors import RunError, VaedistError
 from vaedist.monitor.metrics import epoch_rows, read_metrics
+from vaedist.storage.place import is_there
 from vaedist.storage.transfer import Store
 from vaedist.storage.uri import is_remote
 from vaedist.training.remote import pulled
@@ -111,12 +112,12 @@ def list_runs(path: str | Path) -> list[RunFolder]:
 
     Raises:
         RunError: there is no such folder, or it cannot be read.
-        StorageError: the store does not answer.
+        StorageError: the store does not answer, or nobody can tell what there is.
     """
     if is_remote(str(path)):
         return _list_remote(str(path))
     path = RunFolder.at(path).path
-    if not path.is_dir():
+    if not is_there(path) or not path.is_dir():
         raise RunError(f"no runs at {path}: no such folder")
     try:
         children = sorted(child for child in path.iterdir() if child.is_dir())
