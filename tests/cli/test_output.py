@@ -78,6 +78,15 @@ def test_a_command_that_needs_no_such_name_works_in_such_a_folder(place):
     assert made.returncode == 0
 
 
+@pytest.mark.parametrize("arguments", [("data", "verify", "numbers"), ("train", "/dev/null")])
+def test_a_current_folder_that_is_gone(place, arguments):
+    call = ["sh", "-c", 'mkdir gone && cd gone && rmdir ../gone && exec "$@"', "sh", *COMMAND, *arguments]
+    done = subprocess.run(call, cwd=place, capture_output=True, timeout=120, check=False)
+    assert done.stderr.splitlines()[-1] == b"error: the current folder no longer exists"
+    assert b"Traceback" not in done.stderr
+    assert done.returncode == 2
+
+
 def test_images_in_a_folder_whose_name_is_not_utf8_are_prepared(place):
     from PIL import Image
 

@@ -138,6 +138,14 @@ def test_test_images_are_drawn_from_a_train_folder_that_is_alone(tmp_path):
     assert folder(tmp_path).counts == {"train": 2, "test": 2}
 
 
+@pytest.mark.parametrize(("path", "name"), [("test/bird/1.png", "bird"), ("test/1.png", "unlabelled")])
+def test_classes_that_are_not_trained_on_are_told(tmp_path, path, name):
+    paint(tmp_path, "train/cat/1.png", "train/dog/1.png", path)
+    source = folder(tmp_path)
+    assert source.classes == tuple(sorted({"cat", "dog", name}))
+    assert source.warnings == (f"{tmp_path}/test has classes that train has not: {name}",)
+
+
 def test_what_lies_beside_the_folders_of_splits_is_told(tmp_path):
     paint(tmp_path, "train/a/1.png", "test/a/1.png", "extra/a/1.png", "extra/2.png", "cover.png")
     splits, notices = found(tmp_path)

@@ -3,6 +3,7 @@
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -54,6 +55,10 @@ class OneLineErrors(click.Group):
             if not is_undecoded(error.object):
                 raise
             _end(StorageError.exit_code, f"error: the name {error.object} is not UTF-8, as it must be here")
+        except FileNotFoundError:
+            if _is_somewhere():
+                raise
+            _end(StorageError.exit_code, "error: the current folder no longer exists")
         if standalone_mode:
             sys.exit(result if isinstance(result, int) else 0)
         return result
@@ -81,6 +86,14 @@ def _interrupt(*_: Any) -> None:
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: None)
     raise KeyboardInterrupt
+
+
+def _is_somewhere() -> bool:
+    """Returns whether the current folder exists."""
+    try:
+        return Path.cwd().is_dir()
+    except FileNotFoundError:
+        return False
 
 
 def _end(code: int, text: str) -> NoReturn:

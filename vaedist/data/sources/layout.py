@@ -14,7 +14,7 @@ Images may lie deeper within a class. Names of splits are taken in any case.
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -166,7 +166,11 @@ class _Finder:
             self.notices.append(f"{folders['test'].path} is the test split, as there is no folder test")
         if "test" not in folders:
             self.notices.append(f"test images are drawn from {folders['train'].path}, as there is no folder test")
-        return {split: self.by_class(folder) for split, folder in folders.items()}
+        found = {split: self.by_class(folder) for split, folder in folders.items()}
+        for split, by_class in found.items():
+            if unknown := by_class.keys() - found["train"].keys():
+                self.notices.append(f"{folders[split].path} has classes that train has not: {_names(unknown)}")
+        return found
 
 
 def find_images(path: Path) -> Layout:
@@ -225,7 +229,7 @@ def _images(files: list[Path]) -> str:
     return f"{len(files)} image{'s' if len(files) > 1 else ''}, {_names(file.name for file in files)},"
 
 
-def _names(names: "Iterator[str]") -> str:
+def _names(names: Iterable[str]) -> str:
     """Some names, and how many more there are."""
     every = sorted(names)
     more = f" and {len(every) - NAMED} more" if len(every) > NAMED else ""
