@@ -139,6 +139,22 @@ def test_google_is_heard_at_once_and_its_deadline_stays(play):
     assert cloud.announcement(1) == first
 
 
+def test_a_drain_that_failed_is_tried_again_within_a_second_or_so_where_the_service_waits_for_changes(play):
+    server = play("gcp")
+    drained = []
+
+    def drain(_):
+        drained.append(time.monotonic())
+        if len(drained) == 1:
+            raise ClusterError("no Ray cluster answers")
+
+    watcher = Watcher(find_cloud("gcp", server.url), drain, lambda _: None, interval=30)
+    server.announce()
+    watcher.look()
+    watcher.look()
+    assert drained[1] - drained[0] < 15  # and not the interval
+
+
 def test_google_announces_maintenance_that_ends_the_machine_and_not_what_moves_it(play):
     server = play("gcp")
     cloud = find_cloud("gcp", server.url)

@@ -49,6 +49,14 @@ def test_the_command_says_so_in_one_line(tmp_path):
     assert "no Ray cluster answers at 127.0.0.1:9" in refused(tmp_path, "cluster", "drain", "--address", "127.0.0.1:9")
 
 
+def test_a_wrong_token_is_told_in_one_line(address, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    line = refused(tmp_path, "cluster", "drain", "--address", address)
+    assert address in line
+    assert "token" in line
+
+
 def test_workers_are_waited_for_until_they_have_left_or_the_time_is_over(worker, monkeypatch):
     everybody = psutil.process_iter
     only = {worker.pid}  # of this machine's, which may have others

@@ -10,6 +10,7 @@ from ray import _raylet
 from ray._private import services
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 from ray.core.generated.gcs_pb2 import GcsNodeInfo
+from ray.exceptions import RayError
 
 from vaedist.errors import ClusterError
 from vaedist.launch.access import authorize
@@ -63,7 +64,7 @@ class OwnNode:
         kind = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
         try:
             accepted, refusal = self._client().drain_node(identity, kind, reason, int(deadline * 1000), ANSWER_SECONDS)
-        except (RuntimeError, OSError) as error:
+        except (RayError, RuntimeError, OSError) as error:
             raise ClusterError(f"Ray does not drain node {ip}: {_first_line(error)}") from error
         if not accepted:
             raise ClusterError(f"Ray does not drain node {ip}: {refusal}")
@@ -77,7 +78,7 @@ class OwnNode:
             socket.create_connection((host, port), CONNECT_SECONDS).close()
             raylet: Any = _raylet  # its names are made in Cython, unseen by a type checker
             return raylet.GcsClient(address=authorize(address))
-        except (OSError, RuntimeError, ValueError) as error:
+        except (RayError, OSError, RuntimeError, ValueError) as error:
             raise ClusterError(f"no Ray cluster answers{self._where()}: {_first_line(error)}") from error
 
     def _nodes(self, client: Any) -> list[tuple[str, str]]:
@@ -85,7 +86,7 @@ class OwnNode:
         own = {self._ip} if self._ip else {entry.address for nets in psutil.net_if_addrs().values() for entry in nets}
         try:
             nodes = client.get_all_node_info(timeout=ANSWER_SECONDS, state_filter=GcsNodeInfo.GcsNodeState.ALIVE)
-        except (RuntimeError, OSError) as error:
+        except (RayError, RuntimeError, OSError) as error:
             raise ClusterError(f"the Ray cluster{self._where()} does not answer: {_first_line(error)}") from error
         return [
             (identity.hex(), node.node_manager_address)

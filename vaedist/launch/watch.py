@@ -72,7 +72,7 @@ class Watcher:
     def look(self) -> float:
         """Asks once, drains if there is news, and returns the seconds from one question to the next."""
         try:
-            notice = self._cloud.announcement(self._interval)
+            notice = self._cloud.announcement(self._pause())
         except ClusterError as error:
             if not self._silent:
                 self._notify(f"{error}; trying again every {self._interval:g} s")
@@ -84,7 +84,12 @@ class Watcher:
         if notice is None or not self._is_news(notice):
             self._check_ray()
             return self._interval
-        return self._interval if self._announce(notice) else min(self._interval, DRAIN_PAUSE_SECONDS)
+        self._announce(notice)
+        return self._pause()
+
+    def _pause(self) -> float:
+        """Seconds from one question to the next: few while Ray has not been told of a notice."""
+        return min(self._interval, DRAIN_PAUSE_SECONDS) if self._undrained else self._interval
 
     def _check_ray(self) -> None:
         """Tells once where Ray could not be told of a notice, and once when it could."""
@@ -104,8 +109,8 @@ class Watcher:
     def _is_news(self, notice: Announcement) -> bool:
         return self._drained_until is None or notice.deadline < self._drained_until - EARLIER_SECONDS
 
-    def _announce(self, notice: Announcement) -> bool:
-        """Returns True if Ray was told."""
+    def _announce(self, notice: Announcement) -> None:
+        """Drains the node, and tells the log how that went."""
         left = notice.deadline - self._now()
         try:
             self._drain(notice)
@@ -113,8 +118,7 @@ class Watcher:
             if not self._undrained:
                 self._notify(f"{notice.reason}, but Ray cannot be told: {error}; trying again")
             self._undrained = True
-            return False
+            return
         self._drained_until, self._undrained = notice.deadline, False
         when = f"{datetime.fromtimestamp(notice.deadline):%H:%M:%S}"
         self._notify(f"{notice.reason} at {when}, in {left:.0f} s: this node is draining")
-        return True
