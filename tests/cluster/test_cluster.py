@@ -171,7 +171,7 @@ def test_a_job_is_stopped_in_its_middle_and_gone_on_with(cluster, job, runs, pro
         assert first in said
         assert second in said
         _, said = run("jobs", "wait", second, code=1)
-        assert "is being trained by another process" in said, "it was refused"
+        assert "exists: use --resume" in said, "it was refused"
         assert listed("stopped")["id"] == first, "it trains on, and is what the name means"
         printed, _ = run("jobs", "stop", "stopped", "--address", through)
         assert printed == f"{first} STOPPED\n"
