@@ -86,6 +86,16 @@ def test_what_is_no_dashboard_is_refused_in_one_line(monkeypatch, says):
     assert "\n" not in line
 
 
+def test_what_is_no_dashboard_for_its_encryption_or_a_proxy_is_told_so(monkeypatch):
+    with server(PAGE) as address:
+        with pytest.raises(ClusterError, match=rf"^no Ray dashboard at https://{address}: TLS fails, .*version"):
+            check_dashboard(f"https://{address}")
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        monkeypatch.setenv("no_proxy", "")
+        with pytest.raises(ClusterError, match=r"the proxy of the environment does not reach it, add the host"):
+            check_dashboard(f"http://{address}")
+
+
 def test_they_are_looked_at_before_ray_is(monkeypatch):
     with server(REDIS) as address:
         with pytest.raises(ClusterError, match=rf"^no Ray head at {address}: "), ray_session(address):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -56,6 +57,11 @@ def check_dashboard(url: str) -> None:
         reason = "what answers there is none"
     except requests.exceptions.Timeout:
         reason = f"what listens there has not answered for {ANSWER_SECONDS:.0f} s"
+    except requests.exceptions.SSLError as error:
+        told = re.search(r"\[SSL[^]]*\] (.+?) \(", str(error))
+        reason = f"TLS fails, {told[1]}" if told else "TLS fails"
+    except requests.exceptions.ProxyError:
+        reason = "the proxy of the environment does not reach it, add the host to no_proxy"
     except (requests.exceptions.RequestException, ValueError, TypeError):
         reason = "what answers there is none"
     raise ClusterError(
