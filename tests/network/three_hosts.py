@@ -5,10 +5,10 @@
     .venv/bin/python tests/network/three_hosts.py --workers 1 --epochs 300 --heal 100
 
 The hosts are network namespaces of this machine, with a bridge between them in a fourth: a head that does not train,
-and two nodes with a Ray and an address each, and one file system. A port of the bridge is closed to drop a host's
-packets, both ways; its own interface stays up, and it goes on computing. Wants root, and `ip` and `bridge` of iproute2;
-says so and leaves it at that where they are not to be had. Nothing of the machine's own network is touched, and nothing
-stays.
+and two nodes with a Ray and an address each, and one file system. The head tries TensorFlow's servers first, which
+admit the nodes alone. Then a port of the bridge is closed to drop a host's packets; its interface stays up, and
+it goes on computing. Wants root, and `ip`, `bridge` and `ss` of iproute2; says so and leaves it at that where they are
+not to be had. Nothing of the machine's own network is touched, and nothing stays.
 """
 
 import argparse
@@ -25,8 +25,6 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "data")]
@@ -79,7 +77,7 @@ def reason_to_skip() -> str | None:
         return "network namespaces are Linux's"
     if os.geteuid() != 0:
         return "making network namespaces takes root"
-    if missing := [tool for tool in ("ip", "bridge") if not shutil.which(tool)]:
+    if missing := [tool for tool in ("ip", "bridge", "ss") if not shutil.which(tool)]:
         return f"no {' and no '.join(missing)} here, of iproute2"
     try:
         with Network(NODES):
@@ -142,6 +140,11 @@ class Network:
         numbers = {"disabled": "0", "forwarding": "3"}
         port = ("link", "set", "dev", f"to-{host}", "state", numbers[state])
         ip("netns", "exec", self.spaces["bridge"], "bridge", *port)
+
+    def listening(self, host: str) -> list[int]:
+        """Ports at which a host listens."""
+        lines = ip("netns", "exec", self.spaces[host], "ss", "-Htln").splitlines()
+        return [int(line.split()[3].rpartition(":")[2]) for line in lines]
 
     def processes(self, host: str, text: str) -> list[int]:
         """Those of a host whose command line holds a text."""
@@ -328,13 +331,11 @@ class Trial:
         assert "several machines: TensorFlow's ports take connections without authentication" in said, said
         addresses = [self.network.addresses[host] for host in NODES]
         for host, address in zip(NODES, addresses, strict=True):
-            for pid in self.network.processes(host, WORKER):
-                for one in psutil.Process(pid).net_connections("inet"):
-                    if one.status == psutil.CONN_LISTEN and one.laddr.ip in ("::", "0.0.0.0"):
-                        answers = [self._answer(space, address, one.laddr.port) for space in self.network.hosts]
-                        if PORTS[0] <= one.laddr.port <= PORTS[1]:
-                            assert answers == ["dropped", "open", "open"], answers
-                            self.tried += 1
+            for port in self.network.listening(host):
+                if PORTS[0] <= port <= PORTS[1]:
+                    answers = [self._answer(space, address, port) for space in self.network.hosts]
+                    assert answers == ["dropped", "open", "open"], answers
+                    self.tried += 1
         assert self.tried == self.options.workers, f"{self.tried} servers of TensorFlow were found"
 
     def _answer(self, host: str, address: str, port: int) -> str:
