@@ -56,9 +56,9 @@ class TrainStep:
         paths = [variable.path for variable in model.trainable_variables]
         kernels = {paths.index(product.kernel.path): product for product in model.products}
         masks = {i: product.mask for i, product in kernels.items() if product.mask is not None}
-        self._kernels = (
-            tuple(kernels) if accumulation_steps == 1 else ()
-        )  # of parts there is a sum only, and no factors
+        # Of a batch that is taken in parts there is a sum only, and no factors.
+        self._kernels = tuple(kernels) if accumulation_steps == 1 else ()
+        self._zeros: dict[tuple[int, ...], Any] = {}
         self._packing = Packing(
             [weight.shape for weight in self.weights],
             self._kernels, rows=global_batch, dtype=self.dtype.name, reduce_dtype=reduce_dtype or self.dtype.name,
@@ -129,8 +129,17 @@ class TrainStep:
 
     def _on_devices(self, chunk: Chunk) -> Batch:
         """The batches of a chunk, each replica's part on its device."""
-        parts = (chunk.images, chunk.first_rows, chunk.counts, chunk.numbers)
-        return Batch(*(per_replica(self.strategy, part) for part in parts))
+        parts = (chunk.images, chunk.first_rows, chunk.counts)
+        images, first_rows, counts = (per_replica(self.strategy, part) for part in parts)
+        return Batch(images, first_rows, counts, self._numbers(chunk.numbers))
+
+    def _numbers(self, numbers: np.ndarray) -> Any:
+        """The rows' numbers, which are sent to the devices where a step depends on them; else zeros, sent once."""
+        if self.model.observation.fixed:
+            return per_replica(self.strategy, numbers)
+        if numbers.shape not in self._zeros:
+            self._zeros[numbers.shape] = per_replica(self.strategy, np.zeros_like(numbers))
+        return self._zeros[numbers.shape]
 
     def _alone(self, batches: Batch, steps: Any, first_step: Any, stop: Any) -> Any:
         """All steps of a call in one program, on the one device."""
