@@ -23,6 +23,7 @@ WHITE = (255, 255, 255)
 _NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
 # Formats whose 16-bit pixels are unsigned and range from 0 to 65535 once Pillow has read them.
 _FULL_RANGE = frozenset({"JPEG2000", "PNG", "TIFF"})
+_FREQUENT = frozenset({"JPEG", "PNG", "WEBP"})  # are tried first
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of a TIFF
 _WHITE_IS_ZERO = 0
 # What Pillow multiplies grey levels of fewer than 8 bits by; it leaves a transparent level in a PNG as it is.
@@ -68,7 +69,7 @@ def decoded_suffixes() -> frozenset[str]:
 @cache
 def _formats() -> tuple[str, ...]:
     Image.init()
-    return tuple(name for name in Image.OPEN if name not in _NOT_DECODED)
+    return tuple(sorted(set(Image.OPEN) - _NOT_DECODED, key=lambda name: (name not in _FREQUENT, name)))
 
 
 def decode(file: Path, target: Target) -> np.ndarray:
@@ -107,12 +108,13 @@ def eight_bit(image: Image.Image, target: Target) -> Image.Image:
     # What the file says is asked first, as a transposed copy no longer tells.
     highest, key, inverted = _highest(image), _transparent_colour(image), _is_inverted(image)
     picture = ImageOps.exif_transpose(image)
-    levels = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
-    if highest > 255:
-        grey = eight_bit_values(np.clip(levels, 0, highest), highest)
-        picture = Image.fromarray(255 - grey if inverted else grey)
-    if key is not None:
-        picture = _with_alpha(picture, np.reshape(levels, (picture.height, picture.width, -1)) != key)
+    if highest > 255 or key is not None:
+        levels = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
+        if highest > 255:
+            grey = eight_bit_values(np.clip(levels, 0, highest), highest)
+            picture = Image.fromarray(255 - grey if inverted else grey)
+        if key is not None:
+            picture = _with_alpha(picture, np.reshape(levels, (picture.height, picture.width, -1)) != key)
     if picture.has_transparency_data:
         picture = _blended(picture, target.background)
     if picture.mode not in ("1", "L"):
