@@ -19,7 +19,8 @@ from vaedist.launch.access import authorize, has_token, require_variables, secur
 from vaedist.launch.addresses import LOOPBACK, ONLY_HERE, free_port
 from vaedist.launch.preflight import check_head, check_socket_paths
 from vaedist.launch.proxies import bypass_proxies
-from vaedist.storage.filesystem import first_line, require_utf8
+from vaedist.storage.filesystem import first_line
+from vaedist.storage.uri import require_utf8
 
 # Ray's own 30 s are over where a machine that swaps or sleeps stands still for as long: what then asks Ray's head for
 # something, as the actor does that frees the places of a run that died, would be gone.

@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
@@ -11,8 +10,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from vaedist.errors import StorageError
-from vaedist.files import is_undecoded
-from vaedist.storage.uri import is_uri, local_path
+from vaedist.storage.uri import is_uri, local_path, require_utf8
 
 BLOCK = 1 << 20  # bytes read at a time where a file is hashed or copied
 CONNECT_SECONDS = 5.0  # for a store to take a connection
@@ -46,17 +44,6 @@ def open_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
         filesystem = pyarrow.fs.LocalFileSystem(use_mmap=True)
     return filesystem, path.rstrip("/")
-
-
-def require_utf8(path: Path) -> Path:
-    """Returns a path that pyarrow and Ray can use.
-
-    Raises:
-        StorageError: its bytes are not UTF-8.
-    """
-    if is_undecoded(str(path)):
-        raise StorageError(f"cannot use {path}: paths of data sets and runs, and of the current folder, must be UTF-8")
-    return path
 
 
 def _bounded(uri: str) -> str:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from vaedist.errors import ConfigError, RunError, StorageError
-from vaedist.storage.filesystem import require_utf8
-from vaedist.storage.uri import is_remote, join_uri, local_path, name_of
+from vaedist.storage.uri import is_remote, join_uri, local_path, name_of, require_utf8
 
 CACHE = "VAEDIST_CACHE"
 CACHE_BYTES = "VAEDIST_CACHE_BYTES"

@@ -8,6 +8,9 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from vaedist.errors import StorageError
+from vaedist.files import is_undecoded
+
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "file")
 NAME_BYTES = 255  # of a file or a folder, on the filesystems that there are
 
@@ -68,3 +71,14 @@ def fault_of(place: str) -> str | None:
     if not re.match(r"^[^/?]+" if scheme != "file" else r"^/", rest):
         return f"must name a {'path' if scheme == 'file' else 'bucket or a host'} after {scheme}://"
     return None
+
+
+def require_utf8(path: Path) -> Path:
+    """Returns a path that pyarrow and Ray can use.
+
+    Raises:
+        StorageError: its bytes are not UTF-8.
+    """
+    if is_undecoded(str(path)):
+        raise StorageError(f"cannot use {path}: paths of data sets and runs, and of the current folder, must be UTF-8")
+    return path
