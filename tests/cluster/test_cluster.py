@@ -141,6 +141,19 @@ def test_a_training_is_submitted_and_followed_to_its_end(cluster, job, runs):
     run("jobs", "wait", "first")
 
 
+def test_a_run_that_is_complete_is_not_trained_again_and_fewer_epochs_are_refused(cluster, job, runs):
+    arguments = ("submit", job, "--name", "first", "--resume", "--address", cluster["dashboard"])
+    arguments += ("--env-from-node", "AWS_SECRET_ACCESS_KEY")
+    before = read(runs, "first/experiment.toml")
+    printed, _ = run(*arguments, seconds=SECONDS)
+    assert "is complete: its 2 epochs are made" in printed
+    assert "test ELBO " in printed
+    assert "workers" not in printed
+    _, said = run(*arguments, "--set", "training.epochs=1", code=1, seconds=SECONDS)
+    assert "has made 2 epochs, and the job says training.epochs = 1" in said.splitlines()[-1]
+    assert read(runs, "first/experiment.toml") == before
+
+
 def test_a_job_that_fails_says_why_at_last(cluster, job):
     _, said = run("submit", job, "--name", "broken", "--set", "data.path=/nowhere", code=1, seconds=SECONDS)
     assert said.splitlines()[-1].startswith("error: job broken-")
