@@ -129,7 +129,8 @@ def test_the_command_prints_keeps_and_shows_what_it_found(averaged):
     points = {tag: board.Scalars(tag) for tag in board.Tags()["scalars"]}
     assert all(len(events) == 1 and events[0].step == record["step"] for events in points.values())
     assert points["evaluation/bound_00008"][0].value == pytest.approx(record["bounds"]["8"]["mean"], rel=1e-6)
-    assert points["evaluation/active_units"][0].value == record["active_units"]
+    assert "sqrt" in record["active_units_withheld"]  # 8 samples of 96 images are too few to count units behind a flow
+    assert (record["active_units"], points.get("evaluation/active_units")) == (None, None)
     assert "evaluation/kl_per_unit" in board.Tags()["histograms"]
 
 

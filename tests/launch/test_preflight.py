@@ -97,6 +97,7 @@ def test_what_is_no_dashboard_for_its_encryption_or_a_proxy_is_told_so(monkeypat
 
 
 def test_they_are_looked_at_before_ray_is(monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # the Ray of other tests of the same process
     with server(REDIS) as address:
         with pytest.raises(ClusterError, match=rf"^no Ray head at {address}: "), ray_session(address):
             pass

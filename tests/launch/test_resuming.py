@@ -26,10 +26,12 @@ STEPS = 7  # of an epoch
 
 
 @pytest.fixture(autouse=True)
-def without_ray():
-    """A Ray that other tests share is not what these are about."""
+def without_ray(monkeypatch):
+    """A Ray that other tests of the same process share is not joined, and none is started."""
     before = ray.is_initialized()
-    yield
+    with monkeypatch.context() as patch:
+        patch.setattr(ray, "is_initialized", lambda: False)
+        yield
     assert ray.is_initialized() == before, "Ray was started"
 
 

@@ -61,7 +61,7 @@ def readers(path, batch=8):
 def test_the_test_pass_scores_the_same_pixels_for_any_seed_batch_and_number_of_shards(data, arguments):
     made, strategy = model(**arguments), tf.distribute.MirroredStrategy(["CPU:0"])
     found = {
-        Evaluator(made, strategy, readers(data[shards], batch).test, seed=seed).run(epoch)["elbo"]
+        Evaluator(made, strategy, readers(data[shards], batch).scored, seed=seed).run(epoch)["elbo"]
         for shards, batch, seed, epoch in ((1, 8, 0, 0), (5, 8, 0, 1), (1, 8, 7, 2), (1, 16, 0, 0), (5, 64, 3, 0))
     }
     assert max(found) - min(found) < 1e-4
@@ -70,7 +70,7 @@ def test_the_test_pass_scores_the_same_pixels_for_any_seed_batch_and_number_of_s
 @pytest.mark.parametrize("arguments", NOISY)
 def test_evaluation_scores_the_pixels_of_the_test_pass(data, arguments, monkeypatch):
     made, strategy = model(**arguments), tf.distribute.MirroredStrategy(["CPU:0"])
-    tested = Evaluator(made, strategy, readers(data[1]).test, seed=0).run(0)["elbo"]
+    tested = Evaluator(made, strategy, readers(data[1]).scored, seed=0).run(0)["elbo"]
     for shards, seed, size in ((1, 0, 1 << 20), (5, 0, 1 << 20), (5, 11, 4000)):
         monkeypatch.setattr(importance, "BLOCK_BYTES", size)  # in other blocks
         rows = SplitRows(data[shards], load_manifest(data[shards]), "test")
@@ -84,7 +84,7 @@ def test_pictures_show_and_score_the_pixels_of_the_test_pass(data, arguments):
     made = model(**arguments)
     images = open_probe(data[5], load_manifest(data[5])).images
     assert len(images) == ROWS["test"]
-    tested = Evaluator(made, tf.distribute.MirroredStrategy(["CPU:0"]), readers(data[1]).test, seed=0).run(0)["elbo"]
+    tested = Evaluator(made, tf.distribute.MirroredStrategy(["CPU:0"]), readers(data[1]).scored, seed=0).run(0)["elbo"]
     for seed in (0, 3):
         assert inspection.score(made, images, seed=seed).elbo.mean() == pytest.approx(tested, abs=1e-4)
     x = made.observe(images, pixel_uniform(np.arange(len(images)), made.pixels)).numpy()
@@ -131,7 +131,7 @@ def test_a_rows_number_tells_which_image_it_is_in_any_number_of_shards(data):
     for path in data.values():
         rows = SplitRows(path, load_manifest(path), "test")
         images, numbers = rows.read(0, 37), rows.numbers(0, 37)
-        chunk = readers(path).test.read(0, 0, 5, 5)
+        chunk = readers(path).scored.read(0, 0, 5, 5)
         for k, count in enumerate(chunk.counts[0]):
             found.append(dict(zip(chunk.numbers[0, k, :count], row_of(chunk.images[0, k, :count]), strict=True)))
         found.append(dict(zip(numbers, row_of(images), strict=True)))

@@ -14,9 +14,9 @@ from ray.exceptions import RayError
 
 from vaedist.errors import ClusterError
 from vaedist.launch.access import authorize
-from vaedist.launch.addresses import host_of
+from vaedist.launch.preflight import check_head
 
-CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 10.0
+ANSWER_SECONDS = 10.0
 WORKER = "RayTrainWorker"  # in the title of a training worker's process
 POLL_SECONDS = 0.5
 
@@ -73,11 +73,12 @@ class OwnNode:
     def _client(self) -> Any:
         """Client of the cluster's control store, which this process does not join."""
         try:
-            address = services.canonicalize_bootstrap_address_or_die(self._given)
-            host, port = host_of(address), int(address.rpartition(":")[2])
-            socket.create_connection((host, port), CONNECT_SECONDS).close()
+            # Ray would take an address of this machine for the one that other machines see.
+            address = self._given or services.canonicalize_bootstrap_address_or_die(self._given)
+            taken = authorize(address)
+            check_head(address)  # Ray's client would log a token that is refused
             raylet: Any = _raylet  # its names are made in Cython, unseen by a type checker
-            return raylet.GcsClient(address=authorize(address))
+            return raylet.GcsClient(address=taken)
         except (RayError, OSError, RuntimeError, ValueError) as error:
             raise ClusterError(f"no Ray cluster answers{self._where()}: {_first_line(error)}") from error
 
