@@ -115,3 +115,24 @@ def closed_pipe():
     reading, writing = os.pipe()
     os.close(reading)
     return writing
+
+
+# Stderr is a file that may not grow for a while, as on a disk that is full.
+FULL_FOR_A_WHILE = """
+import resource, signal, sys
+from vaedist.cli.streams import open_streams
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+open_streams()
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))
+print("lost", file=sys.stderr)
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+print("shown", file=sys.stderr)
+"""
+
+
+def test_stderr_is_tried_again_when_there_is_room(tmp_path):
+    with (tmp_path / "stderr").open("w") as file:
+        ended = subprocess.run([sys.executable, "-c", FULL_FOR_A_WHILE], stderr=file, timeout=60, check=False)
+    assert (ended.returncode, (tmp_path / "stderr").read_text()) == (0, "shown\n")

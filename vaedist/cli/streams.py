@@ -50,20 +50,28 @@ class _Stdout(io.TextIOWrapper):
 
 
 class _Stderr(io.TextIOWrapper):
-    """Stderr, or a copy of it, on which what cannot be written is lost."""
+    """Stderr, or a copy of it, on which what cannot be written is lost; what comes later is tried again."""
 
     def write(self, text: str) -> int:
         try:
             return super().write(text)
         except OSError:
-            _discard(self.fileno())
+            self._lose()
             return len(text)
 
     def flush(self) -> None:
         try:
             super().flush()
         except OSError:
-            _discard(self.fileno())
+            self._lose()
+
+    def _lose(self) -> None:
+        """Empties the buffer, which Python would else try to write again at the end, and fail."""
+        kept = os.dup(self.fileno())
+        _discard(self.fileno())
+        super().flush()
+        os.dup2(kept, self.fileno())
+        os.close(kept)
 
 
 def open_streams() -> None:
