@@ -21,6 +21,7 @@ os.environ["VAEDIST_CACHE"] = tempfile.mkdtemp(prefix="vaedist-tests-cache-")
 sys.path.append(str(Path(__file__).parent))  # for `command` and `s3`, which several folders use
 sys.path.append(str(Path(__file__).parent / "data"))  # for `synthetic`, which makes small sources
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from synthetic import source
@@ -102,3 +103,45 @@ def small_dataset(tmp_path_factory):
     out = tmp_path_factory.mktemp("data") / "numbers"
     prepare(source(train=53, test=19), str(out), shards=8)
     return out
+
+
+ROWS, LANES, SHAPE = 53, 8, (4, 6, 3)  # of the images that a small model is trained on
+
+
+@pytest.fixture(scope="session")
+def lanes():
+    """53 images dealt to 8 lanes."""
+    images = np.random.default_rng(0).integers(0, 256, (ROWS, *SHAPE), dtype=np.uint8)
+    return [images[lane::LANES] for lane in range(LANES)]
+
+
+@pytest.fixture
+def strategy():
+    """One replica, on the CPU."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(["CPU:0"])
+
+
+@pytest.fixture
+def make_model(strategy):
+    """Makes a small model under the strategy."""
+    from vaedist.models import VAE
+
+    def make(**sizes):
+        with strategy.scope():
+            return VAE(SHAPE, **({"hidden": 16, "latent": 5, "flow_depth": 2, "flow_width": 7, "seed": 3} | sizes))
+
+    return make
+
+
+@pytest.fixture
+def reader(lanes):
+    """Makes a reader of the images in batches of a size."""
+    from vaedist.data.lane_reader import LaneReader
+    from vaedist.data.lanes import LanePlan
+
+    def make(batch, seed=0):
+        return LaneReader(LanePlan(ROWS, LANES, batch), lanes, seed=seed)
+
+    return make

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vaedist.launch.backend import TensorflowCluster
+from vaedist.launch.training.backend import TensorflowCluster
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("tensorflow", "keras", "ray", "tensorflow_datasets", "skimage")
@@ -73,8 +73,8 @@ def test_processes_that_only_coordinate_do_not_load_tensorflow():
     """The command, the controller of a run, which gets the backend through Ray, and a trial of a sweep."""
     get = "import sys, pickle, json; pickle.loads(bytes.fromhex(sys.argv[1])).backend_cls()"
     loaded = "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
-    command = python(f"import json, sys, vaedist.launch.train; {loaded}")
-    trial = python(f"import json, sys, vaedist.launch.trial, vaedist.launch.tune; {loaded}")
+    command = python(f"import json, sys, vaedist.launch.training.trainer; {loaded}")
+    trial = python(f"import json, sys, vaedist.launch.tuning.trial, vaedist.launch.tuning.sweep; {loaded}")
     controller = python(f"{get}; {loaded}", pickle.dumps(TensorflowCluster("run", channel=None)).hex())
     for found in (command, trial, controller):
         assert "ray" in found

@@ -1,7 +1,7 @@
 """What holds on a machine whose clock is set back, and between machines whose clocks differ.
 
 The same of TensorBoard's files, of the caches and of the mirror: tests/monitor/test_tensorboard.py,
-tests/storage/test_store.py, tests/training/test_programs.py and tests/training/test_remote.py.
+tests/storage/test_store.py, tests/devices/test_compile_cache.py and tests/runs/test_remote.py.
 """
 
 import os
@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from vaedist.cli.jobs import _took
-from vaedist.launch.jobs import Job
-from vaedist.launch.local_cluster import LocalNode, birth_of
-from vaedist.launch.owned import record_name
+from vaedist.launch.jobs.client import Job
+from vaedist.launch.local.cluster import LocalNode, birth_of
+from vaedist.launch.training.locked_folder import record_name
 from vaedist.storage.scratch import PREFIX, scratch_folder
 
 HOUR = 3600.0

@@ -13,8 +13,8 @@ import pytest
 import vaedist
 from vaedist.cli import main
 from vaedist.config import Sweep, keys, read_job
+from vaedist.runs.folder import RunFolder
 from vaedist.sweeps import SweepFolder
-from vaedist.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

@@ -26,11 +26,11 @@ from vaedist.data.sources import cifar10_archive
 from vaedist.errors import VaedistError
 from vaedist.monitor.metrics import MetricsLog
 from vaedist.monitor.tensorboard import TensorBoardWriter
+from vaedist.runs.checkpoint import CheckpointStore, Position
+from vaedist.runs.folder import RunFolder
+from vaedist.runs.summary import list_runs, summarize
 from vaedist.sweeps import SweepFolder, TrialLog
 from vaedist.sweeps.report import write_report
-from vaedist.training.checkpoint import CheckpointStore, Position
-from vaedist.training.run_folder import RunFolder
-from vaedist.training.summary import list_runs, summarize
 
 pytestmark = pytest.mark.faults
 

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from vaedist.api import Run, load_run
     from vaedist.config import Experiment, Sweep
-    from vaedist.launch.train import train
-    from vaedist.launch.tune import tune
-    from vaedist.runs import Run, load_run
-    from vaedist.training.summary import list_runs
+    from vaedist.launch.training.trainer import train
+    from vaedist.launch.tuning.sweep import tune
+    from vaedist.runs.summary import list_runs
 
 __all__ = ["Experiment", "Run", "Sweep", "list_runs", "load_run", "train", "tune"]
 
 _HOMES = {
     "Experiment": "vaedist.config",
-    "Run": "vaedist.runs",
+    "Run": "vaedist.api",
     "Sweep": "vaedist.config",
-    "list_runs": "vaedist.training.summary",
-    "load_run": "vaedist.runs",
-    "train": "vaedist.launch.train",
-    "tune": "vaedist.launch.tune",
+    "list_runs": "vaedist.runs.summary",
+    "load_run": "vaedist.api",
+    "train": "vaedist.launch.training.trainer",
+    "tune": "vaedist.launch.tuning.sweep",
 }
 
 

@@ -29,7 +29,7 @@ from vaedist.data.prepare import prepare
 from vaedist.data.shards import open_split
 from vaedist.data.sources import photos
 from vaedist.monitor.metrics import read_metrics
-from vaedist.training.run_folder import RunFolder
+from vaedist.runs.folder import RunFolder
 
 PEERS = Path(__file__).parent / "peers"
 PASSES = 3

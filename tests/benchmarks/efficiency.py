@@ -32,8 +32,8 @@ import numpy as np
 
 from vaedist.bench.record import GIGA, read_record
 from vaedist.launch.addresses import free_port
-from vaedist.launch.packet_filter import LOOPBACK_NETWORKS
-from vaedist.launch.server_port import ServerPort
+from vaedist.launch.training.packet_filter import LOOPBACK_NETWORKS
+from vaedist.launch.training.server_port import ServerPort
 
 SIZES = [4 * 8**k for k in range(8)] + [32 << 20]
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -48,8 +48,8 @@ def reduce_in_turn(config, rounds):
     os.environ["TF_CONFIG"] = config
     import tensorflow as tf
 
-    from vaedist.training.compiled import traced
-    from vaedist.training.strategy import configure_devices, make_strategy
+    from vaedist.devices.compilation import traced
+    from vaedist.devices.strategy import configure_devices, make_strategy
 
     configure_devices(1, 0, 1)
     told = json.loads(config)

@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 
 from vaedist.config import Experiment
-from vaedist.training.evaluation import Evaluator
+from vaedist.evaluation.test_pass import Evaluator
+from vaedist.runs.async_checkpointer import AsyncCheckpointer
+from vaedist.runs.folder import RunFolder
 from vaedist.training.loop import Loop
-from vaedist.training.recorder import Recorder
-from vaedist.training.run_folder import RunFolder
-from vaedist.training.saver import Saver
+from vaedist.training.run_logger import RunLogger
 from vaedist.training.step import TrainStep
 from vaedist.training.worker import Worker, train
 
@@ -36,10 +36,10 @@ PARTS = {
     "waiting for input": (Loop, "_next"),
     "test pass": (Evaluator, "run"),
     "begin of checkpoints, metrics to the disk": (Loop, "_save"),
-    "pictures": (Recorder, "pictures"),
-    "statistics of the latents": (Recorder, "latents"),
-    "metrics of training": (Recorder, "train"),
-    "metrics of the test": (Recorder, "epoch"),
+    "pictures": (RunLogger, "pictures"),
+    "statistics of the latents": (RunLogger, "latents"),
+    "metrics of training": (RunLogger, "train"),
+    "metrics of the test": (RunLogger, "epoch"),
 }
 
 
@@ -91,7 +91,7 @@ def main():
     spent, epochs, calls, slower, writes = defaultdict(float), [], [], [], []
     for owner, name in PARTS.values():
         timed(owner, name, spent)
-    run, end, begin = TrainStep.run, Loop._end_epoch, Saver.begin
+    run, end, begin = TrainStep.run, Loop._end_epoch, AsyncCheckpointer.begin
 
     def noted(step, chunk, *arguments, **more):
         """A call of the step, noted with its begin, its end and its number of steps."""
@@ -119,7 +119,7 @@ def main():
         calls.clear()
         return means
 
-    TrainStep.run, Loop._end_epoch, Saver.begin = noted, ended, written
+    TrainStep.run, Loop._end_epoch, AsyncCheckpointer.begin = noted, ended, written
 
     with tempfile.TemporaryDirectory(prefix="epoch") as folder:
         experiment = Experiment().with_overrides(

@@ -11,8 +11,8 @@ import argparse
 import statistics
 import tempfile
 
+from vaedist.bench.hlo_cost import Product, work_of
 from vaedist.bench.machine import products_task
-from vaedist.bench.program import Product, work_of
 from vaedist.bench.record import GIGA
 from vaedist.bench.tasks import Task, in_turn
 from vaedist.config import Experiment
@@ -20,9 +20,9 @@ from vaedist.data.manifest import load_manifest
 from vaedist.data.prepare import prepare
 from vaedist.data.rows import SplitRows
 from vaedist.data.sources import photos
+from vaedist.devices.strategy import configure_devices
+from vaedist.evaluation.importance import ImportanceEvaluator
 from vaedist.training.build import build_model
-from vaedist.training.importance import ImportanceEvaluator
-from vaedist.training.strategy import configure_devices
 
 
 def products_of(evaluator: ImportanceEvaluator) -> tuple[list[Product], list[Product]]:

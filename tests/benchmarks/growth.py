@@ -68,7 +68,7 @@ def own_memory():
 
 def point(axis, value, place, rounds):
     """Train at a point; prints seconds, of a step or of the epoch, and bytes."""
-    from vaedist.training.run_folder import RunFolder
+    from vaedist.runs.folder import RunFolder
     from vaedist.training.worker import Worker, train
 
     experiment, rates, most = experiment_of(axis, value, place), [], [0]
@@ -118,7 +118,7 @@ def points(axis, rounds):
 def over_workers(rounds):
     """Seconds of a step of 256 images over numbers of workers, on a Ray that counts four CPUs."""
     from vaedist.launch.bench import bench
-    from vaedist.launch.cluster import start_ray
+    from vaedist.launch.session import start_ray
 
     with tempfile.TemporaryDirectory(prefix="growth") as name:
         prepare(photos(12_800, 256), str(Path(name, "data")))

@@ -32,7 +32,7 @@ def lanes(place, batch):
     """The lanes of vaedist, as training reads them: a full shuffle of each shard."""
     from vaedist.config import Experiment
     from vaedist.data.manifest import load_manifest
-    from vaedist.training.inputs import open_inputs
+    from vaedist.data.worker_data import open_inputs
 
     data = place / "data"
     experiment = Experiment().with_overrides(f"data.path={data}", f"training.global_batch={batch}")

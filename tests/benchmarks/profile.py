@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from vaedist.config import Experiment
+from vaedist.data.lane_reader import LaneReader
 from vaedist.data.lanes import LanePlan
-from vaedist.data.stream import LaneReader
 
 STEPS = 8  # a call
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (?:\(.*?\)|\S+) ([\w\-]+)\(")
@@ -81,8 +81,8 @@ def profile(batch, threads, calls):
     """Profile a batch size; prints a table."""
     import tensorflow as tf
 
+    from vaedist.devices.strategy import configure_devices, make_strategy
     from vaedist.training.build import build_model, build_step
-    from vaedist.training.strategy import configure_devices, make_strategy
 
     configure_devices(threads, 0, 1)
     strategy = make_strategy(1)

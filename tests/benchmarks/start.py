@@ -20,8 +20,8 @@ from pathlib import Path
 from vaedist.config import Experiment
 from vaedist.data.prepare import prepare
 from vaedist.data.sources import photos
-from vaedist.training.programs import LIMIT
-from vaedist.training.run_folder import RunFolder
+from vaedist.devices.compile_cache import LIMIT
+from vaedist.runs.folder import RunFolder
 
 BARE = """
 import sys

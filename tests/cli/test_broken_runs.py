@@ -12,13 +12,13 @@ from click.testing import CliRunner
 from vaedist.cli import main
 from vaedist.config import Experiment, Sweep
 from vaedist.errors import ClusterError
-from vaedist.launch import local_nodes
-from vaedist.launch.local_cluster import LocalCluster, get_cluster, local_clusters
+from vaedist.launch.local import nodes as local_nodes
+from vaedist.launch.local.cluster import LocalCluster, get_cluster, local_clusters
 from vaedist.monitor.metrics import MetricsLog
+from vaedist.runs.folder import RunFolder
 from vaedist.storage.transfer import Store
 from vaedist.storage.uri import join_uri
 from vaedist.sweeps import SweepFolder, TrialLog
-from vaedist.training.run_folder import RunFolder
 
 
 def write_run(folder, experiment):
@@ -160,7 +160,7 @@ def test_runs_of_a_store_are_listed_likewise(runs, s3, tmp_path):
 
 LIST = """
 import json, os, sys
-from vaedist.training.summary import summarize_all
+from vaedist.runs.summary import summarize_all
 summarize_all(sys.argv[1])  # loads what may not be read afterwards
 if os.geteuid() == 0:  # who may read everything
     os.seteuid(65534)

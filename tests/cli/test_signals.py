@@ -81,7 +81,7 @@ def test_the_exit_code_stays_where_nobody_reads_any_more():
 FOLLOWING = """
 import asyncio
 from vaedist.cli import jobs, main
-from vaedist.launch.jobs import Job, Jobs
+from vaedist.launch.jobs.client import Job, Jobs
 
 class Client:
     async def tail_job_logs(self, name):

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from vaedist.cli import main
 from vaedist.config import Experiment, Sweep
 from vaedist.errors import ConfigError
-from vaedist.launch import jobs as sending
-from vaedist.launch import submission as submitting
-from vaedist.launch import train as training
-from vaedist.launch import tune as tuning
+from vaedist.launch.jobs import client as sending
+from vaedist.launch.jobs import submission as submitting
+from vaedist.launch.training import trainer as training
+from vaedist.launch.tuning import sweep as tuning
+from vaedist.runs.folder import RunFolder
 from vaedist.storage.filesystem import open_filesystem
 from vaedist.storage.uri import fault_of, is_uri
-from vaedist.training.run_folder import RunFolder
 
 NASTY = [
     "/tmp/w/o'brien/runs", '/tmp/say "hi"/runs', "/tmp/back\\slash", "/tmp/two\nlines", " /tmp/spaces ", "/tmp/100%",

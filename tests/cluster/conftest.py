@@ -42,8 +42,8 @@ def cluster(state):
         printed, _ = run("cluster", "up", "--name", NAME, "--nodes", "3", "--cpus", CPUS, "--json", seconds=400)
     facts = json.loads(printed)
     yield facts
-    from vaedist.launch.local_cluster import local_clusters
-    from vaedist.launch.local_nodes import end
+    from vaedist.launch.local.cluster import local_clusters
+    from vaedist.launch.local.nodes import end
 
     for left in local_clusters():  # if the tests have not ended it, as the last of them does
         end(left)

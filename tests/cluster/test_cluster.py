@@ -16,7 +16,7 @@ import requests
 from command import run, start
 from dead_proxies import set_dead_proxies
 
-from vaedist.launch.local_cluster import get_cluster
+from vaedist.launch.local.cluster import get_cluster
 from vaedist.storage.transfer import Store
 from vaedist.storage.uri import join_uri
 

@@ -21,7 +21,7 @@ import psutil
 import pytest
 from command import run, start
 
-from vaedist.launch.local_cluster import get_cluster
+from vaedist.launch.local.cluster import get_cluster
 
 pytestmark = pytest.mark.cluster
 

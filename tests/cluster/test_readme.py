@@ -54,8 +54,8 @@ def test_every_line_does_what_it_says(tmp_path, monkeypatch):
                 assert ran.returncode == 0, f"{line}\n{ran.stdout}\n{ran.stderr}"
             done.append(" ".join(line.split()[:2]))
     finally:
-        from vaedist.launch.local_cluster import local_clusters
-        from vaedist.launch.local_nodes import end
+        from vaedist.launch.local.cluster import local_clusters
+        from vaedist.launch.local.nodes import end
 
         for left in local_clusters():
             end(left)

@@ -7,7 +7,7 @@ import yaml
 from ray._private.utils import resolve_object_store_memory
 
 from vaedist.cli import main
-from vaedist.launch.submission import STOP_SECONDS
+from vaedist.launch.jobs.submission import STOP_SECONDS
 
 FOLDER = Path(__file__).parents[2] / "cluster" / "kubernetes"
 FILES = sorted(FOLDER.glob("*.yaml"))

@@ -14,10 +14,10 @@ from vaedist.data.manifest import Source
 from vaedist.data.prepare import prepare
 from vaedist.data.sources import ImageSource
 from vaedist.errors import RunError
-from vaedist.launch.cluster import start_ray
-from vaedist.launch.train import train
+from vaedist.launch.session import start_ray
+from vaedist.launch.training.trainer import train
 from vaedist.monitor.events import Event, Started
-from vaedist.training.run_folder import RunFolder
+from vaedist.runs.folder import RunFolder
 
 ROWS = {"train": 1600, "test": 96}
 PREEMPTION = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"  # a process more for each run

@@ -56,7 +56,7 @@ def test_hosts(address, host, loopback):
 def test_ray_is_not_started_where_its_processes_could_not_start(tmp_path, monkeypatch):
     """Ray encodes the current folder's path as UTF-8, after it has started processes."""
     from vaedist.errors import StorageError
-    from vaedist.launch.cluster import ray_session
+    from vaedist.launch.session import ray_session
 
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.mkdir()

@@ -7,10 +7,10 @@ from ipaddress import ip_network
 import pytest
 
 from vaedist.config import Experiment
-from vaedist.launch import backend
-from vaedist.launch.backend import Reserved, common_addresses
-from vaedist.launch.server_port import ServerPort
-from vaedist.launch.worker import SHOWN, _guard
+from vaedist.launch.training import backend
+from vaedist.launch.training.backend import Reserved, common_addresses
+from vaedist.launch.training.ray_worker import SHOWN, _guard
+from vaedist.launch.training.server_port import ServerPort
 
 
 @pytest.mark.parametrize(

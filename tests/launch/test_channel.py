@@ -2,7 +2,7 @@
 
 import asyncio
 
-from vaedist.launch.channel import Channel
+from vaedist.launch.training.channel import Channel
 from vaedist.monitor.events import Saved
 
 

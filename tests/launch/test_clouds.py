@@ -9,8 +9,8 @@ from command import run, start
 from metadata import PLAYING
 
 from vaedist.errors import ClusterError, ConfigError
-from vaedist.launch.clouds import Aws, Metadata, find_cloud
-from vaedist.launch.watch import Watcher
+from vaedist.launch.preemption.clouds import Aws, Metadata, find_cloud
+from vaedist.launch.preemption.watch import Watcher
 
 SECONDS = 30  # far more than any of it takes
 

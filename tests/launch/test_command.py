@@ -12,8 +12,8 @@ from command import run as run_command
 from command import start
 
 from vaedist.monitor.metrics import read_metrics
-from vaedist.training.checkpoint import CheckpointStore
-from vaedist.training.run_folder import RunFolder
+from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.folder import RunFolder
 
 pytestmark = pytest.mark.ray
 

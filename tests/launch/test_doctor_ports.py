@@ -2,8 +2,9 @@
 
 import pytest
 
-from vaedist.launch import doctor, probe
-from vaedist.launch.doctor import examine, examine_cluster
+from vaedist.launch.doctor import examination as doctor
+from vaedist.launch.doctor import probe
+from vaedist.launch.doctor.examination import examine, examine_cluster
 
 
 def named(findings, what):

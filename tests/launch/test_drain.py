@@ -10,7 +10,7 @@ import ray
 from command import refused
 
 from vaedist.errors import ClusterError
-from vaedist.launch.drain import OwnNode, wait_for_workers, workers
+from vaedist.launch.preemption.drain import OwnNode, wait_for_workers, workers
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 

@@ -7,13 +7,13 @@ import pytest
 from click.testing import CliRunner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from vaedist.api import load_run
 from vaedist.cli import main
 from vaedist.errors import ClusterError, DataError, RunError
+from vaedist.evaluation import importance
 from vaedist.launch.evaluate import evaluate_on_ray
-from vaedist.launch.train import train
+from vaedist.launch.training.trainer import train
 from vaedist.monitor.metrics import read_metrics
-from vaedist.runs import load_run
-from vaedist.training import importance
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 

@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 
 from vaedist.errors import ClusterError
-from vaedist.launch.doctor import examine_cluster
-from vaedist.launch.train import train
+from vaedist.launch.doctor.examination import examine_cluster
+from vaedist.launch.training.trainer import train
 from vaedist.monitor.events import Notice, Started
-from vaedist.training.run_folder import RunFolder
+from vaedist.runs.folder import RunFolder
 
 pytestmark = [
     pytest.mark.ray,

@@ -16,10 +16,10 @@ from ray.runtime_env import RuntimeEnv
 
 from vaedist.config import Experiment
 from vaedist.errors import ClusterError, ConfigError
-from vaedist.launch import jobs as launch
-from vaedist.launch import tail
-from vaedist.launch.jobs import Jobs
-from vaedist.launch.submission import Submission, check_variables, sweep_arguments, training_arguments
+from vaedist.launch.jobs import client as launch
+from vaedist.launch.jobs import log as tail
+from vaedist.launch.jobs.client import Jobs
+from vaedist.launch.jobs.submission import Submission, check_variables, sweep_arguments, training_arguments
 
 
 def submission(tmp_path, data="/data", runs="/runs", **options):

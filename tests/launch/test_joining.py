@@ -10,7 +10,7 @@ from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY
 from ray._private.ray_constants import KV_NAMESPACE_CLUSTER
 from ray.experimental import internal_kv
 
-from vaedist.launch.preflight import SOCKET, check_head
+from vaedist.launch.doctor.preflight import SOCKET, check_head
 
 pytestmark = pytest.mark.ray
 

@@ -10,8 +10,8 @@ from ray._private.runtime_env.packaging import create_package, get_uri_for_direc
 from ray._private.runtime_env.py_modules import PyModulesPlugin
 
 import vaedist
-from vaedist.launch import package
-from vaedist.launch.package import copy_code, pinned_requirements
+from vaedist.launch.jobs import package
+from vaedist.launch.jobs.package import copy_code, pinned_requirements
 
 
 def test_the_code_runs_from_where_it_is_copied_to(tmp_path):
@@ -25,7 +25,7 @@ def test_the_code_runs_from_where_it_is_copied_to(tmp_path):
 def test_the_code_is_copied_and_nothing_else(tmp_path):
     copy_code(tmp_path)
     names = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
-    assert "vaedist/launch/worker.py" in names
+    assert "vaedist/launch/training/ray_worker.py" in names
     assert "vaedist/__main__.py" in names
     assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".toml", ".arrow"))]
 

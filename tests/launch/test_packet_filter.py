@@ -8,8 +8,16 @@ from ipaddress import ip_network
 import pytest
 
 from vaedist.errors import ClusterError
-from vaedist.launch import packet_filter
-from vaedist.launch.packet_filter import MOST_INSTRUCTIONS, admit, drop_all, dropped, networks_of, program, prove
+from vaedist.launch.training import packet_filter
+from vaedist.launch.training.packet_filter import (
+    MOST_INSTRUCTIONS,
+    admit,
+    drop_all,
+    dropped,
+    networks_of,
+    program,
+    prove,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has packet filters for sockets")
 SECONDS = 0.3  # for a packet to come nowhere; over the loopback one that comes takes microseconds

@@ -6,8 +6,8 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
 from ray.train.v2.api.preemption import PreemptionInfo
 
-from vaedist.launch.preemption import Preemption
-from vaedist.launch.regrouping import is_preemption
+from vaedist.launch.preemption.notice import Preemption
+from vaedist.launch.training.callbacks import is_preemption
 
 
 class Clock:

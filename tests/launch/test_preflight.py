@@ -12,12 +12,12 @@ import pytest
 from ray._private.utils import validate_socket_filepath
 
 from vaedist.errors import ClusterError
-from vaedist.launch import preflight
-from vaedist.launch.cluster import ray_session
-from vaedist.launch.jobs import Jobs
-from vaedist.launch.local_cluster import LocalNode
-from vaedist.launch.local_nodes import _last_words, up
-from vaedist.launch.preflight import SOCKET, SOCKET_BYTES, check_dashboard, check_head, check_socket_paths
+from vaedist.launch.doctor import preflight
+from vaedist.launch.doctor.preflight import SOCKET, SOCKET_BYTES, check_dashboard, check_head, check_socket_paths
+from vaedist.launch.jobs.client import Jobs
+from vaedist.launch.local.cluster import LocalNode
+from vaedist.launch.local.nodes import _last_words, up
+from vaedist.launch.session import ray_session
 
 REDIS = b"-ERR unknown command 'PRI', with args beginning with: \r\n"
 HTTP = b"HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\nContent-Length: 9\r\n\r\n<p>no</p>"

@@ -12,7 +12,7 @@ import requests
 from dead_proxies import set_dead_proxies
 
 from vaedist.launch.addresses import free_port
-from vaedist.launch.proxies import EXCEPTIONS, GRPC_EXCEPTIONS, PROXIES, bypass_proxies
+from vaedist.launch.training.proxies import EXCEPTIONS, GRPC_EXCEPTIONS, PROXIES, bypass_proxies
 
 DEAD = "http://127.0.0.1:9"
 LOCAL = "localhost,127.0.0.1,::1"
@@ -87,7 +87,7 @@ def test_requests_reach_this_machine_and_go_to_the_proxy_for_others(monkeypatch,
 
 
 ALL_REDUCE = """
-from vaedist.launch.proxies import bypass_proxies_among_workers
+from vaedist.launch.training.proxies import bypass_proxies_among_workers
 bypass_proxies_among_workers()
 import tensorflow as tf
 strategy = tf.distribute.MultiWorkerMirroredStrategy()

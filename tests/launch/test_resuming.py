@@ -9,17 +9,17 @@ import ray
 from vaedist.config import Experiment, Sweep
 from vaedist.data.manifest import load_manifest
 from vaedist.errors import ClusterError, ConfigError, RunError
-from vaedist.launch.claim import claimed
-from vaedist.launch.train import train
-from vaedist.launch.tune import tune
+from vaedist.launch.training.run_lock import claimed
+from vaedist.launch.training.trainer import train
+from vaedist.launch.tuning.sweep import tune
 from vaedist.monitor.events import Notice
 from vaedist.monitor.metrics import MetricsLog
 from vaedist.monitor.sweep_events import SweepNotice, SweepStarted
+from vaedist.runs.checkpoint import CheckpointStore, Position
+from vaedist.runs.folder import RunFolder
 from vaedist.storage.transfer import Store
 from vaedist.storage.uri import join_uri
 from vaedist.sweeps import SweepFolder, TrialLog
-from vaedist.training.checkpoint import CheckpointStore, Position
-from vaedist.training.run_folder import RunFolder
 
 NOWHERE = "127.0.0.1:9"  # where no Ray is, so that joining it fails at once
 STEPS = 7  # of an epoch

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from vaedist.errors import ClusterError
-from vaedist.launch import server_port
 from vaedist.launch.addresses import free_port
-from vaedist.launch.server_port import ServerPort
+from vaedist.launch.training import server_port
+from vaedist.launch.training.server_port import ServerPort
 
 sys.path.append(str(Path(__file__).parent.parent / "network"))
 
@@ -29,14 +29,14 @@ WORKER, STRANGER = "127.0.0.1", "127.0.0.2"
 TENSORFLOW = """
 import json, os, sys
 from ipaddress import ip_network
-from vaedist.launch.server_port import ServerPort
+from vaedist.launch.training.server_port import ServerPort
 
 rank, admitted = int(sys.argv[1]), [ip_network(each) for each in sys.argv[2:]]
 port = ServerPort()
 print(port.number, flush=True)
 workers = json.loads(sys.stdin.readline())
 os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}})
-from vaedist.training.strategy import configure_devices, make_strategy
+from vaedist.devices.strategy import configure_devices, make_strategy
 configure_devices(threads=1, gpus=0, logical_devices=1)
 with port.admitting(admitted, print):
     strategy = make_strategy(len(workers))
@@ -258,7 +258,7 @@ def test_a_port_that_becomes_free_is_waited_for(monkeypatch):
 
 ALONE = """
 import psutil
-from vaedist.training.strategy import configure_devices, make_strategy
+from vaedist.devices.strategy import configure_devices, make_strategy
 configure_devices(threads=1, gpus=0, logical_devices=2)
 replicas = make_strategy(1).num_replicas_in_sync
 print(replicas, [one for one in psutil.Process().net_connections("inet") if one.status == psutil.CONN_LISTEN])

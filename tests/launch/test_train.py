@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import ray
 
+from vaedist.api import load_run
 from vaedist.errors import ClusterError, Interrupted, NonFiniteError, RunError, WorkerError
-from vaedist.launch.backend import TensorflowCluster
-from vaedist.launch.channel import open_channel
-from vaedist.launch.train import train
+from vaedist.launch.training.backend import TensorflowCluster
+from vaedist.launch.training.channel import open_channel
+from vaedist.launch.training.trainer import train
 from vaedist.monitor.events import Finished, Notice, Progress, Saved, Started, Tested
 from vaedist.monitor.metrics import read_metrics
-from vaedist.runs import load_run
-from vaedist.training.checkpoint import CheckpointStore
-from vaedist.training.run_folder import RunFolder
+from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.folder import RunFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 

@@ -17,14 +17,14 @@ from tensorboard.plugins.hparams import metadata
 
 from vaedist.config import Sweep
 from vaedist.errors import ClusterError, ConfigError, Interrupted, RunError
-from vaedist.launch import follower as following
-from vaedist.launch.follower import Follower
-from vaedist.launch.search import Drawn, TreeParzen
-from vaedist.launch.tune import make_scheduler, plan, tune
+from vaedist.launch.tuning import monitor as following
+from vaedist.launch.tuning.monitor import Follower
+from vaedist.launch.tuning.search import Drawn, TreeParzen
+from vaedist.launch.tuning.sweep import make_scheduler, plan, tune
 from vaedist.monitor.metrics import MetricsLog, read_metrics
 from vaedist.monitor.sweep_events import SweepNotice, SweepStarted, TrialStatus
+from vaedist.runs.folder import RunFolder
 from vaedist.sweeps import SweepFolder, Trial, TrialLog
-from vaedist.training.run_folder import RunFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 

@@ -19,7 +19,7 @@ from vaedist.data.prepare import prepare
 from vaedist.data.shards import open_split
 from vaedist.errors import DataError, StorageError
 from vaedist.storage.cache import FileCache
-from vaedist.storage.follow import Follower
+from vaedist.storage.follower import Follower
 from vaedist.storage.mirror import Mirror
 from vaedist.storage.scratch import PREFIX, scratch_folder
 from vaedist.storage.transfer import Store

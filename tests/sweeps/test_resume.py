@@ -5,7 +5,7 @@ from synthetic import source
 
 from vaedist.data.prepare import prepare
 from vaedist.errors import RunError
-from vaedist.launch.tune import tune
+from vaedist.launch.tuning.sweep import tune
 
 
 def test_trials_scored_by_validation_images_are_not_compared_with_trials_scored_by_test_images(

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import vaedist.model  # noqa: F401 - chooses Keras's backend
+import vaedist.models  # noqa: F401 - chooses Keras's backend
 from vaedist.config import Experiment
-from vaedist.training.compiled import compiled
+from vaedist.devices.compilation import compiled
 from vaedist.training.optimizer import Adam, Adamax, Averaged, Schedule, make_optimizer, mass
 
 import keras  # isort: skip

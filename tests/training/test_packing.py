@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vaedist.model import VAE
-from vaedist.model.products import Factors
-from vaedist.training.batches import Batch
+from vaedist.evaluation.scoring import Batch
+from vaedist.models import VAE
+from vaedist.models.products import Factors
 from vaedist.training.packing import Packing
 
 

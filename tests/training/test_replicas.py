@@ -11,12 +11,12 @@ import sys
 import numpy as np
 import tensorflow as tf
 from vaedist.data.lanes import LanePlan
-from vaedist.data.stream import LaneReader
-from vaedist.model import VAE
-from vaedist.objective import Objective
+from vaedist.data.lane_reader import LaneReader
+from vaedist.models import VAE
+from vaedist.objectives.objective import Objective
 from vaedist.training.optimizer import Adam, Schedule
 from vaedist.training.step import TrainStep
-from vaedist.training.strategy import configure_devices, make_strategy
+from vaedist.devices.strategy import configure_devices, make_strategy
 
 configure_devices(threads=1, gpus=0, logical_devices=2)
 strategy = make_strategy(workers=1)
@@ -56,12 +56,12 @@ assert step.weights_at_fault(chunk, 0, 0) == []
 NARROW = """
 import numpy as np
 from vaedist.data.lanes import LanePlan
-from vaedist.data.stream import LaneReader
-from vaedist.model import VAE
-from vaedist.objective import Objective
+from vaedist.data.lane_reader import LaneReader
+from vaedist.models import VAE
+from vaedist.objectives.objective import Objective
 from vaedist.training.optimizer import Adam, Schedule
 from vaedist.training.step import TrainStep
-from vaedist.training.strategy import configure_devices, make_strategy
+from vaedist.devices.strategy import configure_devices, make_strategy
 
 configure_devices(threads=1, gpus=0, logical_devices=2)
 strategy = make_strategy(workers=1)
@@ -92,12 +92,12 @@ import sys
 import numpy as np
 import tensorflow as tf
 from vaedist.data.lanes import LanePlan
-from vaedist.data.stream import LaneReader
-from vaedist.model import VAE
-from vaedist.objective import Objective
+from vaedist.data.lane_reader import LaneReader
+from vaedist.models import VAE
+from vaedist.objectives.objective import Objective
 from vaedist.training.optimizer import Adam, Schedule
 from vaedist.training.step import TrainStep
-from vaedist.training.strategy import configure_devices, make_strategy
+from vaedist.devices.strategy import configure_devices, make_strategy
 
 rows, clip_norm, parts = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 configure_devices(threads=1, gpus=0, logical_devices=2)

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vaedist.bench.program import work_of
-from vaedist.model import VAE
-from vaedist.model.noise import OBSERVATION, POSTERIOR, row_normal, row_uniform
-from vaedist.model.products import Factors
-from vaedist.objective import Objective, bound
+from vaedist.bench.hlo_cost import work_of
+from vaedist.models import VAE
+from vaedist.models.products import Factors
+from vaedist.models.rng import OBSERVATION, POSTERIOR, row_normal, row_uniform
+from vaedist.objectives.elbo import bound
+from vaedist.objectives.objective import Objective
 from vaedist.training.optimizer import Adam, Schedule
 from vaedist.training.step import TrainStep
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import vaedist.model  # noqa: F401 - chooses Keras's backend
-from vaedist.model.products import Factors
-from vaedist.training.compiled import compiled
+import vaedist.models  # noqa: F401 - chooses Keras's backend
+from vaedist.devices.compilation import compiled
+from vaedist.models.products import Factors
 from vaedist.training.optimizer import Adam, Adamax, Averaged, Schedule
 from vaedist.training.update import Update
 

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from vaedist.api import load_run
 from vaedist.cli import main
 from vaedist.cli.train import _print_result
 from vaedist.config import Experiment
@@ -21,16 +22,15 @@ from vaedist.data.rows import SplitRows
 from vaedist.data.sources import ImageSource
 from vaedist.errors import DataError
 from vaedist.monitor.metrics import read_metrics
-from vaedist.runs import load_run
-from vaedist.training.checkpoint import CheckpointStore
-from vaedist.training.run_folder import RunFolder
+from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.folder import RunFolder
 
 ROWS = {"train": 64, "validation": 24, "test": 16}
 GREY = {"train": 90, "validation": 120, "test": 200}
 TRAIN = """
 import sys
 from vaedist.config import Experiment
-from vaedist.training.run_folder import RunFolder
+from vaedist.runs.folder import RunFolder
 from vaedist.training.worker import Worker, train
 experiment = Experiment.from_file(sys.argv[1])
 train(experiment, RunFolder.of(experiment), Worker(notify=lambda event: print(repr(event))))

@@ -7,14 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-from vaedist.bench.program import work_of
+from vaedist.bench.hlo_cost import work_of
 from vaedist.config import Experiment
+from vaedist.data.lane_reader import LaneReader
 from vaedist.data.lanes import LanePlan
-from vaedist.data.stream import LaneReader
+from vaedist.data.worker_data import WorkerData
 from vaedist.launch.addresses import free_port
+from vaedist.runs.checkpoint import CheckpointStore
 from vaedist.training.build import build_model, build_step
-from vaedist.training.checkpoint import CheckpointStore
-from vaedist.training.inputs import Inputs
 from vaedist.training.loop import Loop
 
 CAPACITY = 4
@@ -46,7 +46,7 @@ def test_python_calls_a_step(strategy, tmp_path):
     with strategy.scope():
         model = build_model(experiment, (4, 6, 3))
     rows = reader(8 * 512, 8, (4, 6, 3), seed=0)
-    inputs = Inputs(rows, reader(64, 32, (4, 6, 3), seed=None), None, "")
+    inputs = WorkerData(rows, reader(64, 32, (4, 6, 3), seed=None), None, "")
     counted = {"calls": 0, "at": []}
 
     def count(frame, event, argument):
@@ -73,14 +73,14 @@ os.environ["TF_CONFIG"] = sys.argv[1]
 import numpy as np
 import tensorflow as tf
 from vaedist.data.lanes import LanePlan
-from vaedist.data.stream import LaneReader
-from vaedist.launch.packet_filter import LOOPBACK_NETWORKS
-from vaedist.launch.server_port import ServerPort
-from vaedist.model import VAE
-from vaedist.objective import Objective
+from vaedist.data.lane_reader import LaneReader
+from vaedist.launch.training.packet_filter import LOOPBACK_NETWORKS
+from vaedist.launch.training.server_port import ServerPort
+from vaedist.models import VAE
+from vaedist.objectives.objective import Objective
 from vaedist.training.optimizer import Adam, Schedule
 from vaedist.training.step import TrainStep
-from vaedist.training.strategy import configure_devices, make_strategy
+from vaedist.devices.strategy import configure_devices, make_strategy
 
 configure_devices(threads=1, gpus=0, logical_devices=1)
 config = json.loads(sys.argv[1])

@@ -5,10 +5,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from vaedist.bench.program import Product
+from vaedist.bench.hlo_cost import Product
 from vaedist.bench.record import GIGA
 from vaedist.bench.tasks import Task
-from vaedist.training.compiled import compiled
+from vaedist.devices.compilation import compiled
 from vaedist.training.optimizer import Optimizer
 
 REPEATS = 4  # in one call, so that the call itself does not count

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from vaedist.bench.hlo_cost import work_of
 from vaedist.bench.machine import FLOAT, memory_task, products_task, update_task
-from vaedist.bench.program import work_of
 from vaedist.bench.record import Record
 from vaedist.bench.tasks import Task, in_turn
 from vaedist.config import Experiment
+from vaedist.data.lane_reader import Chunk, LaneReader
 from vaedist.data.manifest import load_manifest
-from vaedist.data.stream import Chunk, LaneReader
+from vaedist.data.worker_data import open_inputs
+from vaedist.devices.strategy import configure_devices, local_devices, make_strategy
+from vaedist.evaluation.test_pass import Evaluator
 from vaedist.training.build import build_model, build_step
-from vaedist.training.evaluation import Evaluator
-from vaedist.training.inputs import open_inputs
 from vaedist.training.step import TrainStep
-from vaedist.training.strategy import configure_devices, local_devices, make_strategy
 
 # What the speed of a job depends on.
 KEYS = ("data.path", "model", "objective", "training.global_batch", "training.accumulation_steps", "training.optimizer",

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from vaedist.cli.loading import quiet
 from vaedist.cli.options import Place, checkpoint_option, data_option, ema_option, json_option, set_option
 from vaedist.cli.output import console, progress_bar
-from vaedist.storage.place import is_there
+from vaedist.storage.paths import is_there
 
 
 @click.command()
@@ -40,10 +40,10 @@ def check(
             if click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT:
                 raise click.UsageError(f"--{option} goes with a run, not with a job")
     with progress_bar(f"checking {target}") as progress, quiet():
-        from vaedist.training.strategy import configure_devices
+        from vaedist.devices.strategy import configure_devices
 
         configure_devices(os.cpu_count() or 1, 0, 2)
-        from vaedist.training.checks import run_checks
+        from vaedist.checks import run_checks
 
         if is_run:
             experiment, make_model, images = _of_run(target, checkpoint=checkpoint, ema=ema, data=data)
@@ -71,8 +71,8 @@ def check(
 
 def _of_run(target: str | Path, **options: Any) -> tuple[Any, ...]:
     """A run's experiment, its model in float64, and images that it was not trained on."""
-    from vaedist.runs import load_run
-    from vaedist.training.checks import IMAGES
+    from vaedist.api import load_run
+    from vaedist.checks import IMAGES
 
     run = load_run(target, **options)
     return run.experiment, lambda: run.build("float64"), run.probe(IMAGES).images
@@ -80,11 +80,11 @@ def _of_run(target: str | Path, **options: Any) -> tuple[Any, ...]:
 
 def _of_job(target: Path, overrides: tuple[str, ...], data: str | None) -> tuple[Any, ...]:
     """A job's experiment, its first model in float64, and images that it is not trained on."""
+    from vaedist.checks import IMAGES
     from vaedist.config import Experiment
     from vaedist.data.manifest import load_manifest
+    from vaedist.data.worker_data import check_images, open_probe
     from vaedist.training.build import build_model
-    from vaedist.training.checks import IMAGES
-    from vaedist.training.inputs import check_images, open_probe
 
     experiment = Experiment.from_file(target, overrides)
     path = data or experiment.data.path

@@ -9,7 +9,7 @@ import click
 
 from vaedist.cli.options import insecure_option, json_option
 from vaedist.cli.output import console, print_pairs, status_line
-from vaedist.launch.clouds import CLOUDS, METADATA_URL
+from vaedist.launch.preemption.clouds import CLOUDS, METADATA_URL
 
 name_option = click.option("--name", default="local", show_default=True, metavar="NAME", help="Of the cluster.")
 own_address_option = click.option(
@@ -40,7 +40,7 @@ def cluster() -> None:
 @json_option
 def up(nodes: int, cpus: int | None, name: str, as_json: bool) -> None:
     """Start a cluster: a head, and nodes that work."""
-    from vaedist.launch.local_nodes import up as start
+    from vaedist.launch.local.nodes import up as start
 
     with status_line() as progress:
         started = start(name, nodes=nodes, cpus=cpus, progress=progress)
@@ -71,7 +71,7 @@ def up(nodes: int, cpus: int | None, name: str, as_json: bool) -> None:
 @json_option
 def status(name: str, as_json: bool) -> None:
     """Show the nodes of a cluster, and what it does. Exit code 1 if not all of it is alive."""
-    from vaedist.launch.local_cluster import get_cluster, joined
+    from vaedist.launch.local.cluster import get_cluster, joined
 
     found = get_cluster(name)
     there = joined(found)
@@ -101,8 +101,8 @@ def status(name: str, as_json: bool) -> None:
 @name_option
 def down(name: str) -> None:
     """End a cluster: the processes that `up` started, what they started, and nothing else."""
-    from vaedist.launch.local_cluster import get_cluster
-    from vaedist.launch.local_nodes import end
+    from vaedist.launch.local.cluster import get_cluster
+    from vaedist.launch.local.nodes import end
 
     found = get_cluster(name)
     with status_line() as progress:
@@ -119,7 +119,7 @@ def down(name: str) -> None:
 @insecure_option
 def drain(seconds: float, wait: bool, address: str | None, node_ip: str | None) -> None:
     """Announce that this machine goes away: runs on it save, and continue without it when the time is over."""
-    from vaedist.launch.drain import OwnNode, wait_for_workers
+    from vaedist.launch.preemption.drain import OwnNode, wait_for_workers
 
     deadline = time.time() + seconds
     node = OwnNode(address, node_ip).drain("vaedist cluster drain", deadline)
@@ -146,8 +146,8 @@ def watch_preemption(
     Runs until it is stopped, one process on each node that may be reclaimed. Where no metadata service answers, it
     says so and ends, with exit code 0.
     """
-    from vaedist.launch.drain import OwnNode
-    from vaedist.launch.watch import Watcher, find_patiently
+    from vaedist.launch.preemption.drain import OwnNode
+    from vaedist.launch.preemption.watch import Watcher, find_patiently
 
     def log(text: str) -> None:
         click.echo(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}")

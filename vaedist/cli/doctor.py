@@ -29,7 +29,7 @@ def doctor(address: str | None, storage: tuple[str, ...], nodes: bool, as_json: 
 
     Each finding comes with a remedy. Exit code 1 if one of them would stop a training.
     """
-    from vaedist.launch import doctor as launch
+    from vaedist.launch.doctor import examination as launch
 
     if nodes:
         click.echo(launch.told(launch.examine_cluster(None, storage)))

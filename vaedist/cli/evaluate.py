@@ -24,8 +24,8 @@ from vaedist.config import EVALUATION_SAMPLES
 from vaedist.storage.uri import join_uri
 
 if TYPE_CHECKING:
-    from vaedist.runs import Run
-    from vaedist.training.results import Difference, Estimate, Evaluation
+    from vaedist.api import Run
+    from vaedist.evaluation.results import Difference, Estimate, Evaluation
 
 
 @click.command()
@@ -97,7 +97,7 @@ def _on_ray(opened: "Run", workers: int, gpus: int, address: str | None, **optio
 
 def _save(run: str | Path, opened: "Run", split: str, name: str, found: "Evaluation") -> Path:
     """Keep what was found, and what it was found of, in the run's folder."""
-    from vaedist.training.evaluations import save_evaluation
+    from vaedist.runs.evaluations import save_evaluation
 
     position, folder = opened.checkpoint.position, opened.folder
     record = {
@@ -119,7 +119,7 @@ def _print_json(
     run: str | Path, others: Sequence[str | Path], paths: Sequence[Path], found: "Sequence[Evaluation]"
 ) -> None:
     """The files that were written: one as it is, or several with the differences between the runs."""
-    from vaedist.training.evaluations import finite
+    from vaedist.runs.evaluations import finite
 
     if not others:
         click.echo(paths[0].read_text(encoding="utf-8"), nl=False)

@@ -15,7 +15,7 @@ from vaedist.config import Experiment, Sweep
 from vaedist.errors import ConfigError, Interrupted, JobError
 
 if TYPE_CHECKING:
-    from vaedist.launch.jobs import Job, Jobs
+    from vaedist.launch.jobs.client import Job, Jobs
 
 PACKAGES = ("image", "pip")
 
@@ -69,7 +69,7 @@ def submit(
         raise ConfigError("--retry-errored goes with --tune --resume")
     read: Experiment | Sweep = (Sweep if is_sweep else Experiment).from_file(job, overrides, values)
 
-    from vaedist.launch import submission as launch
+    from vaedist.launch.jobs import submission as launch
 
     if isinstance(read, Sweep):
         arguments = launch.sweep_arguments(read, overrides, resume=resume, retry_failed=retry_errored)
@@ -202,7 +202,7 @@ def wait(name: str, address: str | None) -> None:
 
 
 def _jobs(address: str | None) -> "Jobs":
-    from vaedist.launch.jobs import Jobs
+    from vaedist.launch.jobs.client import Jobs
 
     return Jobs(address)
 

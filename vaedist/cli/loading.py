@@ -20,6 +20,6 @@ def quiet() -> Iterator[None]:
 def loaded(run: str | Path, **options: Any) -> Iterator[Any]:
     """The run as `load_run` opens it, and quiet meanwhile."""
     with quiet():
-        from vaedist.runs import load_run
+        from vaedist.api import load_run
 
         yield load_run(run, **options)

@@ -123,6 +123,6 @@ def insecure_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _allow_insecure(_context: click.Context, _option: click.Parameter, value: bool) -> None:
     if value:
-        from vaedist.launch.access import allow_insecure
+        from vaedist.launch.authentication import allow_insecure
 
         allow_insecure()

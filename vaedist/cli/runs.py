@@ -23,7 +23,7 @@ from vaedist.errors import RunError
 from vaedist.storage.uri import join_uri
 
 if TYPE_CHECKING:
-    from vaedist.training.summary import Unreadable
+    from vaedist.runs.summary import Unreadable
 
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the noise."
@@ -116,7 +116,7 @@ def list_(folder: str | Path, as_json: bool) -> None:
 
     A run that cannot be read is listed with the reason, in JSON as "error", and the exit code is 0 all the same.
     """
-    from vaedist.training.summary import Summary, Unreadable, summarize_all
+    from vaedist.runs.summary import Summary, Unreadable, summarize_all
 
     found = summarize_all(folder)
     broken = [one for one in found if isinstance(one, Unreadable)]
@@ -169,9 +169,9 @@ def _print_broken(broken: "list[Unreadable]", count: int) -> None:
 @json_option
 def show(run: str | Path, as_json: bool) -> None:
     """Where RUN stands: its scores, its checkpoints, its files and its experiment."""
-    from vaedist.training.remote import checkpoints_of, places_of, pulled
-    from vaedist.training.run_folder import RunFolder
-    from vaedist.training.summary import summarize
+    from vaedist.runs.folder import RunFolder
+    from vaedist.runs.remote import checkpoints_of, places_of, pulled
+    from vaedist.runs.summary import summarize
 
     folder = pulled(RunFolder.at(run))
     summary, experiment = summarize(folder), folder.read_experiment()

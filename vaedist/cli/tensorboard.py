@@ -11,10 +11,10 @@ import click
 
 from vaedist.cli.options import Place
 from vaedist.errors import RunError, StorageError
-from vaedist.storage.place import is_there
+from vaedist.storage.paths import is_there
 
 if TYPE_CHECKING:
-    from vaedist.storage.follow import Follower
+    from vaedist.storage.follower import Follower
 
 LOOK_SECONDS = 5.0  # between two looks at a store, which does not tell what changes
 
@@ -47,7 +47,7 @@ def _command(folder: Path, host: str, port: int) -> list[str]:
 
 def _serve_store(uri: str, host: str, port: int) -> int:
     """Run TensorBoard on a copy of a store's events that is kept up to date; gives its exit code."""
-    from vaedist.storage.follow import Follower
+    from vaedist.storage.follower import Follower
     from vaedist.storage.scratch import scratch_folder
     from vaedist.storage.transfer import Store
 

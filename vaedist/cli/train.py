@@ -42,7 +42,7 @@ def train(
     # A stream of its own: what Ray prints on the usual ones goes to the run's log.
     with user_stream() as stream, Terminal(Console(file=stream)) as terminal:
         terminal.status("starting")
-        from vaedist.launch.train import train as launch
+        from vaedist.launch.training.trainer import train as launch
 
         run = launch(experiment, resume=resume, address=address, observe=terminal.show)
     _print_result(run, time.monotonic() - begin)

@@ -13,7 +13,7 @@ from vaedist.files import told_path
 from vaedist.storage.uri import join_uri, parent_of
 
 if TYPE_CHECKING:
-    from vaedist.launch.tune import Plan
+    from vaedist.launch.tuning.sweep import Plan
     from vaedist.sweeps import SweepFolder
 
 SHOWN = 200  # trials of a grid that a dry run prints
@@ -66,7 +66,7 @@ def run(
     if retry_errored and resume is None:
         raise ConfigError("--retry-errored goes with --resume DIR")
     if dry_run:
-        from vaedist.launch.tune import plan
+        from vaedist.launch.tuning.sweep import plan
 
         _print_plan(sweep, plan(sweep, address=address))
         return
@@ -77,7 +77,7 @@ def run(
 
     # A stream of its own: what Ray prints on the usual ones goes to the sweep's log.
     with user_stream() as stream, SweepTerminal(Console(file=stream)) as terminal:
-        from vaedist.launch.tune import tune as launch
+        from vaedist.launch.tuning.sweep import tune as launch
 
         folder = launch(
             sweep, resume=resume is not None, retry_failed=retry_errored, address=address, observe=terminal.show

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.fs
 
-from vaedist.data.commit import committed_folder, storage_errors, sync, uploaded_folder
+from vaedist.data.atomic_folder import committed_folder, storage_errors, sync, uploaded_folder
 from vaedist.data.manifest import ALL_SPLITS, MANIFEST, Manifest, Shard, Split, SplitName, shard_rows
 from vaedist.data.shards import write_shard
+from vaedist.data.shuffle_buffer import ShuffleBuffer
 from vaedist.data.sources.source import ImageSource
-from vaedist.data.spill import Spill
 from vaedist.errors import DataError
 from vaedist.storage.filesystem import open_filesystem, sha256_of
 from vaedist.storage.transfer import Store
@@ -127,7 +127,7 @@ class _Writer:
         count = self.shards_of(split)
         first = _first_rows(rows, count)
         with storage_errors(self.out):
-            spill = Spill(self.folder, (rows, *self.source.shape))
+            spill = ShuffleBuffer(self.folder, (rows, *self.source.shape))
         with spill:
             labels = self.fill(spill, split)
             images = spill.images()
@@ -140,7 +140,7 @@ class _Writer:
     def shards_of(self, split: SplitName) -> int:
         return min(SHARDS, self.source.rows(split)) if self.shards is None else self.shards
 
-    def fill(self, spill: Spill, split: SplitName) -> np.ndarray:
+    def fill(self, spill: ShuffleBuffer, split: SplitName) -> np.ndarray:
         """Read the split's rows into their places; gives the labels in theirs, [rows]."""
         rows = self.source.rows(split)
         places = row_places(rows, self.shards_of(split), self.seed, split)

@@ -19,7 +19,7 @@ from vaedist.data.manifest import Manifest, Shard, SplitName
 from vaedist.errors import DataError
 from vaedist.storage.cache import Entry, FileCache
 from vaedist.storage.filesystem import first_line, open_filesystem
-from vaedist.storage.place import cache_bytes, cache_folder
+from vaedist.storage.paths import cache_bytes, cache_folder
 from vaedist.storage.retry import RUN_SECONDS
 from vaedist.storage.transfer import Store
 from vaedist.storage.uri import is_remote, join_uri

@@ -14,12 +14,12 @@ from vaedist.bench.record import WORKERS, Measure, Record
 from vaedist.config import Experiment, ScalingSection
 from vaedist.errors import Interrupted
 from vaedist.launch.actors import ended
-from vaedist.launch.channel import StopRequest, open_channel
-from vaedist.launch.cluster import COMPUTING, ray_session, resources_per_worker
-from vaedist.launch.train import check_data, train, with_absolute_paths
+from vaedist.launch.session import COMPUTING, ray_session, resources_per_worker
+from vaedist.launch.training.channel import StopRequest, open_channel
+from vaedist.launch.training.trainer import check_data, train, with_absolute_paths
 from vaedist.monitor.events import Event, Progress, Started
+from vaedist.runs.folder import RunFolder
 from vaedist.storage.transfer import Store
-from vaedist.training.run_folder import RunFolder
 
 ROW_SECONDS = 2.0  # of training, for one sample of its rate
 MANY_EPOCHS = 1_000_000  # it is stopped before

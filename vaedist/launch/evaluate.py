@@ -8,12 +8,12 @@ from typing import Any
 import ray
 from ray.util.actor_pool import ActorPool
 
+from vaedist.api import Run
 from vaedist.config import ScalingSection
+from vaedist.evaluation.importance import BLOCKS_AT_ONCE, BlockScores
+from vaedist.evaluation.results import Evaluation
 from vaedist.launch.actors import ended
-from vaedist.launch.cluster import COMPUTING, ray_session, resources_per_worker
-from vaedist.runs import Run
-from vaedist.training.importance import BLOCKS_AT_ONCE, BlockScores
-from vaedist.training.results import Evaluation
+from vaedist.launch.session import COMPUTING, ray_session, resources_per_worker
 
 RESTARTS = 3  # of a worker that died; the block that it was at is scored again
 
@@ -84,7 +84,7 @@ class _Scorer:
     def _loaded(self) -> Any:
         with self._lock:
             if self._evaluator is None:
-                from vaedist.training.strategy import configure_devices
+                from vaedist.devices.strategy import configure_devices
 
                 configure_devices(*self._devices, 1)
                 self._evaluator = self._run.here().evaluator(**self._options)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vaedist.config import told
-from vaedist.monitor.stream import lossy
+from vaedist.monitor.lossy_stream import lossy
 from vaedist.monitor.sweep_events import ENDED, SweepEvent, SweepNotice, SweepStarted, TrialStatus
 
 STYLES = {"running": "cyan", "finished": "green", "stopped": "dim", "failed": "red", "open": "dim"}

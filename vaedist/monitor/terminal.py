@@ -19,7 +19,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from vaedist.monitor.events import Event, Finished, Notice, Progress, Saved, Started, Tested, Waiting
-from vaedist.monitor.stream import lossy
+from vaedist.monitor.lossy_stream import lossy
 
 LINE_SECONDS = 10.0  # least time between two progress lines where there is no bar
 SPEED_SECONDS = 600.0  # time left comes from the steps of the last ten minutes, test passes included

@@ -14,9 +14,9 @@ from vaedist.config import NAME_PATTERN, Sweep, Value, told
 from vaedist.errors import RunError, StorageError
 from vaedist.monitor.metrics import epoch_rows, read_metrics
 from vaedist.monitor.sweep_events import State
-from vaedist.storage.place import KeptFolder
+from vaedist.runs.folder import RunFolder
+from vaedist.storage.paths import KeptFolder
 from vaedist.storage.uri import join_uri
-from vaedist.training.run_folder import RunFolder
 
 NAME_LENGTH = 80
 

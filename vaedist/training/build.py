@@ -3,8 +3,8 @@
 from typing import Any
 
 from vaedist.config import Experiment
-from vaedist.model import VAE
-from vaedist.objective import Objective
+from vaedist.models import VAE
+from vaedist.objectives.objective import Objective
 from vaedist.training.optimizer import make_optimizer
 from vaedist.training.step import TrainStep
 

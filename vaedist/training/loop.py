@@ -15,18 +15,18 @@ from typing import Any, NoReturn
 import numpy as np
 
 from vaedist.config import Experiment
-from vaedist.data.stream import Chunk, read_ahead
+from vaedist.data.lane_reader import Chunk, read_ahead
+from vaedist.data.worker_data import WorkerData
 from vaedist.errors import Interrupted, NonFiniteError, RunError, VaedistError
-from vaedist.model import VAE
+from vaedist.evaluation.importance import ImportanceEvaluator
+from vaedist.evaluation.test_pass import Evaluator
+from vaedist.models import VAE
 from vaedist.monitor.events import Saved, Started
+from vaedist.runs.async_checkpointer import AsyncCheckpointer
+from vaedist.runs.checkpoint import Checkpoint, CheckpointStore, Position
 from vaedist.training.build import build_step
-from vaedist.training.checkpoint import Checkpoint, CheckpointStore, Position
-from vaedist.training.evaluation import Evaluator
-from vaedist.training.importance import ImportanceEvaluator
-from vaedist.training.inputs import Inputs
-from vaedist.training.meters import Meters, Stopwatch
-from vaedist.training.recorder import Recorder
-from vaedist.training.saver import Saver
+from vaedist.training.metric_sums import MetricSums, Stopwatch
+from vaedist.training.run_logger import RunLogger
 from vaedist.training.state import averaged, load_variables, named_slots, named_weights
 
 MOST_NAMED = 3  # numbers that an error names
@@ -53,11 +53,11 @@ class Loop:
         experiment: Experiment,
         model: VAE,
         strategy: Any,
-        inputs: Inputs,
+        inputs: WorkerData,
         store: CheckpointStore,
         *,
         checkpoint: Checkpoint | None = None,
-        recorder: Recorder | None = None,
+        recorder: RunLogger | None = None,
         importance: ImportanceEvaluator | None = None,
         workers: int = 1,
         should_stop: Callable[[], bool] = lambda: False,
@@ -65,7 +65,7 @@ class Loop:
     ) -> None:
         self.experiment, self.model, self.strategy, self.inputs = experiment, model, strategy, inputs
         self.importance = importance
-        self.store, self.saver, self.recorder, self.workers = store, Saver(store), recorder, workers
+        self.store, self.saver, self.recorder, self.workers = store, AsyncCheckpointer(store), recorder, workers
         self.should_stop, self.should_save = should_stop, should_save
         training = experiment.training
         self.steps_per_epoch = inputs.train.plan.steps
@@ -78,7 +78,7 @@ class Loop:
         if checkpoint is not None:
             self._restore(checkpoint)
             saved = checkpoint.position.meters
-        self.meters = Meters(self.step.sums, saved)
+        self.meters = MetricSums(self.step.sums, saved)
         self.clock, self.waited = Stopwatch(), 0.0
 
     def run(self) -> dict[str, float]:

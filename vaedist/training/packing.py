@@ -13,8 +13,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from vaedist.model.products import Factors
-from vaedist.training.batches import Batch
+from vaedist.evaluation.scoring import Batch
+from vaedist.models.products import Factors
 
 WORTHWHILE = 2  # so many times fewer numbers must the factors be, as their product is then taken by every replica
 ALONE = 2**19  # numbers from which a tensor is summed by itself: each costs half a millisecond, the copies more

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from vaedist.errors import CheckpointError
-from vaedist.model import VAE
-from vaedist.training.checkpoint import Checkpoint
+from vaedist.models import VAE
+from vaedist.runs.checkpoint import Checkpoint
 from vaedist.training.optimizer import Averaged, mass
 from vaedist.training.step import TrainStep
 

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from vaedist.data.stream import Chunk
-from vaedist.model import VAE, VAEOutput
-from vaedist.model.noise import POSTERIOR, row_normal
-from vaedist.model.products import Factors, products_seen
-from vaedist.objective import Objective, bound
-from vaedist.training.batches import Batch, column_names, row_sums, score, training_noise
-from vaedist.training.compiled import compiled, program_text, scalar, traced
+from vaedist.data.lane_reader import Chunk
+from vaedist.devices.compilation import compiled, program_text, scalar, traced
+from vaedist.devices.strategy import first_local, local_replica, on_gpus, per_replica
+from vaedist.evaluation.scoring import Batch, column_names, row_sums, score, training_noise
+from vaedist.models import VAE, VAEOutput
+from vaedist.models.products import Factors, products_seen
+from vaedist.models.rng import POSTERIOR, row_normal
+from vaedist.objectives.elbo import bound
+from vaedist.objectives.objective import Objective
 from vaedist.training.optimizer import Optimizer
 from vaedist.training.packing import Packing
-from vaedist.training.strategy import first_local, local_replica, on_gpus, per_replica
 from vaedist.training.update import Update, bound_of_squares, fits
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from vaedist.model.products import Factors, mask_tensor
+from vaedist.models.products import Factors, mask_tensor
 from vaedist.training.optimizer import Optimizer
 
 MARGIN = 256  # how far below the largest number a squared norm must stay, which covers the rounding of its bound

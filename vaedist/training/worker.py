@@ -10,18 +10,18 @@ from typing import Any
 from vaedist.config import Experiment
 from vaedist.data.manifest import load_manifest
 from vaedist.data.rows import SplitRows
+from vaedist.data.worker_data import open_inputs
+from vaedist.devices.strategy import configure_devices, local_devices, make_strategy, require_replicas
 from vaedist.errors import DataError, RunError
+from vaedist.evaluation.importance import ImportanceEvaluator
 from vaedist.monitor.events import Event, Finished, Notice
+from vaedist.runs.checkpoint import Checkpoint, CheckpointStore
+from vaedist.runs.folder import RunFolder
+from vaedist.runs.remote import event_files, workspace
 from vaedist.storage.retry import RUN_SECONDS
 from vaedist.training.build import build_model
-from vaedist.training.checkpoint import Checkpoint, CheckpointStore
-from vaedist.training.importance import ImportanceEvaluator
-from vaedist.training.inputs import open_inputs
 from vaedist.training.loop import Loop
-from vaedist.training.recorder import Recorder
-from vaedist.training.remote import event_files, workspace
-from vaedist.training.run_folder import RunFolder
-from vaedist.training.strategy import configure_devices, local_devices, make_strategy, require_replicas
+from vaedist.training.run_logger import RunLogger
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
             if step is not None:
                 store.drop_after(step)
             recorder = stack.enter_context(
-                Recorder(
+                RunLogger(
                     run, experiment, split=inputs.split, resume_step=step, workers=worker.workers,
                     notify=worker.notify, may_write=store.may_write, events=event_files(run),
                 )

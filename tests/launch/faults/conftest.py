@@ -9,8 +9,8 @@ from command import start
 from nodes import SECONDS, started
 
 from vaedist.monitor.metrics import read_metrics
-from vaedist.training.checkpoint import CheckpointStore
-from vaedist.training.run_folder import RunFolder
+from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.folder import RunFolder
 
 PREEMPTION = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 RECOVERIES = pytest.StashKey[list]()

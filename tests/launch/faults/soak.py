@@ -36,8 +36,8 @@ from vaedist.config import Experiment
 from vaedist.data.prepare import prepare
 from vaedist.data.sources import photos
 from vaedist.monitor.metrics import read_metrics
-from vaedist.training.checkpoint import CheckpointStore
-from vaedist.training.run_folder import RunFolder
+from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.folder import RunFolder
 
 ROWS = 16_000
 STEPS = 1000  # an epoch

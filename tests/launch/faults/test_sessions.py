@@ -9,9 +9,9 @@ from command import start
 
 from vaedist.config import Sweep
 from vaedist.monitor.metrics import read_metrics
+from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.folder import RunFolder
 from vaedist.sweeps import SweepFolder
-from vaedist.training.checkpoint import CheckpointStore
-from vaedist.training.run_folder import RunFolder
 
 TRAININGS, SWEEPS = 8, 2
 SECONDS = 1500  # ten Rays of a dozen processes each start on however few CPUs there are

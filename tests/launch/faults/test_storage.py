@@ -9,20 +9,20 @@ import threading
 import numpy as np
 import pytest
 
+from vaedist.api import load_run
 from vaedist.config import Sweep
 from vaedist.errors import Interrupted, RunError
-from vaedist.launch.train import train
-from vaedist.launch.tune import tune
+from vaedist.launch.training.trainer import train
+from vaedist.launch.tuning.sweep import tune
 from vaedist.monitor.events import Finished, Notice, Progress, Saved, Started
 from vaedist.monitor.metrics import read_metrics
-from vaedist.runs import load_run
+from vaedist.runs.checkpoint import MARKER, CheckpointStore
+from vaedist.runs.evaluations import save_evaluation
+from vaedist.runs.summary import list_runs, summarize
 from vaedist.storage.transfer import Store
 from vaedist.sweeps import SweepFolder
 from vaedist.sweeps.remote import pulled_sweep, push_report
 from vaedist.sweeps.report import best_trial, write_report
-from vaedist.training.checkpoint import MARKER, CheckpointStore
-from vaedist.training.evaluations import save_evaluation
-from vaedist.training.summary import list_runs, summarize
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 

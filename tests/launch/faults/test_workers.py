@@ -14,11 +14,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vaedist.errors import DataError, Interrupted, RunError, StorageError, WorkerError
-from vaedist.launch.train import HANGING_SECONDS, train
+from vaedist.launch.training.trainer import HANGING_SECONDS, train
 from vaedist.monitor.events import Notice, Progress, Started
 from vaedist.monitor.metrics import read_metrics
-from vaedist.training.checkpoint import CheckpointStore
-from vaedist.training.run_folder import RunFolder
+from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -1,0 +1,111 @@
+"""A worker has the devices that it was promised, or ends: it never trains on others in silence."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from vaedist.config import Experiment
+from vaedist.errors import ConfigError
+
+DEVICES = """
+import tensorflow as tf
+from vaedist.devices.strategy import configure_devices, local_devices, make_strategy, require_replicas
+configure_devices(threads=3, gpus=0, logical_devices=2)
+strategy = make_strategy(1)
+require_replicas(strategy, 1, 2)
+assert tf.config.threading.get_intra_op_parallelism_threads() == 3
+assert local_devices(strategy) == 2
+try:
+    require_replicas(strategy, 1, 1)
+except Exception as error:
+    print(type(error).__name__, error)
+tf.constant(1.0) + 1
+try:
+    configure_devices(threads=2, gpus=0, logical_devices=2)  # too late: never ignored
+except RuntimeError:
+    print("too late")
+"""
+PROMISED = """
+from vaedist.devices.strategy import configure_devices
+configure_devices(threads=1, gpus=2, logical_devices=1)
+"""
+# What XLA is asked for is the same on CPUs, which do as they like.
+PRECISION = """
+import tensorflow as tf
+from vaedist.devices.compilation import compiled
+from vaedist.devices.gpus import allow_tensor_float_32
+for allowed in (True, False):
+    allow_tensor_float_32(allowed)
+    product = compiled(lambda x: tf.matmul(x, x))
+    text = product.experimental_get_compiler_ir(tf.ones((4, 4)))(stage="hlo")
+    assert "dot(" in text
+    print("float32" if "operand_precision={highest,highest}" in text else "TF32")
+"""
+OTHER_DATA = """
+import os
+from vaedist.config import Experiment
+from vaedist.runs.folder import RunFolder
+from vaedist.training.worker import Worker, train
+experiment = Experiment().with_overrides(
+    f"data.path='{os.environ['DATA']}'", f"run.folder='{os.environ['RUNS']}'", "run.name=run", "training.epochs=1",
+    "model.hidden=4", "model.latent=2", "model.flow.depth=0", "training.global_batch=16", "training.eval_batch=16",
+)
+# As a worker on a machine where the path holds other data hears from the first one.
+train(experiment, RunFolder.of(experiment), Worker(agree=lambda value: "0" * 64 if isinstance(value, str) else value))
+"""
+
+
+def run(program, **variables):
+    return subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | variables, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def no_gpus():
+    found = run("import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))")
+    if found.stdout.strip() != "0":
+        pytest.skip("this machine has GPUs")
+
+
+def test_threads_and_devices_are_those_asked_for_or_an_error():
+    said = run(DEVICES)
+    assert said.returncode == 0, said.stderr[-3000:]
+    lines = said.stdout.splitlines()
+    assert lines == [
+        "ClusterError TensorFlow trains on 2 device(s), 2 of them this worker's, where 1 worker(s) of 1 were asked for",
+        "too late",
+    ]
+
+
+def test_a_worker_that_sees_fewer_gpus_than_it_was_promised_says_so_and_why(no_gpus):
+    said = run(PROMISED, CUDA_VISIBLE_DEVICES="0,1")
+    assert said.returncode != 0, "it would train on the CPU"
+    line = said.stderr.splitlines()[-1]
+    assert line.startswith("vaedist.errors.ClusterError: a worker on ")
+    assert "was promised 2 GPU(s), and TensorFlow sees 0: " in line
+    assert "driver" in line or "CUDA" in line
+
+
+@pytest.mark.parametrize("workers", ["2", "[1, 2]"])
+def test_workers_of_one_run_cannot_share_a_gpu(workers):
+    with pytest.raises(ConfigError, match=r"gpus_per_worker = 0\.5 is for workers = 1"):
+        Experiment().with_overrides(f"scaling.workers={workers}", "scaling.gpus_per_worker=0.5")
+    assert Experiment().with_overrides("scaling.gpus_per_worker=0.5").scaling.devices_per_worker == 1
+
+
+def test_products_are_compiled_for_float32_unless_tf32_is_allowed():
+    said = run(PRECISION)
+    assert said.returncode == 0, said.stderr[-3000:]
+    assert said.stdout.splitlines() == ["TF32", "float32"]
+    assert not Experiment().training.tensor_float_32
+
+
+def test_a_worker_that_finds_other_data_than_the_first_one_says_so(small_dataset, tmp_path):
+    said = run(OTHER_DATA, DATA=str(small_dataset), RUNS=str(tmp_path))
+    line = said.stderr.splitlines()[-1]
+    assert said.returncode != 0, "it would train on them"
+    assert line.startswith("vaedist.errors.DataError: worker 0 on ")
+    assert f"finds other data at {small_dataset} than the first worker" in line

@@ -1,0 +1,53 @@
+"""What a model shows of itself."""
+
+import numpy as np
+import pytest
+
+from vaedist.evaluation import inspection
+from vaedist.evaluation.active_units import active_units, latent_moments
+from vaedist.models import VAE
+from vaedist.models.rng import INSPECTION, pixel_uniform, row_normal
+from vaedist.objectives.elbo import kl_per_unit
+from vaedist.training.run_logger import STATISTICS_IMAGES
+
+SEED = 5
+
+
+@pytest.mark.parametrize("binarize", ["none", "dynamic"])
+def test_statistics_of_the_latents_are_those_of_samples_taken_one_by_one(binarize, monkeypatch):
+    shape = (4, 6, 1 if binarize == "dynamic" else 3)
+    model = VAE(shape, hidden=12, latent=5, flow_depth=2, flow_width=9, binarize=binarize, seed=1)
+    model.encoder.set_weights([3 * weight for weight in model.encoder.get_weights()])  # so that some units are active
+    monkeypatch.setattr(inspection, "BLOCK", 8)
+    images = np.random.default_rng(0).integers(0, 256, (21, *shape), np.uint8)
+
+    found = inspection.latent_statistics(model, images, samples=95, seed=SEED)
+
+    noise = pixel_uniform(np.arange(21), model.pixels) if model.noisy else None
+    encoding = model.encode(model.observe(images, noise))
+    draws = [model.sample_posterior(encoding, row_normal(SEED, INSPECTION, k, 0, 21, 5)) for k in range(95)]
+    sums, squares = (sum(draw.z.numpy().astype(np.float64) ** power for draw in draws) for power in (1, 2))
+    kl = np.mean([kl_per_unit(draw) for draw in draws], axis=(0, 1))
+    np.testing.assert_allclose(found.kl_per_unit, kl, rtol=1e-5, atol=1e-5)
+    assert found.active_units == active_units(latent_moments(sums, squares, 95)) > 0
+    assert inspection.latent_statistics(model, images, samples=4, seed=SEED).active_units is None
+
+
+@pytest.mark.parametrize("count", [STATISTICS_IMAGES, 20])
+def test_hardly_any_unit_is_active_for_the_noise_of_its_samples(count):
+    """With as many images as are looked at after an epoch, or fewer; one unit in 1,400 is to be expected."""
+    model = VAE((4, 6, 3), hidden=12, latent=500, flow_depth=1, flow_width=2, flow_transform="location", seed=1)
+    model.set_weights([0 * weight for weight in model.get_weights()])  # q(z|x) = N(0, I) for all x
+    images = np.random.default_rng(0).integers(0, 256, (count, 4, 6, 3), np.uint8)
+    assert inspection.latent_statistics(model, images, seed=SEED).active_units <= 2
+
+
+def test_without_a_flow_units_are_counted_by_the_encoders_mean():
+    model = VAE((4, 6, 3), hidden=12, latent=50, flow_depth=0, seed=1)
+    model.encoder.out.set_weights([0 * weight for weight in model.encoder.out.get_weights()])
+    kernel = np.zeros(model.encoder.out.kernel.shape)
+    kernel[:, :7] = np.random.default_rng(0).normal(0, 1, (12, 7))
+    model.encoder.out.kernel.assign(kernel)
+    images = np.random.default_rng(0).integers(0, 256, (10, 4, 6, 3), np.uint8)
+    assert inspection.latent_statistics(model, images, samples=2, seed=SEED).active_units == 7
+    assert inspection.latent_statistics(model, images[:1], samples=2, seed=SEED).active_units is None

@@ -1,0 +1,144 @@
+"""Pixels that are drawn are the same in every test pass, evaluation and picture, whatever the run that is looked at.
+
+The encoder of the models gives q(z|x) = N(0, I) and the decoder the same for every z, so that what an image scores
+depends on its pixels alone.
+"""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from synthetic import row_of, source
+
+from vaedist.config import Experiment
+from vaedist.data.manifest import load_manifest
+from vaedist.data.prepare import prepare
+from vaedist.data.rows import SplitRows
+from vaedist.data.worker_data import open_inputs, open_probe
+from vaedist.evaluation import importance, inspection
+from vaedist.evaluation.importance import ImportanceEvaluator
+from vaedist.evaluation.test_pass import Evaluator
+from vaedist.models import VAE
+from vaedist.models.rng import pixel_uniform
+from vaedist.monitor.pictures import to_uint8
+from vaedist.training.build import build_step
+
+SHAPE, ROWS = (4, 6, 1), {"train": 40, "test": 37}
+NOISY = [
+    pytest.param({"binarize": "dynamic"}, id="dynamic"),
+    pytest.param({"binarize": "fixed"}, id="fixed"),
+    pytest.param({"likelihood": "gaussian"}, id="dequantised"),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The same images in so many shards."""
+
+    def make(shards):
+        out = tmp_path_factory.mktemp("grey") / "grey"
+        prepare(source(**ROWS, shape=SHAPE), str(out), shards=shards)
+        return str(out)
+
+    return {shards: make(shards) for shards in (1, 5)}
+
+
+def model(strategy=None, **arguments):
+    with (strategy or tf.distribute.MirroredStrategy(["CPU:0"])).scope():
+        made = VAE(SHAPE, hidden=5, latent=3, flow_depth=0, **arguments)
+    for weight in made.weights:
+        weight.assign(tf.zeros_like(weight))
+    bias = made.decoder.out.bias
+    bias.assign(np.random.default_rng(0).normal(0, 1, bias.shape))
+    return made
+
+
+def readers(path, batch=8):
+    experiment = Experiment.from_dict({"data": {"path": path}, "training": {"eval_batch": batch, "global_batch": 8}})
+    return open_inputs(experiment, load_manifest(path), rank=0, workers=1, replicas=1)
+
+
+@pytest.mark.parametrize("arguments", NOISY)
+def test_the_test_pass_scores_the_same_pixels_for_any_seed_batch_and_number_of_shards(data, arguments):
+    made, strategy = model(**arguments), tf.distribute.MirroredStrategy(["CPU:0"])
+    found = {
+        Evaluator(made, strategy, readers(data[shards], batch).scored, seed=seed).run(epoch)["elbo"]
+        for shards, batch, seed, epoch in ((1, 8, 0, 0), (5, 8, 0, 1), (1, 8, 7, 2), (1, 16, 0, 0), (5, 64, 3, 0))
+    }
+    assert max(found) - min(found) < 1e-4
+
+
+@pytest.mark.parametrize("arguments", NOISY)
+def test_evaluation_scores_the_pixels_of_the_test_pass(data, arguments, monkeypatch):
+    made, strategy = model(**arguments), tf.distribute.MirroredStrategy(["CPU:0"])
+    tested = Evaluator(made, strategy, readers(data[1]).scored, seed=0).run(0)["elbo"]
+    for shards, seed, size in ((1, 0, 1 << 20), (5, 0, 1 << 20), (5, 11, 4000)):
+        monkeypatch.setattr(importance, "BLOCK_BYTES", size)  # in other blocks
+        rows = SplitRows(data[shards], load_manifest(data[shards]), "test")
+        evaluator = ImportanceEvaluator(made, rows, samples=2, seed=seed)
+        found = evaluator.summary(list(evaluator.scores()))
+        assert found.elbo.mean == pytest.approx(tested, abs=1e-4)
+
+
+@pytest.mark.parametrize("arguments", NOISY)
+def test_pictures_show_and_score_the_pixels_of_the_test_pass(data, arguments):
+    made = model(**arguments)
+    images = open_probe(data[5], load_manifest(data[5])).images
+    assert len(images) == ROWS["test"]
+    tested = Evaluator(made, tf.distribute.MirroredStrategy(["CPU:0"]), readers(data[1]).scored, seed=0).run(0)["elbo"]
+    for seed in (0, 3):
+        assert inspection.score(made, images, seed=seed).elbo.mean() == pytest.approx(tested, abs=1e-4)
+    x = made.observe(images, pixel_uniform(np.arange(len(images)), made.pixels)).numpy()
+    np.testing.assert_array_equal(inspection.observed(made, images), x.reshape(images.shape))
+    noise = inspection.pixel_noise(made, len(images))
+    assert made(images, tf.zeros((len(images), 3)), noise).log_px.numpy().mean() == pytest.approx(tested, abs=1e-4)
+
+
+@pytest.mark.parametrize("binarize", ["dynamic", "fixed"])
+def test_what_is_encoded_is_what_is_shown_beside_the_reconstruction(binarize):
+    """An encoder that tells two images apart by their pixels finds the ones that `observed` gives."""
+    made = VAE(SHAPE, hidden=9, latent=3, flow_depth=0, binarize=binarize, seed=1)
+    images = np.full((300, *SHAPE), 100, np.uint8)  # more than a block
+    shown = to_uint8(inspection.observed(made, images))
+    assert set(np.unique(shown)) == {0, 255}
+    assert len(np.unique(shown.reshape(300, -1), axis=0)) == 300
+    mu = inspection.posterior(made, images).encoding.mu
+    np.testing.assert_allclose(mu, made.encode(shown.reshape(300, -1) / np.float32(255)).mu, rtol=1e-5, atol=1e-6)
+
+
+def test_fixed_pixels_are_the_same_in_every_epoch_and_dynamic_ones_are_not(data):
+    """Sums over an epoch's training rows, which come in another order each time."""
+    reader, strategy = readers(data[5]).train, tf.distribute.MirroredStrategy(["CPU:0"])
+    sums = {}
+    for binarize in ("fixed", "dynamic"):
+        experiment = Experiment.from_dict({"training": {"learning_rate": 1e-9, "steps_per_call": 5}})
+        with strategy.scope():
+            step = build_step(
+                experiment, model(strategy, binarize=binarize), strategy, steps_per_epoch=5, global_batch=8
+            )
+        rows = [step.run(reader.read(epoch, 0, 5, 5), 5 * epoch)[0].sum(axis=0) for epoch in (0, 1)]
+        sums[binarize] = [float(row[step.names.index("elbo")]) for row in rows]
+    assert sums["fixed"][0] == pytest.approx(sums["fixed"][1], abs=1e-3)
+    assert abs(sums["dynamic"][0] - sums["dynamic"][1]) > 1
+    made = model(binarize="fixed")
+    rows = SplitRows(data[1], load_manifest(data[1]), "train")
+    x = made.observe(rows.read(0, 40), pixel_uniform(rows.numbers(0, 40), made.pixels))
+    expected = float(tf.reduce_sum(made.score(x, made.encode(x), tf.zeros((40, 3))).log_px))
+    assert sums["fixed"][0] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_rows_number_tells_which_image_it_is_in_any_number_of_shards(data):
+    found = []
+    for path in data.values():
+        rows = SplitRows(path, load_manifest(path), "test")
+        images, numbers = rows.read(0, 37), rows.numbers(0, 37)
+        chunk = readers(path).scored.read(0, 0, 5, 5)
+        for k, count in enumerate(chunk.counts[0]):
+            found.append(dict(zip(chunk.numbers[0, k, :count], row_of(chunk.images[0, k, :count]), strict=True)))
+        found.append(dict(zip(numbers, row_of(images), strict=True)))
+        probe = open_probe(path, load_manifest(path)).images
+        found.append(dict(enumerate(row_of(probe))))
+    together = {}
+    for each in found:
+        for number, row in each.items():
+            assert together.setdefault(number, row) == row
+    assert sorted(together) == list(range(37))

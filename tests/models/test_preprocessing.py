@@ -1,0 +1,89 @@
+"""What becomes of pixels before they are scored."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from vaedist.errors import NoiseError
+from vaedist.models import VAE
+from vaedist.models.preprocessing import Binned, Dequantised, Dynamic, Fixed, Scaled, Threshold
+
+ALL = [Scaled(), Binned(), Dequantised(), Threshold(), Dynamic(), Fixed()]
+pixels = hnp.arrays(np.uint8, (2, 5))
+LEVELS = np.arange(256, dtype=np.uint8)[None]
+
+
+def uniform(seed, shape):
+    return np.random.default_rng(seed).uniform(1e-6, 1 - 1e-6, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("observation", ALL, ids=lambda o: type(o).__name__)
+@given(images=pixels, seed=st.integers(0, 2**31))
+def test_x_is_float32_in_0_to_1_and_noise_matters_to_noisy_ones_only(observation, images, seed):
+    noise = uniform(seed, images.shape)
+    quiet, noised = observation(images, 0.5).numpy(), observation(images, noise).numpy()
+    for x in (quiet, noised):
+        assert x.dtype == np.float32
+        assert x.min() >= 0
+        assert x.max() <= 1
+    if not observation.noisy:
+        np.testing.assert_array_equal(quiet, noised)
+
+
+def test_scaled_pixels_are_over_255_and_binned_ones_in_the_middle_of_256_bins():
+    np.testing.assert_array_equal(Scaled()(LEVELS), LEVELS.astype(np.float32) / np.float32(255))
+    np.testing.assert_allclose(Binned()(LEVELS) * 256, LEVELS + 0.5, atol=1e-4)
+
+
+@given(pixels, st.integers(0, 2**31))
+def test_dequantised_pixels_are_spread_over_their_own_bins(images, seed):
+    noise = uniform(seed, images.shape)
+    np.testing.assert_allclose(Dequantised()(images, noise) * 256, images + noise, atol=1e-4)
+    np.testing.assert_allclose(Dequantised()(images, 0.5) * 256, images + 0.5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"binarize": "dynamic"}, {"binarize": "fixed"}, {"likelihood": "continuous_bernoulli"}], ids=str
+)
+def test_pixels_that_are_drawn_are_never_taken_without_noise(arguments):
+    model, images = VAE((2, 2, 1), hidden=3, latent=2, flow_depth=0, **arguments), np.full((3, 2, 2, 1), 90, np.uint8)
+    for call in (model, model.observe):
+        with pytest.raises(NoiseError, match="noise is missing: this model's pixels are"):
+            call(images)
+    assert np.isfinite(model(images, noise=0.5).log_px.numpy()).all()
+    assert np.isfinite(model(images, noise=uniform(0, (3, 4))).log_px.numpy()).all()
+
+
+def test_a_threshold_parts_at_a_half():
+    np.testing.assert_array_equal(Threshold()(LEVELS)[0], np.arange(256) >= 128)
+
+
+def test_dynamic_pixels_are_1_as_often_as_they_are_bright():
+    noise = uniform(0, (20_000, 256))
+    often = Dynamic()(LEVELS.repeat(len(noise), axis=0), noise).numpy().mean(axis=0)
+    expected = LEVELS[0] / 255
+    assert (np.abs(often - expected) < 5 * np.sqrt(expected * (1 - expected) / len(noise)) + 1e-9).all()
+    assert (often[0], often[255]) == (0, 1)
+    np.testing.assert_array_equal(Dynamic()(LEVELS, 0.5), Threshold()(LEVELS))
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "binarize", "levels", "noisy", "proper"),
+    [
+        ("bernoulli", "none", None, False, False),
+        ("bernoulli", "threshold", None, False, True),
+        ("bernoulli", "dynamic", None, True, True),
+        ("bernoulli", "fixed", None, True, True),
+        ("continuous_bernoulli", "none", 256, True, True),
+        ("gaussian", "none", 256, True, True),
+        ("discretized_logistic", "none", 1, False, True),
+    ],
+)
+def test_a_model_knows_whether_it_has_bits_per_dim(likelihood, binarize, levels, noisy, proper):
+    model = VAE((2, 2, 1), hidden=3, latent=2, flow_depth=0, likelihood=likelihood, binarize=binarize)
+    assert (model.levels, model.noisy, model.observation.proper) == (levels, noisy, proper)
+    x = model.observe(np.array([[[[0], [100]], [[200], [255]]]], np.uint8), 0.5).numpy()
+    assert x.shape == (1, 4)
+    assert (set(np.unique(x)) <= {0.0, 1.0}) == (binarize != "none")

@@ -1,0 +1,53 @@
+"""Proofs on a built model, in float64: what the mathematics promises, and what the compiled step computes.
+
+Each check compares two ways to the same numbers, of which one is slow and plain: autograd Jacobians, finite
+differences, sums over all values of a pixel, an eager update.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from vaedist.checks.check import Check
+from vaedist.checks.mathematics import gradient, inverse, log_determinant, masks, probabilities
+from vaedist.checks.updates import eager, two_devices
+from vaedist.config import Experiment
+from vaedist.models import VAE
+
+__all__ = [
+    "IMAGES", "Check", "eager", "gradient", "inverse", "log_determinant", "masks", "probabilities", "run_checks",
+    "two_devices",
+]  # fmt: skip
+
+IMAGES = 8  # are enough: three batches, of which the last is short, and each uneven for two devices
+
+
+def run_checks(
+    experiment: Experiment,
+    make_model: Callable[[], VAE],
+    images: np.ndarray,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Check]:
+    """All checks that apply to a model; TensorFlow must have two CPU devices.
+
+    Args:
+        experiment: names the optimizer and the objective.
+        make_model: builds the model in float64, each time with the same weights.
+        images: uint8, [n, H, W, C], n >= 1; `IMAGES` are enough.
+        progress: told how many checks are done, of how many.
+    """
+    model = make_model()
+    checks: list[Callable[[], Iterator[Check]]] = [lambda: probabilities(model)]
+    if model.flow.networks:
+        checks += [lambda: masks(model), lambda: log_determinant(model, images), lambda: inverse(model, images)]
+    checks += [
+        lambda: gradient(model, images),
+        lambda: eager(experiment, make_model, images),
+        lambda: two_devices(experiment, make_model, images),
+    ]
+    found: list[Check] = []
+    for number, check in enumerate(checks):
+        progress(number, len(checks))
+        found.extend(check())
+    progress(len(checks), len(checks))
+    return found

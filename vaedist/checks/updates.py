@@ -1,0 +1,122 @@
+"""The compiled update, against the same one taken eagerly, and against itself on two devices."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from vaedist.checks.check import Check, largest
+from vaedist.config import Experiment
+from vaedist.data.lane_reader import LaneReader
+from vaedist.data.lanes import LanePlan
+from vaedist.devices.compilation import compiled
+from vaedist.evaluation.scoring import training_noise
+from vaedist.models import VAE
+from vaedist.models.rng import POSTERIOR, row_normal
+from vaedist.objectives.elbo import bound
+from vaedist.training.build import build_step
+from vaedist.training.step import TrainStep
+
+UPDATES = 3
+
+
+def eager(experiment: Experiment, make_model: Callable[[], VAE], images: np.ndarray) -> Iterator[Check]:
+    """Compiled updates, and the same ones taken one operation at a time.
+
+    Where a gradient is hardly above the epsilon that optimizers add to its size, 1e-7, they raise its rounding error
+    by as much: 1e-15 becomes 1e-8 of an update.
+    """
+    compiled, plain = (_step(experiment, make_model, images, 1) for _ in range(2))
+    before = _state(plain)
+    _update(compiled, images)
+    _update_eagerly(plain, images)
+    yield Check(f"{UPDATES} compiled updates", "eager ones", _apart(before, _state(compiled), _state(plain)), 1e-7)
+
+
+def two_devices(experiment: Experiment, make_model: Callable[[], VAE], images: np.ndarray) -> Iterator[Check]:
+    """Updates on one device, and on two that share the batches and have a copy of the weights each."""
+    one, two = (_step(experiment, make_model, images, devices) for devices in (1, 2))
+    before = _state(one)
+    for step in (one, two):
+        _update(step, images)
+    apart = [_apart(before, _state(one), _state(two, copy)) for copy in range(2)]
+    yield Check(f"{UPDATES} updates on one device", "on two", largest(apart), 1e-7)
+
+
+def _step(experiment: Experiment, make_model: Callable[[], VAE], images: np.ndarray, devices: int) -> TrainStep:
+    """The experiment's update, by batches of the images, for a model made anew."""
+    experiment = experiment.with_values({"training.steps_per_call": UPDATES})
+    strategy = _strategy(devices)
+    with strategy.scope():
+        model = make_model()
+        for product in model.products:
+            product.clear_masked()  # as the step does; an eager update leaves it as it is
+    return build_step(experiment, model, strategy, steps_per_epoch=1000, global_batch=_plan(images).global_batch)
+
+
+def _plan(images: np.ndarray) -> LanePlan:
+    """The images as one lane, in `UPDATES` batches, or in fewer where there are not enough."""
+    return LanePlan(len(images), 1, -(-len(images) // UPDATES))
+
+
+def _state(step: TrainStep, copy: int = 0) -> list[np.ndarray]:
+    """A device's copy of the weights and of the optimizer's slots."""
+    return [
+        variable.values[copy].numpy() for variables in (step.weights, *step.slots.values()) for variable in variables
+    ]
+
+
+@cache
+def _strategy(devices: int) -> Any:
+    """One for a process: a second strategy would number its all-reduces like the first, and mix them up with its."""
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(devices)])
+
+
+def _update(step: TrainStep, images: np.ndarray) -> None:
+    """Take a compiled step for each batch."""
+    plan = _plan(images)
+    reader = LaneReader(plan, [images], replicas=step.strategy.num_replicas_in_sync, seed=None)
+    step.run(reader.read(0, 0, plan.steps, step.capacity), 0)
+
+
+def _update_eagerly(step: TrainStep, images: np.ndarray) -> None:
+    """What the step is to compute: objective, gradient, clipping and the optimizer's formula, in turn."""
+    for number in range(_plan(images).steps):
+        batch = images[number * step.global_batch :][: step.global_batch]
+        x, eps, rates = _drawn(step, tf.constant(number, tf.int64), batch)
+        with tf.GradientTape() as tape:
+            output = step.model.score(x, step.model.encode(x), eps)
+            means = tf.stop_gradient(tf.reduce_mean(step.objective.group_kl(output.posterior), axis=0))
+            terms = step.objective.value(bound(output), output.posterior, number, means)
+            loss = -tf.reduce_sum(terms) / step.global_batch
+        gradients = tape.gradient(loss, step.weights)
+        if step.update.clip_norm:
+            gradients, _ = tf.clip_by_global_norm(gradients, step.update.clip_norm)
+        for variables, gradient in zip(zip(step.weights, *step.slots.values(), strict=True), gradients, strict=True):
+            weight, *slots = (tf.convert_to_tensor(variable) for variable in variables)
+            for variable, value in zip(variables, step.optimizer.update(rates, weight, gradient, *slots), strict=True):
+                variable.assign(value)
+
+
+@compiled
+def _drawn(step: TrainStep, number: Any, images: Any) -> tuple[Any, ...]:
+    """What of an update is float32: x, the noise and the rates.
+
+    By XLA as in the step, for it rounds them otherwise (it divides by 255 by multiplying with 1 / 255), so that only
+    what is float64 is compared.
+    """
+    model, rows = step.model, images.shape[0]
+    eps = row_normal(step.seed, POSTERIOR, number, 0, rows, model.latent)
+    noise = training_noise(model, step.seed, number, 0, number * step.global_batch + tf.range(rows, dtype=tf.int64))
+    rates = tuple(tf.cast(rate, step.dtype) for rate in step.optimizer.rates(number))
+    return model.observe(images, noise), tf.cast(eps, step.dtype), rates
+
+
+def _apart(before: list[np.ndarray], a: list[np.ndarray], b: list[np.ndarray]) -> float:
+    """How far two states are apart, as a share of how far they came from the one before; of the tensor at worst."""
+    shares = [
+        np.linalg.norm(x - y) / (np.linalg.norm(y - start) + 1e-12) for start, x, y in zip(before, a, b, strict=True)
+    ]
+    return largest(shares)

@@ -1,0 +1,1 @@
+"""Devices of a worker: strategies, GPUs, compilation and its cache."""

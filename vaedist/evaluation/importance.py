@@ -1,0 +1,197 @@
+"""Evaluation with many samples of z an image: the variational bound, log p(x), and what the latents carry.
+
+The work is cut into blocks of images that depend on the model and the number of samples alone, and an image's noise
+on its number, so that the result is the same whoever scores which block.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from vaedist.data.rows import SplitRows
+from vaedist.devices.compilation import compiled, program_text
+from vaedist.evaluation.active_units import (
+    LatentMoments,
+    active_units,
+    active_units_doubt,
+    exact_moments,
+    latent_moments,
+)
+from vaedist.evaluation.bounds import (
+    effective_sample_size,
+    group_sizes,
+    half_bound,
+    importance_bounds,
+    monte_carlo_variances,
+)
+from vaedist.evaluation.results import Evaluation, ImageScores, estimate_of
+from vaedist.evaluation.scoring import evaluation_noise
+from vaedist.models import VAE, Encoding
+from vaedist.models.rng import IMPORTANCE, row_normal
+from vaedist.objectives.elbo import bits_per_dim, bound, kl_per_unit
+
+BLOCK_BYTES = 24 << 20  # of the decoder's output at a time
+SAMPLES_AT_ONCE = 16  # of each image in a block, or as many more as it takes to be done in ROUNDS
+ROUNDS = 16  # over a block, at most: it takes a second or so on two cores, with however many samples
+BLOCKS_AT_ONCE = 2  # for not every part of a block's work keeps all cores busy
+
+
+class BlockScores(NamedTuple):
+    """What the images of a block scored.
+
+    rows: numbers of the images in their split, [N].
+    bounds, variances: L_k, and the Monte-Carlo variance of each, [N, len(group_sizes)].
+    half: L_h with h = K // 2 samples, [N].
+    reconstruction, kl, effective_sample_size: [N].
+    moments: of the latents; None for a single sample through a flow.
+    kl_per_unit: sum over the images, [latent].
+    """
+
+    rows: np.ndarray
+    bounds: np.ndarray
+    variances: np.ndarray
+    half: np.ndarray
+    reconstruction: np.ndarray
+    kl: np.ndarray
+    effective_sample_size: np.ndarray
+    moments: LatentMoments | None
+    kl_per_unit: np.ndarray
+
+
+class ImportanceEvaluator:
+    """Scores a split's images, block by block.
+
+    Args:
+        model: with the weights to be evaluated.
+        rows: the images.
+        samples: K, of z for each image.
+        seed: key of the noise of z; that of the pixels is the same in every evaluation.
+    """
+
+    def __init__(self, model: VAE, rows: SplitRows, *, samples: int, seed: int) -> None:
+        self.model, self.rows, self.samples, self.seed = model, rows, samples, seed
+        together = max(1, BLOCK_BYTES // (4 * model.likelihood.outputs * model.pixels))
+        self.rounds = -(-samples // min(max(SAMPLES_AT_ONCE, -(-samples // ROUNDS)), together))
+        self.at_once = -(-samples // self.rounds)  # samples in a round; the last round may have some to spare
+        self.block = max(1, together // self.at_once)
+        self._score = compiled(self._rounds)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks there are."""
+        return -(-self.rows.rows // self.block)
+
+    def score(self, number: int) -> BlockScores:
+        """Score the images of a block.
+
+        Raises:
+            DataError: a shard is missing or damaged.
+        """
+        first = number * self.block
+        images = self.rows.read(first, first + self.block)
+        count, padded = len(images), np.zeros((self.block, *images.shape[1:]), np.uint8)
+        padded[:count] = images
+        numbers = np.zeros(self.block, np.int64)
+        numbers[:count] = self.rows.numbers(first, first + self.block)
+        parts = self._score(tf.constant(padded), tf.constant(first, tf.int64), tf.constant(numbers))
+        log_w, reconstruction, sums, squares, units, *mean = (part.numpy()[:count] for part in parts)
+        moments = None
+        if mean:
+            moments = exact_moments(mean[0])
+        elif self.samples > 1:
+            moments = latent_moments(sums, squares, self.samples)
+        return BlockScores(
+            numbers[:count],
+            np.stack(list(importance_bounds(log_w).values()), axis=1),
+            np.stack(list(monte_carlo_variances(log_w).values()), axis=1),
+            half_bound(log_w),
+            reconstruction / self.samples,
+            units.sum(axis=1) / self.samples,
+            effective_sample_size(log_w),
+            moments,
+            units.sum(axis=0) / self.samples,
+        )
+
+    def scores(self) -> Iterator[BlockScores]:
+        """The scores of all blocks in their order, `BLOCKS_AT_ONCE` of which are computed at a time."""
+        with ThreadPoolExecutor(BLOCKS_AT_ONCE, thread_name_prefix="blocks") as pool:
+            yield from pool.map(self.score, range(self.blocks))
+
+    def program(self) -> str:
+        """XLA's optimized text of what scores a block; the samples of a round are the body of its loop."""
+        images = tf.zeros((self.block, *self.model.image_shape), tf.uint8)
+        return program_text(self._score, images, tf.constant(0, tf.int64), tf.zeros(self.block, tf.int64))
+
+    def summary(self, scores: Sequence[BlockScores]) -> Evaluation:
+        """The means over all images, from the scores of all blocks in their order."""
+        rows, bounds, variances, half, reconstruction, kl, sizes = (
+            np.concatenate([getattr(block, name) for block in scores]) for name in BlockScores._fields[:7]
+        )
+        units: int | None = None
+        doubt: str | None = "a single sample of z tells nothing of E_q[z] through a flow"
+        if moments := [block.moments for block in scores if block.moments is not None]:
+            whole = sum(moments[1:], start=moments[0])
+            doubt = active_units_doubt(whole)
+            units = active_units(whole) if doubt is None else None
+        ks, bits = group_sizes(self.samples), None
+        if self.model.levels is not None:
+            bits = bits_per_dim(bounds[:, [0, -1]], self.model.pixels, self.model.levels)
+        return Evaluation(
+            images=len(bounds),
+            samples=self.samples,
+            bounds={k: estimate_of(bounds[:, i]) for i, k in enumerate(ks)},
+            monte_carlo_errors={k: float(np.sqrt(variances[:, i].sum()) / len(variances)) for i, k in enumerate(ks)},
+            rise=estimate_of(bounds[:, -1] - half) if self.samples > 1 else None,
+            gap=estimate_of(bounds[:, -1] - bounds[:, 0]),
+            reconstruction=estimate_of(reconstruction),
+            kl=estimate_of(kl),
+            effective_sample_size=estimate_of(sizes),
+            bits_per_dim=None if bits is None else {k: estimate_of(bits[:, i]) for i, k in ((0, 1), (1, self.samples))},
+            active_units=units,
+            active_units_withheld=doubt,
+            kl_per_unit=tuple((np.sum([block.kl_per_unit for block in scores], axis=0) / len(bounds)).tolist()),
+            scores=ImageScores(rows, bounds[:, 0], bounds[:, -1], reconstruction, kl, sizes),
+        )
+
+    def _rounds(self, images: Any, first: Any, numbers: Any) -> tuple[Any, ...]:
+        """All samples of a block's images, whose rows have numbers in their split.
+
+        Returns:
+            log w, [B, K]; sums over the samples: log p(x|z), [B], and z, z^2 and the KL by unit, [B, latent], float64;
+            E_q[z], [B, latent], where it is known.
+        """
+        model, rows, latent = self.model, self.block, self.model.latent
+        x = model.observe(images, evaluation_noise(model, numbers))
+        encoding = Encoding(*(part[:, None] for part in model.encode(x)))
+
+        def take(t: Any, log_w: Any, *totals: Any) -> tuple[Any, ...]:
+            eps = row_normal(self.seed, IMPORTANCE, t, first, rows, self.at_once * latent)
+            eps = tf.cast(tf.reshape(eps, (rows, self.at_once, latent)), model.compute_dtype)
+            output = model.score(x[:, None], encoding, eps)
+            wanted = tf.range(self.at_once) < self.samples - t * self.at_once
+            parts = (output.log_px, output.posterior.z, tf.square(output.posterior.z), kl_per_unit(output.posterior))
+            added = (tf.where(_like(wanted, part), part, 0.0) for part in parts)
+            totals = tuple(
+                total + tf.cast(tf.reduce_sum(part, axis=1), tf.float64)
+                for total, part in zip(totals, added, strict=True)
+            )
+            return t + 1, tf.tensor_scatter_nd_update(log_w, [[t]], [bound(output).elbo]), *totals
+
+        start = (
+            tf.constant(0),
+            tf.zeros((self.rounds, rows, self.at_once), model.compute_dtype),
+            tf.zeros(rows, tf.float64),
+            *(tf.zeros((rows, latent), tf.float64) for _ in range(3)),
+        )
+        _, log_w, *totals = tf.while_loop(lambda t, *_: t < self.rounds, take, start, maximum_iterations=self.rounds)
+        log_w = tf.reshape(tf.transpose(log_w, (1, 0, 2)), (rows, -1))[:, : self.samples]
+        mean = model.posterior_mean(encoding)
+        return (log_w, *totals) if mean is None else (log_w, *totals, mean[:, 0])
+
+
+def _like(wanted: Any, part: Any) -> Any:
+    """Which samples are wanted, [K], in a shape that goes with numbers of each sample, [B, K, ...]."""
+    return tf.reshape(wanted, (1, -1, *[1] * (part.shape.rank - 2)))

@@ -1,0 +1,87 @@
+"""The test pass: every row exactly once, on all workers, and the same numbers for any number of them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from vaedist.data.lane_reader import Chunk, LaneReader, read_ahead
+from vaedist.devices.compilation import compiled, scalar, traced
+from vaedist.devices.strategy import per_replica
+from vaedist.evaluation.scoring import Batch, column_names, evaluation_noise, row_sums, score
+from vaedist.models import VAE
+from vaedist.models.rng import EVALUATION, row_normal
+from vaedist.objectives.elbo import bits_per_dim
+
+CHUNK = 8  # batches a call
+
+
+class Evaluator:
+    """Means of the ELBO and its parts over a split, one sample of z an image.
+
+    Args:
+        model: made under the strategy's scope.
+        strategy: whose replicas share the work.
+        reader: this worker's rows of the split, in stored order.
+        seed: key of the noise of z; together with the epoch and a row's place it decides the row's sample. The noise
+            of its pixels is that of every evaluation.
+    """
+
+    def __init__(self, model: VAE, strategy: Any, reader: LaneReader, *, seed: int) -> None:
+        self.model, self.strategy, self.reader, self.seed = model, strategy, reader, seed
+        self.names = column_names(model)
+        self._call = traced(self._replicas)
+        self._sums = compiled(self._chunk_sums)
+
+    def run(self, epoch: int) -> dict[str, float]:
+        """The means over all rows of the split, by column, in nats an image; "rows" is their number.
+
+        With "bits_per_dim", an upper bound from the ELBO, where the model gives any.
+        """
+        replicas = self.strategy.num_replicas_in_sync
+        totals = np.zeros((self.reader.replicas, len(self.names)))
+        for chunk in read_ahead(self.reader, self._requests(), CHUNK):
+            totals += self._evaluate(chunk, epoch)
+        if replicas > 1:
+            parts = per_replica(self.strategy, totals)
+            total = self.strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None).numpy()
+        else:
+            total = totals[0]
+        named = dict(zip(self.names[1:], (total[1:] / total[0]).tolist(), strict=True))
+        if self.model.levels is not None:
+            named["bits_per_dim"] = bits_per_dim(named["elbo"], self.model.pixels, self.model.levels)
+        return {"rows": float(total[0])} | named
+
+    def _requests(self) -> Iterator[tuple[int, int, int]]:
+        steps = self.reader.plan.steps
+        for first in range(0, steps, CHUNK):
+            yield 0, first, min(CHUNK, steps - first)
+
+    def _evaluate(self, chunk: Chunk, epoch: int) -> np.ndarray:
+        """Sums over a chunk's rows, a row a local replica, [replicas, columns]."""
+        parts = (chunk.images, chunk.first_rows, chunk.counts, chunk.numbers)
+        batches = Batch(*(per_replica(self.strategy, part) for part in parts))
+        first = scalar(epoch * self.reader.plan.steps + chunk.first_step, tf.int64)
+        sums = self._call(batches, tf.constant(chunk.steps), first)
+        return np.stack([part.numpy() for part in self.strategy.experimental_local_results(sums)])
+
+    def _replicas(self, batches: Batch, steps: Any, first_step: Any) -> Any:
+        # Called from a plain function, for tf.distribute would not keep a compiled one on its replica's device.
+        def replica(*args: Any) -> Any:
+            return self._sums(*args)
+
+        return self.strategy.run(replica, args=(batches, steps, first_step))
+
+    def _chunk_sums(self, batches: Batch, steps: Any, first_step: Any) -> Any:
+        """Sums over the batches of a chunk on one replica, [columns], in float64 from batch to batch."""
+
+        def body(k: Any, total: Any) -> Any:
+            batch, step = Batch(*(part[k] for part in batches)), first_step + tf.cast(k, tf.int64)
+            rows = batch.images.shape[0]
+            eps = row_normal(self.seed, EVALUATION, step, batch.first_row, rows, self.model.latent)
+            noise = evaluation_noise(self.model, batch.numbers)
+            return k + 1, total + tf.cast(row_sums(batch, score(self.model, batch, eps, noise)), tf.float64)
+
+        start = (tf.constant(0), tf.zeros(len(self.names), tf.float64))
+        return tf.while_loop(lambda k, _: k < steps, body, start, maximum_iterations=CHUNK)[1]

@@ -1,0 +1,141 @@
+"""Who may speak with a cluster: the token that opens it, and the addresses that are refused without one.
+
+Whoever reaches a Ray cluster runs code on it as its user. Ray can ask for one secret, the token
+(`RAY_AUTH_MODE=token`): every cluster that vaedist starts does, and one on another machine that does not is only spoken
+to where that was asked for.
+"""
+
+import os
+import re
+import secrets
+import socket
+from pathlib import Path
+from typing import Any
+
+from vaedist.errors import ClusterError, StorageError
+from vaedist.launch.addresses import LOOPBACK, is_loopback
+from vaedist.launch.local.cluster import find_cluster
+from vaedist.launch.training.proxies import bypass_proxies
+
+MODE = "RAY_AUTH_MODE"
+TOKEN = "RAY_AUTH_TOKEN"
+TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
+SECRET_NAME = re.compile(r"secret|token|passw|passphrase|credential|private|api_?key|access_?key|auth", re.IGNORECASE)
+REQUIRED = "VAEDIST_REQUIRED_ENV"  # names of variables, with commas, that every process of a job needs
+IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for what it runs as a job
+
+
+def default_token_path() -> Path:
+    """Where Ray looks for a token that no variable names."""
+    return Path.home() / ".ray" / "auth_token"
+
+
+def token_path() -> Path | None:
+    """The file that Ray would take the token from, if there is one; a token in a variable is in no file."""
+    named = os.environ.get(TOKEN_PATH)
+    path = Path(named) if named else default_token_path()
+    return path if path.is_file() else None
+
+
+def has_token() -> bool:
+    """Whether Ray would find a token."""
+    return bool(os.environ.get(TOKEN)) or token_path() is not None
+
+
+def make_token(path: Path) -> None:
+    """Write a new token that only its owner may read; one that is there stays.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise StorageError(f"cannot write the token {path}: {error.strerror or error}") from error
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+
+
+def use_token(path: Path | None = None) -> None:
+    """Have Ray in this process, and in those that it starts, show a token.
+
+    Args:
+        path: its file; None takes the one that Ray finds by itself.
+    """
+    if path is not None:
+        os.environ.pop(TOKEN, None)
+        os.environ[TOKEN_PATH] = str(path)
+    os.environ[MODE] = "token"
+    _read_environment_again()
+
+
+def authorize(address: str) -> str:
+    """Be ready to speak with the cluster at an address: with its token, where there is one.
+
+    RAY_AUTH_MODE=disabled, which `--insecure` sets, says that the cluster has none.
+
+    Args:
+        address: HOST:PORT, or the URL of a dashboard.
+
+    Returns:
+        The address to give to Ray, which may write it otherwise.
+
+    Raises:
+        ClusterError: the cluster is not on this machine, there is no token, and nobody said that there is none.
+    """
+    bypass_proxies()
+    own = find_cluster(address)
+    if os.environ.get(MODE, "").lower() == "disabled" or IN_JOB in os.environ:
+        pass
+    elif own is not None and not (os.environ.get(TOKEN) or os.environ.get(TOKEN_PATH)):
+        use_token(Path(own.token))
+    elif has_token():
+        use_token()
+    elif not is_loopback(address):
+        raise ClusterError(
+            f"address {address} is not on this machine, and there is no token for it: put the cluster's into "
+            f"{default_token_path()}, or name its file in {TOKEN_PATH}; --insecure goes on without one"
+        )
+    # Ray puts the address that other machines would see in the place of 127.0.0.1, and nobody listens there; but not in
+    # the place of a name that it does not know.
+    return address if own is None or "://" in address else address.replace(LOOPBACK, "LOCALHOST")
+
+
+def allow_insecure() -> None:
+    """Speak with clusters that have no token."""
+    os.environ[MODE] = "disabled"
+    _read_environment_again()
+
+
+def secure_local() -> None:
+    """Have the Ray that this process starts ask for a token, of a file that others cannot read."""
+    if MODE not in os.environ:
+        if not has_token():
+            make_token(default_token_path())
+        use_token()
+
+
+def require_variables() -> None:
+    """See that this machine has what a job relies on, which it was not sent for it is secret.
+
+    Raises:
+        ClusterError: a variable is not set.
+    """
+    for name in filter(None, os.environ.get(REQUIRED, "").split(",")):
+        if name not in os.environ:
+            raise ClusterError(
+                f"{name} is not set in Ray's environment on {socket.gethostname()}, and the job needs it"
+            )
+
+
+def _read_environment_again() -> None:
+    """Ray reads these variables when it is imported."""
+    from ray import _raylet  # its names are made in Cython, unseen by a type checker
+
+    raylet: Any = _raylet
+
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()

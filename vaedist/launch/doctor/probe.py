@@ -1,0 +1,165 @@
+"""What a machine says of itself, and of the storage that it reaches; it is asked on every node."""
+
+import ipaddress
+import json
+import os
+import platform
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Any
+
+import psutil
+
+from vaedist import __version__
+from vaedist.errors import VaedistError
+from vaedist.launch.training.packet_filter import prove
+from vaedist.storage.filesystem import first_line
+from vaedist.storage.retry import MISSING
+from vaedist.storage.transfer import Store
+from vaedist.storage.uri import is_remote, local_path
+
+PACKAGES = ("ray", "tensorflow", "keras", "pyarrow", "numpy")
+STORE_SECONDS = 20.0
+TENSORFLOW_SECONDS = 90.0  # to be imported, by a machine that has never done so
+LOOK = """
+import json, tensorflow
+from vaedist.devices.gpus import missing_because
+seen = len(tensorflow.config.list_physical_devices("GPU"))
+print(json.dumps([seen, missing_because(seen)]))
+"""
+
+
+def probe(storage: Sequence[str] = (), marks: Mapping[str, str | None] | None = None) -> dict[str, Any]:
+    """What a machine says of itself; runs on each node.
+
+    Args:
+        storage: folders or URIs to write a file to.
+        marks: for each, a file that another machine wrote there and that is to be seen.
+    """
+    return {
+        "host": socket.gethostname(),
+        "time": time.time(),
+        "python": platform.python_version(),
+        "vaedist": __version__,
+        "packages": {name: _version(name) for name in PACKAGES},
+        "pip": find_spec("pip") is not None,
+        "gpus": _gpus(),
+        "temporary": tempfile.gettempdir(),
+        "free": shutil.disk_usage(tempfile.gettempdir()).free,
+        "filter": _fault_of_filters(),
+        "open": _open_ports(),
+        "token": os.environ.get("RAY_AUTH_MODE") == "token",
+        "storage": {uri: _try_storage(uri, (marks or {}).get(uri)) for uri in storage},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _gpus() -> int | None:
+    """GPUs that NVIDIA's driver shows; None without one."""
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
+def _fault_of_filters() -> str | None:
+    """Returns why no packet filter holds on this machine; None where one does."""
+    try:
+        prove()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _open_ports() -> int | None:
+    """Returns how many ports of this Ray node other machines reach; None where this process is of no node."""
+    with suppress(psutil.Error):
+        raylet = psutil.Process().parent()
+        if raylet is None or raylet.name() != "raylet":
+            return None
+        return sum(map(_open_ports_of, [raylet, *raylet.children(recursive=True)]))
+    return None
+
+
+def _open_ports_of(process: psutil.Process) -> int:
+    with suppress(psutil.Error):  # it ended meanwhile
+        listening = [one for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+        addresses = [ipaddress.ip_address(one.laddr.ip.removeprefix("::ffff:")) for one in listening]
+        return sum(not address.is_loopback for address in addresses)
+    return 0
+
+
+def tensorflow_gpus() -> dict[str, Any]:
+    """Returns how many GPUs TensorFlow sees on this machine, and why no more; runs on each node that has any.
+
+    In a process of its own, which sees all GPUs: Ray hides them from a task that reserves none.
+    """
+    variables = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    try:
+        said = subprocess.run(
+            [sys.executable, "-c", LOOK], env=variables, capture_output=True, text=True, timeout=TENSORFLOW_SECONDS,
+            check=True,
+        )  # fmt: skip
+        gpus, why = json.loads(said.stdout.splitlines()[-1])
+    except subprocess.CalledProcessError as error:
+        gpus, why = 0, (error.stderr.strip() or "TensorFlow ends").splitlines()[-1]
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+        gpus, why = 0, first_line(error)
+    return {"gpus": gpus, "why": why}
+
+
+def write_mark(uri: str) -> str | None:
+    """A file in a storage that other machines are to see; None where it cannot be written."""
+    name = _mark_name()
+    with suppress(VaedistError, OSError):
+        Store(uri, seconds=STORE_SECONDS).write(name, name.encode())
+        return name
+    return None
+
+
+def remove_mark(uri: str, mark: str | None) -> None:
+    """Remove the file of `write_mark`, if it could be written."""
+    if mark is not None:
+        with suppress(VaedistError, OSError):
+            Store(uri, seconds=STORE_SECONDS).remove(mark)
+
+
+def _try_storage(uri: str, mark: str | None) -> dict[str, Any]:
+    """Write, read and remove a file; what happened."""
+    result: dict[str, Any] = {"error": None, "seen": None, "free": None}
+    name = _mark_name()
+    try:
+        store = Store(uri, seconds=STORE_SECONDS)
+        store.write(name, name.encode())
+        if store.read(name) != name.encode():
+            result["error"] = "what was written does not read back"
+        store.remove(name)
+        if mark is not None:
+            result["seen"] = False
+            with suppress(*MISSING):
+                result["seen"] = store.read(mark) == mark.encode()
+        if not is_remote(uri):
+            result["free"] = shutil.disk_usage(local_path(uri)).free
+    except (VaedistError, OSError) as error:
+        result["error"] = first_line(error)
+    return result
+
+
+def _mark_name() -> str:
+    return f".vaedist-doctor-{secrets.token_hex(8)}"

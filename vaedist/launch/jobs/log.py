@@ -1,0 +1,140 @@
+"""Following a job's log until the job has ended, over connections that break, or until its cluster is given up."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from vaedist.errors import ClusterError
+
+if TYPE_CHECKING:
+    from vaedist.launch.jobs.client import Job, Jobs
+
+RETRY_SECONDS = 1.0
+QUIET_SECONDS = 30.0  # without a word in the log, after which the dashboard is asked whether it still answers
+# A refused connection is an answer: the machine is there, and no dashboard runs on it. A job's driver runs on the head,
+# so that the job ended with it. A minute is for what stands between, such as a tunnel that is being opened again.
+GONE_SECONDS = 60.0
+# No answer at all may be a network that is cut or a machine that is overloaded, while the job trains on.
+SILENT_SECONDS = 600.0
+
+
+def follow_log(jobs: "Jobs", name: str, write: Callable[[str], None], notice: Callable[[str], None]) -> "Job":
+    """Passes on a job's log as it comes, until the job has ended, and returns the job as it ended.
+
+    The end of the log is not the end of the job, and a connection may end before either; it is then opened again.
+
+    Args:
+        jobs: of the cluster.
+        name: the job's id.
+        write: is given pieces of the log.
+        notice: is told when the connection is lost, and when it is there again.
+
+    Raises:
+        ClusterError: for `GONE_SECONDS` nothing listened at the cluster's address, or what did had no such job or
+            refused the token; or there was no answer for `SILENT_SECONDS`.
+    """
+    import aiohttp
+
+    log, outage = _Log(write), _Outage(jobs, name, notice)
+    while True:
+        try:
+            asyncio.run(_tail(jobs, name, log, outage))
+            job = jobs.info(name)
+            if job.has_ended:
+                log.add(0, jobs.log(name))  # what came between the last piece and the end
+                return job
+            outage.end()
+        except _UnwritableError as error:
+            raise error.reason from None
+        except (ClusterError, OSError, RuntimeError, aiohttp.ClientError) as error:
+            outage.go_on(error)
+        time.sleep(RETRY_SECONDS)
+
+
+class _UnwritableError(Exception):
+    """Carries what went wrong with the log's destination past what went wrong with its source."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class _Log:
+    """A log that is written once, however often it is read from its beginning."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write, self._written = write, 0
+
+    def add(self, start: int, text: str) -> int:
+        """Writes what is new of a piece that begins at `start`; returns where the piece ends."""
+        end = start + len(text)
+        if end > self._written:
+            try:
+                self._write(text[max(0, self._written - start) :])
+            except OSError as error:
+                raise _UnwritableError(error) from error
+            self._written = end
+        return end
+
+
+class _Outage:
+    """How long a job's dashboard has not been heard, and what is known of the reason."""
+
+    def __init__(self, jobs: "Jobs", name: str, notice: Callable[[str], None]) -> None:
+        self._jobs, self._name, self._notice = jobs, name, notice
+        self._told = False
+        self.end()
+
+    def end(self) -> None:
+        """Notes that the dashboard was heard."""
+        if self._told:
+            self._notice("connected again")
+        self._heard, self._told = time.monotonic(), False
+        self._gone: float | None = None
+
+    def go_on(self, error: Exception) -> None:
+        """Notes that it was not heard.
+
+        Raises:
+            ClusterError: it has not been heard for long enough.
+        """
+        gone, now = self._jobs.gone(self._name), time.monotonic()
+        self._gone = None if gone is None else self._gone or now
+        if self._gone is not None and now - self._gone >= GONE_SECONDS:
+            raise ClusterError(
+                f"lost job {self._name}: for {GONE_SECONDS:.0f} s {gone}; its cluster was ended, or another is there"
+            ) from error
+        if now - self._heard >= SILENT_SECONDS:
+            raise ClusterError(
+                f"lost job {self._name}: {self._jobs.address} has not answered for {SILENT_SECONDS / 60:.0f} minutes"
+            ) from error
+        if not self._told:
+            self._notice(f"the connection to {self._jobs.address} is lost; the job is not: trying again")
+        self._told = True
+
+
+async def _tail(jobs: "Jobs", name: str, log: _Log, outage: _Outage) -> None:
+    """Passes on the log until the connection ends, or the dashboard says that the job has, or says nothing any more."""
+    pieces, position = jobs.pieces(name), 0
+    coming = asyncio.ensure_future(anext(pieces))
+    try:
+        while True:
+            await asyncio.wait([coming], timeout=QUIET_SECONDS)
+            if not coming.done():
+                if jobs.info(name).has_ended:  # raises where nobody answers any more, as on a dead connection
+                    return
+                outage.end()
+                continue
+            with suppress(StopAsyncIteration):
+                position = log.add(position, coming.result())
+                outage.end()
+                coming = asyncio.ensure_future(anext(pieces))
+                continue
+            return
+    finally:
+        coming.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await coming
+        await pieces.aclose()

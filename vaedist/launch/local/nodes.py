@@ -1,0 +1,211 @@
+"""Starting and ending a Ray cluster of several nodes on this machine.
+
+Every node is a `ray start --block` of its own. Ray's processes listen on the loopback only, and ask for a token.
+TensorFlow's servers in a job's workers do neither; `server_port` says who reaches them.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+
+from vaedist.errors import ClusterError, StorageError
+from vaedist.launch.addresses import LOOPBACK, ONLY_HERE, free_port
+from vaedist.launch.authentication import make_token
+from vaedist.launch.doctor.preflight import check_socket_paths
+from vaedist.launch.local.cluster import MARK, NAME, LocalCluster, LocalNode, birth_of, clusters_folder, joined
+from vaedist.launch.training.proxies import bypass_proxies
+
+SCRATCH = "vaedist-"  # the folder's name begins with it
+START_SECONDS = 120.0
+START_ATTEMPTS = 3
+END_ATTEMPTS = 4
+END_SECONDS = 10.0  # for processes that are asked to end, before they are killed
+POLL_SECONDS = 0.2
+ERROR = re.compile(r"[\w.]*(Error|Exception): ")  # a traceback's last line
+
+
+def up(
+    name: str = "local", *, nodes: int = 3, cpus: int | None = None, progress: Callable[[str], None] = lambda _: None
+) -> LocalCluster:
+    """Start a cluster: a head that has no CPUs to give away, and nodes that have.
+
+    Args:
+        name: lower-case letters, digits and dashes.
+        nodes: the head included.
+        cpus: of each node but the head; None divides the machine's. More than the machine has are no faster.
+        progress: told what is waited for.
+
+    Returns:
+        The cluster, all of whose nodes have joined.
+
+    Raises:
+        ClusterError: the name is taken or unfit, TMPDIR is too long, or a node did not start; nothing is left behind
+            then.
+    """
+    if not NAME.fullmatch(name):
+        raise ClusterError(f"cluster name {name!r}: must be lower-case letters, digits and dashes, 32 at most")
+    if nodes < 2 or (cpus is not None and cpus < 1):
+        raise ClusterError(f"nodes = {nodes} must be at least 2, the head and one that works, and CPUs at least 1 each")
+    check_socket_paths(tempfile.gettempdir(), f"{SCRATCH}00000000/{nodes - 1}")
+    bypass_proxies()
+    folder = clusters_folder() / name
+    try:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        raise ClusterError(f"there is a cluster {name!r}: `vaedist cluster down --name {name}` ends it") from None
+    except OSError as error:
+        raise StorageError(f"cannot write {folder}: {error.strerror or error}") from error
+    make_token(folder / "token")
+    # Short, for the paths of Unix sockets in it; only its owner may look into it.
+    scratch = tempfile.mkdtemp(prefix=SCRATCH)
+    cluster = LocalCluster(
+        name=name,
+        mark=Path(scratch).name,
+        address=f"{LOOPBACK}:{free_port(6379)}",
+        dashboard=f"http://{LOOPBACK}:{free_port(8265)}",
+        token=str(folder / "token"),
+        scratch=scratch,
+    )
+    cpus = cpus or max(1, (os.cpu_count() or 1) // (nodes - 1))
+    with _ended_on_failure(cluster) as started:
+        for number in range(nodes):
+            progress(f"starting node {number + 1} of {nodes}" + ("" if number else ", the head"))
+            started.append(_start(started[-1], "worker" if number else "head", number, cpus if number else 0))
+    return started[-1]
+
+
+@contextmanager
+def _ended_on_failure(cluster: LocalCluster) -> Iterator[list[LocalCluster]]:
+    """A list of what the cluster was and is; on an error, the last is ended."""
+    states = [cluster]
+    try:
+        yield states
+    except BaseException:
+        end(states[-1])
+        raise
+
+
+def _start(cluster: LocalCluster, role: str, number: int, cpus: int) -> LocalCluster:
+    """The cluster with one node more, which has joined; Ray gives a node 30 s, and a busy machine may take longer."""
+    for attempt in range(START_ATTEMPTS):
+        node = _launch(cluster, role, number, cpus)
+        grown = replace(cluster, nodes=(*cluster.nodes, node))
+        grown.save()
+        try:
+            _wait(grown)
+        except ClusterError:
+            if attempt == START_ATTEMPTS - 1 or role == "head":
+                raise
+        else:
+            return grown
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _launch(cluster: LocalCluster, role: str, number: int, cpus: int) -> LocalNode:
+    """Start the process of a node, in a session of its own: Ctrl-C in the terminal is not meant for it."""
+    arguments = [
+        f"--num-cpus={cpus}",
+        # Of its own: nodes take what a job brings with it out of the folder where they put it, each in its time.
+        f"--temp-dir={cluster.scratch}/{number}",
+        f"--dashboard-agent-listen-port={free_port()}",
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+        "--disable-usage-stats",
+        "--block",
+    ]
+    if role == "head":
+        gcs, dashboard = (place.rpartition(":")[2] for place in (cluster.address, cluster.dashboard))
+        arguments += [
+            "--head",
+            f"--port={gcs}",
+            f"--dashboard-host={LOOPBACK}",
+            f"--dashboard-port={dashboard}",
+            f"--ray-client-server-port={free_port()}",
+        ]
+    else:
+        # The loopback, in letters that Ray does not replace: a node takes the address from which it sees the head.
+        arguments += [f"--address=LOCALHOST:{cluster.address.rpartition(':')[2]}"]
+    log = cluster.folder / f"node-{number}.log"
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments],
+            env=_environment(cluster) | (ONLY_HERE if role == "head" else {}),
+            cwd=cluster.scratch,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return LocalNode(role, cpus, process.pid, birth_of(psutil.Process(process.pid)), str(log))
+
+
+def _environment(cluster: LocalCluster) -> dict[str, str]:
+    """Of a node: nothing of another Ray, the token by its file's name, and this Python first on the path."""
+    other = ("RAY_AUTH_TOKEN", "RAY_JOB_CONFIG_JSON_ENV_VAR", "TF_CONFIG")
+    kept = {name: value for name, value in os.environ.items() if name not in other}
+    return kept | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": cluster.token,
+        MARK: cluster.mark,
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine away
+        # A process that has to find its cluster would look at all of the machine, or ask what the user's shell names.
+        "RAY_API_SERVER_ADDRESS": cluster.dashboard,
+        "RAY_ADDRESS": f"LOCALHOST:{cluster.address.rpartition(':')[2]}",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    }
+
+
+def _wait(cluster: LocalCluster) -> None:
+    """Wait until all nodes have joined."""
+    deadline, newest = time.monotonic() + START_SECONDS, cluster.nodes[-1]
+    while newest.alive:
+        if joined(cluster) == len(cluster.nodes):
+            return
+        if time.monotonic() > deadline:
+            raise ClusterError(f"a {newest.role} did not join within {START_SECONDS:.0f} s: {_last_words(newest)}")
+        time.sleep(POLL_SECONDS)
+    raise ClusterError(f"a {newest.role} ended at once: {_last_words(newest)}")
+
+
+def _last_words(node: LocalNode) -> str:
+    """Returns the last error that a node printed, else its last line: Ray says good-bye after an error."""
+    with suppress(OSError):
+        lines = [line.strip() for line in Path(node.log).read_text(errors="replace").splitlines() if line.strip()]
+        errors = [line for line in lines if ERROR.match(line)]
+        return [*lines, *errors][-1] if lines else "it said nothing"
+    return "it said nothing"
+
+
+def end(cluster: LocalCluster, progress: Callable[[str], None] = lambda _: None) -> int:
+    """End all processes of a cluster, and forget it; returns how many there were.
+
+    Raises:
+        ClusterError: some stay, as those of another user would.
+    """
+    ended: set[int] = set()
+    for attempt in range(END_ATTEMPTS):  # one that was just being started is found the next time
+        if not (left := cluster.processes()):
+            break
+        ended |= {process.pid for process in left}
+        progress(f"ending {len(left)} processes")
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill() if attempt else process.terminate()
+        psutil.wait_procs(left, timeout=END_SECONDS)
+    if left := cluster.processes():
+        numbers = ", ".join(str(process.pid) for process in left)
+        raise ClusterError(f"cluster {cluster.name}: processes {numbers} do not end")
+    shutil.rmtree(cluster.scratch, ignore_errors=True)
+    shutil.rmtree(cluster.folder, ignore_errors=True)
+    return len(ended)

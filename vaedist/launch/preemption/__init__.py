@@ -1,0 +1,1 @@
+"""Preemption notices of clouds, brought to Ray and to a run."""

@@ -1,0 +1,120 @@
+"""Tells Ray that a node is about to be taken away, so that runs on it save and continue elsewhere."""
+
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+from ray import _raylet
+from ray._private import services
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+from ray.core.generated.gcs_pb2 import GcsNodeInfo
+from ray.exceptions import RayError
+
+from vaedist.errors import ClusterError
+from vaedist.launch.authentication import authorize
+from vaedist.launch.doctor.preflight import check_head
+
+ANSWER_SECONDS = 10.0
+WORKER = "RayTrainWorker"  # in the title of a training worker's process
+POLL_SECONDS = 0.5
+
+
+class OwnNode:
+    """The Ray node of this machine.
+
+    Args:
+        address: HOST:PORT of the cluster's head; None takes RAY_ADDRESS, or the cluster that this machine is part of.
+        ip: address by which the cluster knows the node; None takes the one that this machine has.
+    """
+
+    def __init__(self, address: str | None = None, ip: str | None = None) -> None:
+        self._given, self._ip = address, ip
+
+    def find(self) -> tuple[str, str]:
+        """Returns the node's ID and its address.
+
+        It is looked up each time: a node that was restarted has another ID.
+
+        Raises:
+            ClusterError: the cluster does not answer, or does not know this machine, or more than one node of it.
+        """
+        client = self._client()
+        found = self._nodes(client)
+        if len(found) == 1:
+            return found[0]
+        here = self._ip or f"{socket.gethostname()}"
+        if not found:
+            raise ClusterError(f"the Ray cluster at {client.address} has no live node on {here}")
+        addresses = ", ".join(sorted(ip for _, ip in found))
+        raise ClusterError(f"{len(found)} Ray nodes are on {here}, at {addresses}: name one with --node-ip")
+
+    def drain(self, reason: str, deadline: float) -> str:
+        """Announces that the node goes; returns its address.
+
+        Args:
+            reason: in words, for Ray's records.
+            deadline: UNIX time.
+
+        Raises:
+            ClusterError: as `find`, or Ray refuses.
+        """
+        identity, ip = self.find()
+        kind = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        try:
+            accepted, refusal = self._client().drain_node(identity, kind, reason, int(deadline * 1000), ANSWER_SECONDS)
+        except (RayError, RuntimeError, OSError) as error:
+            raise ClusterError(f"Ray does not drain node {ip}: {_first_line(error)}") from error
+        if not accepted:
+            raise ClusterError(f"Ray does not drain node {ip}: {refusal}")
+        return ip
+
+    def _client(self) -> Any:
+        """Client of the cluster's control store, which this process does not join."""
+        try:
+            # Ray would take an address of this machine for the one that other machines see.
+            address = self._given or services.canonicalize_bootstrap_address_or_die(self._given)
+            taken = authorize(address)
+            check_head(address)  # Ray's client would log a token that is refused
+            raylet: Any = _raylet  # its names are made in Cython, unseen by a type checker
+            return raylet.GcsClient(address=taken)
+        except (RayError, OSError, RuntimeError, ValueError) as error:
+            raise ClusterError(f"no Ray cluster answers{self._where()}: {_first_line(error)}") from error
+
+    def _nodes(self, client: Any) -> list[tuple[str, str]]:
+        """ID and address of each live node on this machine."""
+        own = {self._ip} if self._ip else {entry.address for nets in psutil.net_if_addrs().values() for entry in nets}
+        try:
+            nodes = client.get_all_node_info(timeout=ANSWER_SECONDS, state_filter=GcsNodeInfo.GcsNodeState.ALIVE)
+        except (RayError, RuntimeError, OSError) as error:
+            raise ClusterError(f"the Ray cluster{self._where()} does not answer: {_first_line(error)}") from error
+        return [
+            (identity.hex(), node.node_manager_address)
+            for identity, node in nodes.items()
+            if node.node_manager_address in own
+        ]
+
+    def _where(self) -> str:
+        return f" at {self._given}" if self._given else ""
+
+
+def wait_for_workers(deadline: float, *, notify: Callable[[str], None] = lambda _: None) -> None:
+    """Waits until no training worker is left on this machine, or until the deadline, as UNIX time."""
+    count = workers()
+    if count:
+        notify(f"waiting for {count} training worker(s) to save and leave")
+    while workers() and time.time() < deadline:
+        time.sleep(POLL_SECONDS)
+
+
+def workers() -> int:
+    """Number of training workers on this machine."""
+    count = 0
+    for process in psutil.process_iter(["cmdline"]):
+        count += any(WORKER in word for word in process.info["cmdline"] or ())
+    return count
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

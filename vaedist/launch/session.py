@@ -1,0 +1,220 @@
+"""Ray clusters: reaching one, or starting one on this machine, and what it has room for."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._common.utils import get_default_system_temp_dir
+from ray._private import ray_constants
+from ray._private.services import canonicalize_bootstrap_address
+
+from vaedist.config import ScalingSection
+from vaedist.errors import ClusterError, VaedistError
+from vaedist.launch.addresses import LOOPBACK, ONLY_HERE, free_port
+from vaedist.launch.authentication import authorize, has_token, require_variables, secure_local
+from vaedist.launch.doctor.preflight import check_head, check_socket_paths
+from vaedist.launch.training.proxies import bypass_proxies
+from vaedist.storage.filesystem import first_line
+from vaedist.storage.uri import require_utf8
+
+# Ray's own 30 s are over where a machine that swaps or sleeps stands still for as long: what then asks Ray's head for
+# something, as the actor does that frees the places of a run that died, would be gone.
+HEAD_SECONDS = 300
+# Ray starts workers at niceness 15. At 0 those that compute go before the many that only coordinate, each of which
+# wakes up a hundred times a second and makes a loop over all cores wait for the one that it runs on.
+COMPUTING = {"env_vars": {"RAY_worker_niceness": "0"}}
+
+
+@contextmanager
+def ray_session(address: str | None = None) -> Iterator[None]:
+    """Be connected to Ray.
+
+    Args:
+        address: HOST:PORT of a cluster, or "auto" for the one on this machine; None takes RAY_ADDRESS, and where
+            that is not set starts a Ray on this machine that ends with the session. A connection that is there
+            already is used as it is.
+
+    Raises:
+        ClusterError: the address cannot be reached, or is refused (see `authorize`).
+    """
+    if ray.is_initialized():
+        yield
+        return
+    require_variables()
+    source = "" if address else "RAY_ADDRESS: "
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    failed = "cannot start Ray" if address == "local" else f"cannot join the Ray cluster at {address}"
+    try:
+        if address == "local":
+            start_ray()
+        else:
+            ray.init(address=_reached(address))
+    except ClusterError as error:
+        raise ClusterError(f"{source if address != 'local' else ''}{error}") from error
+    except VaedistError:
+        raise
+    except Exception as error:  # Ray raises bare ones, too
+        raise ClusterError(f"{failed}: {first_line(error)}") from error
+    try:
+        if callable(on_sigterm):  # Ray has put its own there, which ends the process at once
+            signal.signal(signal.SIGTERM, on_sigterm)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def start_ray(**options: Any) -> None:
+    """Start a Ray on this machine that ends with this process, and be connected to it.
+
+    Args:
+        options: of `ray.init`; there is no dashboard unless they say so.
+
+    Raises:
+        ClusterError: Ray cannot start workers with this Python, or its sockets in the temporary folder.
+        StorageError: it cannot start in the current folder, whose path is not UTF-8.
+    """
+    _check_interpreter()
+    require_utf8(Path.cwd())
+    check_socket_paths(get_default_system_temp_dir(), "ray", "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR")
+    bypass_proxies()
+    secure_local()
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
+    os.environ.setdefault("RAY_py_gcs_connect_timeout_s", str(HEAD_SECONDS))  # read by each of Ray's processes
+    # A process of Ray's that has to find its cluster looks at all of the machine, and fails where there are several. So
+    # that it is told, the port is chosen here.
+    port = free_port()
+    address = f"{LOOPBACK}:{port}"
+    with environment(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=address, **ONLY_HERE), _alone(), _hang_up_blocked():
+        ray.init(address="local", **{"include_dashboard": False} | options)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Has Ray take 127.0.0.1 for this machine's address; it read `ONLY_HERE` when it was imported."""
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _hang_up_blocked() -> Iterator[None]:
+    """Has the processes that are started never see SIGHUP, which a lost terminal sends to them, too.
+
+    They would end before the run is saved. Ray itself has them block SIGINT, for Ctrl-C. A signal that arrives
+    meanwhile reaches this process afterwards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Have variables set meanwhile, for the processes that are started."""
+    before = os.environ.copy()
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            del os.environ[name]
+            if name in before:
+                os.environ[name] = before[name]
+
+
+def _check_interpreter() -> None:
+    """Ray starts its workers through a shell, without quotes, and would wait for them for ever."""
+    if any(letter.isspace() for letter in sys.executable):
+        raise ClusterError(f"Ray cannot start workers from {sys.executable}: its path must have no space")
+
+
+def _reached(address: str) -> str:
+    """Returns an address as Ray takes it, of a cluster that can be joined: else Ray would try for minutes."""
+    if address == "auto":
+        found = canonicalize_bootstrap_address(address)  # raises ConnectionError where there is none
+        if has_token():  # is shown by Ray, too
+            secure_local()
+        check_head(found)
+        return address
+    if "://" in address:
+        raise ClusterError(f"address {address}: must be HOST:PORT of the cluster's head, or auto")
+    _, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        raise ClusterError(f"address {address}: must be HOST:PORT of the cluster's head, as in 10.0.0.1:6379, or auto")
+    taken = authorize(address)
+    check_head(address)
+    return taken
+
+
+def resources_per_worker(
+    scaling: ScalingSection, nodes: Sequence[Mapping[str, float]] | None = None, *, jobs: int = 1
+) -> dict[str, float]:
+    """What each worker reserves; CPUs that the experiment leaves open are divided so that all workers find a place.
+
+    Args:
+        scaling: of the experiment.
+        nodes: resources of each node; the connected cluster's where not given.
+        jobs: of this kind that are to run at once, if there is room for them.
+
+    Raises:
+        ClusterError: the cluster has no room for the workers.
+    """
+    nodes = node_resources() if nodes is None else nodes
+    cpus, gpus = scaling.cpus_per_worker, scaling.gpus_per_worker
+    fewest, most = scaling.bounds
+    if not cpus:
+        largest = int(max((node.get("CPU", 0) for node in nodes), default=0))
+        wanted = min(jobs * most, max(_places(nodes, 1, gpus), fewest))
+        fitting = [c for c in range(largest, 0, -1) if _places(nodes, c, gpus) >= wanted]
+        cpus = fitting[0] if fitting else 1
+    if not scaling.autoscaling and (room := _places(nodes, cpus, gpus)) < fewest:
+        wish = " at least" if scaling.elastic else ""
+        each = f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
+        raise ClusterError(
+            f"the cluster has no room for the job: scaling.workers = {fewest}{wish}, each of {each}, and "
+            f"{describe(nodes)} in all fit {room}; ask for less, or set scaling.autoscaling = true "
+            f"if the cluster adds nodes on demand"
+        )
+    return {"CPU": float(cpus)} | ({"GPU": float(gpus)} if gpus else {})
+
+
+def jobs_at_once(scaling: ScalingSection, resources: Mapping[str, float]) -> int:
+    """How many jobs whose workers reserve `resources` each the connected cluster holds, at least 1."""
+    places = _places(node_resources(), resources["CPU"], resources.get("GPU", 0))
+    return max(1, places // scaling.bounds[0])
+
+
+def node_resources() -> list[Mapping[str, float]]:
+    """What each node of the connected cluster has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def describe(nodes: Sequence[Mapping[str, float]]) -> str:
+    """How many nodes there are, and what they have together."""
+    return f"{len(nodes)} node(s) with " + ", ".join(f"{total(nodes, kind):g} {kind}" for kind in ("CPU", "GPU"))
+
+
+def total(nodes: Sequence[Mapping[str, Any]], kind: str) -> float:
+    """How much of a resource the nodes have together."""
+    return sum(node.get(kind, 0) for node in nodes)
+
+
+def _places(nodes: Sequence[Mapping[str, float]], cpus: float, gpus: float) -> int:
+    """How many workers of this size the nodes hold."""
+    return sum(min(_times(node, "CPU", cpus), _times(node, "GPU", gpus)) for node in nodes)
+
+
+def _times(node: Mapping[str, float], kind: str, each: float) -> int:
+    """How often a node has `each` of a resource, of which there may be parts."""
+    return int(node.get(kind, 0) / each + 1e-9) if each else sys.maxsize

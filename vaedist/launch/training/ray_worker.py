@@ -1,0 +1,98 @@
+"""A Ray Train worker: what the training needs to know of Ray, and what it raises, translated."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_network
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.collective import broadcast_from_rank_zero
+
+from vaedist.config import Experiment
+from vaedist.errors import Interrupted, NonFiniteError, VaedistError
+from vaedist.launch.authentication import require_variables
+from vaedist.launch.preemption.notice import Preemption
+from vaedist.launch.training import backend
+from vaedist.launch.training.channel import WorkerLine
+from vaedist.launch.training.packet_filter import LOOPBACK_NETWORKS, Network, networks_of
+from vaedist.launch.training.proxies import bypass_proxies_among_workers
+from vaedist.launch.training.writer_lease import GROUP, WriterLease
+from vaedist.monitor.events import Notice
+from vaedist.runs.folder import RunFolder
+
+SHOWN = 8  # networks in a line
+
+
+def work(config: dict[str, Any]) -> None:
+    """Train as one worker of the group.
+
+    An error that the user has to know is final: starting the workers again would only repeat it. It is reported
+    through the channel; the group that Ray Train may start after it ends at once.
+
+    Args:
+        config: "experiment" as TOML, the run's place as "run", the "channel", and "threads" to compute with.
+    """
+    run = RunFolder.at(config["run"])
+    group = os.environ[GROUP]
+    line = WorkerLine(config["channel"], group)
+    fence = WriterLease(run, group, lambda text: line.notify(Notice(text)))
+    if line.given_up():
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    bypass_proxies_among_workers()
+    from vaedist.training.worker import Worker, train  # TensorFlow takes seconds, and reads the environment
+
+    context = ray.train.get_context()
+    preemption = Preemption(lambda text: line.notify(Notice(text)))
+    experiment = Experiment.from_toml(config["experiment"])
+    worker = Worker(
+        rank=context.get_world_rank(),
+        workers=context.get_world_size(),
+        threads=config["threads"],
+        notify=line.notify,
+        should_stop=line.should_stop,
+        should_save=lambda: line.should_save() or preemption.save_now(),
+        agree=broadcast_from_rank_zero,
+        may_write=fence.check,
+        guard=_guard(experiment, context.get_world_rank(), line),
+    )
+    try:
+        require_variables()
+        train(experiment, run, worker)
+    except (Interrupted, NonFiniteError) as error:  # of all workers, after the same step; the first one knows most
+        if worker.rank == 0:
+            line.fail(error)
+    except VaedistError as error:  # of this one: the others wait for it, until Ray Train ends them
+        line.fail(error)
+        raise
+    except Exception as error:
+        # Not as TensorFlow's: who reads its errors has to import it, and the controller, which only asks whether there
+        # is one, would start the next group that much later.
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _guard(experiment: Experiment, rank: int, line: WorkerLine) -> Iterator[None]:
+    """Closes the port of TensorFlow's server, where the group has several workers, to all but the group's machines."""
+    if backend.reserved is None:
+        yield
+        return
+    hosts = backend.workers_hosts()
+    networks: list[Network] = [*networks_of(hosts), *map(ip_network, experiment.scaling.peer_networks)]
+    strangers = [network for network in networks if not network.is_loopback]
+    if strangers and rank == 0:
+        line.notify(Notice(_warning(strangers)))
+    with backend.reserved.admitting([*LOOPBACK_NETWORKS, *networks], lambda text: line.notify(Notice(text))):
+        yield
+
+
+def _warning(networks: list[Network]) -> str:
+    """Returns what several machines mean for who may do what."""
+    shown = [str(network.network_address) if network.num_addresses == 1 else str(network) for network in networks]
+    named = ", ".join(shown[:SHOWN]) + (f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else "")
+    return (
+        f"several machines: TensorFlow's ports take connections without authentication from {named}; "
+        f"whoever has an account there reads files and runs operations as this user"
+    )

@@ -1,0 +1,201 @@
+"""What follows a sweep that Ray Tune runs: writes down and tells how trials go, and says when to stop."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback, Stopper
+
+from vaedist.config import Sweep
+from vaedist.errors import Interrupted, VaedistError
+from vaedist.files import told_path
+from vaedist.launch.tuning.search import Proposer, Unpickled
+from vaedist.monitor.sweep_events import ENDED, State, SweepEvent, SweepNotice, TrialStatus
+from vaedist.monitor.tensorboard import TensorBoardWriter
+from vaedist.runs.remote import event_files, pulled
+from vaedist.storage.retry import RUN_SECONDS
+from vaedist.sweeps import Trial, TrialLog
+
+REASON_LENGTH = 300  # characters, of which Ray has many more to say
+
+
+class Follower(Unpickled, Callback):
+    """Ray Tune's callback for every trial of a sweep.
+
+    Args:
+        sweep: that is run.
+        log: what is written.
+        proposer: learns how trials end.
+        observe: is told.
+    """
+
+    def __init__(self, sweep: Sweep, log: TrialLog, proposer: Proposer, observe: Callable[[SweepEvent], None]) -> None:
+        self._sweep, self._log, self._proposer, self._observe = sweep, log, proposer, observe
+        self._metric, self._mode = sweep.tune.metric, sweep.tune.mode
+        self._began = time.monotonic()
+        self._interrupted = self._out_of_time = False
+        self._error: VaedistError | None = None
+
+    def status(self, trial: Trial, *, until: int | None = None) -> TrialStatus:
+        """How a trial stands, by its run's metrics as they are now, or as they were after epoch `until`."""
+        trial = replace(self._fetched(trial), until=until)
+        epochs, best = trial.epochs, trial.best(self._metric, self._mode)
+        last = getattr(epochs[-1], self._metric) if epochs else None
+        made = epochs[-1].epoch if epochs else 0
+        return TrialStatus(trial.number, trial.params, trial.state, made, last, best, trial.reason or trial.fault)
+
+    def _fetched(self, trial: Trial) -> Trial:
+        """A trial as its run's metrics tell it now."""
+        if trial.state != "open":
+            pulled(trial.run, seconds=RUN_SECONDS)
+        return replace(trial)
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """A trial's process is up."""
+        self._set(trial, "running")
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """An epoch of a trial is saved; its run may be epochs ahead of what Ray Tune has looked at."""
+        if "failure" not in result:
+            known = self._log.trials[trial.config["trial"]]
+            self._guarded(lambda: self._observe(self.status(known, until=result["epochs"])))
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """A trial came to its end, or was stopped."""
+        result = trial.last_result or {}
+        if "failure" in result:
+            self._set(trial, "failed", result["failure"])
+        elif result.get("finished"):
+            self._set(trial, "finished")
+        elif self._stopping:
+            self._set(trial, "open")
+        else:
+            self._set(trial, "stopped")
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """A trial failed for the last time."""
+        self._set(trial, "failed", _reason(trial))
+
+    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """A trial failed, and is tried again."""
+        number = trial.config["trial"]
+        self._observe(SweepNotice(f"trial {number:04d} failed and is tried again: {_reason(trial)}"))
+
+    def _set(self, trial: Any, state: State, reason: str = "") -> None:
+        def change() -> None:
+            number = trial.config["trial"]
+            known = self._fetched(self._log.set(number, state, reason))
+            if state in ENDED:
+                score = None if state == "failed" else known.best(self._metric, self._mode)
+                self._proposer.learn(number, known.params, score)
+                self._write_hparams(known)
+            self._observe(self.status(known))
+
+        self._guarded(change)
+
+    def _guarded(self, do: Callable[[], None]) -> None:
+        """What goes wrong here ends the sweep, and is told as it is, not as Ray Tune would wrap it."""
+        try:
+            do()
+        except VaedistError as error:
+            self._error = self._error or error
+
+    def _write_hparams(self, trial: Trial) -> None:
+        """The trial's row in TensorBoard's HParams table, in the run of its curves."""
+        if not trial.epochs:
+            return
+        last = trial.epochs[-1]
+        of = "" if last.split == "test" else f"_{last.split}"  # as in the names of the curves
+        metrics = {f"hparam/elbo{of}": last.elbo, "hparam/epochs": float(last.epoch)}
+        for name in ("importance_bound", "bits_per_dim"):
+            if (value := getattr(last, name)) is not None:
+                metrics[f"hparam/{name}{of}"] = value
+        if (best := trial.best(self._metric, self._mode)) is not None:
+            metrics[f"hparam/best_{self._metric}{of}"] = best
+        writer = TensorBoardWriter(trial.run.tensorboard, purge_step=None, after=event_files(trial.run))
+        writer.hparams(trial.params, metrics, step=last.step)
+        writer.close()
+
+    @property
+    def _stopping(self) -> bool:
+        return self._interrupted or self._out_of_time or self._error is not None
+
+    def stopper(self) -> Any:
+        """What Ray Tune asks whether all trials are to be stopped."""
+        follower = self
+
+        class Stop(Unpickled, Stopper):
+            def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+                return False
+
+            def stop_all(self) -> bool:
+                minutes = follower._sweep.tune.minutes
+                if minutes and time.monotonic() - follower._began > 60 * minutes:
+                    follower._out_of_time = True
+                return follower._stopping
+
+        return Stop()
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Ctrl-C, SIGTERM and SIGHUP stop all trials; a second Ctrl-C or SIGTERM does not wait for them."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def interrupt(number: int, _: Any) -> None:
+            if self._interrupted and number == signal.SIGHUP:  # the kernel and the shell both tell of a lost terminal
+                return
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
+            self._observe(SweepNotice("stopping all trials; Ctrl-C again does not wait for them"))
+
+        taken = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {
+            number: signal.signal(number, interrupt)
+            for number in taken
+            if signal.getsignal(number) is not signal.SIG_IGN  # as by `nohup`
+        }
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._interrupted = True
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def conclude(self) -> None:
+        """Say what is to be said at the end; trials that were running are left open.
+
+        Raises:
+            VaedistError: what ended the sweep before its time.
+        """
+        for trial in list(self._log.trials.values()):
+            if trial.state == "running":
+                self._log.set(trial.number, "open")
+        if self._error is not None:
+            raise self._error
+        ended = sum(trial.state in ENDED for trial in self._log.trials.values())
+        folder = self._log.folder
+        goes_on = f"vaedist tune --resume {folder.uri or told_path(folder.path)} goes on"
+        if self._interrupted:
+            raise Interrupted(f"{ended} of {self._sweep.trials} trials have ended; {goes_on}")
+        if self._out_of_time:
+            minutes = self._sweep.tune.minutes
+            self._observe(SweepNotice(
+                f"stopped after {minutes:g} minutes: {ended} of {self._sweep.trials} trials have ended; {goes_on}, for "
+                f"longer with --set tune.minutes"
+            ))  # fmt: skip
+
+
+def _reason(trial: Any) -> str:
+    """The last line of what a trial failed with, or as much of it as is of use."""
+    lines = [line.strip() for line in Path(trial.error_file).read_text().splitlines()] if trial.error_file else []
+    last = next((line for line in reversed(lines) if line), "it ended by itself")
+    return last if len(last) <= REASON_LENGTH else last[:REASON_LENGTH].rpartition(". ")[0] or last[:REASON_LENGTH]

@@ -1,0 +1,260 @@
+"""Sweeps on Ray Tune: every trial is a run of its own, trained by Ray Train.
+
+Ray Tune places, stops and counts trials; what they are and how they went is written down by the sweep itself (see
+`SweepFolder`), so that one which was killed is gone on with from there, and not from what Ray pickled some time before.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune as ray_tune
+from ray.tune.execution import class_cache
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+
+from vaedist.config import Sweep
+from vaedist.errors import RunError
+from vaedist.launch.authentication import SECRET_NAME
+from vaedist.launch.session import describe, jobs_at_once, node_resources, ray_session, resources_per_worker
+from vaedist.launch.training.locked_folder import owned, record_name, records_of_ray
+from vaedist.launch.training.resuming import (
+    check_same_data,
+    check_same_split,
+    check_sweep,
+    ended_trials,
+    reached_by_trials,
+)
+from vaedist.launch.training.trainer import check_data, with_absolute_paths
+from vaedist.launch.tuning.monitor import Follower
+from vaedist.launch.tuning.search import Proposer, TrialSearch, make_proposer
+from vaedist.launch.tuning.trial import TrialRunner
+from vaedist.monitor.sweep_events import SweepEvent, SweepNotice, SweepStarted
+from vaedist.storage.paths import is_there
+from vaedist.storage.transfer import Store
+from vaedist.sweeps import SweepFolder, Trial, TrialLog
+from vaedist.sweeps.remote import mirrored_sweep, pulled_sweep
+
+# A trial's own process only coordinates. Had it a CPU, it would keep that from the workers that it waits for; and Ray
+# Tune wants it to reserve something, so it is a byte.
+COORDINATOR = {"memory": 1}
+ALL_ENDED = "all trials of the sweep have ended already"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will do on a cluster.
+
+    Attributes:
+        trials: how many are to run.
+        workers: of each trial.
+        resources: of each worker.
+        at_once: how many trials run at once.
+        cluster: what the cluster has, in words.
+    """
+
+    trials: int
+    workers: int
+    resources: dict[str, float]
+    at_once: int
+    cluster: str
+
+
+def plan(sweep: Sweep, *, address: str | None = None) -> Plan:
+    """What a sweep would do, from a look at the cluster.
+
+    Args:
+        sweep: nothing of it is started or written.
+        address: of the Ray cluster, see `ray_session`.
+
+    Raises:
+        ClusterError: the cluster cannot be reached, or has no room for a trial.
+    """
+    with ray_session(address):
+        return _plan(sweep)
+
+
+def _plan(sweep: Sweep) -> Plan:
+    most = min(sweep.tune.concurrent or sweep.trials, sweep.trials)
+    resources = resources_per_worker(sweep.scaling, jobs=most)
+    room = most if sweep.scaling.autoscaling else jobs_at_once(sweep.scaling, resources)
+    return Plan(sweep.trials, sweep.scaling.bounds[0], resources, min(most, room), describe(node_resources()))
+
+
+def tune(
+    sweep: Sweep,
+    *,
+    resume: bool = False,
+    retry_failed: bool = False,
+    address: str | None = None,
+    observe: Callable[[SweepEvent], None] = lambda _: None,
+    quiet: bool = True,
+) -> SweepFolder:
+    """Run a sweep, or go on with one, and return its folder.
+
+    Args:
+        sweep: `run.name` must be set; its trials' runs are kept in the folder of that name.
+        resume: go on with the sweep that is there: trials that ended stay as they are, others go on from their
+            checkpoints. It must be the same sweep, but for how many trials and how long.
+        retry_failed: when going on, try those again that failed.
+        address: of the Ray cluster, see `ray_session`.
+        observe: called with each event, in this thread.
+        quiet: send what Ray prints to logs/ray.log in the sweep's folder instead of the terminal.
+
+    Raises:
+        VaedistError: what the user has to know; nothing was started, or what was committed stays.
+        Interrupted: on KeyboardInterrupt; the sweep can be gone on with.
+    """
+    sweep = with_absolute_paths(sweep)
+    folder = SweepFolder.of(sweep)
+    exists = _is_there(folder)
+    if resume:
+        check_sweep(folder, sweep)
+    elif exists:
+        raise RunError(f"sweep {folder.place} exists: --resume goes on with it, --name starts another")
+    proposer = make_proposer(sweep)
+    if resume and _told_of_its_end(sweep, folder, proposer, observe, retry_failed=retry_failed):
+        return folder
+    manifest = check_data(sweep.experiment({}, name="trial"))
+    if resume:
+        check_same_data(f"sweep {folder.place}", reached_by_trials(folder), manifest, sweep.data.path)
+        check_same_split(folder, sweep, manifest.selection_split)
+    split = manifest.selection_split
+    busy = f"sweep {folder.place} is being run by another process"
+
+    def notify(text: str) -> None:
+        observe(SweepNotice(text))
+
+    with owned(
+        folder, folder.sweep, sweep.to_toml(), busy=busy, ray=ray_session(address), quiet=quiet,
+        notify=notify,
+    ) as claim:  # fmt: skip
+        planned = _plan(sweep)
+        claim.begin()
+        claim.accept()
+        with mirrored_sweep(folder, notify) as local, records_of_ray(folder) as records:
+            _run(sweep, local, planned, proposer, records, observe, split=split, retry_failed=retry_failed)
+    return folder
+
+
+def _is_there(folder: SweepFolder) -> bool:
+    """Whether there is a sweep already; the local copy of one on a store is brought up to date."""
+    if not folder.uri:
+        return is_there(folder.path)
+    store = Store(folder.uri)
+    store.check()
+    pulled_sweep(folder)
+    return bool(store.files())
+
+
+def _started(sweep: Sweep, follower: Follower, ended: Iterable[Trial], at_once: int, split: str) -> SweepStarted:
+    settings = sweep.tune
+    statuses = tuple(follower.status(trial) for trial in ended)
+    return SweepStarted(
+        sweep.run.name, sweep.trials, at_once, sweep.training.epochs, settings.metric, settings.mode, statuses, split
+    )
+
+
+def _told_of_its_end(
+    sweep: Sweep, folder: SweepFolder, proposer: Proposer, observe: Callable[[SweepEvent], None], *, retry_failed: bool
+) -> bool:
+    """Returns True, and says so, if all trials of a sweep have ended; no Ray is needed to find that out."""
+    log = TrialLog(folder, {trial.number: trial for trial in folder.read_trials()})
+    ended = ended_trials(log, retry_failed=retry_failed)
+    if len(ended) < max(len(log.trials), sweep.trials):
+        return False
+    split = next((trial.split for trial in ended.values() if trial.split), "test")
+    observe(_started(sweep, Follower(sweep, log, proposer, observe), ended.values(), 0, split))
+    observe(SweepNotice(ALL_ENDED))
+    return True
+
+
+def _run(
+    sweep: Sweep, folder: SweepFolder, planned: Plan, proposer: Proposer, records: Path,
+    observe: Callable[[SweepEvent], None], *, split: str, retry_failed: bool,
+) -> None:  # fmt: skip
+    """Let Ray Tune run what is to be run."""
+    log, settings = TrialLog.open(folder), sweep.tune
+    ended = ended_trials(log, retry_failed=retry_failed)
+    again = [trial for number, trial in log.trials.items() if number not in ended]
+    for trial in ended.values():
+        proposer.learn(trial.number, trial.params, trial.best(settings.metric, settings.mode))
+    search = TrialSearch(sweep, log, proposer, again)
+    follower = Follower(sweep, log, proposer, observe)
+    observe(_started(sweep, follower, ended.values(), planned.at_once, split))
+    if not search.left:  # another process has run them meanwhile
+        observe(SweepNotice(ALL_ENDED))
+        return
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # the follower has its own
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
+    # Ray Tune would copy the keys of a store from here into each trial's runtime environment, which Ray writes into its
+    # logs and shows in its dashboard. Every node has its own.
+    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in os.environ if SECRET_NAME.search(name)}
+    tuner = ray_tune.Tuner(
+        ray_tune.with_resources(
+            ray_tune.with_parameters(
+                TrialRunner, sweep=sweep.to_toml(), folder=folder.place, cpus=planned.resources["CPU"]
+            ),
+            COORDINATOR,
+        ),
+        tune_config=ray_tune.TuneConfig(
+            search_alg=search,
+            scheduler=make_scheduler(sweep, ended.values()),
+            num_samples=search.left,
+            max_concurrent_trials=planned.at_once,
+            trial_name_creator=lambda trial: trial.config["run"],
+            trial_dirname_creator=lambda trial: f"{trial.config['run']}-{trial.trial_id}",
+        ),
+        run_config=ray_tune.RunConfig(
+            name=record_name(),
+            storage_path=str(records),
+            failure_config=ray_tune.FailureConfig(max_failures=settings.retries),
+            checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            callbacks=[follower],
+            stop=follower.stopper(),
+            verbose=0,
+        ),
+    )
+    with follower.interruptible():
+        tuner.fit()
+    shutil.rmtree(records, ignore_errors=True)  # nothing reads it again
+    follower.conclude()
+
+
+@dataclass(frozen=True)
+class _EndedTrial:
+    """What schedulers ask a trial for."""
+
+    trial_id: str
+
+
+def make_scheduler(sweep: Sweep, ended: Iterable[Trial] = ()) -> TrialScheduler:
+    """Ray Tune's scheduler of a sweep, told of the epochs that trials which `ended` before have made."""
+    settings, epochs = sweep.tune, sweep.training.epochs
+    common: dict[str, Any] = {
+        "time_attr": "epochs",
+        "metric": settings.metric,
+        "mode": settings.mode,
+        "grace_period": settings.grace_epochs,
+    }
+    match settings.scheduler:
+        case "none":
+            return FIFOScheduler()
+        case "asha":
+            # A trial ends by itself, when its last epoch is saved.
+            scheduler = AsyncHyperBandScheduler(
+                max_t=epochs + 1, reduction_factor=settings.reduction, stop_last_trials=False, **common
+            )
+        case "median":
+            # It would pause trials for those that wait, which have places of their own.
+            scheduler = MedianStoppingRule(min_time_slice=float("inf"), **common)
+    for trial in ended:
+        stand_in = _EndedTrial(f"ended-{trial.number}")
+        for epoch in trial.epochs:
+            result = {"epochs": epoch.epoch, settings.metric: getattr(epoch, settings.metric)}
+            scheduler.on_trial_add(None, stand_in)
+            scheduler.on_trial_complete(None, stand_in, result)
+    return scheduler

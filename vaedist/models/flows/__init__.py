@@ -1,0 +1,1 @@
+"""Normalizing flows of the posterior."""

@@ -1,0 +1,128 @@
+"""Inverse autoregressive flow: steps z -> (z', log_det), each the inverse direction of an autoregressive map.
+
+Kingma, Salimans, Jozefowicz, Chen, Sutskever and Welling, "Improved Variational Inference with Inverse
+Autoregressive Flow", 2016, algorithm 1 and section 4. log_det = log |det dz'/dz| of each image, in nats.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from vaedist.models.flows.autoregressive import AutoregressiveNetwork
+from vaedist.models.flows.transforms import make_transform
+from vaedist.models.products import Dense, Product
+
+
+class FlowOutput(NamedTuple):
+    """What a flow gives back.
+
+    z: z_T, [..., latent].
+    log_det: what each unit adds to log |det dz_T/dz_0|, [..., latent], in nats.
+    log_scales: log |dz'_i/dz_i| of each step (log g, where steps are gated), [..., latent]; their sum over the latents
+        is the step's log_det.
+    """
+
+    z: Any
+    log_det: Any
+    log_scales: tuple[Any, ...]
+
+
+@keras.saving.register_keras_serializable("vaedist")
+class InverseAutoregressiveFlow(keras.layers.Layer):
+    """A stack of steps, each a `Transform` with the parameters of an `AutoregressiveNetwork`.
+
+    Each step takes the latents in the reverse of the order of the one before it, by the masks of its network: nothing
+    is moved, and a unit keeps its place from z_0 to z_T. The context h enters every step through one product.
+
+    Args:
+        latent: number of latents.
+        depth: number of steps; 0 is the identity.
+        width, layers: sizes of each step's network.
+        context: width of h; 0 does without.
+        transform: "gated", "affine" or "location".
+        gate_bias: added to the logits of gates.
+        seed: of the initialisation.
+    """
+
+    def __init__(
+        self,
+        latent: int,
+        depth: int,
+        width: int,
+        layers: int = 1,
+        *,
+        context: int = 0,
+        transform: str = "gated",
+        gate_bias: float = 2.0,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.latent, self.context_width = latent, context
+        self.transform = make_transform(transform, gate_bias)
+        *seeds, last = (int(s) for s in np.random.SeedSequence(seed).generate_state(depth + 1))
+        self.context = None
+        if context and depth:
+            limit = float(np.sqrt(6 / (context + width)))  # Glorot's, of one step
+            self.context = Dense(
+                depth * width,
+                use_bias=False,
+                kernel_initializer=keras.initializers.RandomUniform(-limit, limit, seed=last),
+                name="context",
+                dtype=self.dtype_policy,
+            )
+        self.networks = [
+            AutoregressiveNetwork(
+                latent,
+                width,
+                layers,
+                parameters=self.transform.parameters,
+                reverse=bool(i % 2),
+                seed=seed,
+                name=f"step_{i}",
+                dtype=self.dtype_policy,
+            )
+            for i, seed in enumerate(seeds)
+        ]
+
+    def build(self, input_shape: Any) -> None:
+        """Make the weights of every step."""
+        if self.context is not None:
+            self.context.build((None, self.context_width))
+        for network in self.networks:
+            network.build((None, self.latent))
+
+    @property
+    def products(self) -> list[Product]:
+        """That of the context, and those of each step."""
+        own = [] if self.context is None else [self.context.product]
+        return own + [product for network in self.networks for product in network.products]
+
+    def call(self, z: Any, h: Any) -> FlowOutput:
+        """From z_0 [..., latent] and h [..., context] to z_T, its log_det and each step's scales.
+
+        Several samples of an image, z_0 [B, K, latent], may share its h [B, 1, context].
+        """
+        log_det, log_scales = ops.zeros_like(z), []
+        for network, context in zip(self.networks, self.contexts(h), strict=True):
+            z, log_scale = self.transform.forward(z, *network(z, context))
+            log_scales.append(log_scale)
+            log_det += log_scale
+        return FlowOutput(z, log_det, tuple(log_scales))
+
+    def inverse(self, z: Any, h: Any) -> Any:
+        """The z_0 that the flow takes to z_T [B, latent]: unit by unit, `latent` times the cost of `call`."""
+        for network, context in reversed(list(zip(self.networks, self.contexts(h), strict=True))):
+            after, z = z, ops.zeros_like(z)
+            for unit in network.order:  # the parameters of a unit are right when all units before it are
+                before = self.transform.inverse(after, *network(z, context))
+                z = ops.where(ops.arange(self.latent) == unit, before, z)
+        return z
+
+    def contexts(self, h: Any) -> list[Any]:
+        """What h adds to the first hidden layer of each step, [..., width] each; None where there is no context."""
+        if self.context is None:
+            return [None] * len(self.networks)
+        return ops.split(self.context(h), len(self.networks), axis=-1)

@@ -1,0 +1,1 @@
+"""VAE with MLP encoder and decoder."""

@@ -1,0 +1,153 @@
+"""What the first worker writes while a run goes on: metrics, TensorBoard, pictures; and what it tells the terminal."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Self
+
+from vaedist.config import Experiment
+from vaedist.data.manifest import SplitName
+from vaedist.data.worker_data import Probe
+from vaedist.evaluation import inspection
+from vaedist.models import VAE
+from vaedist.monitor.events import Event, Progress, Tested
+from vaedist.monitor.metrics import MetricsLog
+from vaedist.monitor.pictures import encode_png, grid, save_encoded, side_by_side, to_uint8
+from vaedist.monitor.tensorboard import TensorBoardWriter
+from vaedist.runs.folder import RunFolder
+
+PICTURE_SCALE = 2  # screen pixels a pixel
+PICTURE_COLUMNS = 8
+CAPTIONS = {
+    "reconstructions": "Test images as the model sees them, each beside the mean E[x|z] at a sample of q(z|x).",
+    "samples": "Means E[x|z] for z drawn from the prior; the pixels themselves are not drawn from p(x|z).",
+    "interpolations": "Means E[x|z] along great circles in z between samples of q(z|x) of two test images.",
+}
+STATISTICS_IMAGES = 128
+
+
+class RunLogger:
+    """The one writer of a run's folder, checkpoints aside.
+
+    Args:
+        run: the folder.
+        experiment: is shown as text in TensorBoard.
+        split: that is scored after each epoch, "validation" or "test".
+        resume_step: step of the checkpoint that the run goes on from; None for a new run.
+        workers: over which the rate is divided.
+        notify: told of each event.
+        may_write: asked before anything is written; raises when others write now.
+        events: names of the run's event files on a store, which are not in the folder.
+
+    Raises:
+        StorageError: from every method, when the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        experiment: Experiment,
+        *,
+        split: SplitName,
+        resume_step: int | None,
+        workers: int,
+        notify: Callable[[Event], None],
+        may_write: Callable[[], None] = lambda: None,
+        events: Iterable[str] = (),
+    ) -> None:
+        self.run, self.workers, self.notify, self.may_write = run, workers, notify, may_write
+        self.split, self.settings = split, experiment.monitor
+        self.seed = experiment.seed
+        self.metrics = MetricsLog(run.metrics, resume_step=resume_step)
+        purge = None if resume_step is None else resume_step + 1
+        self.board = TensorBoardWriter(run.tensorboard, purge_step=purge, after=events)
+        if resume_step is None:
+            self.board.text("experiment", f"```toml\n{experiment.to_toml()}\n```")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.metrics.close()
+        self.board.close()
+
+    def train(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
+        """A row of training means: the ELBO's columns, learning_rate, gradient_norm and the rates of the loop."""
+        self.may_write()
+        self.metrics.append("train", epoch, step, values)
+        scalars = {
+            "elbo/train": values["elbo"],
+            "parts/reconstruction_train": values["reconstruction"],
+            "parts/kl_train": values["kl"],
+            "optim/learning_rate": values["learning_rate"],
+            "optim/gradient_norm": values["gradient_norm"],
+            "perf/images_per_second": values["images_per_second"],
+            "perf/images_per_second_per_worker": values["images_per_second"] / self.workers,
+            "perf/step_ms": 1000 * values["step_seconds"],
+            "perf/input_wait": values["input_wait"],
+        }
+        if "objective" in values:
+            scalars |= {"elbo/objective_train": values["objective"], "optim/kl_weight": values["kl_weight"]}
+        flow = {
+            f"parts/{name}": value for name, value in values.items() if name.startswith(("log_det_", "gate_", "scale_"))
+        }
+        self.board.scalars(step, scalars | flow)
+        numbers = (values[k] for k in ("elbo", "reconstruction", "kl", "images_per_second", "input_wait"))
+        self.notify(Progress(epoch, step, *numbers))
+
+    def epoch(self, epoch: int, step: int, values: Mapping[str, float], train_elbo: float, *, best: bool) -> None:
+        """The means of a pass over the split that is scored, and the training ELBO over the epoch before it."""
+        self.may_write()
+        self.metrics.append(self.split, epoch, step, {**values, "train_elbo": train_elbo, "best": best})
+        scalars = {
+            f"elbo/{self.split}": values["elbo"],
+            "elbo/train_epoch": train_elbo,
+            f"parts/reconstruction_{self.split}": values["reconstruction"],
+            f"parts/kl_{self.split}": values["kl"],
+        }
+        bits = values.get("bits_per_dim")
+        if bits is not None:
+            scalars[f"elbo/bits_per_dim_{self.split}"] = bits
+        bound = values.get("importance_bound")
+        if bound is not None:
+            of = "" if self.split == "test" else f"_{self.split}"  # the names that curves of test images always had
+            scalars |= {f"elbo/importance_weighted{of}": bound, f"elbo/gap{of}": bound - values["elbo"]}
+        self.board.scalars(step, scalars)
+        elbo, reconstruction, kl = (values[k] for k in ("elbo", "reconstruction", "kl"))
+        self.notify(Tested(epoch, step, elbo, reconstruction, kl, best, bits, bound, self.split))
+
+    def latents(self, step: int, model: VAE, probe: Probe) -> None:
+        """Active units and the KL of each unit, over some of the probe's images."""
+        statistics = inspection.latent_statistics(model, probe.images[:STATISTICS_IMAGES], seed=self.seed)
+        if statistics.active_units is not None:
+            self.board.scalars(step, {"latent/active_units": statistics.active_units})
+        self.board.histogram("latent/kl_per_unit", step, statistics.kl_per_unit)
+
+    def pictures(self, epoch: int, step: int, model: VAE, probe: Probe) -> None:
+        """Originals beside reconstructions, samples and interpolations, for TensorBoard and as PNG."""
+        self.may_write()
+        count, seed = self.settings.pictures, self.seed
+        chosen = probe.images[:count]
+        originals = to_uint8(inspection.observed(model, chosen))
+        reconstructions = to_uint8(inspection.reconstruct(model, chosen, seed=seed))
+        ends = probe.images[: 2 * (min(PICTURE_COLUMNS, len(probe.images)) // 2)]
+        sheets = {
+            "reconstructions": side_by_side(originals, reconstructions, PICTURE_COLUMNS // 2),
+            "samples": grid(to_uint8(inspection.sample(model, 2 * count, seed=seed)), PICTURE_COLUMNS),
+        }
+        if len(ends):
+            paths = inspection.interpolate(model, ends, steps=PICTURE_COLUMNS, seed=seed)
+            sheets["interpolations"] = grid(to_uint8(paths), PICTURE_COLUMNS)
+        for name, sheet in sheets.items():
+            content = encode_png(sheet, scale=PICTURE_SCALE)
+            self.board.picture(f"pictures/{name}", step, content, CAPTIONS[name])
+            for place in (f"{name}-epoch-{epoch:04d}.png", f"{name}.png"):
+                save_encoded(self.run.pictures / place, content)
+
+    def finish(self, step: int, model: VAE, probe: Probe) -> None:
+        """The probe's latents and the pixels that they are of, for TensorBoard's projector."""
+        z = inspection.posterior(model, probe.images, seed=self.seed).z
+        labels = [probe.classes[label] for label in probe.labels]
+        self.board.projector("latents", step, z, labels, to_uint8(inspection.observed(model, probe.images)))
+
+    def flush(self) -> None:
+        """Have TensorBoard's events on disk."""
+        self.board.flush()
