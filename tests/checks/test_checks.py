@@ -16,7 +16,8 @@ configure_devices(2, 0, 2)
 import tensorflow as tf
 from keras import ops
 from vaedist.config import Experiment
-from vaedist.models import likelihoods, transforms
+from vaedist.models import likelihoods
+from vaedist.models.flows import transforms
 from vaedist.models.flows.autoregressive import MaskedDense
 from vaedist import checks
 from vaedist.training import step as steps
