@@ -25,8 +25,8 @@ from vaedist.evaluation import inspection
 from vaedist.evaluation.importance import ImportanceEvaluator
 from vaedist.evaluation.inspection import Pixels
 from vaedist.evaluation.results import Evaluation
-from vaedist.models import VAE
 from vaedist.models.likelihoods import preprocessing_of
+from vaedist.models.model import Model
 from vaedist.models.preprocessing import Observation
 from vaedist.objectives.elbo import Bound
 from vaedist.runs.checkpoint import Checkpoint
@@ -60,7 +60,7 @@ class Run:
         return self.checkpoint.position.image_shape
 
     @cached_property
-    def model(self) -> VAE:
+    def model(self) -> Model:
         """The model with the checkpoint's weights."""
         return self.build()
 
@@ -77,19 +77,19 @@ class Run:
         folder = RunFolder.at(self.folder.uri)
         return replace(self, folder=folder, checkpoint=checkpoints_of(folder).open(folder.checkpoints / path.name))
 
-    def build(self, dtype: str = "float32") -> VAE:
+    def build(self, dtype: str = "float32") -> Model:
         """The model with the checkpoint's weights, made anew."""
         model = build_model(self.experiment, self.image_shape, dtype)
         load_weights(model, self.checkpoint, self.experiment.training.ema_decay if self.ema else 0.0)
         return model
 
     def encode(self, images: np.ndarray, *, seed: int = 0) -> np.ndarray:
-        """A sample of q(z|x), [n, latent], for uint8 images [n, H, W, C].
+        """Returns a sample of q(z|x), [n, latents], for uint8 images [n, H, W, C]; layers stand side by side.
 
         Raises:
             DataError: the images have another shape or type.
         """
-        return inspection.posterior(self.model, self._checked(images), seed=seed).z
+        return inspection.encode(self.model, self._checked(images), seed=seed)
 
     def decode(self, z: np.ndarray) -> np.ndarray:
         """E[x|z], [n, H, W, C], float32 in [0, 1], for latents [n, latent]."""
@@ -119,7 +119,7 @@ class Run:
         return inspection.observed(self.model, self._checked(images))
 
     def pixel_noise(self, count: int) -> np.ndarray | None:
-        """The noise of `observed`, [count, D], for calls of `model`; None where the model takes none."""
+        """Returns the noise of `observed`, [count, H, W, C], for calls of `model`; None where the model takes none."""
         return inspection.pixel_noise(self.model, count)
 
     def score(self, images: np.ndarray, *, seed: int = 0) -> Bound:

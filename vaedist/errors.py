@@ -38,6 +38,10 @@ class NoiseError(VaedistError):
     """A model that sees its pixels through noise was given none."""
 
 
+class ModelError(VaedistError):
+    """A model does not do what the interface of models asks for."""
+
+
 class NonFiniteError(VaedistError):
     """A loss or a gradient became NaN or infinite, or a gradient too large to be squared; no weight was changed."""
 

@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from vaedist.bench.hlo_cost import Product, work_of
+from vaedist.bench.hlo_cost import Dot, work_of
 
 
 def compiled(function, *shapes):
@@ -17,7 +17,7 @@ def compiled(function, *shapes):
 )
 def test_a_matrix_product(transposed, left, right):
     work = work_of(compiled(lambda a, b: tf.matmul(a, b, *transposed), left, right))
-    assert work.products == (Product(96, 64, 80, *transposed),)
+    assert work.products == (Dot(96, 64, 80, *transposed),)
     assert work.flops == 2 * 96 * 64 * 80
     assert work.bytes == 4 * (96 * 64 + 64 * 80 + 96 * 80)
 
@@ -34,7 +34,7 @@ def test_the_body_of_a_loop_counts_once():
         return tf.while_loop(lambda k, _: k < 7, lambda k, c: (k + 1, tf.matmul(c, b)), (tf.constant(0), a))[1]
 
     work = work_of(compiled(loop, (64, 64), (64, 64)))
-    assert work.products == (Product(64, 64, 64),)
+    assert work.products == (Dot(64, 64, 64),)
 
 
 def test_a_product_inside_a_fusion_counts():
@@ -53,5 +53,5 @@ ENTRY main (a: f32[8,16], b: f32[16,4]) -> f32[8,4] {
 }
 """
     work = work_of(text)
-    assert work.products == (Product(8, 16, 4),)
+    assert work.products == (Dot(8, 16, 4),)
     assert work.bytes == 4 * (8 * 16 + 16 * 4 + 8 * 4)

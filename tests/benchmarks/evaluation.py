@@ -11,7 +11,7 @@ import argparse
 import statistics
 import tempfile
 
-from vaedist.bench.hlo_cost import Product, work_of
+from vaedist.bench.hlo_cost import Dot, work_of
 from vaedist.bench.machine import products_task
 from vaedist.bench.record import GIGA
 from vaedist.bench.tasks import Task, in_turn
@@ -25,7 +25,7 @@ from vaedist.evaluation.importance import ImportanceEvaluator
 from vaedist.training.build import build_model
 
 
-def products_of(evaluator: ImportanceEvaluator) -> tuple[list[Product], list[Product]]:
+def products_of(evaluator: ImportanceEvaluator) -> tuple[list[Dot], list[Dot]]:
     """The products of a block that are done once, in the encoder, and those that are done in each round."""
     together = evaluator.block * evaluator.at_once
     once, each = [], []

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from vaedist.bench.hlo_cost import Product as Counted
 from vaedist.bench.hlo_cost import work_of
-from vaedist.models.products import Product, kernel_first_product, mask_tensor, products_seen
+from vaedist.models.products import Product, boolean_tensor, kernel_first_product, products_seen
 
 X, KERNEL, WEIGHT = (np.random.default_rng(i).normal(size=size).astype("float32") for i, size in enumerate(
     [(4, 30), (30, 20), (4, 20)]
@@ -47,7 +47,7 @@ def test_the_compiler_leaves_the_kernel_first(kernel_first):
 
 def test_a_mask_is_written_into_a_graph_as_bytes():
     mask = np.tri(30, 20, dtype=bool)
-    program = tf.function(lambda: mask_tensor(mask)).get_concrete_function()
+    program = tf.function(lambda: boolean_tensor(mask)).get_concrete_function()
     np.testing.assert_array_equal(program(), mask)
     kinds = {op.get_attr("dtype") for op in program.graph.get_operations() if op.type == "Const"}
     assert kinds == {tf.uint8}

@@ -53,7 +53,7 @@ class Instruction(NamedTuple):
     argument: str
 
 
-class Product(NamedTuple):
+class Dot(NamedTuple):
     """A matrix product, [rows, inner] x [inner, columns], either of which may be kept transposed."""
 
     rows: int
@@ -77,7 +77,7 @@ class Work:
         bytes: that its instructions read and write, each operand and each result once; caches save some of that.
     """
 
-    products: tuple[Product, ...]
+    products: tuple[Dot, ...]
     bytes: int
 
     @property
@@ -93,7 +93,7 @@ def work_of(text: str) -> Work:
     for one in itertools.chain(*computations.values()):
         if one.operation != "call":
             inside.update(_CALLED.findall(one.attributes))
-    products, moved = list[Product](), 0
+    products, moved = list[Dot](), 0
     for name, instructions in computations.items():
         arrays = {one.name: one.result for one in instructions}
         for one in instructions:
@@ -126,12 +126,12 @@ def _used(fused: list[Instruction]) -> list[int]:
     return [found[number] for number in sorted(found)]
 
 
-def _product(dot: Instruction, left: tuple[int, ...]) -> Product:
+def _product(dot: Instruction, left: tuple[int, ...]) -> Dot:
     """A `dot`, whose first operand has the sizes `left`."""
     axes, right_axes = ([int(axis) for axis in _NUMBER.findall(found)] for found in _CONTRACTED.findall(dot.attributes))
     inner = math.prod(left[axis] for axis in axes)
     rows = math.prod(left) // inner
-    return Product(rows, inner, math.prod(dot.result[0].sizes) // rows, 0 in axes, 0 not in right_axes)
+    return Dot(rows, inner, math.prod(dot.result[0].sizes) // rows, 0 in axes, 0 not in right_axes)
 
 
 def _computations(text: str) -> Iterator[tuple[str, list[Instruction]]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from vaedist.bench.hlo_cost import Product
+from vaedist.bench.hlo_cost import Dot
 from vaedist.bench.record import GIGA
 from vaedist.bench.tasks import Task
 from vaedist.devices.compilation import compiled
@@ -15,7 +15,7 @@ REPEATS = 4  # in one call, so that the call itself does not count
 FLOAT = 4  # bytes of a float32
 
 
-def products_task(products: Sequence[Product]) -> Task:
+def products_task(products: Sequence[Dot]) -> Task:
     """Matrix products alone: each of its own float32 operands, kept as in the program, one after another."""
     random = tf.random.Generator.from_seed(0)
 

@@ -5,26 +5,24 @@ differences, sums over all values of a pixel, an eager update.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
 from vaedist.checks.check import Check
-from vaedist.checks.mathematics import gradient, inverse, log_determinant, masks, probabilities
+from vaedist.checks.mathematics import dependencies, flows, gradient, inverse, log_determinant, probabilities
 from vaedist.checks.updates import eager, two_devices
 from vaedist.config import Experiment
-from vaedist.models import VAE
+from vaedist.models.model import Model
 
-__all__ = [
-    "IMAGES", "Check", "eager", "gradient", "inverse", "log_determinant", "masks", "probabilities", "run_checks",
-    "two_devices",
-]  # fmt: skip
+__all__ = ["IMAGES", "Check", "run_checks"]
 
 IMAGES = 8  # are enough: three batches, of which the last is short, and each uneven for two devices
 
 
 def run_checks(
     experiment: Experiment,
-    make_model: Callable[[], VAE],
+    make_model: Callable[[], Model],
     images: np.ndarray,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Check]:
@@ -37,9 +35,9 @@ def run_checks(
         progress: told how many checks are done, of how many.
     """
     model = make_model()
-    checks: list[Callable[[], Iterator[Check]]] = [lambda: probabilities(model)]
-    if model.flow.networks:
-        checks += [lambda: masks(model), lambda: log_determinant(model, images), lambda: inverse(model, images)]
+    checks: list[Callable[[], Iterator[Check]]] = [lambda: probabilities(model, images)]
+    for case in flows(model, images):
+        checks += [partial(check, case) for check in (dependencies, log_determinant, inverse)]
     checks += [
         lambda: gradient(model, images),
         lambda: eager(experiment, make_model, images),

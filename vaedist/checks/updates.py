@@ -12,17 +12,17 @@ from vaedist.config import Experiment
 from vaedist.data.lane_reader import LaneReader
 from vaedist.data.lanes import LanePlan
 from vaedist.devices.compilation import compiled
-from vaedist.evaluation.scoring import training_noise
-from vaedist.models import VAE
-from vaedist.models.rng import POSTERIOR, row_normal
-from vaedist.objectives.elbo import bound
+from vaedist.evaluation.scoring import score, training_noise
+from vaedist.models.model import Model
+from vaedist.models.rng import POSTERIOR, row_noise
+from vaedist.objectives.objective import normalised_weights
 from vaedist.training.build import build_step
 from vaedist.training.step import TrainStep
 
 UPDATES = 3
 
 
-def eager(experiment: Experiment, make_model: Callable[[], VAE], images: np.ndarray) -> Iterator[Check]:
+def eager(experiment: Experiment, make_model: Callable[[], Model], images: np.ndarray) -> Iterator[Check]:
     """Compiled updates, and the same ones taken one operation at a time.
 
     Where a gradient is hardly above the epsilon that optimizers add to its size, 1e-7, they raise its rounding error
@@ -35,7 +35,7 @@ def eager(experiment: Experiment, make_model: Callable[[], VAE], images: np.ndar
     yield Check(f"{UPDATES} compiled updates", "eager ones", _apart(before, _state(compiled), _state(plain)), 1e-7)
 
 
-def two_devices(experiment: Experiment, make_model: Callable[[], VAE], images: np.ndarray) -> Iterator[Check]:
+def two_devices(experiment: Experiment, make_model: Callable[[], Model], images: np.ndarray) -> Iterator[Check]:
     """Updates on one device, and on two that share the batches and have a copy of the weights each."""
     one, two = (_step(experiment, make_model, images, devices) for devices in (1, 2))
     before = _state(one)
@@ -45,15 +45,16 @@ def two_devices(experiment: Experiment, make_model: Callable[[], VAE], images: n
     yield Check(f"{UPDATES} updates on one device", "on two", largest(apart), 1e-7)
 
 
-def _step(experiment: Experiment, make_model: Callable[[], VAE], images: np.ndarray, devices: int) -> TrainStep:
+def _step(experiment: Experiment, make_model: Callable[[], Model], images: np.ndarray, devices: int) -> TrainStep:
     """The experiment's update, by batches of the images, for a model made anew."""
     experiment = experiment.with_values({"training.steps_per_call": UPDATES})
     strategy = _strategy(devices)
     with strategy.scope():
         model = make_model()
-        for product in model.products:
-            product.clear_masked()  # as the step does; an eager update leaves it as it is
-    return build_step(experiment, model, strategy, steps_per_epoch=1000, global_batch=_plan(images).global_batch)
+    step = build_step(experiment, model, strategy, steps_per_epoch=1000, global_batch=_plan(images).global_batch)
+    for own in range(devices):
+        step.update.clear(own)  # as a compiled step does; an eager update leaves it as it is
+    return step
 
 
 def _plan(images: np.ndarray) -> LanePlan:
@@ -82,16 +83,19 @@ def _update(step: TrainStep, images: np.ndarray) -> None:
 
 
 def _update_eagerly(step: TrainStep, images: np.ndarray) -> None:
-    """What the step is to compute: objective, gradient, clipping and the optimizer's formula, in turn."""
+    """Takes the steps one operation at a time: objective, gradient, clipping and the optimizer's formula, in turn."""
+    objective = step.objective
     for number in range(_plan(images).steps):
         batch = images[number * step.global_batch :][: step.global_batch]
-        x, eps, rates = _drawn(step, tf.constant(number, tf.int64), batch)
-        with tf.GradientTape() as tape:
-            output = step.model.score(x, step.model.encode(x), eps)
-            means = tf.stop_gradient(tf.reduce_mean(step.objective.group_kl(output.posterior), axis=0))
-            terms = step.objective.value(bound(output), output.posterior, number, means)
-            loss = -tf.reduce_sum(terms) / step.global_batch
-        gradients = tape.gradient(loss, step.weights)
+        eps, u, rates = _drawn(step, tf.constant(number, tf.int64), batch)
+        with tf.GradientTape() as tape, objective.path() as path:
+            scored = score(step.model, batch, eps, u, samples=objective.drawn, training=True)
+            groups = objective.group_kl(scored)
+            means = tf.stop_gradient(tf.reduce_mean(groups, axis=list(range(groups.shape.rank - 1))))
+            if path is not None:
+                path.weights = normalised_weights(objective.log_weights(scored, number, means))
+            loss = -tf.reduce_sum(objective.value(scored, number, means)) / step.global_batch
+        gradients = tape.gradient(loss, step.weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         if step.update.clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, step.update.clip_norm)
         for variables, gradient in zip(zip(step.weights, *step.slots.values(), strict=True), gradients, strict=True):
@@ -102,16 +106,15 @@ def _update_eagerly(step: TrainStep, images: np.ndarray) -> None:
 
 @compiled
 def _drawn(step: TrainStep, number: Any, images: Any) -> tuple[Any, ...]:
-    """What of an update is float32: x, the noise and the rates.
+    """The parts of an update that are float32: the noise and the rates.
 
-    By XLA as in the step, for it rounds them otherwise (it divides by 255 by multiplying with 1 / 255), so that only
-    what is float64 is compared.
+    By XLA as in the step, which rounds them otherwise than eager operations.
     """
     model, rows = step.model, images.shape[0]
-    eps = row_normal(step.seed, POSTERIOR, number, 0, rows, model.latent)
-    noise = training_noise(model, step.seed, number, 0, number * step.global_batch + tf.range(rows, dtype=tf.int64))
+    eps = row_noise(step.seed, POSTERIOR, number, 0, rows, model.noise, step.objective.drawn, dtype=model.compute_dtype)
+    u = training_noise(model, step.seed, number, 0, number * step.global_batch + tf.range(rows, dtype=tf.int64))
     rates = tuple(tf.cast(rate, step.dtype) for rate in step.optimizer.rates(number))
-    return model.observe(images, noise), tf.cast(eps, step.dtype), rates
+    return eps, u, rates
 
 
 def _apart(before: list[np.ndarray], a: list[np.ndarray], b: list[np.ndarray]) -> float:

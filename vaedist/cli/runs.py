@@ -202,7 +202,7 @@ def _columns(count: int) -> int:
 
 def _clipped(run: Any, images: Any) -> float | None:
     """Share of pixel values that lie at or beyond 0 or 1, where the likelihood cuts them off there; else None."""
-    return float(((images <= 0) | (images >= 1)).mean()) if run.model.likelihood.clips else None
+    return float(((images <= 0) | (images >= 1)).mean()) if run.model.clips else None
 
 
 def _write_picture(output: Path, sheet: Any, as_json: bool, clipped: float | None, **facts: Any) -> None:

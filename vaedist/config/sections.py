@@ -149,7 +149,29 @@ class ObjectiveSection(Section):
     free_bits: float = Field(
         default=0.0, ge=0, description="Nats of KL that each group of latents may use for free (Kingma et al. 2016)."
     )
-    free_bits_group: int = Field(default=1, ge=1, description="Latents in a group; the last may be smaller.")
+    free_bits_group: int = Field(
+        default=1,
+        ge=0,
+        description="Latents, or channels, in a group; the last may be smaller. 0 makes one group of each layer.",
+    )
+    samples: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="Samples of the latents for each image, K: above 1, training maximises the importance-weighted "
+        "bound L_K (Burda et al. 2016), whose single term may have warm-up and free bits too.",
+    )
+    gradient: Literal["plain", "dreg"] = Field(
+        default="plain",
+        description="Estimator of the gradient of L_K: plain, or doubly reparameterized with respect to the posterior "
+        "(dreg; Tucker et al. 2019), for models of one stochastic layer.",
+    )
+
+    @model_validator(mode="after")
+    def _dreg_of_samples(self) -> Self:
+        if self.gradient == "dreg" and self.samples == 1:
+            raise ValueError("gradient = 'dreg' is for samples above 1; it must be 'plain' for samples = 1")
+        return self
 
 
 class TrainingSection(Section):

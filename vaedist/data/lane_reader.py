@@ -19,7 +19,7 @@ class Chunk:
 
     epoch, first_step: position of the first batch, its step counted within the epoch.
     steps: batches that are filled; the rest of K is left over.
-    images: [replicas, K, Q, D], uint8; rows beyond a replica's count are zero.
+    images: [replicas, K, Q, H, W, C], uint8; rows beyond a replica's count are zero.
     first_rows: [replicas, K], int64, number within the global batch of each replica's first row.
     counts: [replicas, K], int32, rows that each replica has.
     numbers: [replicas, K, Q], int64, number of each row in its split, see `LanePlan`; 0 beyond a replica's count.
@@ -47,6 +47,7 @@ class LaneReader:
     def __init__(self, plan: LanePlan, lanes: Sequence[np.ndarray], *, replicas: int = 1, seed: int | None) -> None:
         self.plan, self.replicas, self.seed = plan, replicas, seed
         self.lanes = [lane.reshape(len(lane), -1) for lane in lanes]
+        self.image_shape = lanes[0].shape[1:]
         self.local_batch = -(-plan.local_batch // replicas)  # rows of one replica, at most
         self._orders: tuple[int, list[np.ndarray], list[np.ndarray]] | None = None
 
@@ -74,6 +75,7 @@ class LaneReader:
                 _gather(rows, whole)
                 images[:, k] = whole.reshape(self.replicas, self.local_batch, pixels)
         by_replica = numbers.reshape(capacity, self.replicas, self.local_batch).swapaxes(0, 1)
+        images = images.reshape(*images.shape[:3], *self.image_shape)
         return Chunk(epoch, first_step, steps, images, first_rows, counts, by_replica)
 
     def _order(self, epoch: int) -> tuple[list[np.ndarray], list[np.ndarray]]:

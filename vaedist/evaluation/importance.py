@@ -4,6 +4,7 @@ The work is cut into blocks of images that depend on the model and the number of
 on its number, so that the result is the same whoever scores which block.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -28,12 +29,12 @@ from vaedist.evaluation.bounds import (
     monte_carlo_variances,
 )
 from vaedist.evaluation.results import Evaluation, ImageScores, estimate_of
-from vaedist.evaluation.scoring import evaluation_noise
-from vaedist.models import VAE, Encoding
-from vaedist.models.rng import IMPORTANCE, row_normal
-from vaedist.objectives.elbo import bits_per_dim, bound, kl_per_unit
+from vaedist.evaluation.scoring import evaluation_noise, score_encoding, score_layout, side_by_side
+from vaedist.models.model import Model
+from vaedist.models.rng import IMPORTANCE, row_noise
+from vaedist.objectives.elbo import bits_per_dim, bound
 
-BLOCK_BYTES = 24 << 20  # of the decoder's output at a time
+BLOCK_BYTES = 24 << 20  # of the largest tensors at a time, see `Model.sample_bytes`
 SAMPLES_AT_ONCE = 16  # of each image in a block, or as many more as it takes to be done in ROUNDS
 ROUNDS = 16  # over a block, at most: it takes a second or so on two cores, with however many samples
 BLOCKS_AT_ONCE = 2  # for not every part of a block's work keeps all cores busy
@@ -71,9 +72,10 @@ class ImportanceEvaluator:
         seed: key of the noise of z; that of the pixels is the same in every evaluation.
     """
 
-    def __init__(self, model: VAE, rows: SplitRows, *, samples: int, seed: int) -> None:
+    def __init__(self, model: Model, rows: SplitRows, *, samples: int, seed: int) -> None:
         self.model, self.rows, self.samples, self.seed = model, rows, samples, seed
-        together = max(1, BLOCK_BYTES // (4 * model.likelihood.outputs * model.pixels))
+        self.layout = score_layout(model)
+        together = max(1, BLOCK_BYTES // model.sample_bytes)
         self.rounds = -(-samples // min(max(SAMPLES_AT_ONCE, -(-samples // ROUNDS)), together))
         self.at_once = -(-samples // self.rounds)  # samples in a round; the last round may have some to spare
         self.block = max(1, together // self.at_once)
@@ -138,7 +140,7 @@ class ImportanceEvaluator:
             units = active_units(whole) if doubt is None else None
         ks, bits = group_sizes(self.samples), None
         if self.model.levels is not None:
-            bits = bits_per_dim(bounds[:, [0, -1]], self.model.pixels, self.model.levels)
+            bits = bits_per_dim(bounds[:, [0, -1]], math.prod(self.model.image_shape), self.model.levels)
         return Evaluation(
             images=len(bounds),
             samples=self.samples,
@@ -160,36 +162,36 @@ class ImportanceEvaluator:
         """All samples of a block's images, whose rows have numbers in their split.
 
         Returns:
-            log w, [B, K]; sums over the samples: log p(x|z), [B], and z, z^2 and the KL by unit, [B, latent], float64;
-            E_q[z], [B, latent], where it is known.
+            log w, [B, K]; sums over the samples in float64: log p(x|z), [B], z and z^2, [B, latents], and the KL by
+            group, [B, groups]; E_q[z], [B, latents], where it is known. Layers stand side by side.
         """
-        model, rows, latent = self.model, self.block, self.model.latent
-        x = model.observe(images, evaluation_noise(model, numbers))
-        encoding = Encoding(*(part[:, None] for part in model.encode(x)))
+        model, rows = self.model, self.block
+        encoding = model.encode(images, evaluation_noise(model, numbers))
+        latents = sum(math.prod(shape) for shape in self.layout.latents.values())
 
         def take(t: Any, log_w: Any, *totals: Any) -> tuple[Any, ...]:
-            eps = row_normal(self.seed, IMPORTANCE, t, first, rows, self.at_once * latent)
-            eps = tf.cast(tf.reshape(eps, (rows, self.at_once, latent)), model.compute_dtype)
-            output = model.score(x[:, None], encoding, eps)
+            eps = row_noise(self.seed, IMPORTANCE, t, first, rows, model.noise, self.at_once, dtype=model.compute_dtype)
+            scored = score_encoding(model, encoding, eps, samples=self.at_once)
             wanted = tf.range(self.at_once) < self.samples - t * self.at_once
-            parts = (output.log_px, output.posterior.z, tf.square(output.posterior.z), kl_per_unit(output.posterior))
+            z = side_by_side(scored.latents, 2)
+            parts = (scored.log_px, z, tf.square(z), side_by_side(scored.kl, 2))
             added = (tf.where(_like(wanted, part), part, 0.0) for part in parts)
             totals = tuple(
                 total + tf.cast(tf.reduce_sum(part, axis=1), tf.float64)
                 for total, part in zip(totals, added, strict=True)
             )
-            return t + 1, tf.tensor_scatter_nd_update(log_w, [[t]], [bound(output).elbo]), *totals
+            return t + 1, tf.tensor_scatter_nd_update(log_w, [[t]], [bound(scored).elbo]), *totals
 
+        sizes = ((), (latents,), (latents,), (sum(self.layout.layers.values()),))
         start = (
             tf.constant(0),
             tf.zeros((self.rounds, rows, self.at_once), model.compute_dtype),
-            tf.zeros(rows, tf.float64),
-            *(tf.zeros((rows, latent), tf.float64) for _ in range(3)),
+            *(tf.zeros((rows, *size), tf.float64) for size in sizes),
         )
         _, log_w, *totals = tf.while_loop(lambda t, *_: t < self.rounds, take, start, maximum_iterations=self.rounds)
         log_w = tf.reshape(tf.transpose(log_w, (1, 0, 2)), (rows, -1))[:, : self.samples]
         mean = model.posterior_mean(encoding)
-        return (log_w, *totals) if mean is None else (log_w, *totals, mean[:, 0])
+        return (log_w, *totals) if mean is None else (log_w, *totals, side_by_side(mean))
 
 
 def _like(wanted: Any, part: Any) -> Any:

@@ -1,10 +1,14 @@
-"""Batches, and a model's sums over their real rows: what the training step and the test pass have in common."""
+"""Scores of mini-batches, and their sums over real rows, as the training step and the test pass take them."""
 
+import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import tensorflow as tf
 
-from vaedist.models import VAE, VAEOutput
+from vaedist.errors import ModelError
+from vaedist.models.model import Model, Score
 from vaedist.models.rng import OBSERVATION, pixel_uniform, row_uniform
 from vaedist.objectives.elbo import bound
 
@@ -12,8 +16,11 @@ from vaedist.objectives.elbo import bound
 class Batch(NamedTuple):
     """A replica's part of one global batch.
 
-    images [Q, D], uint8; first_row, number of the first one within the global batch; count, how many are real;
-    numbers [Q], int64, of the rows in their split.
+    Attributes:
+        images: [Q, H, W, C], uint8.
+        first_row: number of the first row within the global batch.
+        count: number of real rows; those beyond it are padding.
+        numbers: of the rows in their split, [Q], int64.
     """
 
     images: Any
@@ -23,44 +30,148 @@ class Batch(NamedTuple):
 
     @property
     def real(self) -> Any:
-        """Which rows are not padding, [Q], boolean."""
+        """A mask of the rows that are not padding, [Q], boolean."""
         return tf.range(self.images.shape[0]) < self.count
 
 
-def column_names(model: VAE) -> tuple[str, ...]:
-    """What `row_sums` sums, in its order."""
-    steps, scale = range(1, len(model.flow.networks) + 1), model.flow.transform.scale_name
-    return (
-        "rows", "elbo", "reconstruction", "kl", *(f"log_det_{t}" for t in steps), *(f"{scale}_{t}" for t in steps),
-    )  # fmt: skip
+class ScoreLayout(NamedTuple):
+    """Names and sizes in a model's `Score`.
+
+    Attributes:
+        layers: number of groups of each stochastic layer's KL, by name.
+        latents: shape of one image's latents, by layer.
+        metrics: names of the metrics.
+    """
+
+    layers: dict[str, int]
+    latents: dict[str, tuple[int, ...]]
+    metrics: tuple[str, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of `row_sums`, in its order; the KL by layer is among them where there are several."""
+        by_layer = [f"kl_{name}" for name in self.layers] if len(self.layers) > 1 else []
+        return ("rows", "elbo", "reconstruction", "kl", *by_layer, *self.metrics)
 
 
-def evaluation_noise(model: VAE, numbers: Any) -> Any:
-    """Noise of the pixels of some rows of a split, [B, D], in every test pass, evaluation and picture; or None."""
-    return pixel_uniform(numbers, model.pixels) if model.noisy else None
+_LAYOUTS: WeakKeyDictionary[Model, ScoreLayout] = WeakKeyDictionary()
 
 
-def training_noise(model: VAE, seed: int, step: Any, first_row: Any, numbers: Any) -> Any:
-    """Noise of the pixels in a training step, [B, D]: drawn afresh, unless binarisation is fixed; or None."""
-    if not model.noisy or model.observation.fixed:
+def score_layout(model: Model) -> ScoreLayout:
+    """Returns the names and sizes in a model's score, found by tracing it once.
+
+    Raises:
+        ModelError: the score has other shapes than the protocol says.
+    """
+    if model in _LAYOUTS:
+        return _LAYOUTS[model]
+    images = tf.TensorSpec((2, *model.image_shape), tf.uint8)
+    eps = {name: tf.TensorSpec((2, *shape), model.compute_dtype) for name, shape in model.noise.items()}
+    u = tf.TensorSpec((2, *model.image_shape), tf.float32) if model.preprocessing.noisy else None
+
+    def traced(images: Any, eps: Any, u: Any) -> Any:
+        return score(model, images, eps, u)._asdict()
+
+    found = tf.function(traced, autograph=False).get_concrete_function(images, eps, u).structured_outputs
+    _require(model, "log_px", found["log_px"].shape, (2,))
+    for name, kl in found["kl"].items():
+        _require(model, f"kl[{name!r}]", kl.shape, (2, kl.shape[-1] if kl.shape.rank else None))
+    for name, values in found["metrics"].items():
+        _require(model, f"metrics[{name!r}]", values.shape, (2,))
+    layout = ScoreLayout(
+        {name: kl.shape[-1] for name, kl in found["kl"].items()},
+        {name: tuple(z.shape[1:]) for name, z in found["latents"].items()},
+        tuple(found["metrics"]),
+    )
+    _LAYOUTS[model] = layout
+    return layout
+
+
+def _require(model: Model, name: str, found: Any, wanted: tuple[int | None, ...]) -> None:
+    """Compares the shape of a part of a score of two images with the one that it must have."""
+    if tuple(found) != wanted or None in wanted:
+        shape = "[B, groups]" if len(wanted) == 2 else "[B]"
+        raise ModelError(
+            f"model {type(model).__name__}: score gives {name} of shape {list(found)} for 2 images; it must be {shape}"
+        )
+
+
+def evaluation_noise(model: Model, numbers: Any) -> Any:
+    """Returns the pixel noise of some rows of a split in every test pass, evaluation and picture, [B, H, W, C].
+
+    None where the model's pixels are not seen through noise.
+    """
+    if not model.preprocessing.noisy:
+        return None
+    return _shaped(model, pixel_uniform(numbers, math.prod(model.image_shape)))
+
+
+def training_noise(model: Model, seed: int, step: Any, first_row: Any, numbers: Any) -> Any:
+    """Returns the pixel noise of a training step, [B, H, W, C]: drawn afresh, unless binarisation is fixed; or None."""
+    if not model.preprocessing.noisy or model.preprocessing.fixed:
         return evaluation_noise(model, numbers)
-    return row_uniform(seed, OBSERVATION, step, first_row, numbers.shape[0], model.pixels)
+    pixels = math.prod(model.image_shape)
+    return _shaped(model, row_uniform(seed, OBSERVATION, step, first_row, numbers.shape[0], pixels))
 
 
-def score(model: VAE, batch: Batch, eps: Any, noise: Any) -> VAEOutput:
-    """The model's output for a batch, padding included."""
-    return model(tf.reshape(batch.images, (-1, *model.image_shape)), tf.cast(eps, model.compute_dtype), noise)
+def score(model: Model, images: Any, eps: Any, u: Any, *, samples: int | None = None, training: bool = False) -> Score:
+    """Returns the model's score of some images, padding included, at one sample of the latents or at several.
+
+    Args:
+        model: the model.
+        images: uint8, [B, H, W, C].
+        eps: standard normal noise by stream, [B, ...], or [B, K, ...] for K samples of each image.
+        u: pixel noise, or None.
+        samples: K; None for noise without that axis.
+        training: see `Model`.
+    """
+    return score_encoding(model, model.encode(images, u, training=training), eps, samples=samples, training=training)
 
 
-def row_sums(batch: Batch, output: VAEOutput, *more: Any) -> Any:
-    """Sums over the real rows of a batch: rows, elbo, its parts, log_det and scale a step, and `more`, [B]."""
-    scales = output.posterior.log_scales
+def score_encoding(
+    model: Model, encoding: Any, eps: Any, *, samples: int | None = None, training: bool = False
+) -> Score:
+    """Returns the score of images that are encoded already, see `score`."""
+    if samples is None:
+        return model.score(encoding, eps, training=training)
+    if model.broadcasts:
+        return model.score(tf.nest.map_structure(lambda x: x[:, None], encoding), eps, training=training)
+    copies = tf.nest.map_structure(lambda x: tf.repeat(x, samples, axis=0), encoding)
+    flat = model.score(copies, tf.nest.map_structure(_merged, eps), training=training)
+    return tf.nest.map_structure(lambda x: tf.reshape(x, (-1, samples, *x.shape[1:])), flat)
+
+
+def row_sums(batch: Batch, scored: Score, layout: ScoreLayout, *more: Any) -> Any:
+    """Returns sums over the real rows of a batch by column of `layout`, followed by those of `more`, [B] each.
+
+    Of K samples of each image, the mean is taken.
+    """
+    parts = bound(scored)
+    by_layer = [parts.by_layer[name] for name in layout.layers] if len(layout.layers) > 1 else []
     columns = [
-        tf.ones_like(output.log_px),
-        *bound(output),
-        *(tf.reduce_sum(log_scale, axis=-1) for log_scale in scales),
-        *(tf.reduce_mean(tf.exp(log_scale), axis=-1) for log_scale in scales),
+        tf.ones_like(batch.real, scored.log_px.dtype),
+        parts.elbo,
+        parts.reconstruction,
+        parts.kl,
+        *by_layer,
+        *(scored.metrics[name] for name in layout.metrics),
         *more,
     ]
+    columns = [tf.reduce_mean(column, axis=1) if column.shape.rank > 1 else column for column in columns]
     # Padding is cut out, not multiplied away: its numbers may be anything.
     return tf.stack([tf.reduce_sum(tf.where(batch.real, column, 0.0)) for column in columns])
+
+
+def _shaped(model: Model, noise: Any) -> Any:
+    return tf.reshape(noise, (-1, *model.image_shape))
+
+
+def _merged(x: Any) -> Any:
+    """Merges the first two axes."""
+    return tf.reshape(x, (-1, *x.shape[2:]))
+
+
+def side_by_side(parts: Mapping[str, Any], axes: int = 1) -> Any:
+    """Returns all numbers of an image in one row, [..., n], from tensors by layer that have `axes` leading axes."""
+    rows = [x if x.shape.rank == axes + 1 else tf.reshape(x, (*x.shape[:axes], -1)) for x in parts.values()]
+    return rows[0] if len(rows) == 1 else tf.concat(rows, axis=-1)

@@ -1,5 +1,6 @@
 """The test pass: every row exactly once, on all workers, and the same numbers for any number of them."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,9 +10,9 @@ import tensorflow as tf
 from vaedist.data.lane_reader import Chunk, LaneReader, read_ahead
 from vaedist.devices.compilation import compiled, scalar, traced
 from vaedist.devices.strategy import per_replica
-from vaedist.evaluation.scoring import Batch, column_names, evaluation_noise, row_sums, score
-from vaedist.models import VAE
-from vaedist.models.rng import EVALUATION, row_normal
+from vaedist.evaluation.scoring import Batch, evaluation_noise, row_sums, score, score_layout
+from vaedist.models.model import Model
+from vaedist.models.rng import EVALUATION, row_noise
 from vaedist.objectives.elbo import bits_per_dim
 
 CHUNK = 8  # batches a call
@@ -28,9 +29,10 @@ class Evaluator:
             of its pixels is that of every evaluation.
     """
 
-    def __init__(self, model: VAE, strategy: Any, reader: LaneReader, *, seed: int) -> None:
+    def __init__(self, model: Model, strategy: Any, reader: LaneReader, *, seed: int) -> None:
         self.model, self.strategy, self.reader, self.seed = model, strategy, reader, seed
-        self.names = column_names(model)
+        self.layout = score_layout(model)
+        self.names = self.layout.columns
         self._call = traced(self._replicas)
         self._sums = compiled(self._chunk_sums)
 
@@ -50,7 +52,7 @@ class Evaluator:
             total = totals[0]
         named = dict(zip(self.names[1:], (total[1:] / total[0]).tolist(), strict=True))
         if self.model.levels is not None:
-            named["bits_per_dim"] = bits_per_dim(named["elbo"], self.model.pixels, self.model.levels)
+            named["bits_per_dim"] = bits_per_dim(named["elbo"], math.prod(self.model.image_shape), self.model.levels)
         return {"rows": float(total[0])} | named
 
     def _requests(self) -> Iterator[tuple[int, int, int]]:
@@ -79,9 +81,10 @@ class Evaluator:
         def body(k: Any, total: Any) -> Any:
             batch, step = Batch(*(part[k] for part in batches)), first_step + tf.cast(k, tf.int64)
             rows = batch.images.shape[0]
-            eps = row_normal(self.seed, EVALUATION, step, batch.first_row, rows, self.model.latent)
-            noise = evaluation_noise(self.model, batch.numbers)
-            return k + 1, total + tf.cast(row_sums(batch, score(self.model, batch, eps, noise)), tf.float64)
+            model = self.model
+            eps = row_noise(self.seed, EVALUATION, step, batch.first_row, rows, model.noise, dtype=model.compute_dtype)
+            scored = score(model, batch.images, eps, evaluation_noise(model, batch.numbers))
+            return k + 1, total + tf.cast(row_sums(batch, scored, self.layout), tf.float64)
 
         start = (tf.constant(0), tf.zeros(len(self.names), tf.float64))
         return tf.while_loop(lambda k, _: k < steps, body, start, maximum_iterations=CHUNK)[1]

@@ -15,6 +15,7 @@ if keras.backend.backend() != "tensorflow":
         "set KERAS_BACKEND=tensorflow or import vaedist before keras"
     )
 
-from vaedist.models.mlp.model import VAE, Encoding, Posterior, VAEOutput
+from vaedist.models.mlp.model import VAE
+from vaedist.models.model import Model, Score
 
-__all__ = ["VAE", "Encoding", "Posterior", "VAEOutput"]
+__all__ = ["VAE", "Model", "Score"]

@@ -55,7 +55,7 @@ class Scaled:
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
         """Grey values in [0, 1], the ends included."""
-        return ops.cast(pixels, "float32") / 255.0
+        return ops.cast(pixels, "float32") * (1 / 255)  # as XLA computes a division by 255
 
 
 class Binned:

@@ -17,7 +17,7 @@ from keras import ops
 from tensorflow.compiler.tf2xla.python import xla
 
 
-def mask_tensor(mask: np.ndarray) -> Any:
+def boolean_tensor(mask: np.ndarray) -> Any:
     """A mask, boolean, as a tensor.
 
     TensorFlow writes booleans into a graph one by one, which would take longer than all else of the step's graph.
@@ -26,7 +26,7 @@ def mask_tensor(mask: np.ndarray) -> Any:
 
 
 class Seen(NamedTuple):
-    """What a product was applied to and what it gave, [B, in] and [B, out]."""
+    """Input and output of a product, [B, in] and [B, out]; of several samples of each image, B counts them all."""
 
     x: Any
     y: Any
@@ -108,9 +108,10 @@ class Product:
             if self.kernel.path in watch.seen:
                 raise RuntimeError(f"{self.kernel.path} is applied twice, so its gradient is not one product")
             product = kernel_first_product if watch.kernel_first else ops.matmul
-            y = product(x, ops.convert_to_tensor(self.kernel))
-            watch.seen[self.kernel.path] = Seen(x, y)
-            return y
+            rows = x if len(x.shape) == 2 else ops.reshape(x, (-1, x.shape[-1]))  # of several samples of each image
+            y = product(rows, ops.convert_to_tensor(self.kernel))
+            watch.seen[self.kernel.path] = Seen(rows, y)
+            return y if rows is x else ops.reshape(y, (*x.shape[:-1], y.shape[-1]))
         return ops.matmul(x, self.kernel if self.mask is None else self._masked())
 
     def clear_masked(self) -> None:
@@ -120,7 +121,7 @@ class Product:
 
     def _masked(self) -> Any:
         assert self.mask is not None
-        return ops.where(mask_tensor(self.mask), self.kernel, 0.0)
+        return ops.where(boolean_tensor(self.mask), self.kernel, 0.0)
 
 
 class Dense(keras.layers.Dense):

@@ -8,6 +8,8 @@ Pixels are evaluated with `pixel_uniform`, whose numbers depend on `EVALUATION_S
 alone: every run, command, batch size and number of workers sees the same binarised or dequantised images.
 """
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +50,34 @@ def row_normal(seed: int, stream: int, step: Any, first_row: Any, rows: int, wid
     """
     uniform = row_uniform(seed, stream, step, first_row, rows, width)
     return np.float32(np.sqrt(2.0)) * tf.math.erfinv(2.0 * uniform - 1.0)
+
+
+def row_noise(
+    seed: int, stream: int, step: Any, first_row: Any, rows: int, shapes: Mapping[str, Sequence[int]],
+    samples: int | None = None, dtype: str = "float32",
+) -> dict[str, Any]:  # fmt: skip
+    """Returns standard normal noise of several names, each [rows, *shape], or [rows, samples, *shape].
+
+    A row's numbers are one run of the generator, cut into the names in their order.
+
+    Args:
+        seed: key of the run.
+        stream: that shares no numbers with another.
+        step: number of the update.
+        first_row: number of the first row within the global batch.
+        rows: how many.
+        shapes: of one row's noise, by name.
+        samples: number of draws for each row; None draws once, without that axis.
+        dtype: of the result.
+    """
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    leading = [rows] if samples is None else [rows, samples]
+    noise = row_normal(seed, stream, step, first_row, rows, (samples or 1) * sum(sizes))
+    noise = tf.cast(tf.reshape(noise, [*leading, sum(sizes)]), dtype)
+    parts = tf.split(noise, sizes, axis=-1) if len(sizes) > 1 else [noise]
+    return {
+        name: tf.reshape(part, [*leading, *shape]) for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
 
 
 def numbered_bits(seed: int, stream: int, step: Any, numbers: Any, width: int) -> Any:

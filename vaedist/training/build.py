@@ -3,13 +3,14 @@
 from typing import Any
 
 from vaedist.config import Experiment
-from vaedist.models import VAE
+from vaedist.models.mlp.model import VAE
+from vaedist.models.model import Model
 from vaedist.objectives.objective import Objective
 from vaedist.training.optimizer import make_optimizer
 from vaedist.training.step import TrainStep
 
 
-def build_model(experiment: Experiment, image_shape: tuple[int, int, int], dtype: str = "float32") -> VAE:
+def build_model(experiment: Experiment, image_shape: tuple[int, int, int], dtype: str = "float32") -> Model:
     """The model that an experiment describes, with its first weights."""
     section, flow = experiment.model, experiment.model.flow
     return VAE(
@@ -30,7 +31,7 @@ def build_model(experiment: Experiment, image_shape: tuple[int, int, int], dtype
 
 
 def build_step(
-    experiment: Experiment, model: VAE, strategy: Any, *, steps_per_epoch: int, global_batch: int
+    experiment: Experiment, model: Model, strategy: Any, *, steps_per_epoch: int, global_batch: int
 ) -> TrainStep:
     """The update that an experiment describes.
 
@@ -46,7 +47,13 @@ def build_step(
         model,
         strategy,
         make_optimizer(training, training.epochs * steps_per_epoch),
-        Objective(round(goal.kl_warmup_epochs * steps_per_epoch), goal.free_bits, goal.free_bits_group),
+        Objective(
+            round(goal.kl_warmup_epochs * steps_per_epoch),
+            goal.free_bits,
+            goal.free_bits_group,
+            goal.samples,
+            goal.gradient,
+        ),
         global_batch=global_batch,
         steps_per_call=training.steps_per_call,
         norm_every=experiment.monitor.log_every,

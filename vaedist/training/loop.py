@@ -20,14 +20,14 @@ from vaedist.data.worker_data import WorkerData
 from vaedist.errors import Interrupted, NonFiniteError, RunError, VaedistError
 from vaedist.evaluation.importance import ImportanceEvaluator
 from vaedist.evaluation.test_pass import Evaluator
-from vaedist.models import VAE
+from vaedist.models.model import Model
 from vaedist.monitor.events import Saved, Started
 from vaedist.runs.async_checkpointer import AsyncCheckpointer
 from vaedist.runs.checkpoint import Checkpoint, CheckpointStore, Position
 from vaedist.training.build import build_step
 from vaedist.training.metric_sums import MetricSums, Stopwatch
 from vaedist.training.run_logger import RunLogger
-from vaedist.training.state import averaged, load_variables, named_slots, named_weights
+from vaedist.training.state import averaged, load_variables, named_slots, named_variables
 
 MOST_NAMED = 3  # numbers that an error names
 
@@ -51,7 +51,7 @@ class Loop:
     def __init__(
         self,
         experiment: Experiment,
-        model: VAE,
+        model: Model,
         strategy: Any,
         inputs: WorkerData,
         store: CheckpointStore,
@@ -239,7 +239,7 @@ class Loop:
             meters=self.meters.state(),
             validation_elbo=elbo if self.inputs.split == "validation" else None,
         )
-        weights, slots, notify = named_weights(self.model), named_slots(self.model, self.step), self.recorder.notify
+        weights, slots, notify = named_variables(self.model), named_slots(self.model, self.step), self.recorder.notify
         write = partial(
             self.store.save, position, weights, slots, self.experiment.to_toml(),
             committed=lambda place: notify(Saved(position.epoch, position.step, place, asked)),

@@ -7,7 +7,7 @@ from vaedist.config import Experiment
 from vaedist.data.manifest import SplitName
 from vaedist.data.worker_data import Probe
 from vaedist.evaluation import inspection
-from vaedist.models import VAE
+from vaedist.models.model import Model
 from vaedist.monitor.events import Event, Progress, Tested
 from vaedist.monitor.metrics import MetricsLog
 from vaedist.monitor.pictures import encode_png, grid, save_encoded, side_by_side, to_uint8
@@ -22,6 +22,7 @@ CAPTIONS = {
     "interpolations": "Means E[x|z] along great circles in z between samples of q(z|x) of two test images.",
 }
 STATISTICS_IMAGES = 128
+RATES = ("learning_rate", "gradient_norm", "images_per_second", "step_seconds", "input_wait")
 
 
 class RunLogger:
@@ -86,10 +87,9 @@ class RunLogger:
         }
         if "objective" in values:
             scalars |= {"elbo/objective_train": values["objective"], "optim/kl_weight": values["kl_weight"]}
-        flow = {
-            f"parts/{name}": value for name, value in values.items() if name.startswith(("log_det_", "gate_", "scale_"))
-        }
-        self.board.scalars(step, scalars | flow)
+        known = {"elbo", "reconstruction", "kl", "objective", "kl_weight", *RATES}
+        own = {f"parts/{name}": value for name, value in values.items() if name not in known}  # the model's metrics
+        self.board.scalars(step, scalars | own)
         numbers = (values[k] for k in ("elbo", "reconstruction", "kl", "images_per_second", "input_wait"))
         self.notify(Progress(epoch, step, *numbers))
 
@@ -114,14 +114,16 @@ class RunLogger:
         elbo, reconstruction, kl = (values[k] for k in ("elbo", "reconstruction", "kl"))
         self.notify(Tested(epoch, step, elbo, reconstruction, kl, best, bits, bound, self.split))
 
-    def latents(self, step: int, model: VAE, probe: Probe) -> None:
+    def latents(self, step: int, model: Model, probe: Probe) -> None:
         """Active units and the KL of each unit, over some of the probe's images."""
         statistics = inspection.latent_statistics(model, probe.images[:STATISTICS_IMAGES], seed=self.seed)
         if statistics.active_units is not None:
             self.board.scalars(step, {"latent/active_units": statistics.active_units})
-        self.board.histogram("latent/kl_per_unit", step, statistics.kl_per_unit)
+        for layer, kl in statistics.kl.items():
+            of = f"/{layer}" if len(statistics.kl) > 1 else ""
+            self.board.histogram(f"latent/kl_per_unit{of}", step, kl)
 
-    def pictures(self, epoch: int, step: int, model: VAE, probe: Probe) -> None:
+    def pictures(self, epoch: int, step: int, model: Model, probe: Probe) -> None:
         """Originals beside reconstructions, samples and interpolations, for TensorBoard and as PNG."""
         self.may_write()
         count, seed = self.settings.pictures, self.seed
@@ -142,9 +144,9 @@ class RunLogger:
             for place in (f"{name}-epoch-{epoch:04d}.png", f"{name}.png"):
                 save_encoded(self.run.pictures / place, content)
 
-    def finish(self, step: int, model: VAE, probe: Probe) -> None:
+    def finish(self, step: int, model: Model, probe: Probe) -> None:
         """The probe's latents and the pixels that they are of, for TensorBoard's projector."""
-        z = inspection.posterior(model, probe.images, seed=self.seed).z
+        z = inspection.encode(model, probe.images, seed=self.seed)
         labels = [probe.classes[label] for label in probe.labels]
         self.board.projector("latents", step, z, labels, to_uint8(inspection.observed(model, probe.images)))
 

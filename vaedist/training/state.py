@@ -7,35 +7,37 @@ from typing import Any
 import numpy as np
 
 from vaedist.errors import CheckpointError
-from vaedist.models import VAE
+from vaedist.models.model import Model
 from vaedist.runs.checkpoint import Checkpoint
 from vaedist.training.optimizer import Averaged, mass
 from vaedist.training.step import TrainStep
 
-
-def named_weights(model: VAE) -> dict[str, np.ndarray]:
-    """The model's weights by their Keras paths."""
-    return {variable.path: variable.numpy() for variable in model.trainable_variables}
+AVERAGE = "average"
 
 
-def named_slots(model: VAE, step: TrainStep) -> dict[str, np.ndarray]:
-    """The optimizer's slots, as slot/path of the weight."""
+def named_variables(model: Model) -> dict[str, np.ndarray]:
+    """Returns all of the model's variables, trained or not, by their Keras paths."""
+    return {variable.path: variable.numpy() for variable in model.variables}
+
+
+def named_slots(model: Model, step: TrainStep) -> dict[str, np.ndarray]:
+    """Returns the optimizer's slots, as slot/path of the variable."""
     return {name: variable.numpy() for name, variable in _slots(model, step)}
 
 
-def load_variables(model: VAE, step: TrainStep, checkpoint: Checkpoint) -> None:
-    """Give the model and the optimizer the checkpoint's numbers.
+def load_variables(model: Model, step: TrainStep, checkpoint: Checkpoint) -> None:
+    """Gives the model and the optimizer the checkpoint's numbers.
 
     Raises:
         CheckpointError: a tensor is missing or has another shape; nothing was changed.
     """
     where = str(checkpoint.path)
-    assign({v.path: v.value for v in model.trainable_variables}, checkpoint.weights(), where)
+    assign({v.path: v.value for v in model.variables}, checkpoint.weights(), where)
     assign(dict(_slots(model, step)), checkpoint.optimizer(), where)
 
 
-def load_weights(model: VAE, checkpoint: Checkpoint, ema_decay: float = 0.0) -> None:
-    """Give the model the checkpoint's weights, or their moving averages, where they were kept with a decay.
+def load_weights(model: Model, checkpoint: Checkpoint, ema_decay: float = 0.0) -> None:
+    """Gives the model the checkpoint's variables, or their moving averages, where they were kept with a decay.
 
     Raises:
         CheckpointError: a tensor is missing or has another shape; nothing was changed.
@@ -43,16 +45,17 @@ def load_weights(model: VAE, checkpoint: Checkpoint, ema_decay: float = 0.0) -> 
     arrays = checkpoint.weights()
     if ema_decay and checkpoint.position.step:
         slots, whole = checkpoint.optimizer(), np.float32(mass(ema_decay, checkpoint.position.step))
-        arrays = {path: slots[f"average/{path}"] / whole for path in arrays if f"average/{path}" in slots}
-    assign({v.path: v.value for v in model.trainable_variables}, arrays, str(checkpoint.path))
+        averages = {path: slots[f"{AVERAGE}/{path}"] for path in arrays if f"{AVERAGE}/{path}" in slots}
+        arrays = {path: average / whole for path, average in averages.items()}
+    assign({v.path: v.value for v in model.variables}, arrays, str(checkpoint.path))
 
 
 @contextmanager
-def averaged(model: VAE, step: TrainStep, taken: int) -> Iterator[None]:
-    """Have the model's weights be their moving averages meanwhile, where the optimizer keeps these.
+def averaged(model: Model, step: TrainStep, taken: int) -> Iterator[None]:
+    """Gives the model the moving averages of its variables in this context, where the optimizer keeps these.
 
     Args:
-        model: whose weights.
+        model: whose variables.
         step: with the averages.
         taken: updates made.
     """
@@ -60,9 +63,10 @@ def averaged(model: VAE, step: TrainStep, taken: int) -> Iterator[None]:
     if not isinstance(optimizer, Averaged) or not taken:
         yield
         return
-    variables = [variable.value for variable in model.trainable_variables]
+    averages = [*step.slots[AVERAGE], *step.update.state_averages]
+    variables = [*step.weights, *step.state]
     own = [variable.numpy() for variable in variables]
-    for variable, average in zip(variables, step.slots["average"], strict=True):
+    for variable, average in zip(variables, averages, strict=True):
         variable.assign(average.numpy() / np.float32(mass(optimizer.decay, taken)))
     try:
         yield
@@ -72,7 +76,7 @@ def averaged(model: VAE, step: TrainStep, taken: int) -> Iterator[None]:
 
 
 def assign(variables: Mapping[str, Any], arrays: Mapping[str, np.ndarray], where: str) -> None:
-    """Assign arrays to the variables of the same names, all or none."""
+    """Assigns arrays to the variables of the same names, all or none."""
     missing = sorted(variables.keys() - arrays.keys())
     if missing:
         raise CheckpointError(f"checkpoint {where} does not fit the model: it has no {missing[0]}")
@@ -86,7 +90,9 @@ def assign(variables: Mapping[str, Any], arrays: Mapping[str, np.ndarray], where
         variable.assign(arrays[name])
 
 
-def _slots(model: VAE, step: TrainStep) -> Iterator[tuple[str, Any]]:
+def _slots(model: Model, step: TrainStep) -> Iterator[tuple[str, Any]]:
     for slot, variables in step.slots.items():
         for weight, variable in zip(model.trainable_variables, variables, strict=True):
             yield f"{slot}/{weight.path}", variable
+    for weight, variable in zip(step.gradient.state, step.update.state_averages):  # noqa: B905 - there may be none
+        yield f"{AVERAGE}/{weight.path}", variable

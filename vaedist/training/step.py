@@ -6,7 +6,7 @@ compiles the update of its own copy of the weights. Either way a step is the sam
 number.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,10 @@ import tensorflow as tf
 from vaedist.data.lane_reader import Chunk
 from vaedist.devices.compilation import compiled, program_text, scalar, traced
 from vaedist.devices.strategy import first_local, local_replica, on_gpus, per_replica
-from vaedist.evaluation.scoring import Batch, column_names, row_sums, score, training_noise
-from vaedist.models import VAE, VAEOutput
-from vaedist.models.products import Factors, products_seen
-from vaedist.models.rng import POSTERIOR, row_normal
-from vaedist.objectives.elbo import bound
+from vaedist.evaluation.scoring import Batch
+from vaedist.models.model import Model
 from vaedist.objectives.objective import Objective
+from vaedist.training.batch_gradient import BatchGradient, ReplicaVariables
 from vaedist.training.optimizer import Optimizer
 from vaedist.training.packing import Packing
 from vaedist.training.update import Update, bound_of_squares, fits
@@ -43,37 +41,41 @@ class TrainStep:
     """
 
     def __init__(
-        self, model: VAE, strategy: Any, optimizer: Optimizer, objective: Objective, *,
+        self, model: Model, strategy: Any, optimizer: Optimizer, objective: Objective, *,
         global_batch: int, steps_per_call: int, norm_every: int, clip_norm: float = 0.0,
         reduce_dtype: str | None = None, accumulation_steps: int = 1, seed: int,
     ) -> None:  # fmt: skip
         self.model, self.strategy, self.optimizer, self.objective = model, strategy, optimizer, objective
         self.global_batch, self.capacity, self.seed = global_batch, steps_per_call, seed
-        self.accumulation_steps = accumulation_steps
-        self.sums = column_names(model) if objective.is_elbo else (*column_names(model), "objective")
+        self.accumulation_steps, gpus = accumulation_steps, on_gpus(strategy)
+        self.gradient = BatchGradient(
+            model, objective, global_batch=global_batch, accumulation_steps=accumulation_steps,
+            kernel_first=not gpus, seed=seed,
+        )  # fmt: skip
+        self.sums = self.gradient.columns
         self.names = (*self.sums, "stop", "gradient_norm")
         self.weights = [variable.value for variable in model.trainable_variables]
-        self.dtype, self._on_gpus = self.weights[0].dtype, on_gpus(strategy)
-        paths = [variable.path for variable in model.trainable_variables]
-        kernels = {paths.index(product.kernel.path): product for product in model.products}
-        masks = {i: product.mask for i, product in kernels.items() if product.mask is not None}
-        # Of a batch that is taken in parts there is a sum only, and no factors.
-        self._kernels = tuple(kernels) if accumulation_steps == 1 else ()
+        self.state = [variable.value for variable in self.gradient.state]
+        self.dtype = self.weights[0].dtype
         self._zeros: dict[tuple[int, ...], Any] = {}
         self._packing = Packing(
             [weight.shape for weight in self.weights],
-            self._kernels, rows=global_batch, dtype=self.dtype.name, reduce_dtype=reduce_dtype or self.dtype.name,
-            split=not self._on_gpus,
+            # Several samples of an image have as many rows of factors.
+            self.gradient.kernels if objective.drawn is None else (),
+            rows=global_batch, dtype=self.dtype.name, reduce_dtype=reduce_dtype or self.dtype.name, split=not gpus,
         )  # fmt: skip
         with strategy.scope():
-            self.update = Update(optimizer, self.weights, masks, norm_every=norm_every, clip_norm=clip_norm)
+            self.update = Update(
+                optimizer, self.weights, self.gradient.supports, state=self.state,
+                norm_every=norm_every, clip_norm=clip_norm,
+            )  # fmt: skip
         self.slots = self.update.slots
         alone = strategy.num_replicas_in_sync == 1
         self._call = compiled(self._alone) if alone else traced(self._together)
         self._compiled_group_sums = compiled(self._group_sums)
         self._compiled_gradients = compiled(self._packed_gradients)
         self._compiled_update = compiled(self._packed_update)
-        self._compiled_masking = compiled(self.update.mask)
+        self._compiled_masking = compiled(self.update.clear)
 
     def run(self, chunk: Chunk, step: int, *, stop: bool = False) -> tuple[np.ndarray, bool]:
         """Take the steps of a chunk, the first of which has the number `step`, counted over the whole run.
@@ -122,8 +124,7 @@ class TrainStep:
         if self.strategy.num_replicas_in_sync == 1:
             return program_text(self._call, batches, tf.constant(chunk.steps), first, stop)
         batch = Batch(*(part[0] for part in batches))
-        groups = self.objective.free_bits
-        sums = self._compiled_group_sums(batch, first, 0) if groups else None
+        sums = self._compiled_group_sums(batch, first, 0) if self.objective.free_bits else None
         packed = self._compiled_gradients(batch, first, stop, 0, sums)
         gradients = program_text(self._compiled_gradients, batch, first, stop, 0, sums)
         return gradients + program_text(self._compiled_update, packed, first, 0)
@@ -136,7 +137,7 @@ class TrainStep:
 
     def _numbers(self, numbers: np.ndarray) -> Any:
         """The rows' numbers, which are sent to the devices where a step depends on them; else zeros, sent once."""
-        if self.model.observation.fixed:
+        if self.model.preprocessing.fixed:
             return per_replica(self.strategy, numbers)
         if numbers.shape not in self._zeros:
             self._zeros[numbers.shape] = per_replica(self.strategy, np.zeros_like(numbers))
@@ -144,11 +145,11 @@ class TrainStep:
 
     def _alone(self, batches: Batch, steps: Any, first_step: Any, stop: Any) -> Any:
         """All steps of a call in one program, on the one device."""
-        self.update.mask(0)
+        self.update.clear(0)
 
         def take(k: Any, step: Any) -> Any:
             batch = Batch(*(part[k] for part in batches))
-            return self.update(*self._gradients(batch, step, stop, 0, factored=self._kernels), step, 0)
+            return self._updated(*self._gradients(batch, step, stop, 0, factored=self.gradient.kernels), step, 0)
 
         return self._loop(take, steps, first_step)
 
@@ -187,100 +188,35 @@ class TrainStep:
         empty = tf.zeros((self.capacity, len(self.names)), self.dtype)
         return tf.while_loop(more, body, (tf.constant(0), tf.constant(True), empty), maximum_iterations=self.capacity)
 
-    def _output(self, batch: Batch, step: Any) -> VAEOutput:
-        """The model's output for this replica's part of a batch, with the noise of its rows."""
-        with tf.name_scope("noise"):
-            eps = row_normal(self.seed, POSTERIOR, step, batch.first_row, batch.images.shape[0], self.model.latent)
-            noise = training_noise(self.model, self.seed, step, batch.first_row, batch.numbers)
-        return score(self.model, batch, eps, noise)
-
-    def _sum_groups(self, batch: Batch, output: VAEOutput) -> Any:
-        """Sums over the real rows of each group's KL, and the number of these rows, [groups + 1]."""
-        groups = self.objective.group_kl(output.posterior)
-        sums = tf.reduce_sum(tf.where(batch.real[:, None], groups, 0.0), axis=0)
-        return tf.concat([sums, [tf.cast(batch.count, sums.dtype)]], 0)
+    def _variables(self, own: int) -> ReplicaVariables:
+        """The copies of a replica, by its number among the process's."""
+        return ReplicaVariables(*([one.values[own] for one in some] for some in (self.weights, self.state)))
 
     def _group_sums(self, batch: Batch, step: Any, own: int) -> Any:
-        def of(part: Batch) -> list[Any]:
-            return [self._sum_groups(part, self._output(part, step))]
-
-        groups = -(-self.model.latent // self.objective.group)
-        return self._over_parts(batch, of, [(groups + 1,)])[0]
+        return self.gradient.group_sums(self._variables(own), batch, step)
 
     def _gradients(
-        self, batch: Batch, step: Any, stop: Any, own: int, group_sums: Any = None, factored: Collection[int] = ()
+        self, batch: Batch, step: Any, stop: Any, own: int, group_sums: Any = None, factored: Sequence[int] = ()
     ) -> tuple[list[Any], Any]:
-        """This replica's part of the gradient, one tensor a weight, and of the metrics' sums.
+        """A replica's part of the gradient, one tensor a weight, and of the sums: columns, "stop", the state."""
+        gradients, sums = self.gradient(self._variables(own), batch, step, group_sums=group_sums, factored=factored)
+        columns = len(self.sums)
+        return gradients, tf.concat([sums[:columns], [stop], sums[columns:]], 0)
 
-        The gradients of kernels that have a mask are as if they had none: it is applied where they are used.
-        `own` is the replica's number among the process's: whose copies of the mirrored variables are read.
-        `group_sums` are those of the whole batch, where it has other parts.
-        `factored` are the numbers of the kernels whose gradients are given as `Factors`.
-        """
-        if self.accumulation_steps > 1 and self.objective.free_bits and group_sums is None:
-            group_sums = self._group_sums(batch, step, own)
-
-        def of(part: Batch) -> list[Any]:
-            return self._part_gradients(part, step, own, group_sums, factored)
-
-        *gradients, sums = self._over_parts(batch, of, [*(weight.shape for weight in self.weights), len(self.sums)])
-        return gradients, tf.concat([sums, [stop]], 0)
-
-    def _over_parts(self, batch: Batch, function: Callable[[Batch], Sequence[Any]], shapes: Sequence[Any]) -> list[Any]:
-        """Sums over the parts of a batch, one after another, of what a function gives: tensors of these shapes."""
-        parts, (rows, pixels) = self.accumulation_steps, batch.images.shape
-        if parts == 1:
-            return list(function(batch))
-        size = -(-rows // parts)
-        images = tf.pad(batch.images, [[0, size * parts - rows], [0, 0]])
-        numbers = tf.pad(batch.numbers, [[0, size * parts - rows]])
-
-        def add(p: Any, *totals: Any) -> tuple[Any, ...]:
-            first = p * size
-            part = Batch(
-                tf.slice(images, [first, 0], [size, pixels]),
-                batch.first_row + tf.cast(first, batch.first_row.dtype),
-                tf.clip_by_value(batch.count - first, 0, size),
-                tf.slice(numbers, [first], [size]),
-            )
-            return p + 1, *(total + more for total, more in zip(totals, function(part), strict=True))
-
-        start = (tf.constant(0), *(tf.zeros(shape, self.dtype) for shape in shapes))
-        return list(tf.while_loop(lambda p, *_: p < parts, add, start, maximum_iterations=parts)[1:])
-
-    def _part_gradients(
-        self, batch: Batch, step: Any, own: int, group_sums: Any, factored: Collection[int]
-    ) -> list[Any]:
-        """As `_gradients`, of rows that are taken together; the sums are the last."""
-        weights = [weight.values[own] for weight in self.weights]
-        with tf.GradientTape() as tape, products_seen(kernel_first=not self._on_gpus) as seen:
-            output = self._output(batch, step)
-            if self.objective.is_elbo:
-                sums = row_sums(batch, output)
-                value = sums[1]
-            else:
-                means = None
-                if self.objective.free_bits:
-                    whole = self._sum_groups(batch, output) if group_sums is None else group_sums
-                    means = tf.stop_gradient(whole[:-1] / whole[-1])
-                sums = row_sums(batch, output, self.objective.value(bound(output), output.posterior, step, means))
-                value = sums[-1]
-            loss = -value / self.global_batch
-        products = {i: seen[self.model.trainable_variables[i].path] for i in factored}
-        sources = [products[i].y if i in products else weight for i, weight in enumerate(weights)]
-        gradients = tape.gradient(loss, sources)
-        for i, product in products.items():
-            gradients[i] = Factors(product.x, gradients[i])
-        return [*gradients, sums]
+    def _updated(self, gradients: Sequence[Any], sums: Any, step: Any, own: int) -> tuple[Any, Any]:
+        """Apply the gradients and the sums of the whole batch to a replica's copies."""
+        columns = len(self.sums) + 1
+        return self.update(gradients, sums[:columns], step, own, state=sums[columns:])
 
     def _faults(self, batch: Batch, step: Any, own: int) -> Any:
         """1 for each weight whose gradient is not finite or too large to be squared, 0 for others."""
-        gradients, _ = self._gradients(batch, step, tf.zeros((), self.dtype), own, factored=self._kernels)
+        gradients, _ = self._gradients(batch, step, tf.zeros((), self.dtype), own, factored=self.gradient.kernels)
         faults = [tf.logical_not(fits(bound_of_squares(gradient))) for gradient in gradients]
         return tf.cast(tf.stack(faults), self.dtype)
 
     def _packed_gradients(self, batch: Batch, step: Any, stop: Any, own: int, group_sums: Any) -> Any:
-        return self._packing.pack(batch, *self._gradients(batch, step, stop, own, group_sums, self._packing.factored))
+        factored = sorted(self._packing.factored)
+        return self._packing.pack(batch, *self._gradients(batch, step, stop, own, group_sums, factored))
 
     def _packed_update(self, packed: Sequence[Any], step: Any, own: int) -> Any:
-        return self.update(*self._packing.unpack(packed), step, own)
+        return self._updated(*self._packing.unpack(packed), step, own)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from vaedist.models.products import Factors, mask_tensor
-from vaedist.training.optimizer import Optimizer
+from vaedist.models.products import Factors, boolean_tensor
+from vaedist.training.optimizer import Averaged, Optimizer
 
 MARGIN = 256  # how far below the largest number a squared norm must stay, which covers the rounding of its bound
 
@@ -52,41 +52,50 @@ class Update:
     Args:
         optimizer: the formula; what it keeps of each weight is made here, see `slots`.
         weights: mirrored variables, in the order in which a forward pass uses them.
-        masks: of kernels, by their numbers: where they are False neither the kernel nor its gradient counts.
+        supports: of kernels, by their numbers: where they are False neither the kernel nor its gradient counts.
         norm_every: the gradient's norm is taken at every such step, and 0 in between.
+        state: mirrored variables that are not trained, whose new values come with a batch.
         clip_norm: the most that the gradient's norm may be, or it is scaled down to it, and the norm is taken at every
             step; 0 leaves it.
     """
 
     def __init__(
-        self, optimizer: Optimizer, weights: Sequence[Any], masks: Mapping[int, np.ndarray], *,
-        norm_every: int, clip_norm: float = 0.0,
+        self, optimizer: Optimizer, weights: Sequence[Any], supports: Mapping[int, np.ndarray], *,
+        norm_every: int, clip_norm: float = 0.0, state: Sequence[Any] = (),
     ) -> None:  # fmt: skip
-        self.optimizer, self.weights, self.masks = optimizer, weights, masks
+        self.optimizer, self.weights, self.supports, self.state = optimizer, weights, supports, state
         self.norm_every, self.clip_norm = norm_every, clip_norm
         self.slots = {
             slot: [tf.Variable(tf.zeros_like(weight), trainable=False, name=slot) for weight in weights]
             for slot in optimizer.slots
         }
+        self.state_averages = (
+            [tf.Variable(tf.zeros_like(value), trainable=False, name="average") for value in state]
+            if isinstance(optimizer, Averaged)
+            else []
+        )
 
-    def mask(self, own: int) -> None:
-        """Set to 0 what masks leave out of kernels; as their gradients are masked too, it stays so from step to step.
+    def clear(self, own: int) -> None:
+        """Sets kernels to 0 outside their supports, where they stay 0, as their gradients are cut off there too.
 
-        (To multiply by the masks in every step, as the model by itself does, takes a twelfth of it.)
+        (To multiply by the supports in every step, as the model by itself does, takes a twelfth of it.)
         """
-        for i, mask in self.masks.items():
+        for i, support in self.supports.items():
             variable = self.weights[i].values[own]
             value = variable.read_value()
-            variable.assign(tf.where(mask_tensor(mask), value, tf.zeros((), value.dtype)))
+            variable.assign(tf.where(boolean_tensor(support), value, tf.zeros((), value.dtype)))
 
-    def __call__(self, gradients: Sequence[Any], sums: Any, step: Any, own: int) -> tuple[Any, Any]:
+    def __call__(
+        self, gradients: Sequence[Any], sums: Any, step: Any, own: int, *, state: Any = None
+    ) -> tuple[Any, Any]:
         """Apply the gradient of update number `step`.
 
         Args:
             gradients: of each weight, over the whole batch, as a tensor shaped like it or as `Factors`.
-            sums: metrics, [n]; where one is not finite, nothing is changed.
+            sums: number of rows and metrics, [n]; where one is not finite, nothing is changed.
             step: counted from 0.
             own: the replica.
+            state: sum over rows of the new values of `self.state`, side by side in one vector.
 
         Returns:
             whether all was finite (see `fits`), without which no weight changes; and the sums followed by the
@@ -94,6 +103,9 @@ class Update:
         """
         bound = tf.add_n([bound_of_squares(gradient) for gradient in gradients])
         finite = tf.logical_and(tf.reduce_all(tf.math.is_finite(sums)), fits(bound))
+        if self.state:
+            finite = tf.logical_and(finite, tf.reduce_all(tf.math.is_finite(state)))
+            self._move(state / tf.maximum(sums[0], 1.0), finite, own)
         norm = (self._clipped if self.clip_norm else self._whole)(gradients, finite, step, own)
         return finite, tf.concat([sums, [norm]], 0)
 
@@ -144,7 +156,7 @@ class Update:
         owned = [mirrored[i].values[own] for mirrored in (self.weights, *self.slots.values())]
         weight, *slots = (variable.read_value() for variable in owned)
         with tf.name_scope("optimizer"):
-            counts = tf.logical_and(finite, mask_tensor(self.masks[i])) if i in self.masks else finite
+            counts = tf.logical_and(finite, boolean_tensor(self.supports[i])) if i in self.supports else finite
             safe = tf.where(counts, gradient, 0.0)
             rates = tuple(tf.cast(tf.where(finite, rate, 0.0), weight.dtype) for rate in rates)
             updated = self.optimizer.update(rates, weight, safe, *slots)
@@ -152,9 +164,25 @@ class Update:
             variable.assign(value)
         return updated[0]
 
+    def _move(self, values: Any, finite: Any, own: int) -> None:
+        """Assign new values, side by side in one vector, to the state, and take their moving averages."""
+        sizes = [variable.shape.num_elements() for variable in self.state]
+        for i, (mirrored, value) in enumerate(zip(self.state, tf.split(values, sizes), strict=True)):
+            variable = mirrored.values[own]
+            value = tf.cast(tf.reshape(value, variable.shape), variable.dtype)
+            value = tf.where(finite, value, variable.read_value())
+            variable.assign(value)
+            if self.state_averages:
+                assert isinstance(self.optimizer, Averaged)
+                average = self.state_averages[i].values[own]
+                moved = average.read_value() + (1.0 - self.optimizer.decay) * (value - average.read_value())
+                average.assign(tf.where(finite, moved, average.read_value()))
+
     def _squares(self, i: int, gradient: Any) -> Any:
         """The sum of squares of the gradient of weight i."""
-        return sum_of_squares(tf.where(mask_tensor(self.masks[i]), gradient, 0.0) if i in self.masks else gradient)
+        return sum_of_squares(
+            tf.where(boolean_tensor(self.supports[i]), gradient, 0.0) if i in self.supports else gradient
+        )
 
 
 def _product(gradient: Any) -> Any:

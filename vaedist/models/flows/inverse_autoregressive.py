@@ -4,29 +4,18 @@ Kingma, Salimans, Jozefowicz, Chen, Sutskever and Welling, "Improved Variational
 Autoregressive Flow", 2016, algorithm 1 and section 4. log_det = log |det dz'/dz| of each image, in nats.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from vaedist.models.flows.autoregressive import AutoregressiveNetwork
+from vaedist.models.flows.flow import Dependency, FlowOutput
 from vaedist.models.flows.transforms import make_transform
 from vaedist.models.products import Dense, Product
-
-
-class FlowOutput(NamedTuple):
-    """What a flow gives back.
-
-    z: z_T, [..., latent].
-    log_det: what each unit adds to log |det dz_T/dz_0|, [..., latent], in nats.
-    log_scales: log |dz'_i/dz_i| of each step (log g, where steps are gated), [..., latent]; their sum over the latents
-        is the step's log_det.
-    """
-
-    z: Any
-    log_det: Any
-    log_scales: tuple[Any, ...]
 
 
 @keras.saving.register_keras_serializable("vaedist")
@@ -101,16 +90,22 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
         return own + [product for network in self.networks for product in network.products]
 
     def call(self, z: Any, h: Any) -> FlowOutput:
-        """From z_0 [..., latent] and h [..., context] to z_T, its log_det and each step's scales.
+        """Maps z_0 [..., latent] to z_T, given h [..., context].
 
         Several samples of an image, z_0 [B, K, latent], may share its h [B, 1, context].
+
+        Its metrics are the log-determinant of each step, log_det_t, and the mean over latents of |dz'_i/dz_i|, called
+        gate_t where steps are gated and scale_t otherwise.
         """
         log_det, log_scales = ops.zeros_like(z), []
         for network, context in zip(self.networks, self.contexts(h), strict=True):
             z, log_scale = self.transform.forward(z, *network(z, context))
             log_scales.append(log_scale)
             log_det += log_scale
-        return FlowOutput(z, log_det, tuple(log_scales))
+        scale = self.transform.scale_name
+        dets = {f"log_det_{t}": ops.sum(log_scale, axis=-1) for t, log_scale in enumerate(log_scales, 1)}
+        scales = {f"{scale}_{t}": ops.mean(ops.exp(log_scale), axis=-1) for t, log_scale in enumerate(log_scales, 1)}
+        return FlowOutput(z, log_det, {**dets, **scales})
 
     def inverse(self, z: Any, h: Any) -> Any:
         """The z_0 that the flow takes to z_T [B, latent]: unit by unit, `latent` times the cost of `call`."""
@@ -126,3 +121,14 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
         if self.context is None:
             return [None] * len(self.networks)
         return ops.split(self.context(h), len(self.networks), axis=-1)
+
+    def dependencies(self, h: Any) -> Iterator[Dependency]:
+        """Yields each step's autoregressive parameters as functions of the step's input."""
+
+        def parameter(network: AutoregressiveNetwork, context: Any, part: int, z: Any) -> Any:
+            return network(z, context)[part]
+
+        for number, (network, context) in enumerate(zip(self.networks, self.contexts(h), strict=True), 1):
+            for part in range(network.parameters):
+                name = f"mask of step {number}, parameter {part + 1}"
+                yield Dependency(name, partial(parameter, network, context, part), network.order)

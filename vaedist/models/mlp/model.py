@@ -6,6 +6,7 @@ The prior is N(0, I) on z_T, so a new image is decode(z) with z ~ N(0, I): no fl
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -13,43 +14,44 @@ import numpy as np
 from keras import ops
 
 from vaedist.models.densities import log_standard_normal
+from vaedist.models.flows.flow import FlowCase
 from vaedist.models.flows.inverse_autoregressive import InverseAutoregressiveFlow
-from vaedist.models.likelihoods import LIKELIHOODS, preprocessing_of
+from vaedist.models.likelihoods import LIKELIHOODS, Likelihood, preprocessing_of
+from vaedist.models.model import Model, Score
 from vaedist.models.products import Dense, Product
+from vaedist.models.reparameterization import sample_normal
+
+Z = "z"  # the stochastic layer, and its stream of noise
 
 
 class Encoding(NamedTuple):
-    """Parameters of q(z_0|x), each [B, latent], and the flow's context.
+    """The scored pixels, the parameters of q(z_0|x), and the flow's context.
 
-    sigma is a standard deviation. h is [B, latent], or [B, 0] where the flow takes no context.
+    Attributes:
+        x: pixel values in [0, 1], [B, D].
+        mu, log_sigma: mean and logarithm of the standard deviation, [B, latent].
+        h: context, [B, latent], or [B, 0] where the flow takes none.
     """
 
+    x: Any
     mu: Any
     log_sigma: Any
     h: Any
 
 
 class Posterior(NamedTuple):
-    """A sample of q(z|x) and what it took.
+    """A sample of q(z|x).
 
-    z: z_T, [..., latent].
-    log_q: what each unit adds to log q(z|x), [..., latent], in nats; their sum over the latents is the
-        log-density.
-    log_scales: of each flow step, see `FlowOutput`.
-    encoding: as it came from the encoder.
+    Attributes:
+        z: z_T, [..., latent].
+        log_q: contributions to log q(z|x), whose sum over the last axis is the log-density in nats: [..., latent], or
+            [..., 1] where the flow tells only a total.
+        metrics: the flow's.
     """
 
     z: Any
     log_q: Any
-    log_scales: tuple[Any, ...]
-    encoding: Encoding
-
-
-class VAEOutput(NamedTuple):
-    """log p(x|z), [B] or [B, K], in nats, at the sample `posterior.z`."""
-
-    log_px: Any
-    posterior: Posterior
+    metrics: Mapping[str, Any]
 
 
 class MLP(keras.layers.Layer):
@@ -81,8 +83,8 @@ class MLP(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("vaedist")
-class VAE(keras.Model):
-    """The model, usable by itself: `VAE((32, 32, 3))(images)` scores a batch of uint8 images.
+class VAE(Model):
+    """The model, usable by itself: `VAE((32, 32, 3))(images)` scores a mini-batch of uint8 images.
 
     Args:
         image_shape: (height, width, channels).
@@ -97,6 +99,8 @@ class VAE(keras.Model):
         gate_bias: added to the gate's logits of gated steps.
         seed: of the initial weights; the same seed gives the same weights in the same dtype, and others in another.
     """
+
+    broadcasts = True
 
     def __init__(
         self,
@@ -116,16 +120,15 @@ class VAE(keras.Model):
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("name", "vae")
-        super().__init__(**kwargs)
+        super().__init__(image_shape, preprocessing=preprocessing_of(likelihood, binarize), seed=seed, **kwargs)
         self._arguments = {
             "image_shape": tuple(image_shape), "hidden": hidden, "latent": latent, "likelihood": likelihood,
             "binarize": binarize, "flow_depth": flow_depth, "flow_width": flow_width, "flow_layers": flow_layers,
             "flow_transform": flow_transform, "flow_context": flow_context, "gate_bias": gate_bias, "seed": seed,
         }  # fmt: skip
-        height, width, channels = image_shape
-        self.image_shape, self.latent, self.pixels = (height, width, channels), latent, math.prod(image_shape)
+        self.latent, self.pixels = latent, math.prod(image_shape)
         self.likelihood = LIKELIHOODS[likelihood]
-        self.observation = preprocessing_of(likelihood, binarize)
+        self.clips = self.likelihood.clips
         encoder, flow, decoder = (int(s) for s in np.random.SeedSequence(seed).generate_state(3))
         dtype, outputs = self.dtype_policy, self.likelihood.outputs * self.pixels
         self.context = latent if flow_context and flow_depth else 0
@@ -146,89 +149,97 @@ class VAE(keras.Model):
         self.build((None, *self.image_shape))
 
     @property
-    def noisy(self) -> bool:
-        """Whether `observe` is to be given noise."""
-        return self.observation.noisy
+    def noise(self) -> Mapping[str, tuple[int, ...]]:  # type: ignore[override]
+        """One stream, of the latents."""
+        return {Z: (self.latent,)}
 
     @property
-    def levels(self) -> int | None:
-        """What bits/dim need to know of the pixels, see `Observation`; None where there are no bits/dim."""
-        return self.observation.levels
-
-    @property
-    def products(self) -> list[Product]:
+    def products(self) -> Sequence[Product]:
         """All products with kernels."""
         return [*self.encoder.products, *self.flow.products, *self.decoder.products]
 
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of the decoder's output."""
+        return 4 * self.likelihood.outputs * self.pixels
+
     def build(self, input_shape: Any) -> None:
-        """Make every weight, so that they exist before the first call."""
+        """Makes every weight, so that they exist before the first call."""
         self.encoder.build((None, self.pixels))
         self.flow.build((None, self.latent))
         self.decoder.build((None, self.latent))
         self.built = True
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, from which `from_config` makes the model again."""
+        """Returns the constructor's arguments, from which `from_config` makes the model again."""
         return {**self._arguments, "name": self.name, "dtype": self.dtype_policy.name}
 
-    def observe(self, images: Any, noise: Any = None) -> Any:
-        """uint8 images [B, H, W, C] -> x [B, D] in [0, 1], with uniform noise [B, D] where the model is `noisy`.
+    def encode(self, images: Any, u: Any = None, *, training: bool = False) -> Encoding:
+        """Returns x and the parameters of q(z_0|x).
 
         Raises:
-            NoiseError: the model is `noisy`, and no noise is given.
+            NoiseError: the pixels are seen through noise, and none is given.
         """
-        x = self.observation(ops.reshape(images, (-1, self.pixels)), noise)
-        return ops.cast(x, self.compute_dtype)
+        x = ops.cast(self.preprocessing(images, u), self.compute_dtype)
+        x = ops.reshape(x, (-1, self.pixels))
+        return Encoding(x, *ops.split(self.encoder(x), [self.latent, 2 * self.latent], axis=-1))
 
-    def encode(self, x: Any) -> Encoding:
-        """X [B, D] -> mu and log_sigma, each [B, latent], and the context h, [B, latent or 0]."""
-        return Encoding(*ops.split(self.encoder(x), [self.latent, 2 * self.latent], axis=-1))
+    def posterior(self, encoding: Encoding, eps: Mapping[str, Any]) -> Posterior:
+        """Returns the sample z_T of q(z|x) that the noise gives, [..., latent].
 
-    def sample_posterior(self, encoding: Encoding, eps: Any) -> Posterior:
-        """z_T from q(z|x) at the noise eps ~ N(0, I), [B, latent].
-
-        Several samples of an image, eps [B, K, latent], may share its encoding, [B, 1, latent].
-
-        log_q = log N(eps; 0, I) - sum log sigma - sum of steps' log_det (Kingma et al. 2016, equation 11).
+        log q = log N(z_0; mu, sigma^2) - sum of the steps' log_det (Kingma et al. 2016, equation 11).
         """
-        mu, log_sigma, h = encoding
-        units = log_standard_normal(eps) - log_sigma
-        flow = self.flow(mu + ops.exp(log_sigma) * eps, h)
-        return Posterior(flow.z, units - flow.log_det, flow.log_scales, encoding)
+        z, log_q = sample_normal(encoding.mu, encoding.log_sigma, eps[Z])
+        flow = self.flow(z, encoding.h)
+        if flow.log_det.shape[-1] != self.latent:  # one number for all latents
+            log_q = ops.sum(log_q, axis=-1, keepdims=True)
+        return Posterior(flow.z, log_q - flow.log_det, flow.metrics)
 
-    def posterior_mean(self, encoding: Encoding) -> Any:
-        """E_q[z|x], [B, latent], where it is known: mu, without a flow; else None."""
-        return None if self.flow.networks else encoding.mu
+    def score(self, encoding: Encoding, eps: Mapping[str, Any], *, training: bool = False) -> Score:
+        """Returns log p(x|z) and the KL divergence by latent, of noise [B, latent] or [B, K, latent]."""
+        posterior = self.posterior(encoding, eps)
+        log_p = log_standard_normal(posterior.z)
+        if posterior.log_q.shape[-1] != self.latent:
+            log_p = ops.sum(log_p, axis=-1, keepdims=True)
+        log_px = self.likelihood.log_prob(self.decoder(posterior.z), encoding.x)
+        return Score(log_px, {Z: posterior.log_q - log_p}, {Z: posterior.z}, dict(posterior.metrics))
 
-    def decode(self, z: Any) -> Any:
-        """Z [B, latent] -> the mean image E[x|z], [B, H, W, C], in [0, 1]."""
-        return ops.reshape(self.likelihood.mean(self.decoder(z)), (-1, *self.image_shape))
+    def decode(self, latents: Mapping[str, Any], u: Any = None) -> Any:
+        """Returns the mean image E[x|z], [B, H, W, C], in [0, 1], or one drawn from p(x|z) where `u` is given."""
+        raw = self.decoder(latents[Z])
+        if u is None:
+            pixels = self.likelihood.mean(raw)
+        else:
+            pixels = self.likelihood.sample(raw, ops.reshape(u, (-1, self.pixels)))
+        return ops.reshape(pixels, (-1, *self.image_shape))
 
-    def sample_pixels(self, z: Any, uniform: Any) -> Any:
-        """Z [B, latent] and uniform noise [B, D] -> an image drawn from p(x|z), [B, H, W, C], in [0, 1]."""
-        return ops.reshape(self.likelihood.sample(self.decoder(z), uniform), (-1, *self.image_shape))
+    def posterior_mean(self, encoding: Encoding) -> dict[str, Any] | None:
+        """Returns E[z|x] = mu, [B, latent], where there is no flow; else None."""
+        return None if self.flow.networks else {Z: encoding.mu}
 
-    def call(self, images: Any, eps: Any = None, noise: Any = None) -> VAEOutput:
-        """Score uint8 images with one sample of z each.
+    def flow_cases(self, images: Any, eps: Mapping[str, Any], u: Any = None) -> Sequence[FlowCase]:
+        """Returns the flow at z_0 and h of some images; nothing where there are no steps."""
+        if not self.flow.networks:
+            return ()
+        encoding = self.encode(images, u)
+        return [FlowCase(self.flow, sample_normal(encoding.mu, encoding.log_sigma, eps[Z])[0], encoding.h)]
+
+    def pixel_distribution(self, latents: Mapping[str, Any]) -> tuple[Likelihood, Any]:
+        """Returns the likelihood, and its raw parameters, [B, outputs * D]."""
+        return self.likelihood, self.decoder(latents[Z])
+
+    def call(self, images: Any, eps: Mapping[str, Any] | None = None, u: Any = None) -> Score:
+        """Scores uint8 images [B, H, W, C] with one sample of z each.
 
         Args:
-            images: [B, H, W, C], uint8.
-            eps: standard normal noise [B, latent]; drawn when not given.
-            noise: uniform noise [B, D] where the model is `noisy`, or 0.5 to see pixels at its middle.
+            images: uint8, [B, H, W, C].
+            eps: standard normal noise {"z": [B, latent]}; drawn when not given.
+            u: uniform noise [B, H, W, C] where the pixels are seen through noise, or 0.5 to see them at its middle.
 
         Raises:
-            NoiseError: the model is `noisy`, and no noise is given.
+            NoiseError: the pixels are seen through noise, and none is given.
         """
-        x = self.observe(images, noise)
-        encoding = self.encode(x)
+        encoding = self.encode(images, u)
         if eps is None:
-            eps = keras.random.normal(ops.shape(encoding.mu), dtype=self.compute_dtype)
-        return self.score(x, encoding, eps)
-
-    def score(self, x: Any, encoding: Encoding, eps: Any) -> VAEOutput:
-        """Take the sample of z that the noise eps gives, and score x [B, D], which is encoded already.
-
-        Several samples of an image, eps [B, K, latent], may share its x, [B, 1, D], and its encoding, [B, 1, latent].
-        """
-        posterior = self.sample_posterior(encoding, eps)
-        return VAEOutput(self.likelihood.log_prob(self.decoder(posterior.z), x), posterior)
+            eps = {Z: keras.random.normal(ops.shape(encoding.mu), dtype=self.compute_dtype)}
+        return self.score(encoding, eps)

@@ -1,0 +1,171 @@
+"""The gradient of the objective over a replica's rows of a batch, taken at once or in parts."""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from vaedist.evaluation.scoring import Batch, row_sums, score, score_layout, training_noise
+from vaedist.models.gradients import WeightGradients
+from vaedist.models.model import Model, Score
+from vaedist.models.rng import POSTERIOR, row_noise
+from vaedist.models.state import state_updates, state_variables
+from vaedist.objectives.objective import Objective, normalised_weights
+
+
+class ReplicaVariables(NamedTuple):
+    """A replica's copies of a model's variables: those that are trained, and the model's state."""
+
+    weights: Sequence[Any]
+    state: Sequence[Any]
+
+
+class BatchGradient:
+    """Sums over a replica's rows that an update is made from; its methods are parts of compiled programs.
+
+    Args:
+        model: the model.
+        objective: to be maximised.
+        global_batch: rows of a full batch; the loss is a sum over rows divided by this, so that every row weighs the
+            same.
+        accumulation_steps: parts in which rows are taken, one after another, adding up their gradients.
+        kernel_first: see `kernel_first_product`.
+        seed: key of the noise.
+
+    Attributes:
+        columns: names of the sums over rows.
+        kernels: numbers of the weights whose gradients may be taken as `Factors`.
+    """
+
+    def __init__(
+        self, model: Model, objective: Objective, *,
+        global_batch: int, accumulation_steps: int, kernel_first: bool, seed: int,
+    ) -> None:  # fmt: skip
+        self.model, self.objective, self.seed = model, objective, seed
+        self.global_batch, self.parts, self.kernel_first = global_batch, accumulation_steps, kernel_first
+        self.layout = score_layout(model)
+        self.columns = self.layout.columns if objective.is_elbo else (*self.layout.columns, "objective")
+        self.state = state_variables(model)
+        self._gradients = WeightGradients(model)
+        # Of a batch that is taken in parts there is a sum only, and no factors.
+        self.kernels = self._gradients.kernels if accumulation_steps == 1 else ()
+
+    @property
+    def supports(self) -> dict[int, Any]:
+        """Where kernels may be nonzero, see `WeightGradients`."""
+        return self._gradients.supports
+
+    def group_sums(self, variables: ReplicaVariables, batch: Batch, step: Any) -> Any:
+        """Returns sums over the real rows of the KL by group of free bits, and their number, [groups + 1]."""
+
+        def of(part: Batch) -> list[Any]:
+            return [self._sum_groups(part, self._score(variables, part, step)[0])]
+
+        dtype = self.model.compute_dtype
+        return self._over_parts(batch, of, [(self.objective.groups(self.layout.layers) + 1,)], dtype)[0]
+
+    def __call__(
+        self, variables: ReplicaVariables, batch: Batch, step: Any, *,
+        group_sums: Any = None, factored: Collection[int] = (),
+    ) -> tuple[list[Any], Any]:  # fmt: skip
+        """Returns the gradient of each weight, and sums over rows.
+
+        The gradients of kernels with a support are as if they had none: it is applied where they are used.
+
+        Args:
+            variables: the replica's.
+            batch: the replica's rows.
+            step: number of the update.
+            group_sums: those of the whole batch, where it has other parts.
+            factored: numbers of the kernels whose gradients are returned as `Factors`.
+
+        Returns:
+            gradients, and a vector: `columns`, then the new state, times the number of rows that it was taken from.
+        """
+        if self.parts > 1 and self.objective.free_bits and group_sums is None:
+            group_sums = self.group_sums(variables, batch, step)
+
+        def of(part: Batch) -> list[Any]:
+            return self._part(variables, part, step, group_sums, factored)
+
+        weights = variables.weights
+        width = len(self.columns) + sum(value.shape.num_elements() for value in variables.state)
+        shapes = [*(weight.shape for weight in weights), (width,)]
+        *gradients, sums = self._over_parts(batch, of, shapes, weights[0].dtype)
+        return gradients, sums
+
+    def _score(self, variables: ReplicaVariables, batch: Batch, step: Any) -> tuple[Score, list[Any]]:
+        """The model's score of a batch at the step's noise, and its new state."""
+        model, samples = self.model, self.objective.drawn
+        rows = batch.images.shape[0]
+        eps = row_noise(
+            self.seed, POSTERIOR, step, batch.first_row, rows, model.noise, samples, dtype=model.compute_dtype
+        )
+        u = training_noise(model, self.seed, step, batch.first_row, batch.numbers)
+        images = batch.images
+        if self.state:  # statistics of a batch are of its real rows, as often as there is room
+            images = tf.gather(images, tf.range(rows) % tf.maximum(batch.count, 1))
+        with state_updates(self.state, variables.state) as state:
+            scored = score(model, images, eps, u, samples=samples, training=True)
+        return scored, state
+
+    def _sum_groups(self, batch: Batch, scored: Score) -> Any:
+        groups = self.objective.group_kl(scored)
+        if self.objective.drawn is not None:
+            groups = tf.reduce_mean(groups, axis=1)
+        sums = tf.reduce_sum(tf.where(batch.real[:, None], groups, 0.0), axis=0)
+        return tf.concat([sums, [tf.cast(batch.count, sums.dtype)]], 0)
+
+    def _over_parts(
+        self, batch: Batch, function: Callable[[Batch], Sequence[Any]], shapes: Sequence[Any], dtype: Any
+    ) -> list[Any]:
+        """Sums over the parts of a batch, one after another, of what a function gives: tensors of these shapes."""
+        parts, (rows, *image) = self.parts, batch.images.shape
+        if parts == 1:
+            return list(function(batch))
+        size = -(-rows // parts)
+        images = tf.pad(batch.images, [[0, size * parts - rows], *([0, 0] for _ in image)])
+        numbers = tf.pad(batch.numbers, [[0, size * parts - rows]])
+
+        def add(p: Any, *totals: Any) -> tuple[Any, ...]:
+            first = p * size
+            part = Batch(
+                tf.slice(images, [first, *(0 for _ in image)], [size, *image]),
+                batch.first_row + tf.cast(first, batch.first_row.dtype),
+                tf.clip_by_value(batch.count - first, 0, size),
+                tf.slice(numbers, [first], [size]),
+            )
+            return p + 1, *(total + more for total, more in zip(totals, function(part), strict=True))
+
+        start = (tf.constant(0), *(tf.zeros(shape, dtype) for shape in shapes))
+        return list(tf.while_loop(lambda p, *_: p < parts, add, start, maximum_iterations=parts)[1:])
+
+    def _part(
+        self, variables: ReplicaVariables, batch: Batch, step: Any, group_sums: Any, factored: Collection[int]
+    ) -> list[Any]:
+        """The gradients and, as the last, the sums of rows that are taken together."""
+
+        def loss() -> tuple[Any, Any]:
+            with self.objective.path() as path:
+                scored, state = self._score(variables, batch, step)
+            sums, value = self._sums(batch, scored, step, group_sums, path)
+            count = tf.cast(batch.count, sums.dtype)
+            moved = [count * tf.reshape(tf.cast(value, sums.dtype), [-1]) for value in state]
+            return -value / self.global_batch, tf.concat([sums, *moved], 0) if moved else sums
+
+        gradients, sums = self._gradients(loss, variables.weights, factored=factored, kernel_first=self.kernel_first)
+        return [*gradients, sums]
+
+    def _sums(self, batch: Batch, scored: Score, step: Any, group_sums: Any, path: Any) -> tuple[Any, Any]:
+        """The columns' sums, and the objective's."""
+        if self.objective.is_elbo:
+            sums = row_sums(batch, scored, self.layout)
+            return sums, sums[1]
+        means = None
+        if self.objective.free_bits:
+            whole = self._sum_groups(batch, scored) if group_sums is None else group_sums
+            means = tf.stop_gradient(whole[:-1] / whole[-1])
+        if path is not None:
+            path.weights = normalised_weights(self.objective.log_weights(scored, step, means))
+        sums = row_sums(batch, scored, self.layout, self.objective.value(scored, step, means))
+        return sums, sums[-1]
