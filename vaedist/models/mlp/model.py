@@ -136,8 +136,9 @@ class VAE(Model):
         super().__init__(image_shape, preprocessing=preprocessing_of(likelihood, binarize), seed=seed, **kwargs)
         self._arguments = {
             "image_shape": tuple(image_shape), "hidden": hidden, "layers": layers, "latent": latent,
-            "likelihood": likelihood, "binarize": binarize, "flow_depth": flow_depth, "flow_width": flow_width, "flow_layers": flow_layers,
-            "flow_transform": flow_transform, "flow_context": flow_context, "gate_bias": gate_bias, "seed": seed,
+            "likelihood": likelihood, "binarize": binarize, "flow_depth": flow_depth, "flow_width": flow_width,
+            "flow_layers": flow_layers, "flow_transform": flow_transform, "flow_context": flow_context,
+            "gate_bias": gate_bias, "seed": seed,
         }  # fmt: skip
         self.latent, self.pixels = latent, math.prod(image_shape)
         self.likelihood = LIKELIHOODS[likelihood]
