@@ -25,6 +25,7 @@ from vaedist.evaluation import inspection
 from vaedist.evaluation.importance import ImportanceEvaluator
 from vaedist.evaluation.inspection import Pixels
 from vaedist.evaluation.results import Evaluation
+from vaedist.models.build import build_model
 from vaedist.models.likelihoods import preprocessing_of
 from vaedist.models.model import Model
 from vaedist.models.preprocessing import Observation
@@ -32,7 +33,6 @@ from vaedist.objectives.elbo import Bound
 from vaedist.runs.checkpoint import Checkpoint
 from vaedist.runs.folder import RunFolder
 from vaedist.runs.remote import checkpoints_of, pulled
-from vaedist.training.build import build_model
 from vaedist.training.state import load_weights
 
 Which = Literal["best", "newest"]

@@ -21,7 +21,7 @@ from vaedist.models.flows import transforms
 from vaedist.models.flows.autoregressive import MaskedDense
 from vaedist import checks
 from vaedist.training import step as steps
-from vaedist.training.build import build_model
+from vaedist.models.build import build_model
 from vaedist.training.optimizer import Adam
 from vaedist.training.step import TrainStep
 from vaedist.training.update import Update

@@ -12,9 +12,9 @@ from vaedist.cli import main
 from vaedist.config import Experiment
 from vaedist.data.manifest import load_manifest
 from vaedist.data.prepare import prepare
+from vaedist.models.build import build_model
 from vaedist.runs.checkpoint import CheckpointStore, Position
 from vaedist.runs.folder import RunFolder
-from vaedist.training.build import build_model
 from vaedist.training.state import named_weights
 
 GREY = (4, 6, 1)

@@ -13,8 +13,9 @@ from vaedist.data.lane_reader import LaneReader
 from vaedist.data.lanes import LanePlan
 from vaedist.data.worker_data import WorkerData
 from vaedist.launch.addresses import free_port
+from vaedist.models.build import build_model
 from vaedist.runs.checkpoint import CheckpointStore
-from vaedist.training.build import build_model, build_step
+from vaedist.training.build import build_step
 from vaedist.training.loop import Loop
 
 CAPACITY = 4

@@ -84,7 +84,7 @@ def _of_job(target: Path, overrides: tuple[str, ...], data: str | None) -> tuple
     from vaedist.config import Experiment
     from vaedist.data.manifest import load_manifest
     from vaedist.data.worker_data import check_images, open_probe
-    from vaedist.training.build import build_model
+    from vaedist.models.build import build_model
 
     experiment = Experiment.from_file(target, overrides)
     path = data or experiment.data.path

@@ -14,12 +14,12 @@ from vaedist.data.worker_data import open_inputs
 from vaedist.devices.strategy import configure_devices, local_devices, make_strategy, require_replicas
 from vaedist.errors import DataError, RunError
 from vaedist.evaluation.importance import ImportanceEvaluator
+from vaedist.models.build import build_model
 from vaedist.monitor.events import Event, Finished, Notice
 from vaedist.runs.checkpoint import Checkpoint, CheckpointStore
 from vaedist.runs.folder import RunFolder
 from vaedist.runs.remote import event_files, workspace
 from vaedist.storage.retry import RUN_SECONDS
-from vaedist.training.build import build_model
 from vaedist.training.loop import Loop
 from vaedist.training.run_logger import RunLogger
 
