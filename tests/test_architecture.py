@@ -1,6 +1,8 @@
 """What may import what, and that the command line answers without loading TensorFlow or Ray."""
 
+import importlib
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -62,7 +64,15 @@ def test_imports_go_one_way():
 
 @pytest.mark.parametrize(
     "module",
-    ["vaedist", "vaedist.cli", "vaedist.config", "vaedist.errors", "vaedist.data.prepare", "vaedist.monitor.terminal"],
+    [
+        "vaedist",
+        "vaedist.cli",
+        "vaedist.config",
+        "vaedist.errors",
+        "vaedist.data.prepare",
+        "vaedist.models.preprocessing",
+        "vaedist.monitor.terminal",
+    ],
 )
 def test_importing_is_light(module):
     loaded = python(f"import json, sys, {module}; print(json.dumps(list(sys.modules)))")
@@ -102,3 +112,23 @@ def test_no_module_imports_tensorflow_through_tf_keras():
     """Where somebody sets TF_USE_LEGACY_KERAS, tf.keras is another library."""
     uses = [path for path in (ROOT / "vaedist").rglob("*.py") if "tf.keras" in path.read_text()]
     assert uses == []
+
+
+def test_keras_on_another_backend_is_refused(monkeypatch):
+    import keras
+
+    import vaedist.models.keras_backend
+
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ImportError, match="vaedist needs Keras on TensorFlow, but KERAS_BACKEND is 'jax'"):
+        importlib.reload(vaedist.models.keras_backend)
+
+
+def test_the_backend_is_tensorflow_whatever_keras_own_file_says(tmp_path):
+    (tmp_path / "keras.json").write_text('{"backend": "jax"}')
+    environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
+    command = [sys.executable, "-c", "import vaedist.models.likelihoods, keras; print(keras.backend.backend())"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=environment | {"KERAS_HOME": str(tmp_path)}
+    )
+    assert done.stdout.strip() == "tensorflow", done.stderr

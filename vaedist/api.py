@@ -28,7 +28,7 @@ from vaedist.evaluation.results import Evaluation
 from vaedist.models.build import build_model
 from vaedist.models.likelihoods import preprocessing_of
 from vaedist.models.model import Model
-from vaedist.models.preprocessing import Observation
+from vaedist.models.preprocessing import Preprocessing
 from vaedist.objectives.elbo import Bound
 from vaedist.runs.checkpoint import Checkpoint
 from vaedist.runs.folder import RunFolder
@@ -176,8 +176,8 @@ class Run:
         return evaluator.summary(scores)
 
     @property
-    def observation(self) -> Observation:
-        """How pixels become what the model scores."""
+    def preprocessing(self) -> Preprocessing:
+        """The map from pixels to the x that the model scores."""
         return preprocessing_of(self.experiment.model.likelihood, self.experiment.data.binarize)
 
     def require_comparable(self, other: "Run") -> None:
@@ -192,10 +192,10 @@ class Run:
                 f"{other.folder.place} cannot be compared with {self.folder.place}: their data sets differ, "
                 f"fingerprint {its[:12]}, not {mine[:12]}"
             )
-        if self.observation.shown != other.observation.shown:
+        if self.preprocessing.shown != other.preprocessing.shown:
             raise RunError(
                 f"{other.folder.place} cannot be compared with {self.folder.place}: one scores "
-                f"{other.observation.shown}, the other {self.observation.shown} (model.likelihood, data.binarize)"
+                f"{other.preprocessing.shown}, the other {self.preprocessing.shown} (model.likelihood, data.binarize)"
             )
 
     def require_bits_per_dim(self) -> None:
@@ -204,12 +204,12 @@ class Run:
         Raises:
             ConfigError: the likelihood is neither a density of the pixels nor a distribution over their levels.
         """
-        if self.observation.levels is None and self.observation.proper:
+        if self.preprocessing.levels is None and self.preprocessing.proper:
             raise ConfigError(
                 f"run {self.folder.place} has no bits/dim: data.binarize = {self.experiment.data.binarize!r} makes "
                 f"pixels 0 or 1, whose scores are in nats"
             )
-        if self.observation.levels is None:
+        if self.preprocessing.levels is None:
             raise ConfigError(
                 f"run {self.folder.place} has no bits/dim: model.likelihood = {self.experiment.model.likelihood!r} on "
                 f"grey values is a score, not a density or a probability of the pixels; use another likelihood"

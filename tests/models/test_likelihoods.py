@@ -204,7 +204,7 @@ def test_values_gradients_means_and_samples_are_finite_for_extreme_outputs(name,
     numbers = data.draw(st.lists(EXTREME[name], min_size=3 * likelihood.outputs, max_size=3 * likelihood.outputs))
     raw = np.array([numbers], np.float32)
     noise = np.full((1, 3), u, np.float32)
-    x = likelihood.observation(np.full((1, 3), pixels, np.uint8), noise)
+    x = likelihood.preprocessing(np.full((1, 3), pixels, np.uint8), noise)
     value, gradient = value_and_gradient(lambda r: likelihood.log_prob(r, x), raw)
     assert np.isfinite(value).all()
     assert np.isfinite(gradient).all()

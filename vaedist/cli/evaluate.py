@@ -109,7 +109,7 @@ def _save(run: str | Path, opened: "Run", split: str, name: str, found: "Evaluat
         "fingerprint": position.fingerprint,
         "split": split,
         "seed": opened.experiment.seed,
-        "scored": opened.observation.shown,
+        "scored": opened.preprocessing.shown,
         **found.to_dict(),
     }
     return save_evaluation(folder, name, position.step, record)
@@ -133,7 +133,7 @@ def _print_json(
 
 
 def _print(run: str | Path, opened: "Run", split: str, found: "Evaluation") -> None:
-    position, samples, seen = opened.checkpoint.position, found.samples, opened.observation
+    position, samples, seen = opened.checkpoint.position, found.samples, opened.preprocessing
     weights = ", moving averages" if opened.ema else ""
     rows = {
         "checkpoint": f"step {position.step} ({position.epoch} epochs){weights}",
