@@ -3,7 +3,9 @@
 `vaedist config schema` prints every key with its type, its range and its default.
 """
 
+from vaedist.config.dimension import Dimension, Value, told
 from vaedist.config.experiment import Experiment, differences
+from vaedist.config.keys import keys
 from vaedist.config.sections import (
     EVALUATION_SAMPLES,
     NAME_PATTERN,
@@ -13,9 +15,8 @@ from vaedist.config.sections import (
     ScalingSection,
     Section,
     TrainingSection,
-    keys,
 )
-from vaedist.config.sweep import Dimension, Sweep, TuneSection, Value, read_job, told
+from vaedist.config.sweep import Sweep, TuneSection, read_job
 
 __all__ = [
     "EVALUATION_SAMPLES",

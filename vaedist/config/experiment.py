@@ -10,6 +10,7 @@ from typing import Any, Self
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
+from vaedist.config.keys import keys
 from vaedist.config.reading import first_fault, nearby_jobs, overridden, parse, placed
 from vaedist.config.sections import (
     CheckpointSection,
@@ -21,7 +22,6 @@ from vaedist.config.sections import (
     ScalingSection,
     Section,
     TrainingSection,
-    keys,
 )
 from vaedist.errors import ConfigError
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vaedist.config.sections import Section, keys, tables, text_keys
+from vaedist.config.keys import keys, tables, text_keys
+from vaedist.config.sections import Section
 from vaedist.errors import ConfigError
 
 

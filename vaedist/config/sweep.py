@@ -4,93 +4,20 @@ import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from vaedist.config.dimension import Dimension, Value
 from vaedist.config.experiment import Experiment, SweepGivenError
+from vaedist.config.keys import keys
 from vaedist.config.reading import first_fault, nearest
-from vaedist.config.sections import Section, keys
+from vaedist.config.sections import Section
 from vaedist.errors import ConfigError
 
-if TYPE_CHECKING:
-    import numpy as np
-
-Value: TypeAlias = bool | int | float | str
 METRICS = {"elbo": "max", "importance_bound": "max", "bits_per_dim": "min"}  # and which way each is better
 FIXED = ("run.", "data.", "scaling.", "monitor.", "checkpoint.")  # of the sweep as a whole
 MOST_TRIALS = 100_000
-
-
-class Dimension(Section):
-    """What a key may be in a trial: one of `grid` or `choice`, or between the two bounds of a range, both included."""
-
-    grid: list[Value] | None = Field(default=None, description="Values, all of which a grid search takes.")
-    choice: list[Value] | None = Field(default=None, description="The same, said of values that a search draws.")
-    uniform: list[float] | None = Field(default=None, description="[lowest, highest], all as likely.")
-    loguniform: list[float] | None = Field(default=None, description="[lowest, highest], their logarithms as likely.")
-    randint: list[int] | None = Field(default=None, description="[lowest, highest], all integers as likely.")
-    step: float | None = Field(default=None, gt=0, description="Values of a range are whole steps from the lowest.")
-
-    @model_validator(mode="after")
-    def _of_one_kind(self) -> Self:
-        kinds = [k for k in ("grid", "choice", "uniform", "loguniform", "randint") if getattr(self, k) is not None]
-        if len(kinds) != 1:
-            raise ValueError("must have one of grid, choice, uniform, loguniform and randint")
-        if self.values is not None:
-            if not self.values:
-                raise ValueError(f"{kinds[0]} is empty: it must have a value")
-            if len({(type(v), v) for v in self.values}) < len(self.values):
-                raise ValueError(f"{kinds[0]} has a value twice")
-            if self.step is not None:
-                raise ValueError(f"step is for uniform, loguniform and randint, not {kinds[0]}")
-            return self
-        bounds = getattr(self, kinds[0])
-        if len(bounds) != 2 or bounds[0] >= bounds[1]:
-            raise ValueError(f"{kinds[0]} = {bounds}: must be [lowest, highest]")
-        if self.loguniform is not None and bounds[0] <= 0:
-            raise ValueError(f"loguniform = {bounds}: must be above 0")
-        if self.step is not None:
-            if self.step > bounds[1] - bounds[0]:
-                raise ValueError(f"step = {self.step}: must be at most the range's {bounds[1] - bounds[0]}")
-            if self.randint is not None and self.step != int(self.step):
-                raise ValueError(f"step = {self.step}: must be whole for randint")
-        return self
-
-    @property
-    def values(self) -> list[Value] | None:
-        """The values to choose from; None for a range."""
-        return self.grid if self.grid is not None else self.choice
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Lowest and highest value of a range."""
-        low, high = self.uniform or self.loguniform or self.randint  # type: ignore[misc]
-        return low, high
-
-    @property
-    def extremes(self) -> list[Value]:
-        """Values such that, where these are allowed, all are."""
-        return self.values if self.values is not None else list(self.bounds)
-
-    def sample(self, rng: "np.random.Generator") -> Value:
-        """Draw a value."""
-        if self.values is not None:
-            return self.values[rng.integers(len(self.values))]
-        low, high = self.bounds
-        if self.randint is not None:
-            return self.quantised(int(rng.integers(int(low), int(high), endpoint=True)))
-        if self.loguniform is not None:
-            return self.quantised(min(max(math.exp(rng.uniform(math.log(low), math.log(high))), low), high))
-        return self.quantised(float(rng.uniform(low, high)))
-
-    def quantised(self, value: float) -> Value:
-        """A value of the range, taken to the nearest whole step."""
-        if self.step is not None:
-            low, high = self.bounds
-            steps = min(round((value - low) / self.step), math.floor((high - low) / self.step * (1 + 1e-12)))
-            value = low + steps * self.step
-        return round(value) if self.randint is not None else float(value)
 
 
 class TuneSection(Section):
@@ -229,11 +156,6 @@ class Sweep(Experiment):
 
     def _tables(self) -> dict[str, Any]:
         return self.model_dump(exclude={"tune"})
-
-
-def told(value: object) -> str:
-    """A value as short as can be read."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def read_job(path: str | Path, overrides: tuple[str, ...] = ()) -> Experiment:
