@@ -56,7 +56,9 @@ class Model(keras.Model, ABC):
     broadcasts: bool = False
     clips: bool = False
 
-    def __init__(self, image_shape: Sequence[int], *, preprocessing: Preprocessing, seed: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, image_shape: Sequence[int], *, preprocessing: Preprocessing, seed: int = 0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         height, width, channels = image_shape
         self.image_shape = (int(height), int(width), int(channels))

@@ -67,7 +67,9 @@ class ConvVAE(Model):
         x, mu, log_sigma = encoding
         z, log_q = sample_normal(mu, log_sigma, eps["z"])
         log_px = self.likelihood.log_prob(self.parameters(z), layers.Flatten()(x))
-        return Score(log_px, {"z": log_q - log_standard_normal(z)}, {"z": z}, {"sigma": ops.mean(ops.exp(log_sigma), -1)})
+        return Score(
+            log_px, {"z": log_q - log_standard_normal(z)}, {"z": z}, {"sigma": ops.mean(ops.exp(log_sigma), -1)}
+        )
 
     def decode(self, latents, u=None):
         """Returns the mean image, or one whose pixels are drawn with the noise u."""
