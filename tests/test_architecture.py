@@ -1,6 +1,10 @@
 """What may import what, and that the command line answers without loading TensorFlow or Ray."""
 
+<<<<<<< HEAD
 import importlib
+=======
+import ast
+>>>>>>> e0e5826 (Keep Ray's internals and patches of Ray in one module)
 import json
 import os
 import pickle
@@ -114,6 +118,7 @@ def test_no_module_imports_tensorflow_through_tf_keras():
     assert uses == []
 
 
+<<<<<<< HEAD
 def test_keras_on_another_backend_is_refused(monkeypatch):
     import keras
 
@@ -132,3 +137,55 @@ def test_the_backend_is_tensorflow_whatever_keras_own_file_says(tmp_path):
         command, capture_output=True, text=True, cwd=ROOT, env=environment | {"KERAS_HOME": str(tmp_path)}
     )
     assert done.stdout.strip() == "tensorflow", done.stderr
+=======
+RAY_INTERNALS = "vaedist/launch/ray_internals.py"
+PUBLIC_OF_RAY = (
+    "ray", "ray.exceptions", "ray.job_submission", "ray.runtime_env", "ray.train", "ray.train.backend",
+    "ray.train.collective", "ray.tune", "ray.tune.schedulers", "ray.tune.search", "ray.util.actor_pool",
+    "ray.util.scheduling_strategies",
+)  # fmt: skip
+
+
+def uses_of_rays_internals(text):
+    """The lines of a module that import what Ray does not document, reach into it, or change an attribute of Ray."""
+    tree, imported = ast.parse(text), {"ray"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "ray":
+            imported |= {name.asname or name.name for name in node.names}
+            if node.module not in PUBLIC_OF_RAY or any(name.name.startswith("_") for name in node.names):
+                yield ast.unparse(node)
+        elif isinstance(node, ast.Import):
+            for name in node.names:
+                if name.name.partition(".")[0] == "ray" and name.name not in PUBLIC_OF_RAY:
+                    yield ast.unparse(node)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            root, _, path = ast.unparse(node).partition(".")
+            changed = not isinstance(node.ctx, ast.Load)
+            private = any(part.startswith("_") and not part.startswith("__") for part in path.split("."))
+            if root in imported and (changed or private):
+                yield ast.unparse(node)
+
+
+def test_one_module_uses_rays_internals_and_changes_ray():
+    files = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "vaedist").rglob("*.py")}
+    found = {name: list(uses_of_rays_internals(text)) for name, text in files.items()}
+    assert found.pop(RAY_INTERNALS)
+    assert {name: uses for name, uses in found.items() if uses} == {}, f"belongs into {RAY_INTERNALS}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from ray._private import state",
+        "from ray import _raylet",
+        "import ray.train.v2._internal.callbacks",
+        "import ray\nray._private.worker",
+        "from ray.tune.execution import class_cache",
+        "import ray\nray.kill = print",
+        "from ray import tune\ntune.Tuner.fit += 1",
+    ],
+)
+def test_uses_of_rays_internals_are_found(text):
+    assert list(uses_of_rays_internals(text))
+>>>>>>> e0e5826 (Keep Ray's internals and patches of Ray in one module)

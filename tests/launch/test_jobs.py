@@ -16,9 +16,11 @@ from ray.runtime_env import RuntimeEnv
 
 from vaedist.config import Experiment
 from vaedist.errors import ClusterError, ConfigError
-from vaedist.launch.jobs import client as launch
+from vaedist.launch.jobs import dashboard as requests_to
 from vaedist.launch.jobs import log as tail
+from vaedist.launch.jobs.address import ADDRESS, jobs_address
 from vaedist.launch.jobs.client import Jobs
+from vaedist.launch.jobs.dashboard import Dashboard
 from vaedist.launch.jobs.submission import Submission, check_variables, sweep_arguments, training_arguments
 
 
@@ -91,12 +93,12 @@ def test_addresses_that_are_none(address, reason):
 
 def test_which_cluster_is_meant(monkeypatch, tmp_path):
     monkeypatch.setenv("VAEDIST_STATE", str(tmp_path))
-    monkeypatch.delenv(launch.ADDRESS, raising=False)
+    monkeypatch.delenv(ADDRESS, raising=False)
     with pytest.raises(ClusterError, match="which cluster"):
-        launch.jobs_address(None)
-    monkeypatch.setenv(launch.ADDRESS, "http://a:1")
-    assert launch.jobs_address(None) == "http://a:1"
-    assert launch.jobs_address("http://b:2") == "http://b:2"
+        jobs_address(None)
+    monkeypatch.setenv(ADDRESS, "http://a:1")
+    assert jobs_address(None) == "http://a:1"
+    assert jobs_address("http://b:2") == "http://b:2"
 
 
 class Details:
@@ -140,7 +142,7 @@ class Client:
 
 def jobs_of(client, address="http://127.0.0.1:8265"):
     jobs = object.__new__(Jobs)
-    jobs.address, jobs._client = address, client
+    jobs._dashboard = Dashboard(address, client)
     return jobs
 
 
@@ -284,13 +286,14 @@ class Stuck(BaseHTTPRequestHandler):
 
 
 def test_a_dashboard_that_gets_stuck_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr(launch, "REQUEST_SECONDS", (0.5, 0.5))
+    monkeypatch.setattr(requests_to, "REQUEST_SECONDS", (0.5, 0.5))
     server = ThreadingHTTPServer(("127.0.0.1", 0), Stuck)
     server.over = threading.Event()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         jobs = Jobs(f"http://127.0.0.1:{server.server_address[1]}")
-        assert {logging.getLogger(f"ray.{module}").level for module in launch.CHATTY} == {logging.WARNING}
+        chatty = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
+        assert {logging.getLogger(module).level for module in chatty} == {logging.WARNING}
         with pytest.raises(ClusterError, match=r"^http://127.0.0.1:\d+ has not answered for 1 s$"):
             jobs.list()
     finally:

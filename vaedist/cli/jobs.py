@@ -15,7 +15,8 @@ from vaedist.config import Experiment, Sweep
 from vaedist.errors import ConfigError, Interrupted, JobError
 
 if TYPE_CHECKING:
-    from vaedist.launch.jobs.client import Job, Jobs
+    from vaedist.launch.jobs.client import Jobs
+    from vaedist.launch.jobs.job import Job
 
 PACKAGES = ("image", "pip")
 

@@ -16,8 +16,13 @@ FIRST_PORT, PORTS, PROCESSES = 20_000, 8, 1_500
 _calls = count()
 
 
+def host_port(host: str, port: int) -> str:
+    """Returns HOST:PORT, the host in brackets if it is an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def host_of(address: str) -> str:
-    """The host of HOST:PORT or of SCHEME://HOST:PORT."""
+    """Returns the host of HOST:PORT or of SCHEME://HOST:PORT."""
     place = address.partition("://")[2] or address
     return place.partition("/")[0].rpartition(":")[0].strip("[]") or place
 

@@ -10,11 +10,11 @@ import re
 import secrets
 import socket
 from pathlib import Path
-from typing import Any
 
 from vaedist.errors import ClusterError, StorageError
 from vaedist.launch.addresses import LOOPBACK, is_loopback
 from vaedist.launch.local.cluster import find_cluster
+from vaedist.launch.ray_internals import reload_authentication
 from vaedist.launch.training.proxies import bypass_proxies
 
 MODE = "RAY_AUTH_MODE"
@@ -69,7 +69,7 @@ def use_token(path: Path | None = None) -> None:
         os.environ.pop(TOKEN, None)
         os.environ[TOKEN_PATH] = str(path)
     os.environ[MODE] = "token"
-    _read_environment_again()
+    reload_authentication()
 
 
 def authorize(address: str) -> str:
@@ -107,7 +107,7 @@ def authorize(address: str) -> str:
 def allow_insecure() -> None:
     """Speak with clusters that have no token."""
     os.environ[MODE] = "disabled"
-    _read_environment_again()
+    reload_authentication()
 
 
 def secure_local() -> None:
@@ -129,13 +129,3 @@ def require_variables() -> None:
             raise ClusterError(
                 f"{name} is not set in Ray's environment on {socket.gethostname()}, and the job needs it"
             )
-
-
-def _read_environment_again() -> None:
-    """Ray reads these variables when it is imported."""
-    from ray import _raylet  # its names are made in Cython, unseen by a type checker
-
-    raylet: Any = _raylet
-
-    raylet.Config.initialize("")
-    raylet.AuthenticationTokenLoader.instance().reset_cache()

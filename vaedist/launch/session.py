@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._common.utils import get_default_system_temp_dir
-from ray._private import ray_constants
-from ray._private.services import canonicalize_bootstrap_address
 
 from vaedist.config import ScalingSection
 from vaedist.errors import ClusterError, VaedistError
 from vaedist.launch.addresses import LOOPBACK, ONLY_HERE, free_port
 from vaedist.launch.authentication import authorize, has_token, require_variables, secure_local
 from vaedist.launch.doctor.preflight import check_head, check_socket_paths
+from vaedist.launch.ray_internals import default_temp_folder, find_head, loopback_only
 from vaedist.launch.training.proxies import bypass_proxies
 from vaedist.storage.filesystem import first_line
 from vaedist.storage.uri import require_utf8
@@ -82,7 +80,7 @@ def start_ray(**options: Any) -> None:
     """
     _check_interpreter()
     require_utf8(Path.cwd())
-    check_socket_paths(get_default_system_temp_dir(), "ray", "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR")
+    check_socket_paths(default_temp_folder(), "ray", "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR")
     bypass_proxies()
     secure_local()
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
@@ -91,18 +89,12 @@ def start_ray(**options: Any) -> None:
     # that it is told, the port is chosen here.
     port = free_port()
     address = f"{LOOPBACK}:{port}"
-    with environment(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=address, **ONLY_HERE), _alone(), _hang_up_blocked():
+    with (
+        environment(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=address, **ONLY_HERE),
+        loopback_only(),
+        _hang_up_blocked(),
+    ):
         ray.init(address="local", **{"include_dashboard": False} | options)
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Has Ray take 127.0.0.1 for this machine's address; it read `ONLY_HERE` when it was imported."""
-    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager
@@ -142,7 +134,7 @@ def _check_interpreter() -> None:
 def _reached(address: str) -> str:
     """Returns an address as Ray takes it, of a cluster that can be joined: else Ray would try for minutes."""
     if address == "auto":
-        found = canonicalize_bootstrap_address(address)  # raises ConnectionError where there is none
+        found = find_head(address)
         if has_token():  # is shown by Ray, too
             secure_local()
         check_head(found)

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from vaedist.errors import ClusterError
 from vaedist.launch.authentication import has_token, is_loopback, token_path
 from vaedist.launch.doctor.probe import PACKAGES, probe, remove_mark, tensorflow_gpus, write_mark
-from vaedist.launch.jobs.client import Jobs, known_address
+from vaedist.launch.jobs.address import known_address
+from vaedist.launch.jobs.client import Jobs
 from vaedist.launch.training.proxies import bypass_proxies
 from vaedist.storage.filesystem import first_line
 

@@ -13,6 +13,7 @@ import grpc
 
 from vaedist.errors import ClusterError
 from vaedist.launch.addresses import host_of
+from vaedist.launch.ray_internals import check_versions, head_metadata, is_token_used
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 40.0  # for the first answer; with what follows, less than a minute until a wrong address is refused
@@ -76,8 +77,6 @@ def check_head(address: str) -> None:
     Raises:
         ClusterError: nobody answers, something else does, it refuses the token, or its versions are others.
     """
-    from ray._private.utils import check_version_info
-
     try:
         connect(address)
     except (OSError, ValueError, OverflowError) as error:
@@ -89,7 +88,7 @@ def check_head(address: str) -> None:
     if found is None:
         return
     try:
-        check_version_info(found, "here")
+        check_versions(found)
     except RuntimeError as error:
         import ray
 
@@ -106,28 +105,17 @@ def _metadata(address: str) -> dict[str, str] | None:
     Raises:
         grpc.RpcError: it does not answer.
     """
-    from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY
-    from ray._private.gcs_utils import create_gcs_channel
-    from ray._private.ray_constants import KV_NAMESPACE_CLUSTER
-    from ray.core.generated.gcs_service_pb2 import InternalKVGetRequest
-    from ray.core.generated.gcs_service_pb2_grpc import InternalKVGcsServiceStub
-
-    request = InternalKVGetRequest(key=CLUSTER_METADATA_KEY, namespace=KV_NAMESPACE_CLUSTER)
     deadline = time.monotonic() + ANSWER_SECONDS
     for left in reversed(range(ATTEMPTS)):
-        channel = create_gcs_channel(address)
         try:
-            reply = InternalKVGcsServiceStub(channel).InternalKVGet(request, timeout=deadline - time.monotonic())
+            metadata = head_metadata(address, deadline - time.monotonic())
         except grpc.RpcError as error:
             if not left or error.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() + PAUSE_SECONDS > deadline:
                 raise
         else:
             with suppress(ValueError):
-                return json.loads(reply.value)
+                return json.loads(metadata)
             return None
-        finally:
-            with suppress(AttributeError):
-                channel.close()
         time.sleep(PAUSE_SECONDS)
     raise AssertionError("the last attempt returns or raises")
 
@@ -150,9 +138,7 @@ def _refusal(address: str, error: grpc.RpcError) -> str:
 
 def refused_token(address: str) -> str:
     """Says in one line that a cluster does not take the token that is shown to it, or asks for one where none is."""
-    from ray._private.authentication.authentication_utils import is_token_auth_enabled
-
-    what = "the token" if is_token_auth_enabled() else "whoever shows no token"
+    what = "the token" if is_token_used() else "whoever shows no token"
     return (
         f"{address} refuses {what}: put the cluster's into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
     )

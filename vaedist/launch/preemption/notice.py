@@ -4,17 +4,14 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
-from ray.train.v2._internal.execution.context import get_train_context
+from vaedist.launch.ray_internals import preemption_notice
 
 MARGIN_SECONDS = 10.0  # before a machine is taken away, for the last checkpoint to be written
 
 
 def announced() -> float | None:
-    """In a worker: when a machine of its group is taken away, as UNIX time, 0 where that is not known, None if none is.
-
-    Ray Train's own `get_preemption_info` makes all workers wait for each other, which nobody has to who only saves.
-    """
-    info = get_train_context().preemption_context.preemption_info
+    """Returns, in a worker, when a machine of its group is taken away, as UNIX time: 0 if unknown, None if none is."""
+    info = preemption_notice()
     return None if info is None else (info.deadline_ms or 0) / 1000
 
 

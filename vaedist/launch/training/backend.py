@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray._common.network_utils import build_address
 from ray.train.backend import Backend, BackendConfig
 
 from vaedist.errors import ClusterError, StorageError
-from vaedist.launch.addresses import LOOPBACK, host_of
+from vaedist.launch.addresses import LOOPBACK, host_of, host_port
 from vaedist.launch.training.server_port import ServerPort
 from vaedist.launch.training.writer_lease import GROUP, let_write, new_group
 from vaedist.runs.folder import RunFolder
@@ -93,7 +92,7 @@ class Reserved:
 def common_addresses(places: Sequence[Reserved]) -> list[str]:
     """Returns the address of each worker of a group: the loopback's where all of them are on one node."""
     alone = len({place.node for place in places}) == 1
-    return [build_address(LOOPBACK if alone else place.host, place.port) for place in places]
+    return [host_port(LOOPBACK if alone else place.host, place.port) for place in places]
 
 
 def workers_hosts() -> list[str]:

@@ -9,18 +9,18 @@ from typing import Any, TypeVar
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from vaedist.config import Experiment, ScalingSection
 from vaedist.data.lanes import LanePlan
 from vaedist.data.manifest import Manifest, SplitName, load_manifest, verify
 from vaedist.data.worker_data import check_images
 from vaedist.errors import ConfigError, Interrupted, WorkerError
+from vaedist.launch.ray_internals import data_parallel_trainer, group_callback
 from vaedist.launch.session import COMPUTING, environment, ray_session, resources_per_worker
 from vaedist.launch.training.backend import TensorflowCluster
-from vaedist.launch.training.callbacks import WorkerGroupCallback, last_line
 from vaedist.launch.training.channel import StopRequest, open_channel
 from vaedist.launch.training.failure_budget import FailureBudget
+from vaedist.launch.training.group_supervisor import GroupSupervisor, last_line
 from vaedist.launch.training.locked_folder import RAY_LOG, owned, record_name, records_of_ray
 from vaedist.launch.training.ray_worker import work
 from vaedist.launch.training.resuming import check_run, check_same_data, is_complete
@@ -192,12 +192,11 @@ def _fit(
         raise WorkerError(f"{reason}; {log} tells more, --resume goes on from the newest checkpoint")
 
 
-def _trainer(
-    experiment: Experiment, run: RunFolder, resources: dict[str, float], records: Path, channel: Any
-) -> DataParallelTrainer:
-    """Ray Train, told what to start."""
+def _trainer(experiment: Experiment, run: RunFolder, resources: dict[str, float], records: Path, channel: Any) -> Any:
+    """Returns Ray Train's trainer of a run."""
     scaling = experiment.scaling
-    return DataParallelTrainer(
+    supervisor = GroupSupervisor(channel, FailureBudget(scaling.max_failures, scaling.failure_window_hours))
+    return data_parallel_trainer()(
         work,
         backend_config=TensorflowCluster(run.place, channel, scaling.ports),
         train_loop_config={
@@ -216,9 +215,9 @@ def _trainer(
         run_config=RunConfig(
             name=record_name(),
             storage_path=str(records),
-            failure_config=FailureConfig(max_failures=-1),  # `WorkerGroupCallback` counts them
+            failure_config=FailureConfig(max_failures=-1),  # `GroupSupervisor` counts them
             worker_runtime_env=COMPUTING,
-            callbacks=[WorkerGroupCallback(channel, FailureBudget(scaling.max_failures, scaling.failure_window_hours))],
+            callbacks=[group_callback(supervisor)],
         ),
     )
 

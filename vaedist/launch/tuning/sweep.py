@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune as ray_tune
-from ray.tune.execution import class_cache
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from vaedist.config import Sweep
 from vaedist.errors import RunError
 from vaedist.launch.authentication import SECRET_NAME
+from vaedist.launch.ray_internals import withhold_from_trials
 from vaedist.launch.session import describe, jobs_at_once, node_resources, ray_session, resources_per_worker
 from vaedist.launch.training.locked_folder import owned, record_name, records_of_ray
 from vaedist.launch.training.resuming import (
@@ -190,9 +190,7 @@ def _run(
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # the follower has its own
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
-    # Ray Tune would copy the keys of a store from here into each trial's runtime environment, which Ray writes into its
-    # logs and shows in its dashboard. Every node has its own.
-    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in os.environ if SECRET_NAME.search(name)}
+    withhold_from_trials(name for name in os.environ if SECRET_NAME.search(name))  # every node has its own keys
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(
             ray_tune.with_parameters(
