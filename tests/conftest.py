@@ -32,7 +32,18 @@ from vaedist.data.prepare import prepare
 ARCHIVE = "VAEDIST_CIFAR10_ARCHIVE"
 SHARING = {
     f"tests/launch/test_{name}.py"
-    for name in ("actors", "bench", "doctor_ports", "drain", "evaluate", "image_health", "joining", "train", "tune")
+    for name in (
+        "actors",
+        "bench",
+        "doctor_ports",
+        "drain",
+        "evaluate",
+        "image_health",
+        "joining",
+        "train",
+        "tune",
+        "user_code",
+    )
 }  # a Ray: the fixture `cluster`
 
 # A shell that starts the tests in the background has them ignore it, and their children too.

@@ -38,7 +38,8 @@ RELIED_ON = [
     ("ControlStore.live_nodes", "ray.core.generated.gcs_pb2:GcsNodeInfo.GcsNodeState.ALIVE", None),
     ("ControlStore.drain", "ray._raylet:InnerGcsClient.drain_node", None),
     ("ControlStore.drain", "ray.core.generated.autoscaler_pb2:DRAIN_NODE_REASON_PREEMPTION", None),
-    ("package_limit", "ray._private.runtime_env.packaging:GCS_STORAGE_MAX_SIZE", None),
+    ("upload_limit", "ray._private.ray_constants:DASHBOARD_CLIENT_MAX_SIZE", None),
+    ("upload_limit", "ray._private.runtime_env.packaging:GCS_STORAGE_MAX_SIZE", None),
     ("job_client", "ray.job_submission:JobSubmissionClient._do_request", ["self", "method", "endpoint", "**kwargs"]),
     ("withhold_from_trials", "ray.tune.execution.class_cache:ENV_VARS_TO_PROPAGATE", None),
     (

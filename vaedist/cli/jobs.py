@@ -2,17 +2,18 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaedist.cli.options import dashboard_option, job_argument, json_option, run_values
+from vaedist.cli.options import LocalPath, dashboard_option, job_argument, json_option, run_values
 from vaedist.cli.output import console, print_pairs, status_line
 from vaedist.config import Experiment, Sweep
 from vaedist.errors import ConfigError, Interrupted, JobError
+from vaedist.packages import check_packages, make_importable
 
 if TYPE_CHECKING:
     from vaedist.launch.jobs.client import Jobs
@@ -39,6 +40,11 @@ job_name_argument = click.argument("name", metavar="JOB")
     "--env-from-node", "from_node", multiple=True, metavar="NAME",
     help="A variable, such as a key, that the nodes have and the job needs; may be repeated.",
 )  # fmt: skip
+@click.option(
+    "--package", "packages", multiple=True, metavar="DIR", type=LocalPath(path_type=Path),
+    help="A package of your own that the job imports: the folder that has the __init__.py, as ./conv_vae for "
+    "conv_vae.model:ConvVAE; may be repeated.",
+)  # fmt: skip
 @click.option("--extra", "extras", multiple=True, metavar="NAME", help="With --env pip: an extra, such as gpu.")
 @click.option("--no-wait", is_flag=True, help="Print the job's id and do not follow it.")
 @dashboard_option
@@ -52,22 +58,25 @@ def submit(
     retry_errored: bool,
     environment: tuple[str, ...],
     from_node: tuple[str, ...],
+    packages: tuple[Path, ...],
     extras: tuple[str, ...],
     no_wait: bool,
     address: str | None,
 ) -> None:
     """Train the experiment in the file JOB on a cluster, as a Ray job, and follow it.
 
-    The code of vaedist goes there, too. The job's paths, data.path and run.folder, are the cluster's: absolute ones
-    that all nodes share, or URIs. Exit code 0 if the job succeeds, 1 if it fails, 130 if it is stopped. Ctrl-C ends the
-    following, not the job; so does a cluster that is gone, with exit code 2, see `vaedist jobs wait --help`.
+    The code of vaedist and of each --package goes there, too. The job's paths, data.path and run.folder, are the
+    cluster's: absolute ones that all nodes share, or URIs. Exit code 0 if the job succeeds, 1 if it fails, 130 if it is
+    stopped. Ctrl-C ends the following, not the job; so does a cluster that is gone, with exit code 2, see
+    `vaedist jobs wait --help`.
     """
     values = run_values(name, runs)
-    packages, variables = _environment(environment)
-    if extras and packages != "pip":
+    installed, variables = _environment(environment)
+    if extras and installed != "pip":
         raise ConfigError("--extra goes with --env pip")
     if retry_errored and not (is_sweep and resume):
         raise ConfigError("--retry-errored goes with --tune --resume")
+    own = _importable(packages)
     read: Experiment | Sweep = (Sweep if is_sweep else Experiment).from_file(job, overrides, values)
 
     from vaedist.launch.jobs import submission as launch
@@ -76,7 +85,7 @@ def submit(
         arguments = launch.sweep_arguments(read, overrides, resume=resume, retry_failed=retry_errored)
     else:
         arguments = launch.training_arguments(resume=resume)
-    submission = launch.Submission(read, arguments, job, packages, extras, variables, from_node)
+    submission = launch.Submission(read, arguments, job, installed, extras, variables, from_node, own)
     cluster = _jobs(address)
     identity = cluster.submit(submission, progress=_say)
     if no_wait:
@@ -84,6 +93,17 @@ def submit(
         return
     _say(f"submitted {identity}")
     _follow(cluster, identity)
+
+
+def _importable(folders: Sequence[Path]) -> list[Path]:
+    """Checks the packages of --package, and has this process, which reads the job, find them."""
+    if not folders:
+        return []
+    from vaedist.launch.ray_internals import upload_limit
+
+    packages = check_packages(folders, upload_limit())
+    make_importable(packages)
+    return packages
 
 
 def _environment(given: Iterable[str]) -> tuple[str, dict[str, str]]:

@@ -17,6 +17,7 @@ from vaedist.launch.actors import ended
 from vaedist.launch.session import COMPUTING, ray_session, resources_per_worker
 from vaedist.launch.training.channel import StopRequest, open_channel
 from vaedist.launch.training.trainer import check_data, train, with_absolute_paths
+from vaedist.launch.user_code import code_of
 from vaedist.monitor.events import Event, Progress, Started
 from vaedist.runs.folder import RunFolder
 from vaedist.storage.transfer import Store
@@ -54,7 +55,7 @@ def bench(
     runs = {count: _short(experiment, count) for count in workers}
     check_data(experiment.with_values({"scaling.workers": max(workers)}))  # once: it may read all of it
     progress("joining Ray")
-    with ray_session(address):
+    with ray_session(address, code_of(experiment)):
         for short in runs.values():
             resources_per_worker(short.scaling)
         record = _single(experiment, rounds, progress)

@@ -14,6 +14,7 @@ from vaedist.evaluation.importance import BLOCKS_AT_ONCE, BlockScores
 from vaedist.evaluation.results import Evaluation
 from vaedist.launch.actors import ended
 from vaedist.launch.session import COMPUTING, ray_session, resources_per_worker
+from vaedist.launch.user_code import code_of
 
 RESTARTS = 3  # of a worker that died; the block that it was at is scored again
 
@@ -42,7 +43,7 @@ def evaluate_on_ray(
         WorkerError: a worker died more often than it may be started again.
     """
     run = replace(run)  # without the model, should it be loaded already
-    with ray_session(address):
+    with ray_session(address, code_of(run.experiment)):
         resources = resources_per_worker(ScalingSection(workers=workers, gpus_per_worker=gpus_per_worker))
         threads = max(1, int(resources["CPU"]))
         actor = ray.remote(_Scorer).options(

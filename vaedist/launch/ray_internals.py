@@ -173,14 +173,15 @@ class ControlStore:
 # Jobs
 
 
-def package_limit() -> int:
-    """Returns how many bytes a package of code may have that Ray takes into its control store.
+def upload_limit() -> int:
+    """Returns how many bytes of code Ray's dashboard takes in one upload, and its control store in one package.
 
-    Not needed once Ray's job client refuses a larger one in one line.
+    Not needed once Ray's job client refuses more in one line.
     """
+    from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
     from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
 
-    return GCS_STORAGE_MAX_SIZE
+    return min(DASHBOARD_CLIENT_MAX_SIZE, GCS_STORAGE_MAX_SIZE)
 
 
 def job_client(address: str, timeout: tuple[float, float]) -> Any:

@@ -13,10 +13,11 @@ import ray
 from vaedist.config import ScalingSection
 from vaedist.errors import ClusterError, VaedistError
 from vaedist.launch.addresses import LOOPBACK, ONLY_HERE, free_port
-from vaedist.launch.authentication import authorize, has_token, require_variables, secure_local
+from vaedist.launch.authentication import IN_JOB, authorize, has_token, require_variables, secure_local
 from vaedist.launch.doctor.preflight import check_head, check_socket_paths
 from vaedist.launch.ray_internals import default_temp_folder, find_head, loopback_only
 from vaedist.launch.training.proxies import bypass_proxies
+from vaedist.launch.user_code import python_path, staged
 from vaedist.storage.filesystem import first_line
 from vaedist.storage.uri import require_utf8
 
@@ -29,15 +30,18 @@ COMPUTING = {"env_vars": {"RAY_worker_niceness": "0"}}
 
 
 @contextmanager
-def ray_session(address: str | None = None) -> Iterator[None]:
-    """Be connected to Ray.
+def ray_session(address: str | None = None, packages: Sequence[Path] = ()) -> Iterator[None]:
+    """Connects to Ray, and disconnects at the end.
 
     Args:
         address: HOST:PORT of a cluster, or "auto" for the one on this machine; None takes RAY_ADDRESS, and where
             that is not set starts a Ray on this machine that ends with the session. A connection that is there
             already is used as it is.
+        packages: the user's own, for workers to import. A Ray that is started here finds them where they are; a
+            cluster gets copies. Those of a job are there already.
 
     Raises:
+        ConfigError: a package cannot be read.
         ClusterError: the address cannot be reached, or is refused (see `authorize`).
     """
     if ray.is_initialized():
@@ -51,9 +55,9 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     failed = "cannot start Ray" if address == "local" else f"cannot join the Ray cluster at {address}"
     try:
         if address == "local":
-            start_ray()
+            start_ray(packages)
         else:
-            ray.init(address=_reached(address))
+            _join(address, () if IN_JOB in os.environ else packages)
     except ClusterError as error:
         raise ClusterError(f"{source if address != 'local' else ''}{error}") from error
     except VaedistError:
@@ -68,10 +72,17 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-def start_ray(**options: Any) -> None:
-    """Start a Ray on this machine that ends with this process, and be connected to it.
+def _join(address: str, packages: Sequence[Path]) -> None:
+    """Connects to a running cluster, with copies of the user's packages for this connection's workers."""
+    with staged(packages) as copies:
+        ray.init(address=_reached(address), runtime_env={"py_modules": copies} if copies else None)
+
+
+def start_ray(packages: Sequence[Path] = (), **options: Any) -> None:
+    """Starts a Ray on this machine that ends with this process, and connects to it.
 
     Args:
+        packages: the user's own, for workers to import.
         options: of `ray.init`; there is no dashboard unless they say so.
 
     Raises:
@@ -90,7 +101,7 @@ def start_ray(**options: Any) -> None:
     port = free_port()
     address = f"{LOOPBACK}:{port}"
     with (
-        environment(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=address, **ONLY_HERE),
+        environment(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=address, **ONLY_HERE, **python_path(packages)),
         loopback_only(),
         _hang_up_blocked(),
     ):
@@ -113,7 +124,7 @@ def _hang_up_blocked() -> Iterator[None]:
 
 @contextmanager
 def environment(**variables: str) -> Iterator[None]:
-    """Have variables set meanwhile, for the processes that are started."""
+    """Sets variables meanwhile, for the processes that are started."""
     before = os.environ.copy()
     os.environ.update(variables)
     try:

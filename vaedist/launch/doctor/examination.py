@@ -13,7 +13,7 @@ from vaedist.errors import ClusterError
 from vaedist.launch.authentication import has_token, is_loopback, token_path
 from vaedist.launch.doctor.probe import PACKAGES, probe, remove_mark, tensorflow_gpus, write_mark
 from vaedist.launch.jobs.address import known_address
-from vaedist.launch.jobs.client import Jobs
+from vaedist.launch.jobs.client import Jobs, entrypoint
 from vaedist.launch.training.proxies import bypass_proxies
 from vaedist.storage.filesystem import first_line
 
@@ -264,7 +264,7 @@ def _by_job(url: str, storage: Sequence[str], progress: Callable[[str], None]) -
     """Look at a cluster of which only the dashboard is in reach: a job does it there."""
     cluster = Jobs(url)
     options = [part for uri in storage for part in ("--storage", uri)]
-    identity = cluster.run(["doctor", "--nodes", *options], name="doctor", metadata={}, progress=progress)
+    identity = cluster.run(entrypoint(["doctor", "--nodes", *options]), name="doctor", metadata={}, progress=progress)
     job = cluster.wait(identity)
     for line in reversed(cluster.log(identity).splitlines()):
         if line.startswith(RESULT):

@@ -21,7 +21,8 @@ from vaedist.launch.jobs.job import Job
 from vaedist.launch.jobs.log import follow_log
 from vaedist.launch.jobs.package import copy_code
 from vaedist.launch.jobs.submission import JOB_FILE, Submission
-from vaedist.launch.ray_internals import package_limit
+from vaedist.launch.ray_internals import upload_limit
+from vaedist.packages import copy_package
 
 NO_PIP = r"No module named '?pip\b|No such file or directory: '?pip\b"
 
@@ -79,51 +80,58 @@ class Jobs:
             ClusterError: the cluster refuses the job.
         """
         return self.run(
-            submission.arguments,
+            entrypoint(submission.arguments),
             name=submission.job.run.name,
             metadata=submission.metadata(),
             files={JOB_FILE: submission.job.to_toml()},
             runtime_env=submission.runtime_env(),
+            packages=submission.packages,
             progress=progress,
         )
 
     def run(
         self,
-        arguments: Sequence[str],
+        command: str,
         *,
         name: str,
         metadata: Mapping[str, str],
         files: Mapping[str, str] | None = None,
         runtime_env: Mapping[str, Any] | None = None,
+        packages: Sequence[Path] = (),
         progress: Callable[[str], None] = lambda _: None,
     ) -> str:
-        """Has the cluster run `vaedist ARGUMENTS` with the code that runs here, and returns the job's id.
+        """Has the cluster run a command with the code of vaedist that runs here, and returns the job's id.
 
         Args:
-            arguments: of vaedist.
+            command: of the shell, such as `entrypoint` makes.
             name: prefix of the job's id.
             metadata: kept with the job.
             files: texts in the folder that it runs in, by their names.
             runtime_env: what else Ray is to set up.
+            packages: folders of the user's packages that the job is to find.
             progress: told what is sent, and how much.
 
         Raises:
-            ClusterError: the cluster refuses the job.
+            ConfigError: a package cannot be read.
+            ClusterError: the job is too large, or the cluster refuses it.
         """
         with tempfile.TemporaryDirectory(prefix="vaedist-") as place:
             folder = Path(place) / "job"
             folder.mkdir()
             for file, text in (files or {}).items():
                 (folder / file).write_text(text, encoding="utf-8")
-            code = copy_code(Path(place))
+            modules = [
+                copy_code(Path(place)),
+                *(copy_package(package, Path(place) / "packages") for package in packages),
+            ]
             size = sum(path.stat().st_size for path in Path(place).rglob("*") if path.is_file())
             _check_size(size)
-            told = " and ".join([f"vaedist {__version__}", *(files or {})])
+            told = " and ".join([f"vaedist {__version__}", *(package.name for package in packages), *(files or {})])
             progress(f"sending {told}, {size / 1024:.0f} KiB, to {self.address}")
             return self._dashboard.submit(
-                entrypoint(arguments),
+                command,
                 f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
-                {**(runtime_env or {}), "working_dir": str(folder), "py_modules": [str(code)]},
+                {**(runtime_env or {}), "working_dir": str(folder), "py_modules": [str(module) for module in modules]},
                 metadata,
             )
 
@@ -176,5 +184,5 @@ def entrypoint(arguments: Sequence[str]) -> str:
 
 
 def _check_size(size: int) -> None:
-    if size > (limit := package_limit()):
-        raise ClusterError(f"the job is {size / 2**20:.0f} MiB, and Ray takes {limit / 2**20:.0f}")
+    if size > (limit := upload_limit()):
+        raise ClusterError(f"the job is {size / 2**20:.0f} MiB, and Ray takes at most {limit / 2**20:.0f} MiB")

@@ -16,6 +16,8 @@ from vaedist.data.manifest import load_manifest
 from vaedist.errors import ConfigError, VaedistError
 from vaedist.launch.authentication import REQUIRED, SECRET_NAME
 from vaedist.launch.jobs.package import pinned_requirements
+from vaedist.launch.user_code import code_of
+from vaedist.packages import package_digest
 from vaedist.storage.uri import is_uri, join_uri
 
 JOB_FILE = "job.toml"
@@ -37,9 +39,10 @@ class Submission:
         extras: of vaedist's, for "pip".
         variables: for the environment of the job; nothing secret, for whoever sees the cluster sees them.
         from_node: variables that every node has to have set already.
+        packages: folders of the user's packages, accepted by `check_packages`, that go with the job.
 
     Raises:
-        ConfigError: when it is made, if a path or a variable is refused.
+        ConfigError: when it is made, if a path or a variable is refused, or a package would be missing.
     """
 
     job: Experiment | Sweep
@@ -49,20 +52,24 @@ class Submission:
     extras: Sequence[str] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
     from_node: Sequence[str] = ()
+    packages: Sequence[Path] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what should not be sent."""
+        """Refuses what should not be sent, and a job that would not find its code."""
         check_paths(self.job)
+        check_code(self.job, self.packages)
         check_variables(self.variables, self.from_node)
 
     def metadata(self) -> dict[str, str]:
-        """What is kept with the job: its run, who submitted it, and from what."""
+        """Returns what is kept with the job: its run, who submitted it, and from what."""
         metadata = {
             "vaedist": __version__,
             "run": self.job.run.name,
             "user": getpass.getuser(),
             "job": os.fsencode(self.file.name).decode(errors="replace"),  # JSON, and Ray, have no other bytes
         }
+        if self.packages:
+            metadata["packages"] = ", ".join(f"{each.name} {package_digest(each)[:12]}" for each in self.packages)
         if (revision := _revision(self.file)) is not None:
             metadata["revision"] = revision
         with suppress(VaedistError):  # the data are the cluster's, and need not be seen from here
@@ -70,7 +77,7 @@ class Submission:
         return metadata
 
     def runtime_env(self) -> dict[str, Any]:
-        """What Ray sets up for the job, but for the files."""
+        """Returns what Ray sets up for the job, except for the files."""
         variables = {**self.variables, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
         if self.from_node:
             variables[REQUIRED] = ",".join(self.from_node)
@@ -113,6 +120,23 @@ def check_variables(variables: Mapping[str, str], from_node: Sequence[str]) -> N
             raise ConfigError(
                 f"--env {name}: looks like a secret, and whoever sees the cluster would see it; set it on the nodes, "
                 f"and say --env-from-node {name}"
+            )
+
+
+def check_code(job: Experiment | Sweep, packages: Sequence[Path]) -> None:
+    """Refuses a job that names a package which is neither installed nor sent.
+
+    Raises:
+        ConfigError: with the first that is missing.
+    """
+    for place in code_of(job):
+        if place.is_file():
+            raise ConfigError(
+                f"{place}: a module by itself cannot go with a job; put it into a package, a folder with __init__.py"
+            )
+        if place not in packages:
+            raise ConfigError(
+                f"the job uses package {place.name!r}, which is not installed: send it by --package {place}"
             )
 
 

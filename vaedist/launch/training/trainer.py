@@ -24,6 +24,7 @@ from vaedist.launch.training.group_supervisor import GroupSupervisor, last_line
 from vaedist.launch.training.locked_folder import RAY_LOG, owned, record_name, records_of_ray
 from vaedist.launch.training.ray_worker import work
 from vaedist.launch.training.resuming import check_run, check_same_data, is_complete
+from vaedist.launch.user_code import code_of
 from vaedist.monitor.events import Event, Notice, Started, Waiting
 from vaedist.runs.folder import RunFolder
 from vaedist.runs.remote import checkpoints_of, pulled
@@ -66,7 +67,7 @@ def train(
         VaedistError: what the user has to know; nothing was started, or what was committed stays.
         Interrupted: on KeyboardInterrupt or `stop`; if training had begun, its last step is in a checkpoint.
     """
-    experiment = with_absolute_paths(experiment)
+    experiment, packages = with_absolute_paths(experiment), code_of(experiment)
     run = RunFolder.of(experiment)
     exists = check_run(run, experiment, resume=resume)
     if resume and not exists:
@@ -82,7 +83,7 @@ def train(
     joined = address or os.environ.get("RAY_ADDRESS")
     observe(Waiting(f"joining Ray at {joined}" if joined else "starting Ray"))
     with owned(
-        run, run.experiment, experiment.to_toml(), busy=busy, ray=ray_session(address), quiet=quiet,
+        run, run.experiment, experiment.to_toml(), busy=busy, ray=ray_session(address, packages), quiet=quiet,
         notify=lambda text: observe(Notice(text)),
     ) as claim:  # fmt: skip
 

@@ -31,6 +31,7 @@ from vaedist.launch.training.trainer import check_data, with_absolute_paths
 from vaedist.launch.tuning.monitor import Follower
 from vaedist.launch.tuning.search import Proposer, TrialSearch, make_proposer
 from vaedist.launch.tuning.trial import TrialRunner
+from vaedist.launch.user_code import code_of
 from vaedist.monitor.sweep_events import SweepEvent, SweepNotice, SweepStarted
 from vaedist.storage.paths import is_there
 from vaedist.storage.transfer import Store
@@ -107,7 +108,7 @@ def tune(
         VaedistError: what the user has to know; nothing was started, or what was committed stays.
         Interrupted: on KeyboardInterrupt; the sweep can be gone on with.
     """
-    sweep = with_absolute_paths(sweep)
+    sweep, packages = with_absolute_paths(sweep), code_of(sweep)
     folder = SweepFolder.of(sweep)
     exists = _is_there(folder)
     if resume:
@@ -128,7 +129,7 @@ def tune(
         observe(SweepNotice(text))
 
     with owned(
-        folder, folder.sweep, sweep.to_toml(), busy=busy, ray=ray_session(address), quiet=quiet,
+        folder, folder.sweep, sweep.to_toml(), busy=busy, ray=ray_session(address, packages), quiet=quiet,
         notify=notify,
     ) as claim:  # fmt: skip
         planned = _plan(sweep)
