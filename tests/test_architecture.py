@@ -1,10 +1,7 @@
 """What may import what, and that the command line answers without loading TensorFlow or Ray."""
 
-<<<<<<< HEAD
-import importlib
-=======
 import ast
->>>>>>> e0e5826 (Keep Ray's internals and patches of Ray in one module)
+import importlib
 import json
 import os
 import pickle
@@ -118,7 +115,6 @@ def test_no_module_imports_tensorflow_through_tf_keras():
     assert uses == []
 
 
-<<<<<<< HEAD
 def test_keras_on_another_backend_is_refused(monkeypatch):
     import keras
 
@@ -137,7 +133,8 @@ def test_the_backend_is_tensorflow_whatever_keras_own_file_says(tmp_path):
         command, capture_output=True, text=True, cwd=ROOT, env=environment | {"KERAS_HOME": str(tmp_path)}
     )
     assert done.stdout.strip() == "tensorflow", done.stderr
-=======
+
+
 RAY_INTERNALS = "vaedist/launch/ray_internals.py"
 PUBLIC_OF_RAY = (
     "ray", "ray.exceptions", "ray.job_submission", "ray.runtime_env", "ray.train", "ray.train.backend",
@@ -188,4 +185,3 @@ def test_one_module_uses_rays_internals_and_changes_ray():
 )
 def test_uses_of_rays_internals_are_found(text):
     assert list(uses_of_rays_internals(text))
->>>>>>> e0e5826 (Keep Ray's internals and patches of Ray in one module)
