@@ -99,6 +99,22 @@ def s3_server():
     server.close()
 
 
+def ray_runs():
+    """Returns True where this process is connected to a Ray."""
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+
+
+@pytest.fixture
+def without_ray():
+    """Hides a Ray that other tests of the same process share: commands neither use it nor start another one."""
+    before = ray_runs()
+    with pytest.MonkeyPatch.context() as patch:
+        if before:
+            patch.setattr("ray.is_initialized", lambda: False)
+        yield
+    assert ray_runs() == before, "Ray was started"
+
+
 @pytest.fixture
 def s3(s3_server, tmp_path_factory, monkeypatch):
     """The server, well behaved at the start of each test, and a cache of the test's own."""

@@ -3,7 +3,10 @@
 import json
 
 import pytest
-from command import refused, run
+from click.testing import CliRunner
+from command import refused
+
+from vaedist.cli import main
 
 JOB = """
 [data]
@@ -27,9 +30,9 @@ def job(tmp_path, small_dataset):
 
 
 def test_a_job_is_checked(job):
-    out, err = run("check", job, "--set", "model.likelihood=gaussian", "--json")
-    assert err == ""
-    found = json.loads(out)
+    done = CliRunner().invoke(main, ["check", str(job), "--set", "model.likelihood=gaussian", "--json"])
+    assert (done.exit_code, done.stderr) == (0, ""), done.output
+    found = json.loads(done.stdout)
     assert [each["passed"] for each in found] == [True] * 9
     assert all(each["error"] <= each["allowed"] for each in found)
 

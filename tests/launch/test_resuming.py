@@ -4,7 +4,6 @@ import shutil
 
 import numpy as np
 import pytest
-import ray
 
 from vaedist.config import Experiment, Sweep
 from vaedist.data.manifest import load_manifest
@@ -24,15 +23,7 @@ from vaedist.sweeps import SweepFolder, TrialLog
 NOWHERE = "127.0.0.1:9"  # where no Ray is, so that joining it fails at once
 STEPS = 7  # of an epoch
 
-
-@pytest.fixture(autouse=True)
-def without_ray(monkeypatch):
-    """A Ray that other tests of the same process share is not joined, and none is started."""
-    before = ray.is_initialized()
-    with monkeypatch.context() as patch:
-        patch.setattr(ray, "is_initialized", lambda: False)
-        yield
-    assert ray.is_initialized() == before, "Ray was started"
+pytestmark = pytest.mark.usefixtures("without_ray")
 
 
 @pytest.fixture
