@@ -14,16 +14,24 @@ from vaedist.cli import main
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # which a command handles
 
 
-def start(*arguments, cwd=None, log=subprocess.PIPE):
-    """Start `vaedist ARGUMENTS`, away from the Ray of the tests; what it says goes to a file, `log`, if it is much."""
+def start(*arguments, cwd=None, log=subprocess.PIPE, **variables):
+    """Starts `vaedist ARGUMENTS` in a process that does not see the Ray of the tests.
+
+    Args:
+        arguments: of the command.
+        cwd: its current folder.
+        log: file for stdout and stderr, if they are long.
+        variables: of its environment, in addition to those of the tests. A token must not be set in the tests' own
+            environment, where Ray may read it again and end the process.
+    """
     program = [sys.executable, "-c", "from vaedist.cli import main; main(prog_name='vaedist')", *map(str, arguments)]
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | variables
     return subprocess.Popen(program, cwd=cwd, stdout=log, stderr=log, text=True, env=environment)
 
 
-def run(*arguments, cwd=None, code=0, seconds=300):
-    """What `vaedist ARGUMENTS` printed on stdout and stderr; it must end with the exit code, and by no traceback."""
-    process = start(*arguments, cwd=cwd)
+def run(*arguments, cwd=None, code=0, seconds=300, **variables):
+    """Returns stdout and stderr of `vaedist ARGUMENTS`, which must end with the exit code and without a traceback."""
+    process = start(*arguments, cwd=cwd, **variables)
     out, err = process.communicate(timeout=seconds)
     assert process.returncode == code, err
     assert "Traceback" not in err
@@ -47,9 +55,9 @@ def _restored(place):
 
 
 def refused(place, *arguments):
-    """Returns the error line of a command, called in the folder `place`, that must fail cleanly and leave nothing there.
+    """Returns the error line of a command that must fail cleanly and leave nothing in the folder `place`.
 
-    The command runs in the process of the tests.
+    The command runs there, in the process of the tests.
     """
     before = sorted(path.relative_to(place) for path in place.rglob("*"))
     with _restored(place):

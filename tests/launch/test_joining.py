@@ -48,10 +48,9 @@ def test_the_head_answers_who_has_the_token(address):
 
 
 @pytest.mark.parametrize("command", ["train", "tune", "evaluate", "bench", "doctor"])
-def test_a_wrong_token_is_named(address, commands, monkeypatch, command, tmp_path):
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+def test_a_wrong_token_is_named(address, commands, command, tmp_path):
     began = time.monotonic()
-    _, said = run(*commands[command], "--address", address, code=2)
+    _, said = run(*commands[command], "--address", address, code=2, RAY_AUTH_TOKEN="0" * 64)
     assert said.splitlines()[-1] == (
         f"error: {address} refuses the token: put the cluster's into ~/.ray/auth_token, or name its file in "
         f"RAY_AUTH_TOKEN_PATH"
