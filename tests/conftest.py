@@ -16,7 +16,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.update(
     AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_REGION="us-east-1", AWS_EC2_METADATA_DISABLED="true"
 )
-os.environ["VAEDIST_CACHE"] = tempfile.mkdtemp(prefix="vaedist-tests-cache-")
+# Most of a test's time is compilation. LLVM optimizes less here and in processes of tests; XLA itself does as always.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Compiled programs, and what is copied from the S3 server: one folder for all processes of xdist.
+os.environ["VAEDIST_CACHE"] = os.environ.get("VAEDIST_TESTS_CACHE") or tempfile.mkdtemp(prefix="vaedist-tests-cache-")
+os.environ["VAEDIST_TESTS_CACHE"] = os.environ["VAEDIST_CACHE"]
 
 sys.path.append(str(Path(__file__).parent))  # for `command` and `s3`, which several folders use
 sys.path.append(str(Path(__file__).parent / "data"))  # for `synthetic`, which makes small sources
@@ -30,21 +34,12 @@ from xdist.scheduler import LoadScopeScheduling
 from vaedist.data.prepare import prepare
 
 ARCHIVE = "VAEDIST_CIFAR10_ARCHIVE"
+# Files whose tests share a Ray, by the fixture `cluster`: those of a group run in one process.
 SHARING = {
-    f"tests/launch/test_{name}.py"
-    for name in (
-        "actors",
-        "bench",
-        "doctor_ports",
-        "drain",
-        "evaluate",
-        "image_health",
-        "joining",
-        "train",
-        "tune",
-        "user_code",
-    )
-}  # a Ray: the fixture `cluster`
+    "train": ("train", "gpus", "joining", "actors", "drain", "doctor_ports", "image_health"),
+    "tune": ("tune", "evaluate", "bench", "user_code"),
+}
+GROUPS = {f"tests/launch/test_{name}.py": group for group, names in SHARING.items() for name in names}
 
 # A shell that starts the tests in the background has them ignore it, and their children too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -54,8 +49,9 @@ settings.load_profile("vaedist")
 
 
 def pytest_unconfigure():
-    """Remove what was copied from the S3 server."""
-    shutil.rmtree(os.environ["VAEDIST_CACHE"], ignore_errors=True)
+    """Removes the cache when all processes have ended."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(os.environ["VAEDIST_TESTS_CACHE"], ignore_errors=True)
 
 
 class OneProcessForRay(LoadScopeScheduling):
@@ -63,7 +59,7 @@ class OneProcessForRay(LoadScopeScheduling):
 
     def _split_scope(self, nodeid):
         file = nodeid.partition("::")[0]
-        return "ray" if file in SHARING else file
+        return GROUPS.get(file, file)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -72,9 +68,16 @@ def pytest_xdist_make_scheduler(config, log):
     return OneProcessForRay(config, log)
 
 
+def priority(item):
+    """Returns the place of a test in the order, by the time that its group or file takes: the longest first."""
+    file = item.nodeid.partition("::")[0]
+    first = (file.startswith("tests/cluster/"), file in GROUPS, item.get_closest_marker("ray") is not None, True)
+    return first.index(True)
+
+
 def pytest_collection_modifyitems(config, items):
     """Begin with what takes longest, and leave out the tests that want the CIFAR-10 archive where there is none."""
-    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in SHARING)
+    items.sort(key=priority)
     if os.environ.get(ARCHIVE):
         return
     wanting = [item for item in items if item.get_closest_marker("cifar10")]

@@ -1,7 +1,6 @@
 """Each check passes on a right model, and fails on one that is wrong in what it checks."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -142,13 +141,9 @@ WRONG = {
 
 @pytest.fixture(scope="module")
 def results():
-    """How many checks there were, and which failed, by case; in a process whose CPU is two devices.
-
-    Nearly all of its time is compilation, so it has LLVM optimize less; `vaedist check` is tested as it is.
-    """
+    """How many checks there were, and which failed, by case; in a process whose CPU is two devices."""
     done = subprocess.run(
         [sys.executable, "-c", RUN, json.dumps(RIGHT), *(function for function, _ in WRONG.values())],
-        env=os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"},
         capture_output=True,
         text=True,
         timeout=600,
@@ -158,6 +153,7 @@ def results():
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", RIGHT)
 def test_a_right_model_passes(results, case):
     count, failed = results[case]
@@ -165,6 +161,7 @@ def test_a_right_model_passes(results, case):
     assert count == {"plain": 4, "affine": 9, "binary": 11}[case]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_wrong_is_found(results, case):
     assert WRONG[case][1] in results[case]

@@ -12,6 +12,7 @@ from vaedist.cli import main
 from vaedist.config import Experiment
 from vaedist.data.manifest import load_manifest
 from vaedist.data.prepare import prepare
+from vaedist.errors import RunError
 from vaedist.models.build import build_model
 from vaedist.runs.checkpoint import CheckpointStore, Position
 from vaedist.runs.folder import RunFolder
@@ -124,6 +125,14 @@ def test_likelihoods_are_told_as_nats_and_scores_are_not_called_so(invoke):
     assert gaussian.index("NLL <=") < gaussian.index("bits/dim")
     done = invoke("evaluate", "fixed", "--bits-per-dim", code=2)
     assert "has no bits/dim: data.binarize = 'fixed' makes pixels 0 or 1, whose scores are in nats" in done.stderr
+
+
+def test_averages_that_were_not_kept_are_refused(place, invoke):
+    with pytest.raises(RunError, match="kept no moving averages of its weights"):
+        vaedist.load_run(place / "grey", ema=True)
+    done = invoke("evaluate", "grey", "--bits-per-dim", "--samples", 5, code=2)
+    assert "has no bits/dim: model.likelihood = 'bernoulli' on grey values is a score" in done.stderr
+    assert not list(place.glob("grey/evaluations/test-k5-*"))
 
 
 def test_as_many_samples_are_taken_as_in_papers():

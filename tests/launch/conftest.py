@@ -1,7 +1,6 @@
 """One Ray for all tests that train, a small experiment for it, and a run that several tests look at."""
 
 import contextlib
-import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,15 +106,10 @@ def undisturbed(cluster, two):
 
 @pytest.fixture(scope="session")
 def cluster():
-    """A Ray of two CPUs and a GPU that is not there, shared by all tests that want one; with the dashboard.
-
-    Its workers compile in half the time, to slower code: LLVM optimizes less, and XLA itself as always.
-    """
+    """A Ray of two CPUs and a GPU that is not there, shared by all tests that want one; with the dashboard."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(PREEMPTION, "0")
-        with pytest.MonkeyPatch.context() as inherited:  # by Ray's processes
-            inherited.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0")
-            start_ray(num_cpus=2, num_gpus=1, include_dashboard=True, log_to_driver=False)
+        start_ray(num_cpus=2, num_gpus=1, include_dashboard=True, log_to_driver=False)
         yield
         ray.shutdown()
 
