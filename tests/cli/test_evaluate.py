@@ -135,11 +135,6 @@ def test_averages_that_were_not_kept_are_refused(place, invoke):
     assert not list(place.glob("grey/evaluations/test-k5-*"))
 
 
-def test_as_many_samples_are_taken_as_in_papers():
-    options = {option.name: option for option in main.commands["evaluate"].params}
-    assert options["samples"].default == 128
-
-
 def test_pixels_that_a_gaussian_has_outside_of_0_to_1_are_counted(invoke, tmp_path):
     """24 means, -1 to 2 in equal steps: 8 are below 0 and 8 above 1."""
     for command in ("sample", "reconstruct"):
