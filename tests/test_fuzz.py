@@ -26,7 +26,8 @@ from vaedist.data.sources import cifar10_archive
 from vaedist.errors import VaedistError
 from vaedist.monitor.metrics import MetricsLog
 from vaedist.monitor.tensorboard import TensorBoardWriter
-from vaedist.runs.checkpoint import CheckpointStore, Position
+from vaedist.runs.checkpoint import Position
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 from vaedist.runs.summary import list_runs, summarize
 from vaedist.sweeps import SweepFolder, TrialLog

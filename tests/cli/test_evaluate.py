@@ -14,7 +14,8 @@ from vaedist.data.manifest import load_manifest
 from vaedist.data.prepare import prepare
 from vaedist.errors import RunError
 from vaedist.models.build import build_model
-from vaedist.runs.checkpoint import CheckpointStore, Position
+from vaedist.runs.checkpoint import Position
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 from vaedist.training.state import named_weights
 

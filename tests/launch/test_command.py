@@ -12,7 +12,7 @@ from command import run as run_command
 from command import start
 
 from vaedist.monitor.metrics import read_metrics
-from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

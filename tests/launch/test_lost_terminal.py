@@ -12,7 +12,7 @@ import pytest
 from command import start
 
 from vaedist.monitor.metrics import read_metrics
-from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

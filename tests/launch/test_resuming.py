@@ -14,7 +14,8 @@ from vaedist.launch.tuning.sweep import tune
 from vaedist.monitor.events import Notice
 from vaedist.monitor.metrics import MetricsLog
 from vaedist.monitor.sweep_events import SweepNotice, SweepStarted
-from vaedist.runs.checkpoint import CheckpointStore, Position
+from vaedist.runs.checkpoint import Position
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 from vaedist.storage.transfer import Store
 from vaedist.storage.uri import join_uri

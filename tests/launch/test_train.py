@@ -18,7 +18,7 @@ from vaedist.launch.training.channel import open_channel
 from vaedist.launch.training.trainer import train
 from vaedist.monitor.events import Finished, Notice, Progress, Saved, Started, Tested
 from vaedist.monitor.metrics import read_metrics
-from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]

@@ -9,7 +9,8 @@ import pytest
 
 from vaedist.errors import CheckpointError, StorageError
 from vaedist.runs.async_checkpointer import AsyncCheckpointer
-from vaedist.runs.checkpoint import CheckpointStore, Position
+from vaedist.runs.checkpoint import Position
+from vaedist.runs.checkpoint_store import CheckpointStore
 
 WEIGHTS, SLOTS = {"w": np.ones(3, np.float32)}, {"m/w": np.zeros(3, np.float32)}
 SECONDS = 60

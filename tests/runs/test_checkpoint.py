@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from vaedist.errors import CheckpointError
-from vaedist.runs.checkpoint import CheckpointStore, Position, open_checkpoint
+from vaedist.runs.checkpoint import Position, open_checkpoint
+from vaedist.runs.checkpoint_store import CheckpointStore
 
 WEIGHTS = {"vae/encoder/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "vae/bias": np.zeros(3, np.float32)}
 SLOTS = {f"m/{name}": array + 1 for name, array in WEIGHTS.items()}
@@ -116,7 +117,8 @@ def test_a_full_disk_leaves_the_ones_before_intact(store):
 import resource, signal, numpy as np
 from pathlib import Path
 from vaedist.errors import StorageError
-from vaedist.runs.checkpoint import CheckpointStore, Position
+from vaedist.runs.checkpoint import Position
+from vaedist.runs.checkpoint_store import CheckpointStore
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 big = {{"w": np.zeros(100_000, np.float32)}}

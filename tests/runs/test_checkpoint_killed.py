@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from vaedist.runs.checkpoint import CheckpointStore, Position
+from vaedist.runs.checkpoint import Position
+from vaedist.runs.checkpoint_store import CheckpointStore
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a writer is killed in a process of its own")
 

@@ -22,7 +22,7 @@ from vaedist.data.rows import SplitRows
 from vaedist.data.sources import ImageSource
 from vaedist.errors import DataError
 from vaedist.monitor.metrics import read_metrics
-from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 
 ROWS = {"train": 64, "validation": 24, "test": 16}

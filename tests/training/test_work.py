@@ -14,7 +14,7 @@ from vaedist.data.lanes import LanePlan
 from vaedist.data.worker_data import WorkerData
 from vaedist.launch.addresses import free_port
 from vaedist.models.build import build_model
-from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.training.build import build_step
 from vaedist.training.loop import Loop
 

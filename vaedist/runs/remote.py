@@ -10,7 +10,8 @@ import numpy as np
 
 from vaedist.errors import CheckpointError, StorageError
 from vaedist.monitor.events import Event, Notice
-from vaedist.runs.checkpoint import MARKER, STATE, Checkpoint, CheckpointStore, Position, open_checkpoint
+from vaedist.runs.checkpoint import MARKER, STATE, Checkpoint, Position, open_checkpoint
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 from vaedist.storage.mirror import Mirror
 from vaedist.storage.retry import COMMAND_SECONDS, MISSING, RUN_SECONDS

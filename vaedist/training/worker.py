@@ -16,7 +16,8 @@ from vaedist.errors import DataError, RunError
 from vaedist.evaluation.importance import ImportanceEvaluator
 from vaedist.models.build import build_model
 from vaedist.monitor.events import Event, Finished, Notice
-from vaedist.runs.checkpoint import Checkpoint, CheckpointStore
+from vaedist.runs.checkpoint import Checkpoint
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 from vaedist.runs.remote import event_files, workspace
 from vaedist.storage.retry import RUN_SECONDS

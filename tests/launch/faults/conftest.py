@@ -9,7 +9,7 @@ from command import start
 from nodes import SECONDS, started
 
 from vaedist.monitor.metrics import read_metrics
-from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 
 PREEMPTION = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"

@@ -36,7 +36,7 @@ from vaedist.config import Experiment
 from vaedist.data.prepare import prepare
 from vaedist.data.sources import photos
 from vaedist.monitor.metrics import read_metrics
-from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 
 ROWS = 16_000

@@ -7,7 +7,7 @@ from command import start
 from metadata import PlayAws
 from nodes import FIRST, HEAD, SECOND, THIRD
 
-from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.checkpoint_store import CheckpointStore
 
 EPOCHS = 12
 NOTICE_SECONDS = 30

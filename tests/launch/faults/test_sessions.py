@@ -9,7 +9,7 @@ from command import start
 
 from vaedist.config import Sweep
 from vaedist.monitor.metrics import read_metrics
-from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 from vaedist.sweeps import SweepFolder
 

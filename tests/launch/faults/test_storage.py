@@ -16,7 +16,8 @@ from vaedist.launch.training.trainer import train
 from vaedist.launch.tuning.sweep import tune
 from vaedist.monitor.events import Finished, Notice, Progress, Saved, Started
 from vaedist.monitor.metrics import read_metrics
-from vaedist.runs.checkpoint import MARKER, CheckpointStore
+from vaedist.runs.checkpoint import MARKER
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.evaluations import save_evaluation
 from vaedist.runs.summary import list_runs, summarize
 from vaedist.storage.transfer import Store

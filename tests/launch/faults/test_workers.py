@@ -17,7 +17,7 @@ from vaedist.errors import DataError, Interrupted, RunError, StorageError, Worke
 from vaedist.launch.training.trainer import HANGING_SECONDS, train
 from vaedist.monitor.events import Notice, Progress, Started
 from vaedist.monitor.metrics import read_metrics
-from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("cluster")
