@@ -32,7 +32,7 @@ def place(tmp_path_factory):
     def make(name, seed, data, *overrides):
         sizes = ("model.hidden=8", "model.latent=4", "model.flow.depth=0", f"seed={seed}", *overrides)
         experiment = Experiment().with_overrides(f"data.path={folder / data}", *sizes)
-        manifest, run = load_manifest(str(folder / data)), RunFolder(folder / name)
+        manifest, run = load_manifest(str(folder / data)), RunFolder.at(folder / name)
         run.path.mkdir()
         run.experiment.write_text(experiment.to_toml())
         model = build_model(experiment, manifest.shape)
@@ -40,7 +40,7 @@ def place(tmp_path_factory):
             model.decoder.out.bias[:].assign(np.r_[np.linspace(-1, 2, 24), np.zeros(24)])
             model.decoder.out.kernel.assign(np.zeros(model.decoder.out.kernel.shape))
         position = Position(1, 4, manifest.fingerprint, manifest.shape, test_elbo=-1.0)
-        CheckpointStore(run.checkpoints).save(position, named_weights(model), {}, experiment.to_toml())
+        CheckpointStore(run).save(position, named_weights(model), {}, experiment.to_toml())
 
     make("grey", 0, "numbers")
     make("dynamic", 0, "numbers", "data.binarize=dynamic")

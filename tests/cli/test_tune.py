@@ -69,7 +69,7 @@ def wait_for_trial(process, folder, number):
 @pytest.mark.ray
 def test_a_sweep_that_is_stopped_or_killed_goes_on_and_no_trial_runs_twice(place):
     here = place(tune='search = "grid"\nscheduler = "none"\nconcurrent = 1', epochs=EPOCHS)
-    folder = SweepFolder(here / "runs" / "sweep")
+    folder = SweepFolder.at(here / "runs" / "sweep")
     first = start("tune", "sweep.toml", cwd=here)
     wait_for_trial(first, folder, 0)
     first.send_signal(signal.SIGINT)

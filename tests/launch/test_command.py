@@ -74,7 +74,7 @@ def test_a_run_survives_ctrl_c_and_kill_9_of_the_whole_command(experiment, tmp_p
     assert first.returncode == 130, said
     assert said.splitlines()[-1].startswith("stopped: stopped at step ")
     assert "Traceback" not in said
-    stopped = CheckpointStore(run.checkpoints).newest().position.step
+    stopped = CheckpointStore(run).newest().position.step
     assert 20 <= stopped < 1200
     assert f"stopped at step {stopped} of 1200" in said
 
@@ -82,14 +82,14 @@ def test_a_run_survives_ctrl_c_and_kill_9_of_the_whole_command(experiment, tmp_p
     wait_for_step(second, run, stopped + 60)
     second.kill()
     second.communicate(timeout=SECONDS)
-    assert CheckpointStore(run.checkpoints).newest().position.step < 1200, "it was to be killed before its end"
+    assert CheckpointStore(run).newest().position.step < 1200, "it was to be killed before its end"
 
     third = start("train", job, "--resume", **AS_USERS)
     printed, said = third.communicate(timeout=SECONDS)
     assert third.returncode == 0, said
     assert printed.startswith("test ELBO ")
     assert "tensorboard" in printed
-    expected, found = (CheckpointStore(folder.checkpoints).newest() for folder in (reference, run))
+    expected, found = (CheckpointStore(folder).newest() for folder in (reference, run))
     assert found.position.step == expected.position.step == 1200
     for part in ("weights", "optimizer"):
         theirs, ours = getattr(expected, part)(), getattr(found, part)()

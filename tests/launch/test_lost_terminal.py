@@ -27,7 +27,7 @@ main(prog_name="vaedist")
 
 
 def newest_step(run):
-    return CheckpointStore(run.checkpoints).newest().position.step
+    return CheckpointStore(run).newest().position.step
 
 
 def last_row(run):

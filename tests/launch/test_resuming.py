@@ -8,7 +8,6 @@ import pytest
 from vaedist.config import Experiment, Sweep
 from vaedist.data.manifest import load_manifest
 from vaedist.errors import ClusterError, ConfigError, RunError
-from vaedist.launch.training.run_lock import claimed
 from vaedist.launch.training.trainer import train
 from vaedist.launch.tuning.sweep import tune
 from vaedist.monitor.events import Notice
@@ -17,6 +16,7 @@ from vaedist.monitor.sweep_events import SweepNotice, SweepStarted
 from vaedist.runs.checkpoint import Position
 from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
+from vaedist.storage.claim import claim_local_folder
 from vaedist.storage.transfer import Store
 from vaedist.storage.uri import join_uri
 from vaedist.sweeps import SweepFolder, TrialLog
@@ -43,7 +43,7 @@ def write_run(experiment, folder, *, epochs=2, part=False):
     """Writes what a run leaves that has made some epochs, and `part` of one more."""
     folder.path.mkdir(parents=True)
     folder.experiment.write_text(experiment.to_toml())
-    log, store = MetricsLog(folder.metrics, resume_step=None), CheckpointStore(folder.checkpoints, keep=9)
+    log, store = MetricsLog(folder.metrics, resume_step=None), CheckpointStore(folder, keep=9)
     fingerprint = load_manifest(experiment.data.path).fingerprint
     places = [(epoch, STEPS * epoch, -10.0 + epoch) for epoch in range(1, epochs + 1)]
     places += [(epochs, STEPS * epochs + 3, None)] if part else []
@@ -64,7 +64,7 @@ def content(folder):
 @pytest.fixture(params=["local", "s3"])
 def run(request, experiment, tmp_path, s3):
     """A run that has made its two epochs, here or on a store: its experiment, and a way to look at all of it."""
-    local = write_run(experiment, RunFolder(tmp_path / "runs" / "run"))
+    local = write_run(experiment, RunFolder.at(tmp_path / "runs" / "run"))
     if request.param == "local":
         return experiment, lambda: content(local.path)
     runs = s3.uri(tmp_path.name)
@@ -130,16 +130,16 @@ def test_the_record_of_a_run_stays_until_workers_have_taken_it_up(experiment):
 def test_a_claim_writes_a_record_at_once_only_where_there_is_none(tmp_path):
     record = tmp_path / "folder" / "record"
     for begins in (False, True):
-        with claimed(tmp_path / "folder", record, "first", "busy") as claim:
+        with claim_local_folder(tmp_path / "folder", record, "first", "busy") as claim:
             assert record.read_text() == "first"
             if begins:
                 claim.begin()
         assert record.exists() is begins
-    with claimed(tmp_path / "folder", record, "second", "busy") as claim:
+    with claim_local_folder(tmp_path / "folder", record, "second", "busy") as claim:
         assert record.read_text() == "first"
         claim.accept()
         assert record.read_text() == "second"
-    with claimed(tmp_path / "folder", record, "third", "busy") as claim:
+    with claim_local_folder(tmp_path / "folder", record, "third", "busy") as claim:
         claim.begin()
     assert record.read_text() == "second"
 
@@ -187,7 +187,7 @@ def write_sweep(sweep, states):
     log = TrialLog(folder)
     for number, state in enumerate(states):
         trial = log.add(number, sweep.drawn(number))
-        write_run(sweep.experiment(trial.params, name=trial.name, folder=folder.place), trial.run, epochs=1)
+        write_run(sweep.experiment(trial.params, name=trial.name, folder=folder.location), trial.run, epochs=1)
         log.set(number, "running")
         log.set(number, state)
     return folder

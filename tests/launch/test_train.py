@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 
 def weights(run):
-    return CheckpointStore(run.checkpoints).newest().weights()
+    return CheckpointStore(run).newest().weights()
 
 
 def same(a, b):
@@ -53,7 +53,7 @@ def resumed(two):
 
     with pytest.raises(Interrupted) as said:
         train(two, observe=interrupt)
-    stopped = CheckpointStore(RunFolder.of(two).checkpoints).newest().position.step
+    stopped = CheckpointStore(RunFolder.of(two)).newest().position.step
     run = train(two, resume=True, observe=later.append)
     return Resumed(run, stopped, str(said.value), next(e.start_step for e in later if isinstance(e, Started)))
 

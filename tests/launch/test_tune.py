@@ -185,7 +185,7 @@ def test_a_scheduler_of_a_sweep_that_goes_on_knows_the_trials_that_ended(sweep, 
     wanted = sweep(None, ("training.epochs=9",), scheduler=scheduler, reduction=reduction)
     ended = []
     for number in range(4):
-        run = RunFolder(tmp_path / str(number))
+        run = RunFolder.at(tmp_path / str(number))
         log = MetricsLog(run.metrics, resume_step=None)
         for epoch in (1, 2, 3):
             log.append("test", epoch, 100 * epoch, {"elbo": -100.0 - number + epoch})

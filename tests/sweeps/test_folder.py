@@ -101,7 +101,7 @@ def test_a_damaged_line_is_named(mixed, damaged):
 
 
 def test_where_there_is_no_sweep(tmp_path):
-    folder = SweepFolder(tmp_path / "none")
+    folder = SweepFolder.at(tmp_path / "none")
     for read in (folder.read_sweep, folder.read_trials, lambda: TrialLog.open(folder)):
         with pytest.raises(RunError, match=r"no sweep at .*none: it has no sweep\.toml"):
             read()

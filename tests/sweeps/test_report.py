@@ -362,4 +362,4 @@ def test_what_cannot_be_written_is_told_in_one_line(mixed, name):
 def test_there_must_be_a_sweep(tmp_path):
     for ask in (write_report, best_trial, lambda folder: best_job(folder, "best.toml")):
         with pytest.raises(RunError, match="no sweep at"):
-            ask(SweepFolder(tmp_path))
+            ask(SweepFolder.at(tmp_path))

@@ -102,7 +102,7 @@ def test_each_epoch_scores_the_validation_images_and_says_so(trained):
 
 def test_the_best_checkpoint_is_the_best_by_the_validation_images(trained):
     scores = {row["step"]: row["elbo"] for row in read_metrics(trained.run.metrics) if row["kind"] == "validation"}
-    best = CheckpointStore(trained.run.checkpoints).best().position
+    best = CheckpointStore(trained.run).best().position
     assert best.step == max(scores, key=scores.get)
     assert (best.validation_elbo, best.test_elbo) == (scores[best.step], None)
 

@@ -15,6 +15,7 @@ from vaedist.data.worker_data import WorkerData
 from vaedist.launch.addresses import free_port
 from vaedist.models.build import build_model
 from vaedist.runs.checkpoint_store import CheckpointStore
+from vaedist.runs.folder import RunFolder
 from vaedist.training.build import build_step
 from vaedist.training.loop import Loop
 
@@ -58,7 +59,7 @@ def test_python_calls_a_step(strategy, tmp_path):
         sys.setprofile(count)
         return False
 
-    loop = Loop(experiment, model, strategy, inputs, CheckpointStore(tmp_path, 1), should_stop=begins)
+    loop = Loop(experiment, model, strategy, inputs, CheckpointStore(RunFolder.at(tmp_path), 1), should_stop=begins)
     try:
         loop.run()
     finally:

@@ -21,7 +21,6 @@ from vaedist.cli.options import (
 )
 from vaedist.cli.output import console, print_pairs, progress_bar
 from vaedist.config import EVALUATION_SAMPLES
-from vaedist.storage.uri import join_uri
 
 if TYPE_CHECKING:
     from vaedist.api import Run
@@ -82,8 +81,7 @@ def evaluate(
         return
     for place, opened, evaluation, path in zip((run, *others), runs, found, paths, strict=True):
         _print(place, opened, split, evaluation)
-        folder = opened.folder
-        click.echo(f"wrote {join_uri(folder.uri, folder.evaluations.name, path.name) if folder.uri else path}")
+        click.echo(f"wrote {opened.folder.store.location_of(path)}")
     for place, evaluation in zip(others, found[1:], strict=True):
         _print_difference(f"{place} less {run}", evaluation.against(found[0]))
 
@@ -102,7 +100,7 @@ def _save(run: str | Path, opened: "Run", split: str, name: str, found: "Evaluat
     position, folder = opened.checkpoint.position, opened.folder
     record = {
         "run": str(run),
-        "checkpoint": join_uri(folder.place, folder.checkpoints.name, opened.checkpoint.path.name),
+        "checkpoint": folder.store.location_of(opened.checkpoint.path),
         "epoch": position.epoch,
         "step": position.step,
         "ema": opened.ema,

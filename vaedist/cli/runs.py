@@ -20,7 +20,6 @@ from vaedist.cli.options import (
 )
 from vaedist.cli.output import console, print_pairs
 from vaedist.errors import RunError
-from vaedist.storage.uri import join_uri
 
 if TYPE_CHECKING:
     from vaedist.runs.summary import Unreadable
@@ -169,15 +168,21 @@ def _print_broken(broken: "list[Unreadable]", count: int) -> None:
 @json_option
 def show(run: str | Path, as_json: bool) -> None:
     """Where RUN stands: its scores, its checkpoints, its files and its experiment."""
+    from vaedist.runs.checkpoint_store import checkpoints_of
     from vaedist.runs.folder import RunFolder
-    from vaedist.runs.remote import checkpoints_of, places_of, pulled
     from vaedist.runs.summary import summarize
 
-    folder = pulled(RunFolder.at(run))
+    folder = RunFolder.at(run)
+    folder.refresh()
     summary, experiment = summarize(folder), folder.read_experiment()
-    checkpoints = [
-        join_uri(folder.place, folder.checkpoints.name, path.name) for path in checkpoints_of(folder).committed()
-    ]
+    checkpoints, evaluations, pictures = (
+        [folder.store.location_of(path) for path in paths]
+        for paths in (
+            checkpoints_of(folder).committed(),
+            folder.files_in(folder.evaluations, "*.json"),
+            folder.files_in(folder.pictures, "*[a-z].png"),
+        )
+    )
     if as_json:
         record = asdict(summary) | {"checkpoints": checkpoints, "experiment": experiment.model_dump()}
         click.echo(json.dumps(record, indent=2))
@@ -188,8 +193,8 @@ def show(run: str | Path, as_json: bool) -> None:
         if summary.elbo is None
         else f"{summary.elbo:.3f} nats, best {summary.best_elbo:.3f}",
         "checkpoints": "\n".join(checkpoints) or "none yet",
-        "evaluations": "\n".join(places_of(folder, folder.evaluations, "*.json")) or "none yet",
-        "pictures": "\n".join(places_of(folder, folder.pictures, "*[a-z].png")) or "none yet",
+        "evaluations": "\n".join(evaluations) or "none yet",
+        "pictures": "\n".join(pictures) or "none yet",
     }
     print_pairs(str(run), rows)
     click.echo(experiment.to_toml(), nl=False)

@@ -1,7 +1,6 @@
 """Benchmarks on Ray: one worker that measures all it does, and runs of several workers that are cut short."""
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,6 @@ from vaedist.launch.training.trainer import check_data, train, with_absolute_pat
 from vaedist.launch.user_code import code_of
 from vaedist.monitor.events import Event, Progress, Started
 from vaedist.runs.folder import RunFolder
-from vaedist.storage.transfer import Store
 
 ROW_SECONDS = 2.0  # of training, for one sample of its rate
 MANY_EPOCHS = 1_000_000  # it is stopped before
@@ -153,10 +151,8 @@ def _rates(short: Experiment, done: int, rows: int, rounds: int, progress: Calla
 
 @contextmanager
 def _removed(run: RunFolder) -> Iterator[None]:
-    """Remove a run that nobody wants to keep."""
+    """Removes a run, which was only measured, when the context ends."""
     try:
         yield
     finally:
-        if run.uri:
-            Store(run.uri).remove_all()
-        shutil.rmtree(run.path, ignore_errors=True)
+        run.store.remove_all()

@@ -7,8 +7,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vaedist.errors import StorageError
-from vaedist.storage.retry import MISSING
-from vaedist.storage.transfer import Store
 
 
 @contextmanager
@@ -40,23 +38,3 @@ def output_to(path: Path) -> Iterator[None]:
         for descriptor, copy in zip((1, 2), saved, strict=True):
             os.dup2(copy, descriptor)
             os.close(copy)
-
-
-@contextmanager
-def added_on_store(log: Path, store: Store, name: str) -> Iterator[None]:
-    """Add a local log, as it is when this is left, to the one of that name on a store."""
-    try:
-        yield
-    except BaseException:
-        with suppress(StorageError):
-            _add(log, store, name)
-        raise
-    _add(log, store, name)
-
-
-def _add(log: Path, store: Store, name: str) -> None:
-    before = b""
-    with suppress(*MISSING):
-        before = store.read(name)
-    if log.exists():
-        store.write(name, before + log.read_bytes())

@@ -7,10 +7,6 @@ from pathlib import Path
 from vaedist.errors import RunError, VaedistError
 from vaedist.monitor.metrics import epoch_rows, read_metrics
 from vaedist.runs.folder import RunFolder
-from vaedist.runs.remote import pulled
-from vaedist.storage.paths import is_there
-from vaedist.storage.transfer import Store
-from vaedist.storage.uri import is_remote
 
 
 @dataclass(frozen=True)
@@ -104,42 +100,33 @@ def summarize(folder: RunFolder) -> Summary:
     )
 
 
-def list_runs(path: str | Path) -> list[RunFolder]:
-    """The runs in a folder, or in a folder of a store, by name; the folder itself, where it is a run.
+def list_runs(location: str | Path) -> list[RunFolder]:
+    """Returns the runs in a folder, local or on an object store, by name; or the folder itself, where it is a run.
 
-    A folder that lost its experiment or cannot be looked into counts as a run. Of runs on a store, what `summarize`
-    needs is copied to this machine.
+    A folder that lost its experiment or cannot be read counts as a run. The working copies of the runs are refreshed.
 
     Raises:
         RunError: there is no such folder, or it cannot be read.
-        StorageError: the store does not answer, or nobody can tell what there is.
+        StorageError: the object store does not answer, or the folder above may not be read.
     """
-    if is_remote(str(path)):
-        return _list_remote(str(path))
-    path = RunFolder.at(path).path
-    if not is_there(path) or not path.is_dir():
-        raise RunError(f"no runs at {path}: no such folder")
+    parent = RunFolder.at(location)
     try:
-        children = sorted(child for child in path.iterdir() if child.is_dir())
+        names = parent.store.folders()
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"no runs at {parent.location}: no such folder") from None
     except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror or error}") from error
-    return [folder for folder in map(RunFolder, [path, *children]) if _is_run(folder)]
+        raise RunError(f"cannot read {parent.location}: {error.strerror or error}") from error
+    found = [parent, *(RunFolder(parent.store.child(name)) for name in names)]
+    return [run for run in found if _is_run(run)]
 
 
-def _is_run(folder: RunFolder) -> bool:
-    """Returns True if a local folder holds a run, be it a broken one."""
+def _is_run(run: RunFolder) -> bool:
+    """Returns True if a folder holds a run, or cannot be read."""
+    run.refresh()
     try:
-        names = {path.name for path in folder.path.iterdir()}
+        names = {path.name for path in run.path.iterdir()}
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except OSError:
-        return True  # nobody knows what it is
-    return not names.isdisjoint((folder.experiment.name, folder.metrics.name))
-
-
-def _list_remote(uri: str) -> list[RunFolder]:
-    store = Store(uri)
-    store.check()
-    found = [RunFolder.at(uri), *(RunFolder.at(store.place(name)) for name in store.folders())]
-    runs = [folder for folder in map(pulled, found) if folder.experiment.is_file() or folder.metrics.is_file()]
-    if not runs and not store.files():
-        raise RunError(f"no runs at {uri}: no such folder")
-    return runs
+        return True
+    return not names.isdisjoint((run.experiment.name, run.metrics.name))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vaedist.errors import StorageError
 from vaedist.storage.retry import MISSING
-from vaedist.storage.transfer import Remote, Store
+from vaedist.storage.transfer import FileState, Store
 
 
 class Follower:
@@ -23,7 +23,7 @@ class Follower:
         self, store: Store, local: Path, *, wanted: Callable[[str], bool], grows: Callable[[str], bool]
     ) -> None:
         self._store, self._local, self._wanted, self._grows = store, local, wanted, grows
-        self._seen: dict[str, Remote] = {}
+        self._seen: dict[str, FileState] = {}
 
     def update(self) -> int:
         """Copy what is new; gives the number of files that changed.

@@ -86,15 +86,16 @@ class Mirror:
 
         self._ask(task)
 
-    def remove(self, folder: str, *, first: str) -> None:
-        """Remove a folder from the store, the file `first` in it before the others; does not wait.
+    def remove(self, folder: str, *, first: str | None = None) -> None:
+        """Removes a folder from the store, the file `first` in it before the others; does not wait.
 
         Raises:
             StorageError: the store refused, or did not answer for too long.
         """
 
         def task() -> None:
-            self._store.remove(f"{folder}/{first}")
+            if first is not None:
+                self._store.remove(f"{folder}/{first}")
             self._store.remove_folder(folder)
 
         self._ask(task)

@@ -1,13 +1,11 @@
-"""Folders that are kept here or on a store, and where local copies of the latter are."""
+"""Local folders for copies of files on object stores, and their limits."""
 
 import hashlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
-from vaedist.errors import ConfigError, RunError, StorageError
-from vaedist.storage.uri import is_remote, join_uri, local_path, name_of, require_utf8
+from vaedist.errors import ConfigError, StorageError
+from vaedist.storage.uri import name_of
 
 CACHE = "VAEDIST_CACHE"
 CACHE_BYTES = "VAEDIST_CACHE_BYTES"
@@ -61,59 +59,3 @@ def is_there(path: Path) -> bool:
     except OSError as error:
         raise StorageError(f"cannot look at {path}: {error.strerror or error}") from error
     return True
-
-
-@dataclass(frozen=True)
-class KeptFolder:
-    """A folder that is kept on this machine's filesystem or on a store.
-
-    Attributes:
-        path: the folder; a copy of it, if it is kept on a store.
-        uri: of the folder on a store; empty if there is none.
-    """
-
-    path: Path
-    uri: str = ""
-
-    @classmethod
-    def at(cls, place: str | Path) -> Self:
-        """The folder at a path, or at a URI."""
-        if isinstance(place, Path):
-            return cls(place)
-        return cls(copy_of(place), place) if is_remote(place) else cls(local_path(place))
-
-    @classmethod
-    def named(cls, folder: str, name: str) -> Self:
-        """The folder of a name in a folder.
-
-        Raises:
-            StorageError: its path is not UTF-8.
-        """
-        if is_remote(folder):
-            return cls.at(join_uri(folder, name))
-        return cls.at(require_utf8(local_path(folder).absolute() / name))
-
-    @property
-    def name(self) -> str:
-        """The last part of its path."""
-        return name_of(self.uri) if self.uri else self.path.name
-
-    def require(self, record: Path, what: str) -> None:
-        """Makes sure that there is a file that says what the folder is, and that it says something.
-
-        Raises:
-            RunError: there is none, as in a folder that is no run, or it is empty or cannot be read.
-        """
-        try:
-            empty = record.stat().st_size == 0
-        except (FileNotFoundError, NotADirectoryError):
-            raise RunError(f"no {what} at {self.place}: it has no {record.name}") from None
-        except OSError as error:
-            raise RunError(f"cannot read {record}: {error.strerror or error}") from error
-        if empty:
-            raise RunError(f"{record} is empty")
-
-    @property
-    def place(self) -> str:
-        """Where it is kept: a path, or a URI."""
-        return self.uri or str(self.path)

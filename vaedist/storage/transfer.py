@@ -20,8 +20,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Remote:
-    """A file on a store: its size in bytes, and when it was written, in ns since 1970."""
+class FileState:
+    """State of a file: its size in bytes, and when it was written, in ns since 1970."""
 
     size: int
     written: int
@@ -54,14 +54,14 @@ class Store:
         if self.filesystem.type_name in ("s3", "gcs") and info.type == pyarrow.fs.FileType.NotFound:
             raise StorageError(f"cannot reach {self.uri}: there is no bucket {bucket}")
 
-    def files(self, under: str = "") -> dict[str, Remote]:
+    def files(self, under: str = "") -> dict[str, FileState]:
         """All files in a folder below, at any depth, by their paths relative to the store's folder."""
         root = f"{self.path}/{under}".rstrip("/")
         selector = pyarrow.fs.FileSelector(root, recursive=True, allow_not_found=True)
         where = self.place(under) if under else self.uri
         found = self._try(lambda: self.filesystem.get_file_info(selector), f"list {where}")
         return {
-            self._name(info.path): Remote(info.size, info.mtime_ns or 0)
+            self._name(info.path): FileState(info.size, info.mtime_ns or 0)
             for info in found
             if info.type == pyarrow.fs.FileType.File
         }
@@ -148,7 +148,7 @@ class Store:
         finally:
             beside.unlink(missing_ok=True)
 
-    def pull(self, local: Path, names: Iterable[str], known: dict[str, Remote]) -> None:
+    def pull(self, local: Path, names: Iterable[str], known: dict[str, FileState]) -> None:
         """Copy those files of a listing, `known`, that the local folder has not in the same state."""
         for name in names:
             target = local / name

@@ -30,6 +30,11 @@ def local_path(place: str) -> Path:
     return Path(unquote(urlsplit(place).path)) if is_uri(place) else Path(_expanded(place))
 
 
+def absolute_location(location: str) -> str:
+    """Returns a location that means the same in every process: a URI, or an absolute path."""
+    return location if is_remote(location) else str(local_path(location).absolute())
+
+
 def _expanded(path: str) -> str:
     """With a home folder in the place of ~ or ~user, and unchanged if there is none; ./~ is no home folder."""
     return os.path.expanduser(path)  # noqa: PTH111 - a Path would have lost the ./

@@ -4,7 +4,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +16,10 @@ from vaedist.errors import RunError, StorageError
 from vaedist.monitor.metrics import epoch_rows, read_metrics
 from vaedist.monitor.sweep_events import State
 from vaedist.runs.folder import RunFolder
-from vaedist.storage.paths import KeptFolder
-from vaedist.storage.uri import join_uri
+from vaedist.storage.stored_folder import StoredFolder
 
 NAME_LENGTH = 80
+LOG_SECONDS = 2.0  # between two looks whether the log of trials grew
 
 
 @dataclass(frozen=True)
@@ -106,17 +107,20 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class SweepFolder(KeptFolder):
-    """Paths of one sweep; the runs of its trials lie in it, each by its name."""
+class SweepFolder(StoredFolder):
+    """Files of one sweep, local or on an object store, and the runs of its trials, each by its name.
+
+    Files are read from and written to the working copy (see `FolderStore`), which `refresh` brings up to date.
+    """
 
     @classmethod
     def of(cls, sweep: Sweep) -> "SweepFolder":
-        """The folder that a sweep asks for."""
+        """Returns the folder that a sweep names."""
         return cls.named(sweep.run.folder, sweep.run.name)
 
     def trial(self, name: str) -> RunFolder:
-        """The run of a trial."""
-        return RunFolder(self.path / name, join_uri(self.uri, name) if self.uri else "")
+        """Returns the run of a trial."""
+        return RunFolder(self.store.child(name))
 
     @property
     def sweep(self) -> Path:
@@ -130,16 +134,59 @@ class SweepFolder(KeptFolder):
 
     @property
     def logs(self) -> Path:
-        """What Ray and TensorFlow said."""
+        """Output of Ray and TensorFlow."""
         return self.path / "logs"
 
     @property
     def ray(self) -> Path:
-        """What Ray Tune keeps for itself."""
+        """Ray Tune's own records."""
         return self.path / "ray"
 
+    @property
+    def report(self) -> Path:
+        """The report, as Markdown."""
+        return self.path / "report.md"
+
+    @property
+    def results(self) -> tuple[Path, Path]:
+        """A record of each trial, as CSV and as JSON."""
+        return self.path / "results.csv", self.path / "results.json"
+
+    @property
+    def plots(self) -> Path:
+        """The report's plots, as PNG."""
+        return self.path / "plots"
+
+    def refresh(self) -> None:
+        """Brings the working copies of the sweep, its log, and its trials' metrics and pictures up to date.
+
+        Raises:
+            StorageError: the object store does not answer.
+        """
+        self.store.refresh(self.sweep, self.trials)
+        files = self.store.files()
+        self.store.fetch({path: state for path, state in files.items() if is_of_trial(path.relative_to(self.path))})
+
+    @contextmanager
+    def workspace(self, notify: Callable[[str], None]) -> Iterator["SweepFolder"]:
+        """Gives the sweep as the process that runs it uses it; when the context ends, all is where it is kept.
+
+        What the trials write to an object store themselves is left to them.
+
+        Args:
+            notify: told when an object store does not answer.
+
+        Raises:
+            StorageError: an object store refused, or did not answer for `RUN_SECONDS`.
+        """
+        patient = self.patient(notify).store
+        with patient.workspace(leave=lambda name: is_of_trial(Path(name)), every=LOG_SECONDS) as store:
+            folder = SweepFolder(store)
+            folder.refresh()
+            yield folder
+
     def read_sweep(self) -> Sweep:
-        """The sweep that was started here.
+        """Returns the sweep that was started here.
 
         Raises:
             RunError: there is none.
@@ -148,10 +195,10 @@ class SweepFolder(KeptFolder):
         return Sweep.from_file(self.sweep)
 
     def read_trials(self) -> list[Trial]:
-        """All trials, by number.
+        """Returns all trials, by number.
 
         Raises:
-            RunError: there is no sweep here, or a line of its log is none.
+            RunError: there is no sweep here, or a line of its log cannot be read.
         """
         self.require(self.sweep, "sweep")
         try:
@@ -180,11 +227,21 @@ class SweepFolder(KeptFolder):
         )
 
 
+def is_of_trial(name: Path) -> bool:
+    """Returns True for a file that a trial's workers write and a sweep reads, by its name relative to the sweep."""
+    match name.parts:
+        case (_, "metrics.jsonl" | "experiment.toml"):
+            return True
+        case (_, "pictures", picture):
+            return "-epoch-" not in picture
+    return False
+
+
 def _check(record: Any, space: set[str]) -> None:
-    """Whether it is what a `TrialLog` of a sweep over the keys of `space` writes.
+    """Checks that a record is one that a `TrialLog` of a sweep over the keys of `space` writes.
 
     Raises:
-        ValueError, KeyError, TypeError: it is not.
+        ValueError, KeyError, TypeError: it is another one.
     """
     right = type(record["trial"]) is int and record["state"] in get_args(State)
     if "run" in record or "params" in record:

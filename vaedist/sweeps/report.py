@@ -35,9 +35,9 @@ PICTURES = ("reconstructions", "samples")
 
 
 def write_report(folder: SweepFolder) -> Path:
-    """Write report.md, results.csv, results.json and plots/ into a sweep's folder, in the place of older ones.
+    """Writes report.md, results.csv, results.json and plots/ into a sweep's folder; older ones are replaced.
 
-    It may be called at any time, also while the sweep goes on.
+    It may be called at any time, also while the sweep runs.
 
     Returns:
         report.md.
@@ -51,15 +51,18 @@ def write_report(folder: SweepFolder) -> Path:
     sweep = folder.read_sweep()
     found = outcomes(sweep, folder.read_trials())
     weights = importances(sweep, found)
-    names = []
-    for name, figure in figures(sweep, found, list(weights)):
-        _write(folder.path / "plots" / f"{name}.png", png(figure))
-        names.append(name)
-    _write(folder.path / "results.csv", _csv(sweep, found))
-    _write(folder.path / "results.json", json.dumps(_record(sweep, found, weights), indent=1) + "\n")
-    report = folder.path / "report.md"
-    _write(report, "\n\n".join(_sections(sweep, found, weights, names)) + "\n")
-    return report
+    plots = {folder.plots / f"{name}.png": png(figure) for name, figure in figures(sweep, found, list(weights))}
+    table, record = folder.results
+    written: dict[Path, bytes | str] = {
+        **plots,
+        table: _csv(sweep, found),
+        record: json.dumps(_record(sweep, found, weights), indent=1) + "\n",
+        folder.report: "\n\n".join(_sections(sweep, found, weights, [path.stem for path in plots])) + "\n",
+    }
+    for path, content in written.items():
+        _write(path, content)
+    folder.store.push(*written)
+    return folder.report
 
 
 def best_trial(folder: SweepFolder) -> Trial:
@@ -100,7 +103,7 @@ def best_job(folder: SweepFolder, file_name: str) -> str:
 def _best(sweep: Sweep, folder: SweepFolder) -> Outcome:
     order = ranked(sweep, outcomes(sweep, folder.read_trials()))
     if not order:
-        raise RunError(f"sweep {folder.place} has no best trial: none has been scored yet")
+        raise RunError(f"sweep {folder.location} has no best trial: none has been scored yet")
     return order[0]
 
 

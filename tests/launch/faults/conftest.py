@@ -68,7 +68,7 @@ class Training:
         """The run is at its last step, and every metric line is there once."""
         training, every = self.experiment.training, self.experiment.monitor.log_every
         last = training.epochs * 100
-        assert CheckpointStore(self.run.checkpoints).newest().position.step == last
+        assert CheckpointStore(self.run).newest().position.step == last
         expected = [("train", step) for step in range(every, last + 1, every)]
         expected += [("test", step) for step in range(100, last + 1, 100)]
         assert sorted((row["kind"], row["step"]) for row in self.rows()) == sorted(expected)

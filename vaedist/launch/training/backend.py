@@ -13,8 +13,8 @@ from ray.train.backend import Backend, BackendConfig
 from vaedist.errors import ClusterError, StorageError
 from vaedist.launch.addresses import LOOPBACK, host_of, host_port
 from vaedist.launch.training.server_port import ServerPort
-from vaedist.launch.training.writer_lease import GROUP, let_write, new_group
 from vaedist.runs.folder import RunFolder
+from vaedist.runs.writer_lease import GROUP, grant_lease, new_group
 
 
 @dataclass
@@ -26,7 +26,7 @@ class TensorflowCluster(BackendConfig):
     from each.
 
     Attributes:
-        run: the run's place, in which each new group takes the place of the one before.
+        run: path or URI of the run's folder, whose writer lease each new group takes over.
         channel: which is told of it.
         ports: first and last of those that TensorFlow's servers may take; any free ones where there are none.
     """
@@ -51,7 +51,7 @@ class _TensorflowClusterBackend(Backend):
         group, channel = new_group(), backend_config.channel
         ray.get(channel.listen_to.remote(group))
         try:
-            let_write(RunFolder.at(backend_config.run), group)
+            grant_lease(RunFolder.at(backend_config.run).patient(), group)
         except StorageError as error:
             ray.get(channel.fail.remote(error, group))
         try:

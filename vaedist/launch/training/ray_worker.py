@@ -18,9 +18,9 @@ from vaedist.launch.training import backend
 from vaedist.launch.training.channel import WorkerLine
 from vaedist.launch.training.packet_filter import LOOPBACK_NETWORKS, Network, networks_of
 from vaedist.launch.training.proxies import bypass_proxies_among_workers
-from vaedist.launch.training.writer_lease import GROUP, WriterLease
 from vaedist.monitor.events import Notice
 from vaedist.runs.folder import RunFolder
+from vaedist.runs.writer_lease import GROUP, WriterLease
 
 SHOWN = 8  # networks in a line
 
@@ -32,12 +32,13 @@ def work(config: dict[str, Any]) -> None:
     through the channel; the group that Ray Train may start after it ends at once.
 
     Args:
-        config: "experiment" as TOML, the run's place as "run", the "channel", and "threads" to compute with.
+        config: "experiment" as TOML, the path or URI of the run's folder as "run", the "channel", and the number of
+            "threads" to compute with.
     """
     run = RunFolder.at(config["run"])
     group = os.environ[GROUP]
     line = WorkerLine(config["channel"], group)
-    fence = WriterLease(run, group, lambda text: line.notify(Notice(text)))
+    lease = WriterLease(run.patient(lambda text: line.notify(Notice(text))), group)
     if line.given_up():
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
@@ -55,7 +56,7 @@ def work(config: dict[str, Any]) -> None:
         should_stop=line.should_stop,
         should_save=lambda: line.should_save() or preemption.save_now(),
         agree=broadcast_from_rank_zero,
-        may_write=fence.check,
+        may_write=lease.check,
         guard=_guard(experiment, context.get_world_rank(), line),
     )
     try:

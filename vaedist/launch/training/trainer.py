@@ -23,13 +23,12 @@ from vaedist.launch.training.failure_budget import FailureBudget
 from vaedist.launch.training.group_supervisor import GroupSupervisor, last_line
 from vaedist.launch.training.locked_folder import RAY_LOG, owned, record_name, records_of_ray
 from vaedist.launch.training.ray_worker import work
-from vaedist.launch.training.resuming import check_run, check_same_data, is_complete
 from vaedist.launch.user_code import code_of
 from vaedist.monitor.events import Event, Notice, Started, Waiting
+from vaedist.runs.checkpoint_store import checkpoints_of
 from vaedist.runs.folder import RunFolder
-from vaedist.runs.remote import checkpoints_of, pulled
-from vaedist.storage.retry import RUN_SECONDS
-from vaedist.storage.uri import is_remote, join_uri, local_path
+from vaedist.runs.resuming import check_run, check_same_data, is_complete
+from vaedist.storage.uri import absolute_location, is_remote
 
 E = TypeVar("E", bound=Experiment)
 # For a worker that gives no sign of life, as one that was stopped by a signal. Ray's own 600 s are for those that keep
@@ -71,15 +70,15 @@ def train(
     run = RunFolder.of(experiment)
     exists = check_run(run, experiment, resume=resume)
     if resume and not exists:
-        observe(Notice(f"there is no run at {run.place} to go on with: starting it"))
+        observe(Notice(f"there is no run at {run.location} to go on with: starting it"))
     if exists and is_complete(run, experiment):
-        observe(Notice(f"run {run.place} is complete: its {experiment.training.epochs} epochs are made"))
+        observe(Notice(f"run {run.location} is complete: its {experiment.training.epochs} epochs are made"))
         return run
     observe(Waiting("checking the data"))
     manifest = check_data(experiment)
     if exists:
-        check_same_data(f"run {run.place}", checkpoints_of(run).reached(), manifest, experiment.data.path)
-    busy = f"run {run.place} is being trained by another process"
+        check_same_data(f"run {run.location}", checkpoints_of(run).reached(), manifest, experiment.data.path)
+    busy = f"run {run.location} is being trained by another process"
     joined = address or os.environ.get("RAY_ADDRESS")
     observe(Waiting(f"joining Ray at {joined}" if joined else "starting Ray"))
     with owned(
@@ -99,7 +98,8 @@ def train(
         claim.begin()
         with records_of_ray(run) as records:
             _fit(experiment, run, resources, records, follow, stop or StopRequest())
-    return pulled(run, seconds=RUN_SECONDS)
+    run.patient().refresh()
+    return run
 
 
 def with_absolute_paths(experiment: E) -> E:
@@ -110,10 +110,7 @@ def with_absolute_paths(experiment: E) -> E:
     """
     if not experiment.run.name:
         raise ConfigError("run.name is empty: give the run a name")
-    path, folder = (
-        place if is_remote(place) else str(local_path(place).absolute())
-        for place in (experiment.data.path, experiment.run.folder)
-    )
+    path, folder = map(absolute_location, (experiment.data.path, experiment.run.folder))
     return experiment.model_copy(
         update={
             "data": experiment.data.model_copy(update={"path": path}),
@@ -189,7 +186,7 @@ def _fit(
             reason = str(cause)
         else:
             reason = f"Ray Train gave up: {last_line(errors[0])}"
-        log = join_uri(run.place, run.logs.name, RAY_LOG)
+        log = run.store.location_of(run.logs / RAY_LOG)
         raise WorkerError(f"{reason}; {log} tells more, --resume goes on from the newest checkpoint")
 
 
@@ -199,10 +196,10 @@ def _trainer(experiment: Experiment, run: RunFolder, resources: dict[str, float]
     supervisor = GroupSupervisor(channel, FailureBudget(scaling.max_failures, scaling.failure_window_hours))
     return data_parallel_trainer()(
         work,
-        backend_config=TensorflowCluster(run.place, channel, scaling.ports),
+        backend_config=TensorflowCluster(run.location, channel, scaling.ports),
         train_loop_config={
             "experiment": experiment.to_toml(),
-            "run": run.place,
+            "run": run.location,
             "channel": channel,
             "threads": max(1, int(resources["CPU"])),
         },

@@ -13,12 +13,9 @@ from ray.tune import Callback, Stopper
 
 from vaedist.config import Sweep
 from vaedist.errors import Interrupted, VaedistError
-from vaedist.files import told_path
 from vaedist.launch.tuning.search import Proposer, Unpickled
 from vaedist.monitor.sweep_events import ENDED, State, SweepEvent, SweepNotice, TrialStatus
 from vaedist.monitor.tensorboard import TensorBoardWriter
-from vaedist.runs.remote import event_files, pulled
-from vaedist.storage.retry import RUN_SECONDS
 from vaedist.sweeps import Trial, TrialLog
 
 REASON_LENGTH = 300  # characters, of which Ray has many more to say
@@ -52,7 +49,7 @@ class Follower(Unpickled, Callback):
     def _fetched(self, trial: Trial) -> Trial:
         """A trial as its run's metrics tell it now."""
         if trial.state != "open":
-            pulled(trial.run, seconds=RUN_SECONDS)
+            trial.run.patient().refresh()
         return replace(trial)
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
@@ -117,7 +114,9 @@ class Follower(Unpickled, Callback):
                 metrics[f"hparam/{name}{of}"] = value
         if (best := trial.best(self._metric, self._mode)) is not None:
             metrics[f"hparam/best_{self._metric}{of}"] = best
-        writer = TensorBoardWriter(trial.run.tensorboard, purge_step=None, after=event_files(trial.run))
+        run = trial.run.patient()
+        events = [path.name for path in run.files_in(run.tensorboard)]
+        writer = TensorBoardWriter(run.tensorboard, purge_step=None, after=events)
         writer.hparams(trial.params, metrics, step=last.step)
         writer.close()
 
@@ -182,8 +181,7 @@ class Follower(Unpickled, Callback):
         if self._error is not None:
             raise self._error
         ended = sum(trial.state in ENDED for trial in self._log.trials.values())
-        folder = self._log.folder
-        goes_on = f"vaedist tune --resume {folder.uri or told_path(folder.path)} goes on"
+        goes_on = f"vaedist tune --resume {self._log.folder.store.display()} goes on"
         if self._interrupted:
             raise Interrupted(f"{ended} of {self._sweep.trials} trials have ended; {goes_on}")
         if self._out_of_time:

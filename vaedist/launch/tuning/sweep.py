@@ -20,23 +20,15 @@ from vaedist.launch.authentication import SECRET_NAME
 from vaedist.launch.ray_internals import withhold_from_trials
 from vaedist.launch.session import describe, jobs_at_once, node_resources, ray_session, resources_per_worker
 from vaedist.launch.training.locked_folder import owned, record_name, records_of_ray
-from vaedist.launch.training.resuming import (
-    check_same_data,
-    check_same_split,
-    check_sweep,
-    ended_trials,
-    reached_by_trials,
-)
 from vaedist.launch.training.trainer import check_data, with_absolute_paths
 from vaedist.launch.tuning.monitor import Follower
 from vaedist.launch.tuning.search import Proposer, TrialSearch, make_proposer
 from vaedist.launch.tuning.trial import TrialRunner
 from vaedist.launch.user_code import code_of
 from vaedist.monitor.sweep_events import SweepEvent, SweepNotice, SweepStarted
-from vaedist.storage.paths import is_there
-from vaedist.storage.transfer import Store
+from vaedist.runs.resuming import check_same_data
 from vaedist.sweeps import SweepFolder, Trial, TrialLog
-from vaedist.sweeps.remote import mirrored_sweep, pulled_sweep
+from vaedist.sweeps.resuming import check_same_split, check_sweep, ended_trials, reached_by_trials
 
 # A trial's own process only coordinates. Had it a CPU, it would keep that from the workers that it waits for; and Ray
 # Tune wants it to reserve something, so it is a byte.
@@ -110,20 +102,21 @@ def tune(
     """
     sweep, packages = with_absolute_paths(sweep), code_of(sweep)
     folder = SweepFolder.of(sweep)
-    exists = _is_there(folder)
+    exists = folder.store.exists()
+    folder.refresh()
     if resume:
         check_sweep(folder, sweep)
     elif exists:
-        raise RunError(f"sweep {folder.place} exists: --resume goes on with it, --name starts another")
+        raise RunError(f"sweep {folder.location} exists: --resume goes on with it, --name starts another")
     proposer = make_proposer(sweep)
     if resume and _told_of_its_end(sweep, folder, proposer, observe, retry_failed=retry_failed):
         return folder
     manifest = check_data(sweep.experiment({}, name="trial"))
     if resume:
-        check_same_data(f"sweep {folder.place}", reached_by_trials(folder), manifest, sweep.data.path)
+        check_same_data(f"sweep {folder.location}", reached_by_trials(folder), manifest, sweep.data.path)
         check_same_split(folder, sweep, manifest.selection_split)
     split = manifest.selection_split
-    busy = f"sweep {folder.place} is being run by another process"
+    busy = f"sweep {folder.location} is being run by another process"
 
     def notify(text: str) -> None:
         observe(SweepNotice(text))
@@ -135,19 +128,9 @@ def tune(
         planned = _plan(sweep)
         claim.begin()
         claim.accept()
-        with mirrored_sweep(folder, notify) as local, records_of_ray(folder) as records:
-            _run(sweep, local, planned, proposer, records, observe, split=split, retry_failed=retry_failed)
+        with folder.workspace(notify) as working, records_of_ray(folder) as records:
+            _run(sweep, working, planned, proposer, records, observe, split=split, retry_failed=retry_failed)
     return folder
-
-
-def _is_there(folder: SweepFolder) -> bool:
-    """Whether there is a sweep already; the local copy of one on a store is brought up to date."""
-    if not folder.uri:
-        return is_there(folder.path)
-    store = Store(folder.uri)
-    store.check()
-    pulled_sweep(folder)
-    return bool(store.files())
 
 
 def _started(sweep: Sweep, follower: Follower, ended: Iterable[Trial], at_once: int, split: str) -> SweepStarted:
@@ -195,7 +178,7 @@ def _run(
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(
             ray_tune.with_parameters(
-                TrialRunner, sweep=sweep.to_toml(), folder=folder.place, cpus=planned.resources["CPU"]
+                TrialRunner, sweep=sweep.to_toml(), folder=folder.location, cpus=planned.resources["CPU"]
             ),
             COORDINATOR,
         ),

@@ -1,7 +1,6 @@
 """A trial of a sweep, as Ray Tune runs it: a run on Ray Train, in a process that only coordinates it."""
 
 import queue
-import shutil
 import threading
 from typing import Any
 
@@ -12,9 +11,6 @@ from vaedist.errors import ConfigError, NonFiniteError
 from vaedist.launch.training.channel import StopRequest
 from vaedist.launch.training.trainer import STOP_SECONDS, train
 from vaedist.monitor.events import Event, Saved, Tested
-from vaedist.runs.folder import RunFolder
-from vaedist.storage.retry import RUN_SECONDS
-from vaedist.storage.transfer import Store
 from vaedist.sweeps import SweepFolder, Trial
 
 FINAL = (ConfigError, NonFiniteError)  # of a trial: to try again would only repeat it
@@ -70,12 +66,13 @@ class TrialRunner(Trainable):
 
         run = self._folder.trial(config["run"])
         try:
-            experiment = self._sweep.experiment(config["params"], name=run.name, folder=self._folder.place)
+            experiment = self._sweep.experiment(config["params"], name=run.name, folder=self._folder.location)
             scaling = experiment.scaling.model_copy(update={"cpus_per_worker": self._cpus})
-            resume = _is_there(run)
-            train(
+            store = run.store.patient()
+            store.remove_unclaimed(run.experiment)
+            run = train(
                 experiment.model_copy(update={"scaling": scaling}),
-                resume=resume,
+                resume=store.exists(),
                 observe=observe,
                 stop=self._stop,
             )
@@ -91,12 +88,3 @@ class TrialRunner(Trainable):
 def _scores(test: Tested) -> dict[str, Any]:
     scores = {"elbo": test.elbo, "importance_bound": test.importance_bound, "bits_per_dim": test.bits_per_dim}
     return {"epochs": test.epoch, **{name: score for name, score in scores.items() if score is not None}}
-
-
-def _is_there(run: RunFolder) -> bool:
-    """Whether there is a run to go on with; a folder in which nothing was written yet when it was killed is removed."""
-    if run.uri:
-        return bool(Store(run.uri, seconds=RUN_SECONDS).files())
-    if run.path.exists() and not run.experiment.exists():
-        shutil.rmtree(run.path)
-    return run.path.exists()
