@@ -71,7 +71,7 @@ def test_imports_go_one_way():
         "vaedist.config",
         "vaedist.errors",
         "vaedist.data.prepare",
-        "vaedist.models.preprocessing",
+        "vaedist.models.mlp.options",
         "vaedist.monitor.terminal",
     ],
 )

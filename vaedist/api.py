@@ -26,7 +26,6 @@ from vaedist.evaluation.importance import ImportanceEvaluator
 from vaedist.evaluation.inspection import Pixels
 from vaedist.evaluation.results import Evaluation
 from vaedist.models.build import build_model
-from vaedist.models.likelihoods import preprocessing_of
 from vaedist.models.model import Model
 from vaedist.models.preprocessing import Preprocessing
 from vaedist.objectives.elbo import Bound
@@ -178,7 +177,7 @@ class Run:
     @property
     def preprocessing(self) -> Preprocessing:
         """The map from pixels to the x that the model scores."""
-        return preprocessing_of(self.experiment.model.likelihood, self.experiment.data.binarize)
+        return self.experiment.model.preprocessing(self.experiment.data.binarize)
 
     def require_comparable(self, other: "Run") -> None:
         """Refuse a comparison image by image with a run whose scores are of something else.
@@ -195,25 +194,24 @@ class Run:
         if self.preprocessing.shown != other.preprocessing.shown:
             raise RunError(
                 f"{other.folder.location} cannot be compared with {self.folder.location}: one scores "
-                f"{other.preprocessing.shown}, the other {self.preprocessing.shown} (model.likelihood, data.binarize)"
+                f"{other.preprocessing.shown}, the other {self.preprocessing.shown} ([model], data.binarize)"
             )
 
     def require_bits_per_dim(self) -> None:
         """Refuse to state the run's numbers in bits/dim where there are none.
 
         Raises:
-            ConfigError: the likelihood is neither a density of the pixels nor a distribution over their levels.
+            ConfigError: the model's log p(x|z) is neither a density of the pixels nor a probability of their levels.
         """
-        if self.preprocessing.levels is None and self.preprocessing.proper:
-            raise ConfigError(
-                f"run {self.folder.location} has no bits/dim: data.binarize = {self.experiment.data.binarize!r} makes "
-                f"pixels 0 or 1, whose scores are in nats"
-            )
-        if self.preprocessing.levels is None:
-            raise ConfigError(
-                f"run {self.folder.location} has no bits/dim: model.likelihood = {self.experiment.model.likelihood!r} "
-                f"on grey values is a score, not a density or a probability of the pixels; use another likelihood"
-            )
+        if self.preprocessing.levels is not None:
+            return
+        shown = self.preprocessing.shown
+        if self.preprocessing.proper:
+            raise ConfigError(f"run {self.folder.location} has no bits/dim: its model scores {shown}, in nats")
+        raise ConfigError(
+            f"run {self.folder.location} has no bits/dim: its model scores {shown} by a score that is not a density or a "
+            "probability of the pixels"
+        )
 
     def _manifest(self) -> Manifest:
         manifest = load_manifest(self.experiment.data.path)

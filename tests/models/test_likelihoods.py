@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import integrate, stats
 
-from vaedist.config import ModelSection
 from vaedist.models.likelihoods import LIKELIHOODS, Bernoulli, ContinuousBernoulli, DiscretizedLogistic, Gaussian
+from vaedist.models.options import LikelihoodOptions
 
 bernoulli, continuous, gaussian, logistic = Bernoulli(), ContinuousBernoulli(), Gaussian(), DiscretizedLogistic()
 
@@ -35,7 +35,7 @@ def value_and_gradient(function, raw):
 
 
 def test_the_experiment_and_the_model_name_the_same_likelihoods():
-    assert set(LIKELIHOODS) == set(get_args(ModelSection.model_fields["likelihood"].annotation))
+    assert set(LIKELIHOODS) == set(get_args(LikelihoodOptions.model_fields["likelihood"].annotation))
 
 
 @given(hnp.arrays(np.float64, (3, 4), elements=st.floats(-12, 12)), st.integers(0, 2**31))

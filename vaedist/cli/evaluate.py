@@ -149,7 +149,7 @@ def _print(run: str | Path, opened: "Run", split: str, found: "Evaluation") -> N
         "reconstruction": _nats(found.reconstruction),
         "KL": _nats(found.kl),
         "bits/dim <=": _bits(found.bits_per_dim, samples),
-        "active units": _active(found, opened.experiment.model.latent),
+        "active units": _active(found),
     }
     if samples == 1:
         del rows["L_1 - L_0"]
@@ -206,7 +206,7 @@ def _bits(estimates: "dict[int, Estimate] | None", samples: int) -> str:
     return f"{elbo.mean:.4f} +- {elbo.standard_error:.4f} by the ELBO, {log_p.mean:.4f} by L_{samples}"
 
 
-def _active(found: "Evaluation", latent: int) -> str:
+def _active(found: "Evaluation") -> str:
     if found.active_units is None:
         return f"not counted: {found.active_units_withheld}"
-    return f"{found.active_units} of {latent}"
+    return f"{found.active_units} of {len(found.kl_per_unit)}"

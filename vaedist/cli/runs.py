@@ -19,6 +19,7 @@ from vaedist.cli.options import (
     run_argument,
 )
 from vaedist.cli.output import console, print_pairs
+from vaedist.config import told
 from vaedist.errors import RunError
 
 if TYPE_CHECKING:
@@ -109,7 +110,9 @@ def runs() -> None:
 @click.argument("folder", metavar="RUNS", type=Place(), default="runs")
 @json_option
 def list_(folder: str | Path, as_json: bool) -> None:
-    """One row a run in the folder RUNS ("runs" if not given), the best ELBO first.
+    """List the runs in the folder RUNS ("runs" if not given), one in a row, the best ELBO first.
+
+    The options are those of the model that differ from their defaults; in JSON, "options" has all of them.
 
     The ELBO is that of the validation images, or of the test images where the run's data has no validation split.
 
@@ -126,6 +129,7 @@ def list_(folder: str | Path, as_json: bool) -> None:
         return
     if not found:
         raise RunError(f"no runs in {folder}")
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(
@@ -135,17 +139,18 @@ def list_(folder: str | Path, as_json: bool) -> None:
         "split",
         "best ELBO",
         "newest ELBO",
-        "flow",
-        "latent",
-        "hidden",
-        "likelihood",
         "rate",
         "batch",
+        "model",
+        "options",
     )
     for s in summaries:
         scores = ("-" if elbo is None else f"{elbo:.2f}" for elbo in (s.best_elbo, s.elbo))
-        sizes = (s.depth, s.latent, s.hidden, s.likelihood, f"{s.learning_rate:g}", s.global_batch)
-        table.add_row(s.name, f"{s.epoch}/{s.epochs}", str(s.step), s.split or "-", *scores, *map(str, sizes))
+        options = ", ".join(f"{key} {told(value)}" for key, value in s.changed.items())
+        table.add_row(
+            escape(s.name), f"{s.epoch}/{s.epochs}", str(s.step), s.split or "-", *scores, f"{s.learning_rate:g}",
+            str(s.global_batch), escape(s.model), escape(options or "-"),
+        )  # fmt: skip
     if summaries:
         console().print(table)
     if broken:

@@ -5,12 +5,11 @@
 
 from vaedist.config.dimension import Dimension, Value, told
 from vaedist.config.experiment import Experiment, differences
-from vaedist.config.keys import keys
+from vaedist.config.keys import keys, with_options
+from vaedist.config.model_options import ModelOptions
 from vaedist.config.sections import (
     EVALUATION_SAMPLES,
     NAME_PATTERN,
-    FlowSection,
-    ModelSection,
     ObjectiveSection,
     ScalingSection,
     Section,
@@ -23,8 +22,7 @@ __all__ = [
     "NAME_PATTERN",
     "Dimension",
     "Experiment",
-    "FlowSection",
-    "ModelSection",
+    "ModelOptions",
     "ObjectiveSection",
     "ScalingSection",
     "Section",
@@ -36,4 +34,5 @@ __all__ = [
     "keys",
     "read_job",
     "told",
+    "with_options",
 ]

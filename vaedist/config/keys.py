@@ -1,32 +1,80 @@
-"""Dotted keys of the sections of an experiment."""
+"""Dotted keys of the sections of an experiment, with the options of one model."""
 
 from collections.abc import Iterator
-from typing import get_args
+from functools import cache
+from typing import TypeVar, get_args
 
+from pydantic import Field, create_model
+from pydantic.fields import FieldInfo
+
+from vaedist.config.model_options import ModelOptions
+from vaedist.config.model_types import DEFAULT, options_class
 from vaedist.config.sections import Section
+
+S = TypeVar("S", bound=Section)
+
+
+def with_options(section: type[S], kind: str) -> type[S]:
+    """Returns the class of an experiment or a sweep whose [model] part has the options of one model.
+
+    It is there to be looked at, for its keys and its schema; experiments are of the class that it is derived from.
+
+    Args:
+        section: the class.
+        kind: a value of `model.type`.
+
+    Raises:
+        ModelTypeError, UserCodeError: as `options_class` raises them.
+    """
+    return _with_options(section, kind, options_class(kind))
+
+
+@cache
+def _with_options(section: type[S], kind: str, options: type[ModelOptions]) -> type[S]:
+    field = options.model_fields["type"]
+    if field.default != kind:
+        named = (str, Field(default=kind, description=field.description))
+        options = create_model(options.__name__, __base__=options, __doc__=options.__doc__, type=named)
+    model = (options, Field(default_factory=options))
+    return create_model(section.__name__, __base__=section, __doc__=section.__doc__, model=model)
+
+
+def model_type_of(section: type[Section]) -> str:
+    """Returns the `model.type` that a class of `with_options` is of; of any other class, the default."""
+    field = section.model_fields.get("model")
+    options = field and _section_of(field)
+    return options.model_fields["type"].default if options else DEFAULT
 
 
 def keys(section: type[Section], prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a section and of the sections in it."""
+    """Returns every dotted key of a section and of the sections in it; those of [model] are the default model's."""
     for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from keys(field.annotation, f"{prefix}{name}.")
+        if inner := _section_of(field):
+            yield from keys(inner, f"{prefix}{name}.")
         else:
             yield prefix + name
 
 
 def text_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
-    """Every dotted key whose value is text, be it one of a few words."""
+    """Returns every dotted key whose value is text, also where only some words are allowed."""
     for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from text_keys(field.annotation, f"{prefix}{name}.")
+        if inner := _section_of(field):
+            yield from text_keys(inner, f"{prefix}{name}.")
         elif field.annotation is str or all(isinstance(word, str) for word in get_args(field.annotation) or (None,)):
             yield prefix + name
 
 
 def tables(section: type[Section], prefix: str = "") -> Iterator[str]:
-    """Every dotted name of a table that an experiment may have."""
+    """Returns every dotted name of a table that an experiment may have."""
     for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+        if inner := _section_of(field):
             yield prefix + name
-            yield from tables(field.annotation, f"{prefix}{name}.")
+            yield from tables(inner, f"{prefix}{name}.")
+
+
+def _section_of(field: FieldInfo) -> type[Section] | None:
+    """Returns the section that is the type of a field, if it is one."""
+    kind = field.annotation
+    if kind is ModelOptions:
+        return options_class(DEFAULT)
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None

@@ -2,13 +2,14 @@
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from pydantic import ValidationError
 
-from vaedist.config.keys import keys, tables, text_keys
+from vaedist.config.keys import keys, model_type_of, tables, text_keys
+from vaedist.config.model_types import DEFAULT
 from vaedist.config.sections import Section
 from vaedist.errors import ConfigError
 
@@ -23,21 +24,53 @@ def parse(text: str, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}: not valid TOML: {error}") from None
 
 
-def overridden(section: type[Section], nested: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """A copy of `nested` with each `section.key=value` put in its place."""
+def parsed(
+    overrides: Iterable[str], section_for: Callable[[Mapping[str, Any]], type[Section]], nested: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the values of `section.key=value` texts, by dotted key.
+
+    Args:
+        overrides: the texts, in any order; of several of one key, the last one counts.
+        section_for: returns the class of an experiment whose model is the one that nested tables name.
+        nested: the tables that the values are for.
+
+    Raises:
+        ConfigError: a text sets no key that the experiment has.
+    """
+    given = [*map(_Override.parse, overrides)]
+    kinds = [_text(each.value, spaced=each.spaced) for each in given if each.key == "model.type"]
+    section = section_for(placed(nested, {"model.type": kinds[-1]}) if kinds else nested)
     known, texts = set(keys(section)), set(text_keys(section))
     values: dict[str, Any] = {}
-    for override in overrides:
-        left, equals, value = override.partition("=")
-        key = left.strip()
-        shown = override if override.isprintable() else repr(override)
+    for each in given:
+        if each.key not in known:
+            raise ConfigError(f"--set {each.shown}: {unknown_key(each.key, section, known)}")
+        values[each.key] = _text(each.value, spaced=each.spaced) if each.key in texts else _toml_value(each.value)
+    return values
+
+
+class _Override(NamedTuple):
+    """A text `section.key=value`.
+
+    Attributes:
+        key: the dotted key.
+        value: its value as it was given.
+        spaced: whether the text is KEY = VALUE, as in a file: the spaces are not the value's.
+        shown: the text, in one line.
+    """
+
+    key: str
+    value: str
+    spaced: bool
+    shown: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        left, equals, value = text.partition("=")
+        shown = text if text.isprintable() else repr(text)
         if not equals:
-            raise ConfigError(f"--set {shown}: must be KEY=VALUE, as in model.flow.depth=4")
-        if key not in known:
-            raise ConfigError(f"--set {shown}: unknown key {key!r}{nearest(key, known)}")
-        spaced = left != left.rstrip()  # KEY = VALUE, as in a file: the spaces are not the value's
-        values[key] = _text(value, spaced=spaced) if key in texts else _toml_value(value)
-    return placed(nested, values)
+            raise ConfigError(f"--set {shown}: must be KEY=VALUE, as in training.epochs=4")
+        return cls(left.strip(), value, left != left.rstrip(), shown)
 
 
 def placed(nested: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,8 +112,7 @@ def first_fault(section: type[Section], error: ValidationError) -> str:
     fault = (unknown or faults)[0]
     key = ".".join(str(part) for part in fault["loc"])
     if unknown:
-        known = list(keys(section))
-        return f"unknown key {key!r}{nearest(key, [*known, *tables(section)])}"
+        return unknown_key(key, section, [*keys(section), *tables(section)])
     message = fault["msg"].removeprefix("Value error, ")
     message = message.replace("Input should", "must").replace("String should", "must")
     if fault["type"] == "string_pattern_mismatch":
@@ -92,6 +124,13 @@ def first_fault(section: type[Section], error: ValidationError) -> str:
     return f"{key}{shown}: {message}" if key else message
 
 
+def unknown_key(key: str, section: type[Section], known: Iterable[str]) -> str:
+    """Returns what is said of a key that an experiment does not have: the model it is not of, and the nearest key."""
+    kind = model_type_of(section)
+    of = f" of model.type = {kind!r}" if key.startswith("model.") and kind != DEFAULT else ""
+    return f"unknown key {key!r}{of}{nearest(key, known, kind)}"
+
+
 def _short(value: Any) -> str:
     """A value as it stands in a message: a line that is not endless."""
     try:
@@ -101,15 +140,19 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:60]}...{text[-15:]}"
 
 
-def nearest(key: str, known: Iterable[str]) -> str:
-    """A hint that names the valid key most like `key`, by the whole key or else by its last part."""
+def nearest(key: str, known: Iterable[str], kind: str = DEFAULT) -> str:
+    """Returns a hint that names the valid key most like `key`, by the whole key or else by its last part.
+
+    Without one it names the command that lists those of an experiment with `model.type` = `kind`.
+    """
     known = list(known)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     if not close:
         leaf = key.rpartition(".")[2]
         leaves = {k.rpartition(".")[2]: k for k in known}
         close = [leaves[match] for match in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.6)]
-    return f"; did you mean {close[0]!r}?" if close else "; `vaedist config schema` lists the valid ones"
+    model = "" if kind == DEFAULT else f" --model {kind}"
+    return f"; did you mean {close[0]!r}?" if close else f"; `vaedist config schema{model}` lists the valid ones"
 
 
 def nearby_jobs(path: Path) -> str:

@@ -103,40 +103,10 @@ class DataSection(Section):
     verify: bool = Field(default=True, description="Check every shard's SHA-256 before the run starts.")
     binarize: Literal["none", "threshold", "dynamic", "fixed"] = Field(
         default="none",
-        description="Make the pixels of grey images 0 or 1, for the likelihood 'bernoulli': those above half, or each "
-        "with the probability pixel / 255, drawn afresh in every epoch of training, or once for each image. Evaluation "
-        "draws once for each image either way, by a seed that is not the run's.",
+        description="Make the pixels of grey images 0 or 1, for models that score binary pixels: 1 for those above "
+        "half, or with the probability pixel / 255, drawn afresh in every epoch of training, or once for each image. "
+        "Evaluation draws once for each image either way, by a seed that is not the run's.",
     )
-
-
-class FlowSection(Section):
-    """The inverse autoregressive flow of the posterior (Kingma et al. 2016)."""
-
-    depth: int = Field(default=3, ge=0, le=64, description="Number of flow steps; 0 is the plain VAE.")
-    width: int = Field(default=500, ge=1, description="Units of each hidden layer of a step's autoregressive network.")
-    layers: int = Field(default=1, ge=1, le=16, description="Hidden layers of a step's autoregressive network.")
-    transform: Literal["gated", "affine", "location"] = Field(
-        default="gated",
-        description="What a step does: g z + (1 - g) m, (z - m) / exp(s), or z + m, which keeps volumes.",
-    )
-    context: bool = Field(default=True, description="Feed each step the encoder's third output, h, beside z.")
-    gate_bias: float = Field(
-        default=2.0,
-        ge=-20,
-        le=20,
-        description="Added to the logits of a gated step's gates, so that it starts near the identity.",
-    )
-
-
-class ModelSection(Section):
-    """Sizes of the VAE."""
-
-    hidden: int = Field(default=500, ge=1, description="Units of the hidden layer of the encoder and of the decoder.")
-    latent: int = Field(default=500, ge=1, description="Number of latents.")
-    likelihood: Literal["bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic"] = Field(
-        default="bernoulli", description="Distribution of the pixels."
-    )
-    flow: FlowSection = FlowSection()
 
 
 class ObjectiveSection(Section):

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -10,8 +11,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from vaedist.config.dimension import Dimension, Value
 from vaedist.config.experiment import Experiment, SweepGivenError
-from vaedist.config.keys import keys
-from vaedist.config.reading import first_fault, nearest
+from vaedist.config.keys import keys, with_options
+from vaedist.config.model_types import ModelTypeError
+from vaedist.config.reading import first_fault, nearest, placed
 from vaedist.config.sections import Section
 from vaedist.errors import ConfigError
 
@@ -69,20 +71,20 @@ class Sweep(Experiment):
 
     @model_validator(mode="after")
     def _space_of_valid_keys(self) -> Self:
-        known = [key for key in keys(Experiment) if not key.startswith(FIXED)]
         for key, dimension in self.tune.space.items():
-            if key not in known:
-                hint = nearest(key, known)
-                kept = f": {key.partition('.')[0]} is the same in all trials" if key.startswith(FIXED) else hint
-                raise ValueError(f"tune.space has the key {key!r}, which cannot be varied{kept}")
+            self._check_key(key)
             for value in dimension.extremes:
-                self._check(key, value)
+                self._check_value(key, value)
         if self.tune.search == "grid":
             ranges = [key for key, dimension in self.tune.space.items() if dimension.values is None]
             if ranges:
                 raise ValueError(f"tune.space: a grid search needs values to choose from, and {ranges[0]} has a range")
             if self.grid_size > MOST_TRIALS:
                 raise ValueError(f"tune.space: a grid of {self.grid_size:,} trials; must be at most {MOST_TRIALS:,}")
+        return self
+
+    @model_validator(mode="after")
+    def _trials_that_can_be_compared(self) -> Self:
         if self.scaling.elastic:
             raise ValueError(
                 f"scaling.workers = {list(self.scaling.bounds)}: a trial of a sweep has a fixed number of workers"
@@ -93,22 +95,59 @@ class Sweep(Experiment):
             raise ValueError(
                 "tune.metric = 'importance_bound': no run reports it while monitor.importance_samples is 0"
             )
-        grey = self.data.binarize == "none"
-        fixed = self.model.likelihood == "bernoulli" and not (grey and "model.likelihood" in self.tune.space)
-        if self.tune.metric == "bits_per_dim" and fixed:
-            raise ValueError(
-                "tune.metric = 'bits_per_dim': no run reports it, for model.likelihood = 'bernoulli' "
-                + ("on grey values is a score, not a density" if grey else "on binary pixels is scored in nats")
-            )
+        if self.tune.metric == "bits_per_dim":
+            self._check_bits_per_dim()
         return self
 
-    def _check(self, key: str, value: Value) -> None:
-        """A value alone; what does not go together is found out by its trial."""
-        try:
-            Experiment.model_validate(_put(self._tables(), {key: value}))
-        except ValidationError as error:
-            if any(".".join(map(str, fault["loc"])).startswith(key) for fault in error.errors()):
-                raise ValueError(f"tune.space: {first_fault(Experiment, error)}") from None
+    @property
+    def model_types(self) -> list[str]:
+        """The values of `model.type` that trials may have."""
+        varied = self.tune.space.get("model.type")
+        return [str(kind) for kind in varied.extremes] if varied else [self.model.type]
+
+    def _check_key(self, key: str) -> None:
+        """Refuses a key that not every trial has, or that must be the same in all of them."""
+        if key.startswith(FIXED) and key in keys(Experiment):
+            raise ValueError(
+                f"tune.space has the key {key!r}, which cannot be varied: {key.partition('.')[0]} is the same in all "
+                "trials"
+            )
+        for kind in self.model_types:
+            try:
+                known = [known for known in keys(with_options(Experiment, kind)) if not known.startswith(FIXED)]
+            except ModelTypeError as error:
+                raise ValueError(f"tune.space: {error}") from None
+            if key not in known:
+                of = f" in a trial of model.type = {kind!r}" if len(self.model_types) > 1 else ""
+                raise ValueError(
+                    f"tune.space has the key {key!r}, which cannot be varied{of}{nearest(key, known, kind)}"
+                )
+
+    def _check_value(self, key: str, value: Value) -> None:
+        """Refuses a value that no trial can have; values that do not go together are found out by their trial."""
+        for kind in [value] if key == "model.type" else self.model_types:
+            try:
+                Experiment.model_validate(self._trial({"model.type": kind, key: value}))
+            except ValidationError as error:
+                if key == "model.type" or any(_key_of(fault).startswith(key) for fault in error.errors()):
+                    fault = first_fault(with_options(Experiment, str(kind)), error)
+                    raise ValueError(f"tune.space: {fault}") from None
+
+    def _check_bits_per_dim(self) -> None:
+        """Refuses the metric bits/dim if neither the sweep's own model nor one with a varied option reports them."""
+        space, binarize = self.tune.space, self.data.binarize
+        varied = [(key, value) for key in space if key.startswith("model.") for value in space[key].extremes]
+        seen = [self.model.preprocessing(binarize)]
+        for key, value in varied:
+            with suppress(ValidationError):  # a value that is valid with others only
+                trial = Experiment.model_validate(self._trial({key: value}))
+                seen.append(trial.model.preprocessing(binarize))
+        if any(preprocessing.levels is not None for preprocessing in seen):
+            return
+        raise ValueError(
+            f"tune.metric = 'bits_per_dim': no run reports it, for the model scores {seen[0].shown}"
+            + (", in nats" if seen[0].proper else " by a score that is not a density")
+        )
 
     @classmethod
     def from_dict(cls, tables: Mapping[str, Any], where: str = "experiment") -> Self:
@@ -152,10 +191,18 @@ class Sweep(Experiment):
         Raises:
             ConfigError: the values do not go together.
         """
-        return Experiment.from_dict(_put(self._tables(), {**params, **{f"run.{k}": v for k, v in run.items()}}))
+        return Experiment.from_dict(self._trial({**params, **{f"run.{k}": v for k, v in run.items()}}))
 
-    def _tables(self) -> dict[str, Any]:
-        return self.model_dump(exclude={"tune"})
+    def _trial(self, params: Mapping[str, Value]) -> dict[str, Any]:
+        """Returns a trial's experiment as nested tables.
+
+        Trials of another model than the sweep's take those of its options that differ from their defaults.
+        """
+        tables = self.model_dump(exclude={"tune"})
+        if params.get("model.type", self.model.type) != self.model.type:
+            tables["model"] = {}
+            tables = placed(tables, {f"model.{key}": value for key, value in self.model.changed().items()})
+        return placed(tables, params)
 
 
 def read_job(path: str | Path, overrides: tuple[str, ...] = ()) -> Experiment:
@@ -170,12 +217,5 @@ def read_job(path: str | Path, overrides: tuple[str, ...] = ()) -> Experiment:
         return Sweep.from_file(path, overrides)
 
 
-def _put(tables: dict[str, Any], values: Mapping[str, Value]) -> dict[str, Any]:
-    """Nested tables with values at dotted keys."""
-    for key, value in values.items():
-        *path, leaf = key.split(".")
-        table = tables
-        for name in path:
-            table = table[name]
-        table[leaf] = value
-    return tables
+def _key_of(fault: Any) -> str:
+    return ".".join(map(str, fault["loc"]))

@@ -1,25 +1,36 @@
 """From an experiment to the model that it describes."""
 
+from typing import Any
+
 from vaedist.config import Experiment
-from vaedist.models.mlp.model import VAE
-from vaedist.models.model import Model
+from vaedist.config.model_types import model_class
+from vaedist.models.mlp.options import MLPOptions
 
 
-def build_model(experiment: Experiment, image_shape: tuple[int, int, int], dtype: str = "float32") -> Model:
-    """The model that an experiment describes, with its first weights."""
-    section, flow = experiment.model, experiment.model.flow
-    return VAE(
-        image_shape,
-        hidden=section.hidden,
-        latent=section.latent,
-        likelihood=section.likelihood,
-        binarize=experiment.data.binarize,
-        flow_depth=flow.depth,
-        flow_width=flow.width,
-        flow_layers=flow.layers,
-        flow_transform=flow.transform,
-        flow_context=flow.context,
-        gate_bias=flow.gate_bias,
-        seed=experiment.seed,
-        dtype=dtype,
-    )
+def build_model(experiment: Experiment, image_shape: tuple[int, int, int], dtype: str = "float32") -> Any:
+    """Returns the model that an experiment describes, with its initial weights.
+
+    Raises:
+        ModelTypeError, UserCodeError: the model is a user's, and cannot be used, see `model_class`.
+    """
+    options, binarize = experiment.model, experiment.data.binarize
+    kind = model_class(options.type)
+    if isinstance(options, MLPOptions):
+        return kind(image_shape, **_mlp_arguments(options), binarize=binarize, seed=experiment.seed, dtype=dtype)
+    return kind(image_shape, options, preprocessing=options.preprocessing(binarize), seed=experiment.seed, dtype=dtype)
+
+
+def _mlp_arguments(options: MLPOptions) -> dict[str, Any]:
+    """Returns the arguments of the MLP's constructor that its options stand for."""
+    flow = options.flow
+    return {
+        "hidden": options.hidden,
+        "latent": options.latent,
+        "likelihood": options.likelihood,
+        "flow_depth": flow.depth,
+        "flow_width": flow.width,
+        "flow_layers": flow.layers,
+        "flow_transform": flow.transform,
+        "flow_context": flow.context,
+        "gate_bias": flow.gate_bias,
+    }

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vaedist.errors import RunError, VaedistError
 from vaedist.monitor.metrics import epoch_rows, read_metrics
@@ -19,8 +20,9 @@ class Summary:
         step: updates in its newest row of metrics.
         split: that was scored after each epoch, "validation" or "test"; None before the first.
         elbo, best_elbo: newest and best ELBO of that split, nats an image; None before the first epoch has ended.
-        depth, latent, hidden: sizes of the model.
-        likelihood: of the pixels.
+        model: its type.
+        options: of the model, by key.
+        changed: those of them that differ from their defaults.
         learning_rate, global_batch: of the training.
     """
 
@@ -31,10 +33,9 @@ class Summary:
     split: str | None
     elbo: float | None
     best_elbo: float | None
-    depth: int
-    latent: int
-    hidden: int
-    likelihood: str
+    model: str
+    options: dict[str, Any]
+    changed: dict[str, Any]
     learning_rate: float
     global_batch: int
 
@@ -91,10 +92,9 @@ def summarize(folder: RunFolder) -> Summary:
         split=tests[-1]["kind"] if tests else None,
         elbo=scores[-1] if scores else None,
         best_elbo=max(scores, default=None),
-        depth=model.flow.depth,
-        latent=model.latent,
-        hidden=model.hidden,
-        likelihood=model.likelihood,
+        model=model.type,
+        options=model.values(),
+        changed=model.changed(),
         learning_rate=training.learning_rate,
         global_batch=training.global_batch,
     )

@@ -45,7 +45,6 @@ from vaedist.sweeps.axes import (
 )
 
 DPI = 150
-DEPTH, LATENT = "model.flow.depth", "model.latent"
 MOST_COLOURS, MOST_CELLS = 7, 12
 
 
@@ -55,12 +54,12 @@ def figures(sweep: Sweep, found: Sequence[Outcome], keys: Sequence[str]) -> Iter
     Args:
         sweep: whose.
         found: what came out of its trials.
-        keys: the parameters, the most important first; flow depth goes before them.
+        keys: the parameters, the most important first.
     """
     order = ranked(sweep, found)
     if not order:
         return
-    first, *others = sorted(keys, key=lambda key: key != DEPTH)
+    first, *others = keys
     yield first, by_parameter(sweep, order, first)
     if pair := _pair(sweep, keys):
         yield "heat-map", heat_map(sweep, order, *pair)
@@ -211,10 +210,9 @@ def _images(one: Outcome) -> list[float]:
 
 
 def _pair(sweep: Sweep, keys: Sequence[str]) -> tuple[str, str] | None:
-    """The parameters of the heat map: depth and latents, or the two most important that are numbers."""
-    if DEPTH in keys and LATENT in keys:
-        return DEPTH, LATENT
+    """Returns the parameters of the heat map: the two most important that are numbers, in the order of the space."""
     pair = [key for key in keys if numeric(sweep.tune.space[key])][:2]
+    pair.sort(key=list(sweep.tune.space).index)
     return (pair[0], pair[1]) if len(pair) == 2 else None
 
 
