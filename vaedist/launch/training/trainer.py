@@ -11,6 +11,7 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from vaedist.config import Experiment, ScalingSection
+from vaedist.config.model_types import check_model_class
 from vaedist.data.lanes import LanePlan
 from vaedist.data.manifest import Manifest, SplitName, load_manifest, verify
 from vaedist.data.worker_data import check_images
@@ -74,6 +75,7 @@ def train(
     if exists and is_complete(run, experiment):
         observe(Notice(f"run {run.location} is complete: its {experiment.training.epochs} epochs are made"))
         return run
+    check_model_class(experiment.model.type)
     observe(Waiting("checking the data"))
     manifest = check_data(experiment)
     if exists:

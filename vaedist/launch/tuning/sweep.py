@@ -15,6 +15,7 @@ from ray import tune as ray_tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from vaedist.config import Sweep
+from vaedist.config.model_types import check_model_class
 from vaedist.errors import RunError
 from vaedist.launch.authentication import SECRET_NAME
 from vaedist.launch.ray_internals import withhold_from_trials
@@ -111,6 +112,8 @@ def tune(
     proposer = make_proposer(sweep)
     if resume and _told_of_its_end(sweep, folder, proposer, observe, retry_failed=retry_failed):
         return folder
+    for kind in sweep.model_types:
+        check_model_class(kind)
     manifest = check_data(sweep.experiment({}, name="trial"))
     if resume:
         check_same_data(f"sweep {folder.location}", reached_by_trials(folder), manifest, sweep.data.path)
