@@ -27,6 +27,7 @@ sys.path.append(str(Path(__file__).parent / "data"))  # for `synthetic`, which m
 
 import numpy as np
 import pytest
+import toys
 from hypothesis import settings
 from synthetic import source
 from xdist.scheduler import LoadScopeScheduling
@@ -175,3 +176,13 @@ def reader(lanes):
         return LaneReader(LanePlan(ROWS, LANES, batch), lanes, seed=seed)
 
     return make
+
+
+@pytest.fixture
+def toy_package(tmp_path_factory, monkeypatch):
+    """The folder of a package of users' models, which is on `sys.path`."""
+    folder = toys.write(tmp_path_factory.mktemp("path"))
+    monkeypatch.syspath_prepend(folder)
+    yield folder
+    for name in [name for name in sys.modules if name.partition(".")[0] == toys.NAME]:
+        del sys.modules[name]

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-import toys
 from test_config import message_of
 from toys import NAME, TOY
 
@@ -21,13 +20,9 @@ KEYS = ["model.type", "model.channels", "model.norm", "model.stage.blocks", "mod
 
 
 @pytest.fixture(autouse=True)
-def path(tmp_path_factory, monkeypatch):
+def path(toy_package):
     """The folder of the package, which is on `sys.path`."""
-    folder = toys.write(tmp_path_factory.mktemp("path"))
-    monkeypatch.syspath_prepend(folder)
-    yield folder
-    for name in [name for name in sys.modules if name.partition(".")[0] == NAME]:
-        del sys.modules[name]
+    return toy_package
 
 
 @pytest.fixture
@@ -177,6 +172,14 @@ def test_a_type_that_names_no_model_is_refused_in_one_line(monkeypatch, kind, re
     assert pickle.loads(pickle.dumps(error.value)).reason == error.value.reason
 
 
+def test_an_option_without_a_default_must_be_given():
+    demanding = {"type": f"{NAME}.light:Demanding"}
+    assert message_of(Experiment.from_dict, {"model": demanding}) == "experiment: model.rate is missing"
+    made = Experiment.from_dict({"model": demanding | {"rate": 2.0}})
+    assert made.model.changed() == {"rate": 2.0}
+    assert "rate" in with_options(Sweep, demanding["type"]).model_json_schema()["$defs"]["Options"]["required"]
+
+
 def test_a_type_that_is_no_text_is_refused():
     assert message_of(Experiment.from_toml, "model.type = 3").startswith("experiment: model.type = 3: must be 'mlp' or")
 
@@ -258,10 +261,10 @@ def test_built_in_models_are_not_imported_to_be_checked(path):
 
 
 def test_a_class_that_does_not_fit_the_interface_is_refused():
-    pytest.importorskip("vaedist.models.model")
+    interface = pytest.importorskip("vaedist.models.model").Model
     with pytest.raises(ConfigError, match=r"light:Toy': class Toy must be a subclass of vaedist\.models\.Model$"):
         check_model_class(TOY)
-    with pytest.raises(
-        ConfigError, match=r"class Partial lacks latents, score, which vaedist\.models\.Model requires$"
-    ):
+    missing = ", ".join(sorted(interface.__abstractmethods__ - {"encode", "decode"}))
+    assert "score" in missing
+    with pytest.raises(ConfigError, match=rf"class Partial lacks {missing}, which vaedist\.models\.Model requires$"):
         check_model_class(f"{NAME}.models:Partial")

@@ -57,6 +57,11 @@ class Picky(Toy):
             return super().preprocessing(binarize)
 
 
+class Demanding(Toy):
+    class Options(ToyOptions):
+        rate: float
+
+
 class NoOptions:
     pass
 
@@ -85,6 +90,20 @@ class Partial(Model):
 
     def decode(self, latents, u=None):
         return latents
+
+
+class Whole(Partial):
+    def __init__(self, image_shape, options, *, preprocessing, seed, dtype):
+        super().__init__(image_shape, preprocessing=preprocessing, seed=seed, dtype=dtype)
+        self.options = options
+        if options.channels == 1:
+            raise ZeroDivisionError("one channel")
+
+    def score(self, encoding, eps, *, training=False):
+        return None
+
+    def latents(self, encoding, eps):
+        return {}
 """,
 }
 NAME = "toys_of_test"

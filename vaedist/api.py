@@ -205,12 +205,10 @@ class Run:
         """
         if self.preprocessing.levels is not None:
             return
-        shown = self.preprocessing.shown
-        if self.preprocessing.proper:
-            raise ConfigError(f"run {self.folder.location} has no bits/dim: its model scores {shown}, in nats")
+        why = ", in nats" if self.preprocessing.proper else " by a score that is not a density or a probability"
         raise ConfigError(
-            f"run {self.folder.location} has no bits/dim: its model scores {shown} by a score that is not a density or a "
-            "probability of the pixels"
+            f"run {self.folder.location} has no bits/dim: with data.binarize = {self.experiment.data.binarize!r} and the "
+            f"options in [model], the model scores {self.preprocessing.shown}{why}"
         )
 
     def _manifest(self) -> Manifest:

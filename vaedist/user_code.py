@@ -13,7 +13,7 @@ from vaedist.errors import UserCodeError, VaedistError
 
 PACKAGE = Path(__file__).parent
 STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"])
-LIBRARIES = {"keras", "optree", "pydantic", "ray", "tensorflow"}  # between vaedist and a user's code
+LIBRARIES = {"keras", "optree", "pydantic", "ray", "tensorflow", "vaedist"}  # between the command and a user's code
 # Starts of the lines that TensorFlow writes when it is loaded.
 GREETING = (
     b"I0000 ",

@@ -125,7 +125,7 @@ def test_likelihoods_are_told_as_nats_and_scores_are_not_called_so(invoke):
     gaussian = invoke("evaluate", "gaussian", "--samples", 2).stdout
     assert gaussian.index("NLL <=") < gaussian.index("bits/dim")
     done = invoke("evaluate", "fixed", "--bits-per-dim", code=2)
-    assert "has no bits/dim: data.binarize = 'fixed' makes pixels 0 or 1, whose scores are in nats" in done.stderr
+    assert "the model scores binary pixels drawn once for each image, in nats" in done.stderr
 
 
 def test_averages_that_were_not_kept_are_refused(place, invoke):

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(1), help="Score so many images only, a random part of the split.")
 @checkpoint_option
 @ema_option
-@click.option("--bits-per-dim", is_flag=True, help="Fail where the likelihood gives no bits/dim.")
+@click.option("--bits-per-dim", is_flag=True, help="Fail where a model has no bits/dim.")
 @data_option
 @click.option("--workers", type=click.IntRange(1, 4096), default=1, show_default=True,
               help="Ray workers that share the images; one needs no Ray.")  # fmt: skip
@@ -201,7 +201,7 @@ def _rise(found: "Evaluation") -> str:
 
 def _bits(estimates: "dict[int, Estimate] | None", samples: int) -> str:
     if estimates is None:
-        return "none: the likelihood is a score of grey values, not a density"
+        return "none: the model scores grey values by a score that is not a density"
     elbo, log_p = estimates[1], estimates[samples]
     return f"{elbo.mean:.4f} +- {elbo.standard_error:.4f} by the ELBO, {log_p.mean:.4f} by L_{samples}"
 

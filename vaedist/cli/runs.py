@@ -211,7 +211,7 @@ def _columns(count: int) -> int:
 
 
 def _clipped(run: Any, images: Any) -> float | None:
-    """Share of pixel values that lie at or beyond 0 or 1, where the likelihood cuts them off there; else None."""
+    """Returns the share of pixel values at or beyond 0 or 1, where the model clips them there; else None."""
     return float(((images <= 0) | (images >= 1)).mean()) if run.model.clips else None
 
 

@@ -113,6 +113,8 @@ def first_fault(section: type[Section], error: ValidationError) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if unknown:
         return unknown_key(key, section, [*keys(section), *tables(section)])
+    if fault["type"] == "missing":
+        return f"{key} is missing"
     message = fault["msg"].removeprefix("Value error, ")
     message = message.replace("Input should", "must").replace("String should", "must")
     if fault["type"] == "string_pattern_mismatch":

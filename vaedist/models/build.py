@@ -5,6 +5,7 @@ from typing import Any
 from vaedist.config import Experiment
 from vaedist.config.model_types import model_class
 from vaedist.models.mlp.options import MLPOptions
+from vaedist.user_code import user_code
 
 
 def build_model(experiment: Experiment, image_shape: tuple[int, int, int], dtype: str = "float32") -> Any:
@@ -17,7 +18,9 @@ def build_model(experiment: Experiment, image_shape: tuple[int, int, int], dtype
     kind = model_class(options.type)
     if isinstance(options, MLPOptions):
         return kind(image_shape, **_mlp_arguments(options), binarize=binarize, seed=experiment.seed, dtype=dtype)
-    return kind(image_shape, options, preprocessing=options.preprocessing(binarize), seed=experiment.seed, dtype=dtype)
+    with user_code(f"model.type = {options.type!r}: the model cannot be made"):
+        preprocessing = options.preprocessing(binarize)
+        return kind(image_shape, options, preprocessing=preprocessing, seed=experiment.seed, dtype=dtype)
 
 
 def _mlp_arguments(options: MLPOptions) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from typing import Any
 from ray.tune import Trainable
 
 from vaedist.config import Sweep
-from vaedist.errors import ConfigError, NonFiniteError
+from vaedist.errors import ConfigError, NonFiniteError, UserCodeError
 from vaedist.launch.training.channel import StopRequest
 from vaedist.launch.training.trainer import STOP_SECONDS, train
 from vaedist.monitor.events import Event, Saved, Tested
 from vaedist.sweeps import SweepFolder, Trial
 
-FINAL = (ConfigError, NonFiniteError)  # of a trial: to try again would only repeat it
+FINAL = (ConfigError, NonFiniteError, UserCodeError)  # of a trial: to try again would only repeat it
 
 
 class TrialRunner(Trainable):
@@ -78,7 +78,7 @@ class TrialRunner(Trainable):
             )
         except FINAL as error:
             worst = float("-inf") if tune.mode == "max" else float("inf")
-            return {"epochs": epochs, "failure": str(error), tune.metric: worst, "done": True}
+            return {"epochs": epochs, "failure": " ".join(str(error).split()), tune.metric: worst, "done": True}
         if epochs in tested:
             return {**_scores(tested[epochs]), "finished": True, "done": True}
         last = Trial(config["trial"], config["params"], run).epochs[-1]  # it was at its end before
