@@ -14,7 +14,7 @@ Value: TypeAlias = bool | int | float | str
 
 
 class Dimension(Section):
-    """What a key may be in a trial: one of `grid` or `choice`, or between the two bounds of a range, both included."""
+    """Values of a varied key: one of `grid` or `choice`, or within a range, bounds included."""
 
     grid: list[Value] | None = Field(default=None, description="Values, all of which a grid search takes.")
     choice: list[Value] | None = Field(default=None, description="The same, said of values that a search draws.")
@@ -50,7 +50,7 @@ class Dimension(Section):
 
     @property
     def values(self) -> list[Value] | None:
-        """The values to choose from; None for a range."""
+        """Values to choose from; None for a range."""
         return self.grid if self.grid is not None else self.choice
 
     @property
@@ -61,11 +61,11 @@ class Dimension(Section):
 
     @property
     def extremes(self) -> list[Value]:
-        """Values such that, where these are allowed, all are."""
+        """Values that are all allowed only if every value is: the bounds of a range, or else all values."""
         return self.values if self.values is not None else list(self.bounds)
 
     def sample(self, rng: "np.random.Generator") -> Value:
-        """Draw a value."""
+        """Returns a random value."""
         if self.values is not None:
             return self.values[rng.integers(len(self.values))]
         low, high = self.bounds
@@ -76,7 +76,7 @@ class Dimension(Section):
         return self.quantised(float(rng.uniform(low, high)))
 
     def quantised(self, value: float) -> Value:
-        """A value of the range, taken to the nearest whole step."""
+        """Returns a value of the range, rounded to the nearest whole step."""
         if self.step is not None:
             low, high = self.bounds
             steps = min(round((value - low) / self.step), math.floor((high - low) / self.step * (1 + 1e-12)))
@@ -85,5 +85,5 @@ class Dimension(Section):
 
 
 def told(value: object) -> str:
-    """A value as short as can be read."""
+    """Returns a short text of a value."""
     return f"{value:.3g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)

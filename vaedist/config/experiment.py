@@ -1,6 +1,6 @@
 """The experiment: all sections together, read from one TOML file.
 
-Nothing changes an experiment once it is made: `with_values` and `with_overrides` make another.
+An experiment is immutable: `with_values` and `with_overrides` return a new one.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -60,7 +60,7 @@ OptionsByType = Annotated[ModelOptions, BeforeValidator(_options)]
 
 
 class Experiment(Section):
-    """All that decides a run: the same experiment on the same data gives the same numbers."""
+    """All settings of a run: the same experiment on the same data gives the same numbers."""
 
     seed: int = Field(default=0, ge=0, lt=2**31, description="Key of every random number in the run.")
     run: RunSection = RunSection()
@@ -102,10 +102,11 @@ class Experiment(Section):
 
     @classmethod
     def from_dict(cls, tables: Mapping[str, Any], where: str = "experiment") -> Self:
-        """Validate nested tables.
+        """Returns an experiment from nested tables; `where` names their origin in errors.
 
         Raises:
             ConfigError: with the first fault: key, value and what is allowed.
+            UserCodeError: the module of a user's model, or its options, raised an exception.
             SweepGivenError: there is a [tune] part.
         """
         if "tune" in tables and "tune" not in cls.model_fields:
@@ -117,14 +118,14 @@ class Experiment(Section):
 
     @classmethod
     def from_toml(cls, text: str, where: str = "experiment") -> Self:
-        """Read an experiment from TOML text; `where` names it in errors."""
+        """Returns an experiment from TOML text; `where` names its origin in errors."""
         return cls.from_dict(parse(text, where), where)
 
     @classmethod
     def from_file(
         cls, path: str | Path, overrides: Iterable[str] = (), values: Mapping[str, Any] | None = None
     ) -> Self:
-        """Reads a job file, and puts other values in the place of some of its own.
+        """Returns the experiment of a job file, with some values replaced.
 
         A run without a name takes the file's.
 
@@ -132,10 +133,11 @@ class Experiment(Section):
             path: the file, TOML in UTF-8, with or without a byte order mark.
             overrides: `section.key=value` texts, whose values are read as TOML; those of keys that are text are
                 taken as they stand, unless they are quoted.
-            values: by dotted keys, as they are; they come last.
+            values: further values by dotted key, which take precedence over the overrides.
 
         Raises:
-            ConfigError: the file is missing, is no TOML, or holds an invalid key or value.
+            ConfigError: the file is missing, is not TOML, or has an invalid key or value.
+            UserCodeError: as `from_dict` raises it.
         """
         path = Path(path)
         try:
@@ -156,7 +158,7 @@ class Experiment(Section):
         return cls.from_dict(merged, f"{path}: its own name cannot be the run's, so set run.name")
 
     def with_values(self, values: Mapping[str, Any]) -> Self:
-        """Returns a new experiment with other values, given by dotted keys.
+        """Returns a new experiment with some values replaced, by dotted key.
 
         With another `model.type`, the options that are not given are that model's defaults.
 
@@ -178,7 +180,7 @@ class Experiment(Section):
         return tables
 
     def to_toml(self) -> str:
-        """The resolved experiment as TOML; `from_toml` reads it back to an equal one."""
+        """Returns the experiment with all its defaults as TOML; `from_toml` returns an equal one."""
         return tomli_w.dumps(self.model_dump(exclude_none=True))
 
 

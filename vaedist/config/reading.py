@@ -15,7 +15,7 @@ from vaedist.errors import ConfigError
 
 
 def parse(text: str, where: str) -> dict[str, Any]:
-    """TOML as nested tables; `where` names it in errors."""
+    """Returns TOML text as nested tables; `where` names its origin in errors."""
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -74,7 +74,7 @@ class _Override(NamedTuple):
 
 
 def placed(nested: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of nested tables with values put at dotted keys; tables that are missing are made."""
+    """Returns a copy of nested tables with values set at dotted keys; missing tables are added."""
     merged = {k: dict(v) if isinstance(v, Mapping) else v for k, v in nested.items()}
     for key, value in values.items():
         table = merged
@@ -87,7 +87,7 @@ def placed(nested: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, An
 
 
 def _text(given: str, *, spaced: bool) -> str:
-    """The value of a key that is text: a quoted TOML string, or else the characters as they were given."""
+    """Returns the value of a text key: a quoted TOML string, or else the characters as they were given."""
     value = _toml_value(given)
     if isinstance(value, str) and value != given.strip():
         return value
@@ -95,7 +95,7 @@ def _text(given: str, *, spaced: bool) -> str:
 
 
 def _toml_value(given: str) -> Any:
-    """A TOML value; a bare word that is none is taken as a string, as a shell user means it."""
+    """Returns a TOML value; anything that is not one is taken as a string, as a shell user means it."""
     text = given.strip()
     try:
         # Within brackets, too: a comment would hide the second one, and the value would be less than was given.
@@ -106,7 +106,7 @@ def _toml_value(given: str) -> Any:
 
 
 def first_fault(section: type[Section], error: ValidationError) -> str:
-    """One line for the first fault: the key, its value, and what is allowed."""
+    """Returns one line about the first fault: the key, its value, and what is allowed."""
     faults = error.errors(include_url=False)
     unknown = [fault for fault in faults if fault["type"] == "extra_forbidden"]
     fault = (unknown or faults)[0]
@@ -134,7 +134,7 @@ def unknown_key(key: str, section: type[Section], known: Iterable[str]) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value as it stands in a message: a line that is not endless."""
+    """Returns a value as text of limited length."""
     try:
         text = repr(value)
     except ValueError:  # Python prints no integer of more than 4300 digits
@@ -158,7 +158,7 @@ def nearest(key: str, known: Iterable[str], kind: str = DEFAULT) -> str:
 
 
 def nearby_jobs(path: Path) -> str:
-    """A hint that names the job files beside a missing one."""
+    """Returns a hint that names the job files in the folder of a missing one."""
     names = sorted(p.name for p in path.parent.glob("*.toml"))
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
     if close:

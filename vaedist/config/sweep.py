@@ -1,4 +1,4 @@
-"""A sweep: an experiment, and which of its keys are to be varied how."""
+"""A sweep: an experiment, and the keys that its trials vary."""
 
 import itertools
 import math
@@ -60,12 +60,12 @@ class TuneSection(Section):
 
     @property
     def mode(self) -> str:
-        """Whether "max" or "min" of the metric is best."""
+        """Returns "max" if higher values of the metric are better, else "min"."""
         return METRICS[self.metric] if self.direction == "auto" else self.direction
 
 
 class Sweep(Experiment):
-    """An experiment, and a [tune] part that says which keys to vary; frozen, as an experiment is."""
+    """An experiment with a [tune] part, which names the keys to vary; immutable, as an experiment is."""
 
     tune: TuneSection
 
@@ -151,7 +151,7 @@ class Sweep(Experiment):
 
     @classmethod
     def from_dict(cls, tables: Mapping[str, Any], where: str = "experiment") -> Self:
-        """Validate nested tables.
+        """Returns a sweep from nested tables; `where` names their origin in errors.
 
         Raises:
             ConfigError: with the first fault: key, value and what is allowed; or there is no [tune] part.
@@ -162,16 +162,16 @@ class Sweep(Experiment):
 
     @property
     def grid_size(self) -> int:
-        """How many trials the grid has."""
+        """Number of trials of the grid."""
         return math.prod(len(dimension.values or ()) for dimension in self.tune.space.values())
 
     @property
     def trials(self) -> int:
-        """How many trials the sweep is to have."""
+        """Number of trials of the sweep."""
         return self.grid_size if self.tune.search == "grid" else self.tune.samples
 
     def drawn(self, number: int) -> dict[str, Value]:
-        """What trial `number` of a grid or of a random search has: the same whenever it is asked for."""
+        """Returns the varied values of a trial of a grid or of a random search, which depend on its number only."""
         import numpy as np  # not needed to read a job
 
         space = self.tune.space
@@ -182,10 +182,10 @@ class Sweep(Experiment):
         return {key: dimension.sample(rng) for key, dimension in space.items()}
 
     def experiment(self, params: Mapping[str, Value], **run: str) -> Experiment:
-        """A trial's experiment.
+        """Returns a trial's experiment.
 
         Args:
-            params: the values of the keys that are varied.
+            params: values of the varied keys.
             run: `name` and `folder` of the trial's run.
 
         Raises:
@@ -206,7 +206,7 @@ class Sweep(Experiment):
 
 
 def read_job(path: str | Path, overrides: tuple[str, ...] = ()) -> Experiment:
-    """A job file as what it is: a `Sweep` if it has a [tune] part, or else an `Experiment`.
+    """Returns the `Sweep` of a job file with a [tune] part, or else its `Experiment`.
 
     Raises:
         ConfigError: as `Experiment.from_file`.

@@ -241,5 +241,5 @@ LIKELIHOODS: dict[str, Likelihood] = {
 
 
 def preprocessing_of(likelihood: str, binarize: str) -> Preprocessing:
-    """How pixels become x, for a key of `LIKELIHOODS` and one of `BINARIZE`."""
+    """Returns how pixels become x, for a key of `LIKELIHOODS` and one of `BINARIZE`."""
     return BINARIZE[binarize] or LIKELIHOODS[likelihood].preprocessing

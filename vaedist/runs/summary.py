@@ -1,4 +1,4 @@
-"""Runs in one row each, from what their folders hold; no model is loaded."""
+"""Summaries of runs, read from their folders; no model is loaded."""
 
 import os
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from vaedist.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class Summary:
-    """A run in one row.
+    """Summary of a run.
 
     Attributes:
-        name: of its folder.
-        epoch, epochs: passes completed, and asked for.
-        step: updates in its newest row of metrics.
-        split: that was scored after each epoch, "validation" or "test"; None before the first.
+        name: name of its folder.
+        epoch, epochs: completed epochs, and all epochs of the job.
+        step: training step of the newest row of metrics.
+        split: split that is scored after each epoch, "validation" or "test"; None before the first.
         elbo, best_elbo: newest and best ELBO of that split, nats an image; None before the first epoch has ended.
-        model: its type.
-        options: of the model, by key.
-        changed: those of them that differ from their defaults.
-        learning_rate, global_batch: of the training.
+        model: the model's type.
+        options: the model's options, by key.
+        changed: options that differ from their defaults.
+        learning_rate, global_batch: settings of the training.
     """
 
     name: str
@@ -70,11 +70,12 @@ def summarize_all(path: str | Path) -> list[Summary | Unreadable]:
 
 
 def summarize(folder: RunFolder) -> Summary:
-    """A run in one row, from its experiment and its metrics; no checkpoint is read.
+    """Returns a run's summary, from its experiment and its metrics; no checkpoint is read.
 
     Raises:
         RunError: there is no run there, or its metrics cannot be read.
-        ConfigError: its experiment cannot be read, or is of another version.
+        ConfigError: its experiment cannot be read, is of another version, or its model's package is not installed.
+        UserCodeError: the module of the run's model raised an exception.
     """
     experiment = folder.read_experiment()
     rows = read_metrics(folder.metrics) if os.path.lexists(folder.metrics) else []

@@ -49,11 +49,11 @@ MOST_COLOURS, MOST_CELLS = 7, 12
 
 
 def figures(sweep: Sweep, found: Sequence[Outcome], keys: Sequence[str]) -> Iterator[tuple[str, Figure]]:
-    """Every plot of a sweep and its name; none while no trial has been scored.
+    """Returns every plot of a sweep with its name; none while no trial has been scored.
 
     Args:
-        sweep: whose.
-        found: what came out of its trials.
+        sweep: the sweep.
+        found: outcomes of its trials.
         keys: the parameters, the most important first.
     """
     order = ranked(sweep, found)
