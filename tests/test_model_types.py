@@ -7,12 +7,15 @@ import subprocess
 import sys
 
 import pytest
-from test_config import message_of
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_config import message_of, only_config_errors, tables_of, toml_values
 from toys import NAME, TOY
 
 import vaedist
 from vaedist.config import Experiment, ModelOptions, Section, Sweep, differences, keys, with_options
 from vaedist.config.model_types import BUILT_IN, check_model_class, model_class, options_class
+from vaedist.config.reading import placed
 from vaedist.errors import ConfigError, UserCodeError
 from vaedist.models.preprocessing import Binned, Threshold
 
@@ -177,7 +180,29 @@ def test_an_option_without_a_default_must_be_given():
     assert message_of(Experiment.from_dict, {"model": demanding}) == "experiment: model.rate is missing"
     made = Experiment.from_dict({"model": demanding | {"rate": 2.0}})
     assert made.model.changed() == {"rate": 2.0}
+    assert Experiment.from_toml(made.to_toml()) == made
     assert "rate" in with_options(Sweep, demanding["type"]).model_json_schema()["$defs"]["Options"]["required"]
+
+
+def test_text_that_may_be_missing_is_taken_as_it_stands():
+    changes = (f"model.type={NAME}.light:Demanding", "model.rate=1", "model.note=3")
+    made = Experiment().with_overrides(*changes)
+    assert (made.model.note, made.model.rate) == ("3", 1.0)
+    assert Experiment.from_toml(made.to_toml()) == made
+
+
+def test_an_array_is_taken_for_a_tuple():
+    made = Experiment().with_overrides(f"model.type={NAME}.light:Demanding", "model.rate=1", "model.sizes=[5, 7]")
+    assert made.model.sizes == (5, 7)
+    assert len({made, Experiment.from_toml(made.to_toml())}) == 1
+    assert "model.sizes.1 = 'a': must be a valid integer" in message_of(made.with_overrides, "model.sizes=[5, 'a']")
+    assert message_of(made.with_overrides, "model.sizes=5") == "--set: model.sizes = 5: must be an array"
+
+
+@given(st.sampled_from(["model.norm", "model.stage", "model.stage.blocks", "model.stage.name"]), toml_values)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_value_of_a_users_option_makes_an_experiment_or_a_config_error(key, value):
+    only_config_errors(Experiment.from_dict, placed(tables_of(key, value), {"model.type": TOY}))
 
 
 def test_a_type_that_is_no_text_is_refused():

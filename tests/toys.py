@@ -60,6 +60,8 @@ class Picky(Toy):
 class Demanding(Toy):
     class Options(ToyOptions):
         rate: float
+        note: str | None = None
+        sizes: tuple[int, ...] = (3, 3)
 
 
 class NoOptions:

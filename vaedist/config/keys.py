@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
@@ -60,7 +61,7 @@ def text_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
     for name, field in section.model_fields.items():
         if inner := _section_of(field):
             yield from text_keys(inner, f"{prefix}{name}.")
-        elif field.annotation is str or all(isinstance(word, str) for word in get_args(field.annotation) or (None,)):
+        elif _is_text(field.annotation):
             yield prefix + name
 
 
@@ -70,6 +71,16 @@ def tables(section: type[Section], prefix: str = "") -> Iterator[str]:
         if inner := _section_of(field):
             yield prefix + name
             yield from tables(inner, f"{prefix}{name}.")
+
+
+def _is_text(kind: Any) -> bool:
+    """Returns True for the type of text, of one of a few words, and of either or None."""
+    parts = get_args(kind)
+    if get_origin(kind) is Literal:
+        return all(isinstance(word, str) for word in parts)
+    if get_origin(kind) in (Union, UnionType):
+        return all(part is NoneType or _is_text(part) for part in parts)
+    return kind is str
 
 
 def _section_of(field: FieldInfo) -> type[Section] | None:

@@ -116,7 +116,9 @@ def first_fault(section: type[Section], error: ValidationError) -> str:
     if fault["type"] == "missing":
         return f"{key} is missing"
     message = fault["msg"].removeprefix("Value error, ")
-    message = message.replace("Input should", "must").replace("String should", "must")
+    message = (
+        message.replace("Input should", "must").replace("String should", "must").replace("a valid tuple", "an array")
+    )
     if fault["type"] == "string_pattern_mismatch":
         message = "must be letters, digits, '.', '_' or '-', and start with a letter or a digit"
     if fault["type"] in ("model_type", "model_attributes_type"):

@@ -5,9 +5,18 @@ A default stands here and nowhere else; every key has a type, a range and a sent
 
 import math
 from ipaddress import ip_network
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from vaedist.storage.uri import fault_of
 
@@ -74,6 +83,15 @@ class Section(BaseModel):
     """A frozen table of an experiment; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _arrays_of_toml(cls, value: Any, info: ValidationInfo) -> Any:
+        """Takes an array, a list, where a tuple is wanted, unless the field has a validator of its own for that."""
+        field = cls.model_fields[str(info.field_name)]
+        if not isinstance(value, list) or get_origin(field.annotation) is not tuple:
+            return value
+        return value if any(isinstance(each, BeforeValidator) for each in field.metadata) else tuple(value)
 
 
 class RunSection(Section):
