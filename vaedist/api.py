@@ -207,8 +207,8 @@ class Run:
             return
         why = ", in nats" if self.preprocessing.proper else " by a score that is not a density or a probability"
         raise ConfigError(
-            f"run {self.folder.location} has no bits/dim: with data.binarize = {self.experiment.data.binarize!r} and the "
-            f"options in [model], the model scores {self.preprocessing.shown}{why}"
+            f"run {self.folder.location} has no bits/dim: with data.binarize = {self.experiment.data.binarize!r} and "
+            f"the options in [model], the model scores {self.preprocessing.shown}{why}"
         )
 
     def _manifest(self) -> Manifest:

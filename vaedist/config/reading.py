@@ -38,6 +38,8 @@ def parsed(
         ConfigError: a text sets no key that the experiment has.
     """
     given = [*map(_Override.parse, overrides)]
+    if not given:
+        return {}
     kinds = [_text(each.value, spaced=each.spaced) for each in given if each.key == "model.type"]
     section = section_for(placed(nested, {"model.type": kinds[-1]}) if kinds else nested)
     known, texts = set(keys(section)), set(text_keys(section))
