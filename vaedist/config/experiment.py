@@ -91,7 +91,7 @@ class Experiment(Section):
     def of_model_in(cls, tables: Mapping[str, Any]) -> type[Self]:
         """Returns this class with the options of the model that nested tables name, see `with_options`.
 
-        The default model stands in for one that cannot be found.
+        If there is no such model, the options are those of the default model.
         """
         model = tables.get("model")
         kind = model.get("type", DEFAULT) if isinstance(model, Mapping) else DEFAULT

@@ -18,7 +18,7 @@ S = TypeVar("S", bound=Section)
 def with_options(section: type[S], kind: str) -> type[S]:
     """Returns the class of an experiment or a sweep whose [model] part has the options of one model.
 
-    It is there to be looked at, for its keys and its schema; experiments are of the class that it is derived from.
+    It describes keys and is never instantiated: every experiment is an instance of the class that is passed in.
 
     Args:
         section: the class.

@@ -106,7 +106,7 @@ class Sweep(Experiment):
         return [str(kind) for kind in varied.extremes] if varied else [self.model.type]
 
     def _check_key(self, key: str) -> None:
-        """Refuses a key that not every trial has, or that must be the same in all of them."""
+        """Refuses a key that some trial lacks, or that must have the same value in all trials."""
         if key.startswith(FIXED) and key in keys(Experiment):
             raise ValueError(
                 f"tune.space has the key {key!r}, which cannot be varied: {key.partition('.')[0]} is the same in all "
@@ -124,7 +124,7 @@ class Sweep(Experiment):
                 )
 
     def _check_value(self, key: str, value: Value) -> None:
-        """Refuses a value that no trial can have; values that do not go together are found out by their trial."""
+        """Refuses a value that no trial can have; invalid combinations of values are found by their trials."""
         for kind in [value] if key == "model.type" else self.model_types:
             try:
                 Experiment.model_validate(self._trial({"model.type": kind, key: value}))
@@ -196,7 +196,7 @@ class Sweep(Experiment):
     def _trial(self, params: Mapping[str, Value]) -> dict[str, Any]:
         """Returns a trial's experiment as nested tables.
 
-        Trials of another model than the sweep's take those of its options that differ from their defaults.
+        A trial with another `model.type` than the sweep's inherits those of its options that differ from their defaults.
         """
         tables = self.model_dump(exclude={"tune"})
         if params.get("model.type", self.model.type) != self.model.type:
