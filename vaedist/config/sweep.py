@@ -196,7 +196,7 @@ class Sweep(Experiment):
     def _trial(self, params: Mapping[str, Value]) -> dict[str, Any]:
         """Returns a trial's experiment as nested tables.
 
-        A trial with another `model.type` than the sweep's inherits those of its options that differ from their defaults.
+        A trial with another `model.type` than the sweep's inherits its options that differ from their defaults.
         """
         tables = self.model_dump(exclude={"tune"})
         if params.get("model.type", self.model.type) != self.model.type:
