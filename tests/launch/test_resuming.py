@@ -16,7 +16,6 @@ from vaedist.monitor.sweep_events import SweepNotice, SweepStarted
 from vaedist.runs.checkpoint import Position
 from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
-from vaedist.storage.claim import claim_local_folder
 from vaedist.storage.transfer import Store
 from vaedist.storage.uri import join_uri
 from vaedist.sweeps import SweepFolder, TrialLog
@@ -125,23 +124,6 @@ def test_the_record_of_a_run_stays_until_workers_have_taken_it_up(experiment):
         with pytest.raises(ClusterError, match="no Ray cluster answers"):
             train(experiment.with_overrides(override), resume=True, address=NOWHERE)
         assert run.experiment.read_bytes() == before, override
-
-
-def test_a_claim_writes_a_record_at_once_only_where_there_is_none(tmp_path):
-    record = tmp_path / "folder" / "record"
-    for begins in (False, True):
-        with claim_local_folder(tmp_path / "folder", record, "first", "busy") as claim:
-            assert record.read_text() == "first"
-            if begins:
-                claim.begin()
-        assert record.exists() is begins
-    with claim_local_folder(tmp_path / "folder", record, "second", "busy") as claim:
-        assert record.read_text() == "first"
-        claim.accept()
-        assert record.read_text() == "second"
-    with claim_local_folder(tmp_path / "folder", record, "third", "busy") as claim:
-        claim.begin()
-    assert record.read_text() == "second"
 
 
 @pytest.mark.parametrize(
