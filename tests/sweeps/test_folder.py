@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from vaedist.config.sections import NAME_PATTERN, RunSection
 from vaedist.errors import RunError, StorageError
 from vaedist.sweeps import SweepFolder, TrialLog
-from vaedist.sweeps.folder import Epoch, run_name
+from vaedist.sweeps.trial import Epoch
+from vaedist.sweeps.trial_log import run_name
 
 
 def test_the_log_reads_back(mixed):

@@ -13,9 +13,9 @@ from vaedist.errors import RunError, StorageError
 from vaedist.monitor.pictures import save_png
 from vaedist.sweeps import SweepFolder
 from vaedist.sweeps.analysis import by_quantile, compared_epoch, importance, importances, outcomes, worst_of_most
-from vaedist.sweeps.folder import Epoch
 from vaedist.sweeps.plots import figures
 from vaedist.sweeps.report import best_job, best_trial, write_report
+from vaedist.sweeps.trial import Epoch
 
 DEPTH, LATENT = "model.flow.depth", "model.latent"
 RATE = "training.learning_rate"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vaedist.config import Dimension, Sweep, Value, told
-from vaedist.sweeps.folder import Epoch, Trial
+from vaedist.sweeps.trial import Epoch, Trial
 
 FEWEST_TRIALS = 3  # of which an importance is told
 QUANTILES = 5

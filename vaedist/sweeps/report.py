@@ -23,7 +23,8 @@ from vaedist.sweeps.analysis import (
     split_of,
     title_of,
 )
-from vaedist.sweeps.folder import SweepFolder, Trial
+from vaedist.sweeps.folder import SweepFolder
+from vaedist.sweeps.trial import Trial
 
 BEST_SHOWN = 10
 SELECTED_BY = {

@@ -5,7 +5,9 @@ from vaedist.errors import ConfigError, RunError
 from vaedist.monitor.sweep_events import ENDED
 from vaedist.runs.checkpoint import Position
 from vaedist.runs.checkpoint_store import checkpoints_of
-from vaedist.sweeps.folder import SweepFolder, Trial, TrialLog
+from vaedist.sweeps.folder import SweepFolder
+from vaedist.sweeps.trial import Trial
+from vaedist.sweeps.trial_log import TrialLog
 
 # Keys that may differ when a sweep is resumed: how much of it there is, and where it runs.
 MAY_CHANGE = (
