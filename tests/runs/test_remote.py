@@ -47,7 +47,7 @@ def test_checkpoints_are_committed_and_pruned_on_the_store_as_they_are_here(run)
         for step, elbo in ((10, -5.0), (20, -9.0), (30, None), (40, -7.0)):
             save(store, step, elbo, said.append)
         assert store.newest().position.step == 40
-    assert said == [Store(run.location).place(f"checkpoints/step-{step:09d}") for step in (10, 20, 30, 40)]
+    assert said == [Store(run.location).uri_of(f"checkpoints/step-{step:09d}") for step in (10, 20, 30, 40)]
     assert on_store(run) == {f"step-{step:09d}": True for step in (10, 30, 40)}
     assert not local.path.exists()
     run.refresh()

@@ -31,17 +31,17 @@ EXPERIMENT = "experiment.toml"
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run is.
+    """Position of a run: epoch, step, and what resuming there needs.
 
     Attributes:
         epoch: passes completed.
         step: updates made, over the whole run.
         fingerprint: of the data set.
         image_shape: (height, width, channels) of its images.
-        test_elbo: where the checkpoint stands at an epoch's end, its test ELBO in nats an image; None where the
-            validation images were scored.
-        meters: sums that the next row of metrics goes on from.
-        validation_elbo: the same of the validation images, where the data set has such a split.
+        test_elbo: ELBO of the test images at the end of an epoch, in nats an image; None within an epoch, and where
+            the validation images were scored.
+        meters: sums that the next row of metrics continues.
+        validation_elbo: as `test_elbo`, of the validation images.
     """
 
     epoch: int
@@ -54,7 +54,7 @@ class Position:
 
     @property
     def elbo(self) -> float | None:
-        """The ELBO that the best checkpoint is selected by: of the validation images, else of the test images."""
+        """ELBO that the best checkpoint is selected by: of the validation images, else of the test images."""
         return self.test_elbo if self.validation_elbo is None else self.validation_elbo
 
 
@@ -64,7 +64,7 @@ class Checkpoint:
 
     Attributes:
         path: its folder.
-        position: how far the run was.
+        position: of the run.
         experiment: the experiment's TOML text.
     """
 
@@ -73,11 +73,11 @@ class Checkpoint:
     experiment: str
 
     def weights(self) -> dict[str, np.ndarray]:
-        """The model's weights, by their Keras paths."""
+        """Reads the model's weights, by their Keras paths."""
         return self._load(WEIGHTS)
 
     def optimizer(self) -> dict[str, np.ndarray]:
-        """The optimizer's slots, as slot/path."""
+        """Reads the optimizer's slots, as slot/path."""
         return self._load(OPTIMIZER)
 
     def _load(self, name: str) -> dict[str, np.ndarray]:
@@ -88,7 +88,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint's state and compare the digest of every file.
+    """Opens a checkpoint after comparing the digest of every file.
 
     Raises:
         CheckpointError: it is not committed, or a file is missing or differs; the message names it.
@@ -102,7 +102,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_position(path: Path) -> Position:
-    """Reads how far a committed checkpoint is; its weights are not looked at.
+    """Reads the position of a committed checkpoint; the other files are not looked at.
 
     Raises:
         CheckpointError: it is not committed, or its state is not what was committed.
@@ -126,7 +126,7 @@ def _read_state(path: Path) -> tuple[Position, dict[str, str]]:
 
 @contextmanager
 def _faults(path: Path) -> Iterator[None]:
-    """Turns what reading a damaged checkpoint raises into a CheckpointError."""
+    """Turns errors of reading a damaged checkpoint into a CheckpointError."""
     try:
         yield
     except FileNotFoundError as error:
@@ -147,7 +147,7 @@ def write_checkpoint(
 
     Args:
         folder: exists and is empty.
-        position: how far the run is.
+        position: of the run.
         weights: the model's, by their Keras paths.
         optimizer: its slots, as slot/path.
         experiment: the experiment's TOML text.

@@ -31,7 +31,7 @@ class CheckpointStore:
     """The checkpoints of a run.
 
     They are written, read and selected in the working copy of the run's folder. For a run on an object store, `refresh`
-    fetches what tells how far each checkpoint is and what it scored, and `open` fetches the rest of one.
+    fetches the position and the score of each checkpoint, and `open` fetches the other files of one.
 
     Args:
         run: the run's folder, whose checkpoints are folders named by their steps.
@@ -58,7 +58,7 @@ class CheckpointStore:
                 self._fetch(path / name for name in (STATE, MARKER))
 
     def clean(self) -> None:
-        """Removes what killed writers left half-written; for a writer that begins, as the only one.
+        """Removes checkpoints that killed writers left half-written; only for the one writer, when it begins.
 
         Raises:
             StorageError: the object store does not answer.
@@ -86,7 +86,7 @@ class CheckpointStore:
         and is uploaded while training goes on.
 
         Args:
-            position: how far the run is.
+            position: of the run.
             weights: the model's, by their Keras paths.
             optimizer: its slots, as slot/path.
             experiment: the experiment's TOML text.
@@ -135,7 +135,7 @@ class CheckpointStore:
         commit_checkpoint(target)
 
     def settle(self) -> None:
-        """Waits until what was saved is where the run is kept.
+        """Waits until all saved checkpoints are where the run is kept.
 
         Raises:
             StorageError: it could not be uploaded.
@@ -191,7 +191,7 @@ class CheckpointStore:
         return None
 
     def reached(self) -> Position | None:
-        """Returns how far the newest committed checkpoint is, by its state alone; None where none can be read."""
+        """Returns the position of the newest committed checkpoint that can be read; None if there is none."""
         for path in self.committed():
             with suppress(CheckpointError):
                 return read_position(path)
@@ -207,9 +207,9 @@ class CheckpointStore:
         return self.newest()
 
     def drop_after(self, step: int) -> None:
-        """Sets aside the checkpoints beyond the step that a run resumes from: those that were passed over.
+        """Sets aside the checkpoints beyond the step that a run resumes from, which are damaged.
 
-        They stay as damaged-NAME, to be looked at, and do not count.
+        They stay as damaged-NAME for inspection, and do not count.
         """
         for path in self.committed():
             if path.name > self._path_of(step).name:

@@ -54,11 +54,11 @@ class Unreadable:
 
 
 def summarize_all(path: str | Path) -> list[Summary | Unreadable]:
-    """Returns the runs in a folder, as `list_runs` finds them; one that is broken hides no other.
+    """Returns summaries of the runs that `list_runs` finds in a folder; a broken run does not hide the others.
 
     Raises:
         RunError: there is no such folder, or it cannot be read.
-        StorageError: the store does not answer.
+        StorageError: the object store does not answer.
     """
     found: list[Summary | Unreadable] = []
     for folder in list_runs(path):

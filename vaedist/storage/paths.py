@@ -13,7 +13,7 @@ DEFAULT_BYTES = 20 << 30
 
 
 def cache_folder() -> Path:
-    """The folder for copies: VAEDIST_CACHE, or vaedist in the user's cache folder."""
+    """Returns the folder for copies: VAEDIST_CACHE, or vaedist in the user's cache folder."""
     given = os.environ.get(CACHE)
     if given:
         return Path(given).absolute()
@@ -21,19 +21,19 @@ def cache_folder() -> Path:
 
 
 def cache_bytes() -> int:
-    """How large the shards in it may be together: VAEDIST_CACHE_BYTES, or 20 GiB.
+    """Returns the limit on the size of all cached shards: VAEDIST_CACHE_BYTES, or 20 GiB.
 
     Raises:
-        ConfigError: it is no number.
+        ConfigError: it is not a number.
     """
     return bytes_of(CACHE_BYTES, DEFAULT_BYTES)
 
 
 def bytes_of(variable: str, default: int) -> int:
-    """A number of bytes that the environment gives, or the default.
+    """Returns a number of bytes from an environment variable, or the default if it is not set.
 
     Raises:
-        ConfigError: it is no number.
+        ConfigError: it is not a number.
     """
     given = os.environ.get(variable) or str(default)
     if not given.isdecimal():
@@ -42,7 +42,7 @@ def bytes_of(variable: str, default: int) -> int:
 
 
 def copy_of(uri: str) -> Path:
-    """The local folder for copies of files in a folder of a store."""
+    """Returns the local folder for copies of files in a folder on an object store."""
     return cache_folder() / "copies" / hashlib.sha256(uri.encode()).hexdigest()[:16] / name_of(uri)
 
 
@@ -50,7 +50,7 @@ def is_there(path: Path) -> bool:
     """Returns True if there is anything at a path.
 
     Raises:
-        StorageError: nobody can tell, as in a folder that may not be read.
+        StorageError: this cannot be determined, as in a folder that may not be read.
     """
     try:
         path.stat()

@@ -15,7 +15,7 @@ from vaedist.runs.folder import RunFolder
 from vaedist.storage.stored_folder import StoredFolder
 from vaedist.sweeps.trial import Trial
 
-LOG_SECONDS = 2.0  # between two looks whether the log of trials grew
+LOG_SECONDS = 2.0  # between two searches for new lines in the log of trials
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from vaedist.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class Epoch:
-    """What the images of `split` scored after an epoch of a trial; elbo and importance_bound in nats an image."""
+    """Scores of the images of `split` after an epoch of a trial; elbo and importance_bound in nats an image."""
 
     epoch: int
     step: int
@@ -27,16 +27,16 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial of a sweep, as its log and its run tell it.
+    """One trial of a sweep, by its log and its run.
 
     Attributes:
         number: from 0.
-        params: the values of the keys that are varied.
-        run: its run folder, which is there once it began.
-        state: how it went; "stopped" is by the scheduler.
-        starts: how often it was started or gone on with.
+        params: values of the keys that are varied.
+        run: its run folder, which exists once the trial began.
+        state: of the trial; "stopped" is by the scheduler.
+        starts: how often it was started or resumed.
         reason: why it failed.
-        until: of its epochs, the last that is looked at; None looks at all that were made.
+        until: last epoch that counts; None if all do.
     """
 
     number: int
@@ -49,17 +49,17 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """The name of its run."""
+        """Name of its run."""
         return self.run.name
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of its run's metrics; none where they are missing or cannot be read, of which `fault` tells."""
+        """Rows of its run's metrics; none if they are missing or, by `fault`, cannot be read."""
         return [] if self.fault else self._read_rows()
 
     @cached_property
     def fault(self) -> str:
-        """What is wrong with its run's metrics; empty if nothing is."""
+        """Error of reading its run's metrics; empty if they can be read."""
         try:
             self._read_rows()
         except RunError as error:
@@ -71,7 +71,7 @@ class Trial:
 
     @cached_property
     def epochs(self) -> tuple[Epoch, ...]:
-        """What the epochs that it made scored; those that were not finite are left out."""
+        """Scores of the epochs that it made; those that are not finite are left out."""
         return tuple(
             Epoch(
                 row["epoch"], row["step"], row["elbo"], row.get("importance_bound"), row.get("bits_per_dim"),
@@ -83,15 +83,15 @@ class Trial:
 
     @property
     def split(self) -> str:
-        """Whose images were scored after each epoch, "validation" or "test"; empty before the first has ended."""
+        """Split that was scored after each epoch, "validation" or "test"; empty before the first epoch ends."""
         return self.epochs[-1].split if self.epochs else ""
 
     def best_epoch(self, metric: str, mode: str) -> Epoch | None:
-        """The epoch that scored best of a metric; None where none was scored."""
+        """Returns the epoch with the best value of a metric; None if no epoch has one."""
         scored = [epoch for epoch in self.epochs if getattr(epoch, metric) is not None]
         return (max if mode == "max" else min)(scored, key=lambda epoch: getattr(epoch, metric), default=None)
 
     def best(self, metric: str, mode: str) -> float | None:
-        """What its best epoch scored of a metric; None where none was scored."""
+        """Returns the best value of a metric over the epochs; None if no epoch has one."""
         epoch = self.best_epoch(metric, mode)
         return None if epoch is None else getattr(epoch, metric)

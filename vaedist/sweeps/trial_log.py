@@ -19,7 +19,7 @@ NAME_LENGTH = 80
 
 @dataclass
 class TrialLog:
-    """Writes the log of trials: whole lines only, each on the disk before the next step is taken.
+    """Log of trials, written by whole lines, each of which is on disk before `add` or `set` returns.
 
     Attributes:
         folder: of the sweep.
@@ -31,7 +31,7 @@ class TrialLog:
 
     @classmethod
     def open(cls, folder: SweepFolder) -> "TrialLog":
-        """Go on with the log that is there, without what a crash tore off its end."""
+        """Opens the log of a sweep to append to it; an incomplete last line, left by a crash, is removed."""
         trials = folder.read_trials()
         if folder.trials.exists():
             try:
@@ -42,12 +42,12 @@ class TrialLog:
         return cls(folder, {trial.number: trial for trial in trials})
 
     def add(self, number: int, params: Mapping[str, Value]) -> Trial:
-        """A trial that is to be."""
+        """Adds a trial and returns it."""
         self._write({"trial": number, "state": "open", "run": run_name(number, params), "params": dict(params)})
         return self.trials[number]
 
     def set(self, number: int, state: State, reason: str = "") -> Trial:
-        """A trial's new state."""
+        """Sets the state of a trial and returns the trial."""
         self._write({"trial": number, "state": state, **({"reason": reason} if reason else {})})
         return self.trials[number]
 
@@ -69,6 +69,6 @@ class TrialLog:
 
 
 def run_name(number: int, params: Mapping[str, Value]) -> str:
-    """A run's name that tells what the trial is, as in 0007-depth-3-width-320."""
+    """Returns the name of a trial's run, made of its number and its parameters, as in 0007-depth-3-width-320."""
     said = "-".join(f"{key.rpartition('.')[2]}-{told(value)}" for key, value in params.items())
     return re.sub(r"[^A-Za-z0-9._-]", "_", f"{number:04d}-{said}")[:NAME_LENGTH].rstrip("-._")
