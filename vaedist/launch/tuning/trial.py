@@ -20,7 +20,7 @@ class TrialRunner(Trainable):
     """Ray Tune's view of a trial: a run whose epochs are its steps."""
 
     def setup(self, config: dict[str, Any], sweep: str, folder: str, cpus: float) -> None:
-        """Begin, from the trial's newest checkpoint if it has one."""
+        """Starts or resumes the trial's run."""
         self._sweep, self._folder, self._cpus = Sweep.from_toml(sweep), SweepFolder.at(folder), cpus
         self._results: queue.SimpleQueue[dict[str, Any] | BaseException] = queue.SimpleQueue()
         self._stop = StopRequest()
@@ -28,21 +28,21 @@ class TrialRunner(Trainable):
         self._thread.start()
 
     def step(self) -> dict[str, Any]:
-        """The scores of the next epoch, once it is saved."""
+        """Returns the scores of the next epoch, once it is saved."""
         result = self._results.get()
         if isinstance(result, BaseException):
             raise result
         return result
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        """The run keeps its own checkpoints."""
+        """Saves nothing: the run keeps its own checkpoints."""
         return {}
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        """`setup` has found the newest."""
+        """Loads nothing: `setup` resumes from the run's newest checkpoint."""
 
     def cleanup(self) -> None:
-        """Stop the workers, who save the step that they are at; it is over when all that they held is free."""
+        """Stops the workers, which save their step, and waits until their resources are free."""
         self._stop.make()
         self._thread.join(STOP_SECONDS)
 
@@ -53,7 +53,7 @@ class TrialRunner(Trainable):
             self._results.put(error)
 
     def _train(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Train to the end, putting up the scores of all epochs but the last, which are returned."""
+        """Trains to the end; queues the scores of all epochs but the last, and returns those of the last."""
         tested: dict[int, Tested] = {}
         tune, epochs = self._sweep.tune, self._sweep.training.epochs
 
