@@ -12,13 +12,13 @@ import click
 from click.core import ParameterSource
 
 from vaedist.cli.loading import quiet
-from vaedist.cli.options import Place, checkpoint_option, data_option, ema_option, json_option, set_option
+from vaedist.cli.options import Location, checkpoint_option, data_option, ema_option, json_option, set_option
 from vaedist.cli.output import console, progress_bar
 from vaedist.storage.paths import is_there
 
 
 @click.command()
-@click.argument("target", metavar="RUN|JOB", type=Place())
+@click.argument("target", metavar="RUN|JOB", type=Location())
 @set_option
 @checkpoint_option
 @ema_option

@@ -11,7 +11,7 @@ import click
 
 from vaedist.cli.loading import loaded, quiet
 from vaedist.cli.options import (
-    Place,
+    Location,
     address_option,
     checkpoint_option,
     data_option,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @run_argument
-@click.argument("others", nargs=-1, type=Place(), metavar="[OTHER]...")
+@click.argument("others", nargs=-1, type=Location(), metavar="[OTHER]...")
 @click.option("--samples", type=click.IntRange(1, 2**20), default=EVALUATION_SAMPLES, show_default=True,
               help="Samples of z for each image, K.")  # fmt: skip
 @click.option("--split", type=click.Choice(["test", "train", "validation"]), default="test", show_default=True,

@@ -11,7 +11,7 @@ import click
 from vaedist.cli.loading import loaded
 from vaedist.cli.options import (
     LocalPath,
-    Place,
+    Location,
     checkpoint_option,
     data_option,
     ema_option,
@@ -107,7 +107,7 @@ def runs() -> None:
 
 
 @runs.command("list")
-@click.argument("folder", metavar="RUNS", type=Place(), default="runs")
+@click.argument("folder", metavar="RUNS", type=Location(), default="runs")
 @json_option
 def list_(folder: str | Path, as_json: bool) -> None:
     """List the runs in the folder RUNS ("runs" if not given), one in a row, the best ELBO first.

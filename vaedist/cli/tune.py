@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaedist.cli.options import LocalPath, Place, address_option, run_values, set_option
+from vaedist.cli.options import LocalPath, Location, address_option, run_values, set_option
 from vaedist.cli.output import console, echo_result, print_pairs, quoted_location, user_stream
 from vaedist.config import Sweep, told
 from vaedist.errors import ConfigError, StorageError
@@ -41,7 +41,7 @@ def tune() -> None:
 @set_option
 @click.option("--name", metavar="NAME", help="Name of the sweep.  [default: the job's run.name, or its file's name]")
 @click.option("--runs", metavar="DIR", help="Folder that holds the sweep's.  [default: the job's run.folder]")
-@click.option("--resume", metavar="DIR", type=Place(), help="Go on with the sweep in this folder.")
+@click.option("--resume", metavar="DIR", type=Location(), help="Go on with the sweep in this folder.")
 @click.option("--retry-errored", is_flag=True, help="With --resume: try those trials again that failed.")
 @click.option("--dry-run", is_flag=True, help="Print the trials and what each takes of the cluster; start none.")
 @address_option
@@ -85,14 +85,14 @@ def run(
 
 
 @tune.command()
-@click.argument("sweep", type=Place())
+@click.argument("sweep", type=Location())
 def report(sweep: str | Path) -> None:
     """Write report.md, plots and tables of all trials into the folder of a sweep, SWEEP."""
     click.echo(f"wrote {_report(_opened(sweep))}")
 
 
 @tune.command()
-@click.argument("sweep", type=Place())
+@click.argument("sweep", type=Location())
 @click.option(
     "-o", "--out", type=LocalPath(path_type=Path), required=True, help="Job file to write; one that is there is kept."
 )
