@@ -96,7 +96,7 @@ class FolderStore(ABC):
 
     @abstractmethod
     def read(self, path: Path) -> bytes:
-        """Returns the content of a file as it is kept now; the working copy is passed over.
+        """Returns the content of a file where it is kept, not of its working copy.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -104,11 +104,11 @@ class FolderStore(ABC):
 
     @abstractmethod
     def write(self, path: Path, content: bytes) -> None:
-        """Writes a file where it is kept; the working copy is passed over."""
+        """Writes a file where it is kept, not in the working copy."""
 
     @abstractmethod
     def refresh(self, *paths: Path) -> None:
-        """Brings the working copies of files up to date; files that are not kept any more are removed from it."""
+        """Brings the working copies of files up to date; copies of files that do not exist any more are removed."""
 
     @abstractmethod
     def fetch(self, files: Mapping[Path, FileState]) -> None:
@@ -120,11 +120,11 @@ class FolderStore(ABC):
 
     @abstractmethod
     def forget(self, path: Path) -> None:
-        """Removes the working copy of a folder that is not kept any more; a local folder stays as it is."""
+        """Removes the working copy of a folder on an object store; a local folder stays as it is."""
 
     @abstractmethod
     def push(self, *paths: Path) -> None:
-        """Brings files from the working copy to where they are kept."""
+        """Uploads files of the working copy to the object store, if the folder is on one."""
 
     @abstractmethod
     def remove(self, path: Path) -> None:
@@ -132,7 +132,7 @@ class FolderStore(ABC):
 
     @abstractmethod
     def commit_folder(self, path: Path, *, last: str, done: Callable[[], None]) -> None:
-        """Publishes a folder of the working copy whose files do not change any more; does not wait.
+        """Publishes a folder of the working copy whose files do not change any more; does not wait for an upload.
 
         Args:
             path: the folder.
@@ -150,7 +150,7 @@ class FolderStore(ABC):
 
     @abstractmethod
     def settle(self) -> None:
-        """Waits until what was committed and removed has reached the place where it is kept."""
+        """Waits until requested commits and removals are carried out."""
 
     @abstractmethod
     def remove_all(self) -> None:
@@ -158,11 +158,11 @@ class FolderStore(ABC):
 
     @abstractmethod
     def remove_unclaimed(self, record: Path) -> None:
-        """Removes a folder that a process killed while it claimed the folder has left without its record."""
+        """Removes the folder if a process that claimed it was killed before it wrote the record."""
 
     @abstractmethod
     def check_writer(self) -> None:
-        """Returns if files of the working copy may be written; else raises what the workspace's `may_write` raises."""
+        """Checks that the working copy may be written; raises the error of the workspace's `may_write` if not."""
 
     @abstractmethod
     def workspace(
@@ -173,24 +173,24 @@ class FolderStore(ABC):
         leave: Callable[[str], bool] = lambda _: False,
         every: float = EVERY_SECONDS,
     ) -> AbstractContextManager["FolderStore"]:
-        """Returns a context that gives this folder with a working copy for a process that works in it.
+        """Returns a context that gives this folder with a working copy of the process's own.
 
-        A folder on an object store gets an empty scratch folder as its working copy. If the process writes, what
-        changes there is brought to the store in the background, and all of it is there when the context ends.
+        For a folder on an object store the working copy is an empty scratch folder. If the process writes, changes are
+        uploaded in the background, and all of them are on the object store when the context ends.
 
         Args:
-            writes: the process writes into the folder.
+            writes: the process writes to the folder.
             may_write: called before anything is written where others see it; raises if others write there now.
-            leave: says of a file's name relative to the folder whether it is only published by `commit_folder`.
+            leave: says of a file's name, relative to the folder, whether it is only published by `commit_folder`.
             every: seconds between two searches for changes.
         """
 
     @abstractmethod
     def temporary(self, path: Path) -> AbstractContextManager[Path]:
-        """Returns a context that gives a local folder for files that are not worth an object store.
+        """Returns a context that gives a local folder for files that need not be kept.
 
         Args:
-            path: where they are put in a local folder.
+            path: the folder to use if this store is local.
         """
 
     @abstractmethod

@@ -122,14 +122,14 @@ class LocalFolderStore(FolderStore):
         """Does nothing: there is no copy."""
 
     def push(self, *paths: Path) -> None:
-        """Does nothing: the files are where they are kept."""
+        """Does nothing: the files are here."""
 
     def remove(self, path: Path) -> None:
         """Removes a file, if it is there."""
         path.unlink(missing_ok=True)
 
     def commit_folder(self, path: Path, *, last: str, done: Callable[[], None]) -> None:
-        """Calls `done`: the folder is where it is kept."""
+        """Calls `done`: the folder is in its final place."""
         done()
 
     def remove_folder(self, path: Path, *, first: str | None = None) -> None:
@@ -155,7 +155,7 @@ class LocalFolderStore(FolderStore):
             shutil.rmtree(self.path)
 
     def check_writer(self) -> None:
-        """Returns if `may_write` does."""
+        """Checks that files may be written; raises the error of `may_write` if not."""
         self.may_write()
 
     @contextmanager
@@ -167,7 +167,7 @@ class LocalFolderStore(FolderStore):
         leave: Callable[[str], bool] = lambda _: False,
         every: float = EVERY_SECONDS,
     ) -> Iterator["LocalFolderStore"]:
-        """Gives the folder itself, whose files are seen by others as they are written."""
+        """Gives the folder itself; other processes see files as they are written."""
         yield replace(self, may_write=may_write)
 
     @contextmanager

@@ -182,7 +182,7 @@ class RemoteFolderStore(FolderStore):
         return self.mirror
 
     def settle(self) -> None:
-        """Waits until what was committed and removed has reached the object store."""
+        """Waits until requested commits and removals have reached the object store."""
         if self.mirror is not None:
             self.mirror.settle()
 
@@ -192,10 +192,10 @@ class RemoteFolderStore(FolderStore):
         shutil.rmtree(self.path, ignore_errors=True)
 
     def remove_unclaimed(self, record: Path) -> None:
-        """Does nothing: on an object store, a folder comes into being with its record."""
+        """Does nothing: on an object store, a folder does not exist before its record does."""
 
     def check_writer(self) -> None:
-        """Returns: nobody else sees the working copy, and the mirror asks before it uploads."""
+        """Does nothing: no other process sees the working copy, and the mirror checks before it uploads."""
 
     @contextmanager
     def workspace(
