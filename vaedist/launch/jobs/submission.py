@@ -1,4 +1,4 @@
-"""What is submitted as a job: an experiment or a sweep, what it needs of its surroundings, and what is refused."""
+"""A submission to a cluster: an experiment or a sweep, and the environment of its job."""
 
 import getpass
 import os
@@ -24,12 +24,12 @@ JOB_FILE = "job.toml"
 LOOK_SECONDS = 5.0  # at data on a store, for their fingerprint
 STOP_SECONDS = 150  # that a job has to save what it is at, before Ray kills it
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-CHOSEN = ("RAY_JOB_STOP_WAIT_TIME_S", "PYTHONPATH", REQUIRED)  # variables that are not the user's to set
+CHOSEN = ("RAY_JOB_STOP_WAIT_TIME_S", "PYTHONPATH", REQUIRED)  # variables that the user may not set
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What is to be submitted.
+    """A training or a sweep that is to run as a job.
 
     Attributes:
         job: the experiment or the sweep, whose paths mean the same on the cluster.
@@ -91,12 +91,12 @@ class Submission:
 
 
 def training_arguments(*, resume: bool) -> list[str]:
-    """Of `vaedist`, to train job.toml."""
+    """Returns the arguments of `vaedist` that train job.toml."""
     return ["train", JOB_FILE, *(["--resume"] if resume else [])]
 
 
 def sweep_arguments(sweep: Sweep, overrides: Sequence[str], *, resume: bool, retry_failed: bool) -> list[str]:
-    """Of `vaedist`, to run the sweep of job.toml, or to go on with it where its folder is."""
+    """Returns the arguments of `vaedist` that run the sweep of job.toml, or resume it in its folder."""
     if not resume:
         return ["tune", "run", JOB_FILE]
     options = [part for override in overrides for part in ("--set", override)]
@@ -105,7 +105,7 @@ def sweep_arguments(sweep: Sweep, overrides: Sequence[str], *, resume: bool, ret
 
 
 def check_variables(variables: Mapping[str, str], from_node: Sequence[str]) -> None:
-    """Refuse to send what should not be seen, and names that are none.
+    """Refuses variables that look like secrets, invalid names, and those that vaedist sets itself.
 
     Raises:
         ConfigError: with the first that is refused.
@@ -141,7 +141,7 @@ def check_code(job: Experiment | Sweep, packages: Sequence[Path]) -> None:
 
 
 def check_paths(job: Experiment | Sweep) -> None:
-    """Refuse paths that would mean another place on the cluster.
+    """Refuses relative paths, which would mean another place on the cluster.
 
     Raises:
         ConfigError: with the first that is refused.
@@ -155,7 +155,7 @@ def check_paths(job: Experiment | Sweep) -> None:
 
 
 def _revision(file: Path) -> str | None:
-    """The git revision of the folder that a job's file is in, marked where it is not all that is there."""
+    """Returns the git revision of the folder of a job's file, with -dirty if files differ from it; None outside git."""
     try:
         found = subprocess.run(
             ["git", "-C", str(file.absolute().parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
