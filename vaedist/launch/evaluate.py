@@ -1,4 +1,4 @@
-"""Evaluating a run, here or on Ray workers that share the images; the result is the same."""
+"""Evaluates a run on Ray workers that share its images; the result is the same as on one."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,7 +29,7 @@ def evaluate_on_ray(
     progress: Callable[[int, int], None] = lambda done, total: None,
     **options: Any,
 ) -> Evaluation:
-    """What `Run.evaluate` gives, with the blocks of images shared among Ray workers.
+    """Returns the result of `Run.evaluate`, computed by Ray workers that share the blocks of images.
 
     Args:
         run: its folder and its data must be at the same place for every worker, as they are on a store.
@@ -67,7 +67,7 @@ def evaluate_on_ray(
 
 
 class _Scorer:
-    """A worker, which loads the model when it is first asked for something."""
+    """Worker that scores blocks of images; it loads the model at the first request."""
 
     def __init__(self, run: Run, threads: int, gpus: int, options: dict[str, Any]) -> None:
         self._run, self._options = run, options
