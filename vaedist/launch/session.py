@@ -1,4 +1,4 @@
-"""Ray clusters: reaching one, or starting one on this machine, and what it has room for."""
+"""Connects to a Ray cluster, or starts one on this machine, and plans the resources of workers."""
 
 import os
 import signal
@@ -21,11 +21,11 @@ from vaedist.launch.user_code import python_path, staged
 from vaedist.storage.filesystem import first_line
 from vaedist.storage.uri import require_utf8
 
-# Ray's own 30 s are over where a machine that swaps or sleeps stands still for as long: what then asks Ray's head for
-# something, as the actor does that frees the places of a run that died, would be gone.
+# Ray's own 30 s are too few on a machine that swaps or sleeps: processes that wait for the head, such as the actor that
+# frees the workers of a run whose controller died, would end.
 HEAD_SECONDS = 300
-# Ray starts workers at niceness 15. At 0 those that compute go before the many that only coordinate, each of which
-# wakes up a hundred times a second and makes a loop over all cores wait for the one that it runs on.
+# Ray starts workers at niceness 15. At 0, workers that compute take precedence over the many processes that only
+# coordinate, each of which wakes up a hundred times a second and delays parallel loops.
 COMPUTING = {"env_vars": {"RAY_worker_niceness": "0"}}
 
 
@@ -62,10 +62,10 @@ def ray_session(address: str | None = None, packages: Sequence[Path] = ()) -> It
         raise ClusterError(f"{source if address != 'local' else ''}{error}") from error
     except VaedistError:
         raise
-    except Exception as error:  # Ray raises bare ones, too
+    except Exception as error:  # Ray raises bare exceptions, too
         raise ClusterError(f"{failed}: {first_line(error)}") from error
     try:
-        if callable(on_sigterm):  # Ray has put its own there, which ends the process at once
+        if callable(on_sigterm):  # Ray has set its own handler, which ends the process at once
             signal.signal(signal.SIGTERM, on_sigterm)
         yield
     finally:
@@ -96,8 +96,8 @@ def start_ray(packages: Sequence[Path] = (), **options: Any) -> None:
     secure_local()
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
     os.environ.setdefault("RAY_py_gcs_connect_timeout_s", str(HEAD_SECONDS))  # read by each of Ray's processes
-    # A process of Ray's that has to find its cluster looks at all of the machine, and fails where there are several. So
-    # that it is told, the port is chosen here.
+    # A process of Ray's that looks for its cluster fails if several run on the machine. The port is chosen here, so that
+    # the address can be passed to it.
     port = free_port()
     address = f"{LOOPBACK}:{port}"
     with (
@@ -110,9 +110,9 @@ def start_ray(packages: Sequence[Path] = (), **options: Any) -> None:
 
 @contextmanager
 def _hang_up_blocked() -> Iterator[None]:
-    """Has the processes that are started never see SIGHUP, which a lost terminal sends to them, too.
+    """Blocks SIGHUP in the processes that are started meanwhile, to which a lost terminal sends it, too.
 
-    They would end before the run is saved. Ray itself has them block SIGINT, for Ctrl-C. A signal that arrives
+    They would end before the run is saved. Ray itself blocks SIGINT in them, for Ctrl-C. A signal that arrives
     meanwhile reaches this process afterwards.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
@@ -137,13 +137,13 @@ def environment(**variables: str) -> Iterator[None]:
 
 
 def _check_interpreter() -> None:
-    """Ray starts its workers through a shell, without quotes, and would wait for them for ever."""
+    """Refuses a path of Python with a space: Ray starts workers by a shell, unquoted, and would wait forever."""
     if any(letter.isspace() for letter in sys.executable):
         raise ClusterError(f"Ray cannot start workers from {sys.executable}: its path must have no space")
 
 
 def _reached(address: str) -> str:
-    """Returns an address as Ray takes it, of a cluster that can be joined: else Ray would try for minutes."""
+    """Returns an address in Ray's form, after checks without which Ray would try for minutes."""
     if address == "auto":
         found = find_head(address)
         if has_token():  # is shown by Ray, too
@@ -163,12 +163,12 @@ def _reached(address: str) -> str:
 def resources_per_worker(
     scaling: ScalingSection, nodes: Sequence[Mapping[str, float]] | None = None, *, jobs: int = 1
 ) -> dict[str, float]:
-    """What each worker reserves; CPUs that the experiment leaves open are divided so that all workers find a place.
+    """Returns what each worker reserves; CPUs that the experiment leaves open are divided among all workers.
 
     Args:
         scaling: of the experiment.
         nodes: resources of each node; the connected cluster's where not given.
-        jobs: of this kind that are to run at once, if there is room for them.
+        jobs: how many of this kind run at once, if there is room.
 
     Raises:
         ClusterError: the cluster has no room for the workers.
@@ -193,31 +193,31 @@ def resources_per_worker(
 
 
 def jobs_at_once(scaling: ScalingSection, resources: Mapping[str, float]) -> int:
-    """How many jobs whose workers reserve `resources` each the connected cluster holds, at least 1."""
+    """Returns how many jobs whose workers reserve `resources` each fit into the connected cluster, at least 1."""
     places = _places(node_resources(), resources["CPU"], resources.get("GPU", 0))
     return max(1, places // scaling.bounds[0])
 
 
 def node_resources() -> list[Mapping[str, float]]:
-    """What each node of the connected cluster has."""
+    """Returns the resources of each live node of the connected cluster."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def describe(nodes: Sequence[Mapping[str, float]]) -> str:
-    """How many nodes there are, and what they have together."""
+    """Describes the number of nodes and their resources in words."""
     return f"{len(nodes)} node(s) with " + ", ".join(f"{total(nodes, kind):g} {kind}" for kind in ("CPU", "GPU"))
 
 
 def total(nodes: Sequence[Mapping[str, Any]], kind: str) -> float:
-    """How much of a resource the nodes have together."""
+    """Returns the sum of a resource over the nodes."""
     return sum(node.get(kind, 0) for node in nodes)
 
 
 def _places(nodes: Sequence[Mapping[str, float]], cpus: float, gpus: float) -> int:
-    """How many workers of this size the nodes hold."""
+    """Returns how many workers of this size fit onto the nodes."""
     return sum(min(_times(node, "CPU", cpus), _times(node, "GPU", gpus)) for node in nodes)
 
 
 def _times(node: Mapping[str, float], kind: str, each: float) -> int:
-    """How often a node has `each` of a resource, of which there may be parts."""
+    """Returns how many times a node has `each` of a resource, which may be fractional."""
     return int(node.get(kind, 0) / each + 1e-9) if each else sys.maxsize
