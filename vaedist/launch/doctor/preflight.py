@@ -1,4 +1,4 @@
-"""Checks before Ray is joined or started, which say in one line what Ray would wait for or print a page about."""
+"""Checks before joining or starting Ray: they report in one line what would make Ray wait or print a page."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def connect(address: str) -> None:
     """Opens a connection to HOST:PORT or to the server of a URL, and closes it again.
 
     Raises:
-        OSError: nobody answers.
+        OSError: nothing listens there.
         ValueError: there is no such port.
     """
     host, port = host_of(address), _port_of(address)
@@ -40,7 +40,7 @@ def _port_of(address: str) -> int:
 
 
 def check_dashboard(url: str) -> None:
-    """Asks what answers at a URL whether it is the dashboard of a Ray cluster; a refused token is not found out here.
+    """Checks that the server at a URL is the dashboard of a Ray cluster; the token is not checked here.
 
     Raises:
         ClusterError: nobody answers, or something else does.
@@ -72,7 +72,7 @@ def check_dashboard(url: str) -> None:
 
 
 def check_head(address: str) -> None:
-    """Asks the head of a cluster, at HOST:PORT, for its versions: a process that joins it must have the same.
+    """Checks that the head of a cluster answers at HOST:PORT, takes the token, and has the versions of this process.
 
     Raises:
         ClusterError: nobody answers, something else does, it refuses the token, or its versions are others.
@@ -100,7 +100,7 @@ def check_head(address: str) -> None:
 
 
 def _metadata(address: str) -> dict[str, str] | None:
-    """Returns what a head says of its cluster; None where it says nothing.
+    """Returns the versions that a head reports, None if it reports nothing.
 
     Raises:
         grpc.RpcError: it does not answer.
@@ -121,7 +121,7 @@ def _metadata(address: str) -> dict[str, str] | None:
 
 
 def _refusal(address: str, error: grpc.RpcError) -> str:
-    """Says in one line what a head's answer, or that of what is no head, means."""
+    """Describes in one line why what answers at an address cannot be used as a head."""
     code, details = error.code(), str(error.details()).rpartition(": ")[2]
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return refused_token(address)
@@ -137,7 +137,7 @@ def _refusal(address: str, error: grpc.RpcError) -> str:
 
 
 def refused_token(address: str) -> str:
-    """Says in one line that a cluster does not take the token that is shown to it, or asks for one where none is."""
+    """Returns the message for a cluster that refuses the token, or asks for one where none is shown."""
     what = "the token" if is_token_used() else "whoever shows no token"
     return (
         f"{address} refuses {what}: put the cluster's into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
@@ -145,7 +145,7 @@ def refused_token(address: str) -> str:
 
 
 def check_socket_paths(root: str, below: str, variable: str = "TMPDIR") -> None:
-    """Refuses a temporary folder in which the paths of Ray's Unix sockets would be longer than the system allows.
+    """Refuses a temporary folder below which the paths of Ray's Unix sockets are longer than the system allows.
 
     Args:
         root: the temporary folder.
