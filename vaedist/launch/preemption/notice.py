@@ -1,4 +1,4 @@
-"""Machines that are to be taken away: Ray tells the workers on them until when they have time to save."""
+"""Preemption notices in a worker: Ray reports until when there is time to save."""
 
 import time
 from collections.abc import Callable
@@ -16,12 +16,12 @@ def announced() -> float | None:
 
 
 class Preemption:
-    """In the first worker: whether to save because machines of its group are to be taken away.
+    """Decides, in the first worker, when to save because machines of its group will be preempted.
 
     Args:
-        notify: told of it.
+        notify: takes the notice for the user.
         deadline: as `announced`.
-        now: UNIX time; asked when machines are announced to go, as the clock may be set before they do.
+        now: UNIX time; read when a preemption is announced, as the clock may be set afterwards.
         clock: seconds that never run backwards.
     """
 
@@ -38,7 +38,7 @@ class Preemption:
         self._saved_last = False
 
     def save_now(self) -> bool:
-        """Asked again and again: true once when machines are announced to go, and once shortly before they do."""
+        """Returns True once when a preemption is announced, and once shortly before its deadline."""
         deadline = self._deadline()
         if deadline is None:
             return False
