@@ -1,4 +1,4 @@
-"""What Ray Train does for a group of workers before they train: telling each where the others are, and who they are."""
+"""Ray Train's backend for TensorFlow: sets TF_CONFIG in each worker of a group before training starts."""
 
 import json
 import os
@@ -19,16 +19,15 @@ from vaedist.runs.writer_lease import GROUP, grant_lease, new_group
 
 @dataclass
 class TensorflowCluster(BackendConfig):
-    """Ray Train's `TensorflowConfig`, but for importing TensorFlow.
+    """Counterpart of Ray Train's `TensorflowConfig` that does not import TensorFlow.
 
-    What belongs to `ray.train.tensorflow` imports TensorFlow wherever it is unpickled: in the command, in the
-    controller of each run and in each trial of a sweep, none of which computes. That takes seconds and hundreds of MB
-    from each.
+    Unpickling anything of `ray.train.tensorflow` imports TensorFlow: in the command, in the controller of each run and
+    in each trial of a sweep, none of which computes. That costs seconds and hundreds of MB each time.
 
     Attributes:
         run: path or URI of the run's folder, whose writer lease each new group takes over.
-        channel: which is told of it.
-        ports: first and last of those that TensorFlow's servers may take; any free ones where there are none.
+        channel: the run's, which is told of each new group.
+        ports: first and last of those that TensorFlow's servers may take; any free ones if empty.
     """
 
     run: str
@@ -37,16 +36,16 @@ class TensorflowCluster(BackendConfig):
 
     @property
     def backend_cls(self) -> type[Backend]:
-        """What Ray Train makes in the controller of a run."""
+        """Class that Ray Train instantiates in the controller of a run."""
         return _TensorflowClusterBackend
 
 
 class _TensorflowClusterBackend(Backend):
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        """Set TF_CONFIG, which MultiWorkerMirroredStrategy reads, and the group's name in each worker.
+        """Sets TF_CONFIG, which MultiWorkerMirroredStrategy reads, and the group's name in each worker.
 
-        Raises nothing that can be expected: Ray Train would leave the group where it is, on the places that the next
-        one needs. What is final is told to the channel, where workers look first; a worker that died is found soon.
+        Expected errors are not raised, as Ray Train would then leave the group on the resources that the next one
+        needs. Final ones go to the channel, which workers ask first; Ray Train notices a worker that died.
         """
         group, channel = new_group(), backend_config.channel
         ray.get(channel.listen_to.remote(group))
@@ -61,7 +60,7 @@ class _TensorflowClusterBackend(Backend):
             ray.get(channel.fail.remote(ClusterError(str(getattr(error, "cause", error))), group))
 
     def _introduce(self, worker_group: Any, group: str, ports: Sequence[int]) -> None:
-        """Tells each worker who they are."""
+        """Tells each worker the addresses of its group, and its own rank."""
         ray.get(worker_group.execute_async(_join, group=group))
         if len(worker_group) == 1:  # it starts no server
             return
@@ -90,13 +89,13 @@ class Reserved:
 
 
 def common_addresses(places: Sequence[Reserved]) -> list[str]:
-    """Returns the address of each worker of a group: the loopback's where all of them are on one node."""
+    """Returns the address of each worker of a group: on the loopback if all of them are on one node."""
     alone = len({place.node for place in places}) == 1
     return [host_port(LOOPBACK if alone else place.host, place.port) for place in places]
 
 
 def workers_hosts() -> list[str]:
-    """In a worker: returns the hosts of its group."""
+    """Returns, in a worker, the hosts of its group."""
     workers = json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"]
     return [host_of(address) for address in workers]
 
