@@ -96,8 +96,8 @@ def start_ray(packages: Sequence[Path] = (), **options: Any) -> None:
     secure_local()
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
     os.environ.setdefault("RAY_py_gcs_connect_timeout_s", str(HEAD_SECONDS))  # read by each of Ray's processes
-    # A process of Ray's that looks for its cluster fails if several run on the machine. The port is chosen here, so that
-    # the address can be passed to it.
+    # A process of Ray's that looks for its cluster fails if several run on the machine. The port is chosen here, so
+    # that the address can be passed to it.
     port = free_port()
     address = f"{LOOPBACK}:{port}"
     with (
