@@ -97,7 +97,7 @@ def authorize(address: str) -> str:
     elif not is_loopback(address):
         raise ClusterError(
             f"address {address} is not on this machine, and there is no token for it: put the cluster's into "
-            f"{default_token_path()}, or name its file in {TOKEN_PATH}; --insecure goes on without one"
+            f"{default_token_path()}, or name its file in {TOKEN_PATH}; --insecure continues without one"
         )
     # Ray replaces 127.0.0.1 by the address that other machines see, at which nobody listens; it does not replace a name
     # that it does not know.

@@ -47,7 +47,7 @@ class Preemption:
             self._last = self._clock() + deadline - self._now() - MARGIN_SECONDS
             self._told, self._saved_last = deadline, False
             when = f" at {datetime.fromtimestamp(deadline):%H:%M:%S}" if deadline else ""
-            self._notify(f"a machine of this run will be taken away{when}: saving, to go on without it")
+            self._notify(f"a machine of this run will be taken away{when}: saving a checkpoint, to continue without it")
         last = deadline > 0 and self._clock() >= self._last
         save = announced or (last and not self._saved_last)
         self._saved_last = self._saved_last or last
