@@ -56,11 +56,11 @@ def pytest_unconfigure():
 
 
 class OneProcessForRay(LoadScopeScheduling):
-    """Keeps the tests of a file together, and those that share a Ray."""
+    """Keeps the tests of a file in one process, those that share a Ray, and those that start a cluster."""
 
     def _split_scope(self, nodeid):
         file = nodeid.partition("::")[0]
-        return GROUPS.get(file, file)
+        return "cluster" if file.startswith("tests/cluster/") else GROUPS.get(file, file)
 
 
 @pytest.hookimpl(optionalhook=True)

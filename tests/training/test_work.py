@@ -109,10 +109,8 @@ print(json.dumps([[node.op for node in nodes if node.op.startswith("Collective")
 """
 
 
-@pytest.mark.parametrize(
-    ("reduce_dtype", "carried"),
-    [("float32", ["float32"]), pytest.param("bfloat16", ["bfloat16", "float32"], marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("reduce_dtype", "carried"), [("float32", ["float32"]), ("bfloat16", ["bfloat16", "float32"])])
 def test_one_collective_a_step_and_one_for_the_metrics_where_gradients_are_narrower(reduce_dtype, carried):
     workers = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     configs = [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}} for rank in range(2)]
