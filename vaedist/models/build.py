@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import keras
+
 from vaedist.config import Experiment
 from vaedist.config.model_types import model_class
 from vaedist.models.mlp.options import MLPOptions
@@ -19,6 +21,7 @@ def build_model(experiment: Experiment, image_shape: tuple[int, int, int], dtype
     if isinstance(options, MLPOptions):
         return kind(image_shape, **_mlp_arguments(options), binarize=binarize, seed=experiment.seed, dtype=dtype)
     with user_code(f"model.type = {options.type!r}: the model cannot be made"):
+        keras.utils.set_random_seed(experiment.seed)  # of initializers that have no seed of their own
         preprocessing = options.preprocessing(binarize)
         return kind(image_shape, options, preprocessing=preprocessing, seed=experiment.seed, dtype=dtype)
 
@@ -28,6 +31,7 @@ def _mlp_arguments(options: MLPOptions) -> dict[str, Any]:
     flow = options.flow
     return {
         "hidden": options.hidden,
+        "layers": options.layers,
         "latent": options.latent,
         "likelihood": options.likelihood,
         "flow_depth": flow.depth,

@@ -31,6 +31,7 @@ class MLPOptions(LikelihoodOptions):
     """Sizes of the VAE with MLP encoder and decoder."""
 
     type: str = Field(default="mlp", description=ModelOptions.model_fields["type"].description)
-    hidden: int = Field(default=500, ge=1, description="Units of the hidden layer of the encoder and of the decoder.")
+    hidden: int = Field(default=500, ge=1, description="Units of each hidden layer of the encoder and of the decoder.")
+    layers: int = Field(default=1, ge=1, le=16, description="Hidden layers of the encoder, and of the decoder.")
     latent: int = Field(default=500, ge=1, description="Number of latents.")
     flow: MLPFlowOptions = MLPFlowOptions()
