@@ -13,6 +13,7 @@ from vaedist.checks.check import Check
 from vaedist.checks.mathematics import dependencies, flows, gradient, inverse, log_determinant, probabilities
 from vaedist.checks.updates import eager, two_devices
 from vaedist.config import Experiment
+from vaedist.models.build import layers_of
 from vaedist.models.model import Model
 
 __all__ = ["IMAGES", "Check", "run_checks"]
@@ -34,9 +35,11 @@ def run_checks(
         images: uint8, [n, H, W, C], n >= 1; `IMAGES` are enough.
         progress: told how many checks are done, of how many.
     """
-    model = make_model()
+    with layers_of("float64"):
+        model = make_model()
+        cases = flows(model, images)
     checks: list[Callable[[], Iterator[Check]]] = [lambda: probabilities(model, images)]
-    for case in flows(model, images):
+    for case in cases:
         checks += [partial(check, case) for check in (dependencies, log_determinant, inverse)]
     checks += [
         lambda: gradient(model, images),
@@ -44,8 +47,9 @@ def run_checks(
         lambda: two_devices(experiment, make_model, images),
     ]
     found: list[Check] = []
-    for number, check in enumerate(checks):
-        progress(number, len(checks))
-        found.extend(check())
+    with layers_of("float64"):
+        for number, check in enumerate(checks):
+            progress(number, len(checks))
+            found.extend(check())
     progress(len(checks), len(checks))
     return found

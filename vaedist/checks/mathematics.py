@@ -15,7 +15,7 @@ from vaedist.objectives.elbo import bound
 
 PIXELS = 200  # of an image, that probabilities are added up for
 DIRECTIONS = 3  # that the gradient is looked at along
-DIFFERENCES = (1e-2, 1e-3, 1e-4)  # steps of finite differences; 1 changes what goes into a unit by about 1
+DIFFERENCES = (1e-2, 1e-3, 1e-4, 1e-5)  # steps of finite differences; 1 changes what goes into a unit by about 1
 
 
 def flows(model: Model, images: np.ndarray) -> Sequence[FlowCase]:
@@ -94,7 +94,7 @@ def gradient(model: Model, images: np.ndarray) -> Iterator[Check]:
         value = elbo()
     gradients = tape.gradient(value, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     found = [part.numpy() for part in gradients]
-    scales = [len(weight) ** -0.5 if weight.ndim > 1 else 1.0 for weight in start]
+    scales = [(weight.size / weight.shape[-1]) ** -0.5 if weight.ndim > 1 else 1.0 for weight in start]  # of fan-in
     typical = np.sqrt(sum(np.sum((scale * part) ** 2) for scale, part in zip(scales, found, strict=True)))
     errors = []
     for seed in range(DIRECTIONS):

@@ -1,8 +1,11 @@
 """From an experiment to the model that it describes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
+from keras.src.utils.naming import reset_uids
 
 from vaedist.config import Experiment
 from vaedist.config.model_types import model_class
@@ -21,9 +24,22 @@ def build_model(experiment: Experiment, image_shape: tuple[int, int, int], dtype
     if isinstance(options, MLPOptions):
         return kind(image_shape, **_mlp_arguments(options), binarize=binarize, seed=experiment.seed, dtype=dtype)
     with user_code(f"model.type = {options.type!r}: the model cannot be made"):
-        keras.utils.set_random_seed(experiment.seed)  # of initializers that have no seed of their own
         preprocessing = options.preprocessing(binarize)
-        return kind(image_shape, options, preprocessing=preprocessing, seed=experiment.seed, dtype=dtype)
+        keras.utils.set_random_seed(experiment.seed)  # of initializers that have no seed of their own
+        reset_uids()  # so that layers without a name are called alike in each model of a process
+        with layers_of(dtype):
+            return kind(image_shape, options, preprocessing=preprocessing, seed=experiment.seed, dtype=dtype)
+
+
+@contextmanager
+def layers_of(dtype: str) -> Iterator[None]:
+    """Lets Keras layers that are made in this context compute in a type of numbers, unless they are given another."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _mlp_arguments(options: MLPOptions) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
+from keras import ops
 
 from vaedist.models.flows.flow import FlowCase
 from vaedist.models.likelihoods import Likelihood
@@ -92,6 +93,18 @@ class Model(keras.Model, ABC):
             latents: by stochastic layer, as `score` gives them.
             u: uniform noise shaped like the images, for drawing pixels.
         """
+
+    def observe(self, images: Any, u: Any = None) -> Any:
+        """Returns the x that is encoded and scored, [B, H, W, C] in [0, 1], in the model's type of numbers.
+
+        Args:
+            images: uint8, [B, H, W, C].
+            u: uniform noise shaped like the images where `preprocessing` takes any.
+
+        Raises:
+            NoiseError: the pixels are seen through noise, and none is given.
+        """
+        return ops.cast(self.preprocessing(images, u), self.compute_dtype)
 
     def generate(self, eps: Mapping[str, Any], u: Any = None, temperature: float = 1.0) -> Any:
         """Returns new images in [0, 1], [B, H, W, C], from latents drawn from the prior.

@@ -58,7 +58,7 @@ class ConvVAE(Model):
 
     def encode(self, images, u=None, *, training=False):
         """Returns x, and mean and log standard deviation of q(z|x)."""
-        x = self.preprocessing(images, u)
+        x = self.observe(images, u)
         mu, log_sigma = ops.split(self.encoder(x - 0.5), 2, axis=-1)
         return x, mu, log_sigma
 
@@ -66,7 +66,7 @@ class ConvVAE(Model):
         """Returns log p(x|z) and the KL divergence of each latent."""
         x, mu, log_sigma = encoding
         z, log_q = sample_normal(mu, log_sigma, eps["z"])
-        log_px = self.likelihood.log_prob(self.parameters(z), layers.Flatten()(x))
+        log_px = self.likelihood.log_prob(self.parameters(z), flat(x))
         return Score(
             log_px, {"z": log_q - log_standard_normal(z)}, {"z": z}, {"sigma": ops.mean(ops.exp(log_sigma), -1)}
         )
@@ -74,14 +74,19 @@ class ConvVAE(Model):
     def decode(self, latents, u=None):
         """Returns the mean image, or one whose pixels are drawn with the noise u."""
         raw = self.parameters(latents["z"])
-        x = self.likelihood.mean(raw) if u is None else self.likelihood.sample(raw, layers.Flatten()(u))
+        x = self.likelihood.mean(raw) if u is None else self.likelihood.sample(raw, flat(u))
         return ops.reshape(x, (-1, *self.image_shape))
 
     def parameters(self, z):
         """Returns means, then log-scales, of all pixel values, [B, 2 D]."""
         mean, log_scale = ops.split(self.decoder(z), 2, axis=-1)
-        return ops.concatenate([layers.Flatten()(mean), layers.Flatten()(log_scale)], axis=-1)
+        return ops.concatenate([flat(mean), flat(log_scale)], axis=-1)
 
     def pixel_distribution(self, latents):
         """Lets `vaedist check` sum up the probabilities of a pixel."""
         return self.likelihood, self.parameters(latents["z"])
+
+
+def flat(x):
+    """Returns the numbers of each image in a row."""
+    return ops.reshape(x, (-1, math.prod(x.shape[1:])))

@@ -196,8 +196,7 @@ class VAE(Model):
         Raises:
             NoiseError: the pixels are seen through noise, and none is given.
         """
-        x = ops.cast(self.preprocessing(images, u), self.compute_dtype)
-        x = ops.reshape(x, (-1, self.pixels))
+        x = ops.reshape(self.observe(images, u), (-1, self.pixels))
         return Encoding(x, *ops.split(self.encoder(x), [self.latent, 2 * self.latent], axis=-1))
 
     def posterior(self, encoding: Encoding, eps: Mapping[str, Any]) -> Posterior:
