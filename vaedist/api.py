@@ -1,7 +1,7 @@
 """Runs that were trained: found, loaded, and put to use from Python.
 
 run = vaedist.load_run("runs/cifar10-iaf")
-z = run.encode(images)               # [n, latent]
+z = run.encode(images)               # [n, latents]
 pictures = run.decode(z)             # [n, H, W, C] in [0, 1]
 pictures = run.sample(64, seed=0)
 bound = run.score(images)            # the ELBO of each image and its parts, in nats
@@ -92,15 +92,18 @@ class Run:
         return inspection.encode(self.model, self._checked(images), seed=seed)
 
     def decode(self, z: np.ndarray) -> np.ndarray:
-        """E[x|z], [n, H, W, C], float32 in [0, 1], for latents [n, latent]."""
+        """Returns E[x|z], [n, H, W, C], float32 in [0, 1], for latents [n, latents] as `encode` gives them."""
         return inspection.decode(self.model, z)
 
     def sample(self, count: int, *, seed: int = 0, pixels: Pixels = "mean") -> np.ndarray:
-        """New images, [count, H, W, C], float32 in [0, 1]: decode(z) with z ~ N(0, I), or drawn from p(x|z)."""
+        """Returns new images from draws of the prior, [count, H, W, C], float32 in [0, 1].
+
+        They are E[x|z], or with `pixels` = "sample" drawn from p(x|z).
+        """
         return inspection.sample(self.model, count, seed=seed, pixels=pixels)
 
     def reconstruct(self, images: np.ndarray, *, seed: int = 0) -> np.ndarray:
-        """decode(encode(images)), [n, H, W, C], float32 in [0, 1].
+        """Returns decode(encode(images)), [n, H, W, C], float32 in [0, 1].
 
         Raises:
             DataError: the images have another shape or type.

@@ -106,7 +106,7 @@ def one(name, place, batch):
             if epoch == 1:
                 first_total = total
         assert images.dtype == np.uint8
-        assert images.shape[1] == PIXELS
+        assert images.size == len(images) * PIXELS
         rows += len(images)
         if epoch == 0:  # not timed
             total += int(images.sum(dtype=np.int64))

@@ -1,3 +1,4 @@
+import math
 import threading
 
 import numpy as np
@@ -35,8 +36,9 @@ def readers(layout, seed=0):
 
 
 def row_of(images):
-    """The numbers that image_rows wrote into images [n, D], of which there may be none."""
-    return images[:, 0].astype(int) * 256 + images[:, 1]
+    """The numbers that image_rows wrote into images [n, H, W, C], of which there may be none."""
+    first, second = (images.reshape(len(images), math.prod(images.shape[1:]))[:, i] for i in (0, 1))
+    return first.astype(int) * 256 + second
 
 
 def rows_of(chunk, k):
@@ -109,7 +111,7 @@ def test_a_chunk_has_the_shapes_and_types_that_a_step_is_compiled_for():
     each = reader(50, 7, 10, 1, 2, replicas=2)
     for first, steps in ((0, 3), (3, 2)):
         chunk = each.read(0, first, steps, 3)
-        assert chunk.images.shape == (2, 3, each.local_batch, 72)
+        assert chunk.images.shape == (2, 3, each.local_batch, 4, 6, 3)
         assert chunk.first_rows.shape == chunk.counts.shape == (2, 3)
         assert (chunk.images.dtype, chunk.first_rows.dtype, chunk.counts.dtype) == (
             np.uint8,
@@ -154,7 +156,7 @@ def test_without_a_seed_every_epoch_has_the_stored_order(layout, epoch):
 def test_batches_of_prepared_shards_are_the_rows_of_the_source(tmp_path):
     prepare(source(train=53, test=8), str(tmp_path / "set"), shards=5)
     manifest = load_manifest(str(tmp_path / "set"))
-    original = image_rows(0, 53).reshape(53, -1)
+    original = image_rows(0, 53)
     seen = []
     for rank in range(2):
         plan = LanePlan(manifest.splits["train"].rows, 5, 12, rank, 2)

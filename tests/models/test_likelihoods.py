@@ -257,6 +257,16 @@ def test_several_samples_of_an_image_are_scored_like_single_ones(name):
         np.testing.assert_allclose(together[:, k], alone, rtol=1e-12)
 
 
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_probabilities_add_up_to_1_by_the_likelihoods_own_quadrature(name):
+    likelihood = LIKELIHOODS[name]
+    raw = np.random.default_rng(0).normal(0, 2, (50, likelihood.outputs))
+    values, weights = likelihood.quadrature(raw)
+    assert {len(values), len(weights)} <= {1, 50}
+    p = np.exp(likelihood.log_prob(tf.constant(raw[:, None]), tf.constant(values[..., None])).numpy())
+    np.testing.assert_allclose((p * weights).sum(axis=1), 1, atol=1e-10)
+
+
 @pytest.mark.parametrize("log_s", [-6.0, -1.0, -0.01, 0.01, 3.0, 8.0, 20.0])
 def test_the_mean_of_a_wide_logistic_is_that_of_float64(log_s):
     mu = np.linspace(-2, 3, 101)

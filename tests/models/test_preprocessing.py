@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -33,8 +34,14 @@ def test_x_is_float32_in_0_to_1_and_noise_matters_to_noisy_ones_only(observation
 
 
 def test_scaled_pixels_are_over_255_and_binned_ones_in_the_middle_of_256_bins():
-    np.testing.assert_array_equal(Scaled()(LEVELS), LEVELS.astype(np.float32) / np.float32(255))
+    np.testing.assert_allclose(Scaled()(LEVELS), LEVELS / 255, rtol=1e-7)
+    assert (Scaled()(LEVELS).numpy()[0, [0, 255]] == [0, 1]).all()
     np.testing.assert_allclose(Binned()(LEVELS) * 256, LEVELS + 0.5, atol=1e-4)
+
+
+def test_pixels_are_scaled_to_the_same_bits_in_a_compiled_step_and_out_of_it():
+    compiled = tf.function(Scaled(), jit_compile=True)
+    np.testing.assert_array_equal(compiled(tf.constant(LEVELS)), Scaled()(LEVELS))
 
 
 @given(pixels, st.integers(0, 2**31))
@@ -49,11 +56,11 @@ def test_dequantised_pixels_are_spread_over_their_own_bins(images, seed):
 )
 def test_pixels_that_are_drawn_are_never_taken_without_noise(arguments):
     model, images = VAE((2, 2, 1), hidden=3, latent=2, flow_depth=0, **arguments), np.full((3, 2, 2, 1), 90, np.uint8)
-    for call in (model, model.observe):
+    for call in (model, model.encode):
         with pytest.raises(NoiseError, match="noise is missing: this model's pixels are"):
             call(images)
-    assert np.isfinite(model(images, noise=0.5).log_px.numpy()).all()
-    assert np.isfinite(model(images, noise=uniform(0, (3, 4))).log_px.numpy()).all()
+    assert np.isfinite(model(images, u=0.5).log_px.numpy()).all()
+    assert np.isfinite(model(images, u=uniform(0, (3, 2, 2, 1))).log_px.numpy()).all()
 
 
 def test_a_threshold_parts_at_a_half():
@@ -83,7 +90,7 @@ def test_dynamic_pixels_are_1_as_often_as_they_are_bright():
 )
 def test_a_model_knows_whether_it_has_bits_per_dim(likelihood, binarize, levels, noisy, proper):
     model = VAE((2, 2, 1), hidden=3, latent=2, flow_depth=0, likelihood=likelihood, binarize=binarize)
-    assert (model.levels, model.noisy, model.observation.proper) == (levels, noisy, proper)
-    x = model.observe(np.array([[[[0], [100]], [[200], [255]]]], np.uint8), 0.5).numpy()
+    assert (model.levels, model.preprocessing.noisy, model.preprocessing.proper) == (levels, noisy, proper)
+    x = model.encode(np.array([[[[0], [100]], [[200], [255]]]], np.uint8), 0.5).x.numpy()
     assert x.shape == (1, 4)
     assert (set(np.unique(x)) <= {0.0, 1.0}) == (binarize != "none")

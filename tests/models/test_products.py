@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vaedist.bench.hlo_cost import Product as Counted
+from vaedist.bench.hlo_cost import Dot as Counted
 from vaedist.bench.hlo_cost import work_of
 from vaedist.models.products import Product, boolean_tensor, kernel_first_product, products_seen
 

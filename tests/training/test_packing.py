@@ -24,7 +24,7 @@ def packing_of(model, rows, *, reduce_dtype="float32", split=True):
 
 def rows_of(packing, rng, first, count, room):
     """Random gradients of a replica's rows, of which padding is NaN, and the batch that they are of."""
-    images, numbers = tf.zeros((room, 1), tf.uint8), tf.zeros(room, tf.int64)
+    images, numbers = tf.zeros((room, 1, 1, 1), tf.uint8), tf.zeros(room, tf.int64)
     batch = Batch(images, tf.constant(first, tf.int64), tf.constant(count), numbers)
     parts = iter(packing.shapes)
     gradients = []

@@ -28,11 +28,11 @@ BAD = [np.inf, -np.inf, np.nan, 1e38, -1e38, 1e25]  # the square of the last thr
 FINITE_SUMS = np.array([1.0, 2.0], np.float32)
 
 
-def make_update(strategy, optimizer, shapes, clip_norm, masks=None):
+def make_update(strategy, optimizer, shapes, clip_norm, supports=None):
     rng = np.random.default_rng(0)
     with strategy.scope():
         weights = [tf.Variable(rng.normal(size=shape).astype(np.float32)) for shape in shapes]
-        return Update(optimizer, weights, masks or {}, norm_every=1000, clip_norm=clip_norm)
+        return Update(optimizer, weights, supports or {}, norm_every=1000, clip_norm=clip_norm)
 
 
 def state(update):
@@ -80,8 +80,8 @@ def test_one_bad_number_in_any_gradient_changes_no_weight(strategy, optimizer, l
 @pytest.mark.parametrize("optimizer", ["adam", "adamax"])
 def test_one_bad_number_in_the_factors_of_a_gradient_changes_no_weight(strategy, optimizer, clip_norm):
     shapes, rows, rng = [(3, 4), (4,), (4, 5)], 6, np.random.default_rng(1)
-    masks = {2: np.tril(np.ones((4, 5), bool))}
-    update = make_update(strategy, OPTIMIZERS[optimizer], shapes, clip_norm, masks)
+    supports = {2: np.tril(np.ones((4, 5), bool))}
+    update = make_update(strategy, OPTIMIZERS[optimizer], shapes, clip_norm, supports)
 
     def factored(x_0, dy_0, bias, x_2, dy_2, step):
         return update([Factors(x_0, dy_0), bias, Factors(x_2, dy_2)], tf.constant(FINITE_SUMS), step, 0)
@@ -89,7 +89,7 @@ def test_one_bad_number_in_the_factors_of_a_gradient_changes_no_weight(strategy,
     apply = compiled(factored)
     sizes = [(rows, 3), (rows, 4), (4,), (rows, 4), (rows, 5)]
     good = [rng.normal(size=size).astype(np.float32) for size in sizes]
-    update.mask(0)
+    update.clear(0)
     finite, _ = apply(*good, tf.constant(0, tf.int64))
     before = state(update)
     assert finite

@@ -125,6 +125,6 @@ BINARIZE: dict[str, Observation | None] = {
 def _require(noise: Any, how: str) -> None:
     if noise is None:
         raise NoiseError(
-            f"noise is missing: this model's pixels are {how}; give uniform noise in (0, 1) of shape [B, D], as "
-            "Run.pixel_noise gives it, or noise=0.5 for its middle"
+            f"noise is missing: this model's pixels are {how}; give uniform noise u in (0, 1) of shape "
+            "[B, H, W, C], as Run.pixel_noise gives it, or u=0.5 for its middle"
         )

@@ -122,12 +122,22 @@ def test_chapter_fault_transform_networks_are_autoregressive_so_that_the_sum_of_
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_log_det_adds_up_the_log_scales_of_the_steps(depth):
-    out = randomise(flow(5, depth))(normal(3, 5), normal(3, 5, seed=2))
-    assert len(out.log_scales) == depth
-    np.testing.assert_allclose(
-        tf.reduce_sum(out.log_det, -1), sum(tf.reduce_sum(g, -1) for g in out.log_scales), atol=1e-12
-    )
+@pytest.mark.parametrize(("transform", "scale"), [("gated", "gate"), ("affine", "scale"), ("location", "scale")])
+def test_metrics_are_the_log_det_and_the_mean_scale_of_each_step(depth, transform, scale):
+    stack, z, h = randomise(flow(5, depth, transform=transform)), normal(3, 5), normal(3, 5, seed=2)
+    out = stack(z, h)
+    assert set(out.metrics) == {f"{name}_{t}" for name in ("log_det", scale) for t in range(1, depth + 1)}
+    for t, (net, context) in enumerate(zip(stack.networks, stack.contexts(h), strict=True), 1):
+
+        def step(z, net=net, context=context):
+            return stack.transform.forward(z, *net(z, context))[0]
+
+        diagonal = np.diagonal(jacobian(step, z), axis1=1, axis2=2)
+        np.testing.assert_allclose(out.metrics[f"log_det_{t}"], np.log(diagonal).sum(axis=-1), atol=1e-10)
+        np.testing.assert_allclose(out.metrics[f"{scale}_{t}"], diagonal.mean(axis=-1), atol=1e-10)
+        z = step(z)
+    of_steps = [out.metrics[f"log_det_{t}"] for t in range(1, depth + 1)]
+    np.testing.assert_allclose(tf.reduce_sum(out.log_det, -1), sum(of_steps), atol=1e-12)
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
@@ -159,7 +169,7 @@ def test_depth_0_is_the_identity():
     stack, z, h = flow(5, 0), normal(3, 5), normal(3, 5, seed=2)
     out = stack(z, h)
     assert stack.weights == []
-    assert out.log_scales == ()
+    assert out.metrics == {}
     np.testing.assert_array_equal(out.z, z)
     np.testing.assert_array_equal(out.log_det, np.zeros((3, 5)))
 
@@ -220,7 +230,7 @@ def test_a_new_step_is_near_the_identity():
     m, s = (np.asarray(x) for x in stack.networks[0](z, stack.context(h)))
     assert 0 < np.abs(m).max() < 0.5
     assert np.abs(m).mean() < 0.1
-    gates = np.exp(stack(z, h).log_scales[0])
+    gates = np.exp(stack(z, h).log_det)
     assert 0.8 < gates.min() < gates.max() < 0.93  # sigmoid(2) = 0.88
     assert np.abs(s).max() < 0.5
 
@@ -229,7 +239,7 @@ def test_the_gate_bias_is_added_to_the_gates_logits():
     z, h = normal(3, 5), normal(3, 5, seed=2)
     stack = randomise(flow(5, 1, gate_bias=0.0))
     s = stack.networks[0](z, stack.context(h))[1]
-    gates = randomise(flow(5, 1, gate_bias=-1.5))(z, h).log_scales[0]
+    gates = randomise(flow(5, 1, gate_bias=-1.5))(z, h).log_det
     np.testing.assert_allclose(np.exp(gates), 1 / (1 + np.exp(1.5 - s.numpy())), rtol=1e-12)
 
 

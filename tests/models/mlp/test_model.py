@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vaedist.models import VAE, Encoding
+from vaedist.models import VAE
 from vaedist.models.densities import log_normal
+from vaedist.models.mlp.model import Encoding
 from vaedist.objectives.elbo import bound
 
 SHAPE = (2, 3, 3)
@@ -30,6 +31,11 @@ def normal(*shape, seed=2, dtype=np.float64):
     return tf.constant(np.random.default_rng(seed).normal(size=shape).astype(dtype))
 
 
+def noise(*shape, **options):
+    """The noise of a mini-batch, by stream."""
+    return {"z": normal(*shape, **options)}
+
+
 def total(x):
     return tf.reduce_sum(x, axis=-1).numpy()
 
@@ -41,28 +47,35 @@ def log_normal_density(x, mu, sigma):
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_at_depth_0_the_elbo_is_that_of_a_gaussian_vae(likelihood):
     model, x, eps = vae(0, spread=0.4, likelihood=likelihood), images(5), normal(5, 4)
-    output = model(x, eps, noise=MIDDLE)
-    encoding = model.encode(model.observe(x, MIDDLE))
+    score, encoding = model(x, {"z": eps}, u=MIDDLE), model.encode(x, MIDDLE)
+    posterior = model.posterior(encoding, {"z": eps})
     mu, sigma = encoding.mu.numpy(), np.exp(encoding.log_sigma)
     z = mu + sigma * eps.numpy()
-    np.testing.assert_allclose(output.posterior.z, z, atol=1e-12)
-    np.testing.assert_allclose(output.posterior.log_q, log_normal_density(z, mu, sigma), atol=1e-10)
-    expected_kl = (log_normal_density(z, mu, sigma) - log_normal_density(z, 0.0, 1.0)).sum(axis=1)
-    expected_log_px = model.likelihood.log_prob(model.decoder(z), model.observe(x, MIDDLE)).numpy()
-    np.testing.assert_allclose(bound(output).kl, expected_kl, atol=1e-10)
-    np.testing.assert_allclose(bound(output).elbo, expected_log_px - expected_kl, atol=1e-9)
+    for found in (posterior.z, score.latents["z"]):
+        np.testing.assert_allclose(found, z, atol=1e-12)
+    np.testing.assert_allclose(posterior.log_q, log_normal_density(z, mu, sigma), atol=1e-10)
+    expected_kl = log_normal_density(z, mu, sigma) - log_normal_density(z, 0.0, 1.0)
+    pixels = model.preprocessing(x, MIDDLE).numpy().reshape(5, -1)
+    expected_log_px = model.likelihood.log_prob(model.decoder(z), pixels.astype(np.float64)).numpy()
+    np.testing.assert_allclose(score.kl["z"], expected_kl, atol=1e-10)
+    np.testing.assert_allclose(score.log_px, expected_log_px, atol=1e-9)
+    np.testing.assert_allclose(bound(score).elbo, expected_log_px - expected_kl.sum(axis=1), atol=1e-9)
+    assert list(score.kl) == list(score.latents) == list(model.noise) == ["z"]
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2, 3, 5])
 def test_log_q_is_the_density_of_the_noise_less_the_log_det_of_all_that_is_done_to_it(depth):
     model, eps = vae(depth, spread=0.4), normal(5, 4)
-    encoding = model.encode(model.observe(images(5)))
+    encoding = model.encode(images(5))
     with tf.GradientTape() as tape:
         tape.watch(eps)
-        posterior = model.sample_posterior(encoding, eps)
+        posterior = model.posterior(encoding, {"z": eps})
     log_det = np.linalg.slogdet(tape.batch_jacobian(posterior.z, eps).numpy())[1]
     expected = log_normal_density(eps.numpy(), 0.0, 1.0).sum(axis=1) - log_det
     np.testing.assert_allclose(total(posterior.log_q), expected, atol=1e-10)
+    score = model.score(encoding, {"z": eps})
+    log_p = log_normal_density(posterior.z.numpy(), 0.0, 1.0)
+    np.testing.assert_allclose(score.kl["z"], posterior.log_q - log_p, atol=1e-10)
 
 
 def test_the_posterior_density_over_the_whole_plane_integrates_to_1():
@@ -71,10 +84,10 @@ def test_the_posterior_density_over_the_whole_plane_integrates_to_1():
     axis = np.linspace(-12, 12, 241)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     same = np.ones((len(grid), 1))
-    encoding = Encoding(*(tf.constant(same * v) for v in ([0.3, -0.4], [-0.2, 0.3], [0.5, -1.0])))
+    encoding = Encoding(None, *(tf.constant(same * v) for v in ([0.3, -0.4], [-0.2, 0.3], [0.5, -1.0])))
     z = model.flow.inverse(tf.constant(grid), encoding.h)
     eps = (z.numpy() - encoding.mu.numpy()) / np.exp(encoding.log_sigma)
-    posterior = model.sample_posterior(encoding, tf.constant(eps))
+    posterior = model.posterior(encoding, {"z": tf.constant(eps)})
     np.testing.assert_allclose(posterior.z, grid, atol=1e-9)
     density = np.exp(total(posterior.log_q)).reshape(241, 241)
     assert density[[0, -1]].max() < 1e-8
@@ -85,9 +98,9 @@ def test_the_posterior_density_over_the_whole_plane_integrates_to_1():
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_an_images_score_depends_on_no_other_image(likelihood):
     model, x, eps = vae(3, spread=0.4, likelihood=likelihood), images(4), normal(4, 4).numpy()
-    together = bound(model(x, eps, noise=MIDDLE))
+    together = tf.nest.flatten(model(x, {"z": eps}, u=MIDDLE))
     for i in range(4):
-        alone = bound(model(x[i : i + 1], eps[i : i + 1], noise=MIDDLE))
+        alone = tf.nest.flatten(model(x[i : i + 1], {"z": eps[i : i + 1]}, u=MIDDLE))
         for whole, single in zip(together, alone, strict=True):
             np.testing.assert_allclose(whole[i : i + 1], single, atol=1e-9)
 
@@ -97,7 +110,7 @@ def test_an_images_score_depends_on_no_other_image(likelihood):
 def test_every_weight_has_a_gradient_from_the_elbo(depth, likelihood):
     model = vae(depth, spread=0.4, likelihood=likelihood)
     with tf.GradientTape() as tape:
-        loss = -tf.reduce_sum(bound(model(images(6), normal(6, 4), noise=MIDDLE)).elbo)
+        loss = -tf.reduce_sum(bound(model(images(6), noise(6, 4), u=MIDDLE)).elbo)
     weights = [w.value for w in model.trainable_variables]
     without = [
         w.path
@@ -108,7 +121,7 @@ def test_every_weight_has_a_gradient_from_the_elbo(depth, likelihood):
 
 
 def test_the_gradient_of_the_elbo_agrees_with_finite_differences():
-    model, x, eps = vae(2, spread=0.4), images(3), normal(3, 4)
+    model, x, eps = vae(2, spread=0.4), images(3), noise(3, 4)
 
     def elbo():
         return tf.reduce_sum(bound(model(x, eps)).elbo)
@@ -136,11 +149,10 @@ def test_chapter_fault_the_gaussian_decoder_does_not_take_the_encoders_place():
     paths = [w.path for w in model.weights]
     assert len(set(paths)) == len(paths) == 4 + len(model.flow.weights) + 4
 
-    x = model.observe(images(3), MIDDLE)
-    before, raw = model.encode(x), model.decoder(normal(3, 4))
+    before, raw = model.encode(images(3), MIDDLE), model.decoder(normal(3, 4))
     for w in model.decoder.weights:
         w.assign(w + 1.0)
-    for a, b in zip(before, model.encode(x), strict=True):
+    for a, b in zip(before, model.encode(images(3), MIDDLE), strict=True):
         np.testing.assert_array_equal(a, b)
     assert (model.decoder(normal(3, 4)).numpy() != raw.numpy()).any()
 
@@ -148,7 +160,7 @@ def test_chapter_fault_the_gaussian_decoder_does_not_take_the_encoders_place():
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_chapter_fault_new_images_can_be_sampled_for_every_likelihood(likelihood):
     """The chapter's sample() calls a method that does not exist."""
-    pictures = vae(likelihood=likelihood, dtype="float32").decode(normal(6, 4, dtype=np.float32)).numpy()
+    pictures = vae(likelihood=likelihood, dtype="float32").decode(noise(6, 4, dtype=np.float32)).numpy()
     assert pictures.shape == (6, *SHAPE)
     assert pictures.min() >= 0
     assert pictures.max() <= 1
@@ -156,28 +168,31 @@ def test_chapter_fault_new_images_can_be_sampled_for_every_likelihood(likelihood
 
 def test_chapter_fault_new_images_need_z_alone_and_do_not_go_through_the_posteriors_flow():
     model, z = vae(3, spread=0.4), normal(6, 4)
-    before = model.decode(z).numpy()
+    before = model.decode({"z": z}).numpy()
+    np.testing.assert_array_equal(model.generate({"z": z}), before)
+    np.testing.assert_array_equal(model.generate({"z": z}, temperature=0.7), model.decode({"z": 0.7 * z}))
     for w in (*model.flow.weights, *model.encoder.weights):
         w.assign(w + 1.0)
-    np.testing.assert_array_equal(model.decode(z), before)
+    np.testing.assert_array_equal(model.decode({"z": z}), before)
     expected = 1 / (1 + np.exp(-model.decoder(z).numpy()))
     np.testing.assert_allclose(before.reshape(6, -1), expected, atol=1e-12)
 
 
 def test_pixels_keep_their_place_from_image_to_x_and_from_decoder_to_picture():
     model, x = vae(0), images(4)
-    np.testing.assert_allclose(model.observe(x).numpy().reshape(4, *SHAPE) * 255, x, atol=1e-4)
+    np.testing.assert_allclose(model.preprocessing(x) * 255, x, atol=1e-4)
+    np.testing.assert_allclose(model.encode(x).x.numpy().reshape(4, *SHAPE) * 255, x, atol=1e-4)
     wanted = np.linspace(-3, 3, 18)
     model.decoder.out.kernel.assign(np.zeros((9, 18)))
     model.decoder.out.bias.assign(wanted)
-    picture = model.decode(normal(1, 4)).numpy()[0]
+    picture = model.decode(noise(1, 4)).numpy()[0]
     np.testing.assert_allclose(picture.ravel(), 1 / (1 + np.exp(-wanted)), atol=1e-12)
 
 
 @pytest.mark.parametrize(("depth", "context"), [(0, True), (0, False), (2, False)])
 def test_where_no_step_takes_a_context_the_encoder_gives_none(depth, context):
     model = vae(depth, flow_context=context)
-    encoding = model.encode(model.observe(images(3)))
+    encoding = model.encode(images(3))
     assert encoding.h.shape == (3, 0)
     assert model.encoder.out.units == 2 * 4
 
@@ -185,35 +200,36 @@ def test_where_no_step_takes_a_context_the_encoder_gives_none(depth, context):
 @pytest.mark.parametrize("depth", [0, 2])
 def test_samples_of_an_image_may_share_its_encoding(depth):
     model, eps = vae(depth, spread=0.4), normal(3, 6, 4)
-    encoding = model.encode(model.observe(images(3)))
-    together = model.sample_posterior(Encoding(*(part[:, None] for part in encoding)), eps)
-    for k in range(6):
-        alone = model.sample_posterior(encoding, eps[:, k])
-        np.testing.assert_allclose(together.z[:, k], alone.z, atol=1e-12)
-        np.testing.assert_allclose(together.log_q[:, k], alone.log_q, atol=1e-12)
+    encoding = model.encode(images(3))
+    shared = Encoding(*(part[:, None] for part in encoding))
+    for each in (model.posterior, model.score):
+        together = tf.nest.flatten(each(shared, {"z": eps}))
+        for k in range(6):
+            for whole, alone in zip(together, tf.nest.flatten(each(encoding, {"z": eps[:, k]})), strict=True):
+                np.testing.assert_allclose(whole[:, k], alone, atol=1e-11)
 
 
 def test_an_image_of_any_shape_is_scored():
     for shape in ((1, 1, 1), (5, 2, 1), (3, 4, 3)):
-        output = vae(2, shape=shape)(images(3, shape), normal(3, 4))
-        assert output.log_px.shape == (3,)
-        assert output.posterior.z.shape == output.posterior.log_q.shape == (3, 4)
+        score = vae(2, shape=shape)(images(3, shape), noise(3, 4))
+        assert score.log_px.shape == (3,)
+        assert score.latents["z"].shape == score.kl["z"].shape == (3, 4)
 
 
 def test_noise_is_drawn_anew_where_none_is_given():
     model, x = vae(2, dtype="float32"), images(3)
-    a, b = (model(x).posterior.z.numpy() for _ in range(2))
+    a, b = (model(x).latents["z"].numpy() for _ in range(2))
     assert np.isfinite(a).all()
     assert (a != b).all()
 
 
 def test_dequantisation_noise_moves_x_within_its_bin_and_moves_only_a_density():
-    x, noise = images(3), np.full((3, 18), 0.999)
+    x, u = images(3), np.full((3, *SHAPE), 0.999)
     gaussian, bernoulli = (vae(0, likelihood=name) for name in ("gaussian", "bernoulli"))
-    np.testing.assert_array_equal(np.floor(gaussian.observe(x, noise).numpy() * 256), x.reshape(3, -1))
-    np.testing.assert_array_equal(bernoulli.observe(x, noise), bernoulli.observe(x))
-    eps = normal(3, 4)
-    assert (gaussian(x, eps, noise).log_px.numpy() != gaussian(x, eps, noise=MIDDLE).log_px.numpy()).all()
+    np.testing.assert_array_equal(np.floor(gaussian.encode(x, u).x.numpy() * 256), x.reshape(3, -1))
+    np.testing.assert_array_equal(bernoulli.encode(x, u).x, bernoulli.encode(x).x)
+    eps = noise(3, 4)
+    assert (gaussian(x, eps, u=u).log_px.numpy() != gaussian(x, eps, u=MIDDLE).log_px.numpy()).all()
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
@@ -229,9 +245,9 @@ def test_extreme_encodings_and_logits_give_finite_scores_and_gradients(likelihoo
     model.decoder.out.bias.assign(bias)
     model.decoder.out.kernel.assign(model.decoder.out.kernel * 0.01)  # or log sigma of pixels explodes with z
     with tf.GradientTape() as tape:
-        parts = bound(model(images(3), normal(3, 4, dtype=np.float32), noise=MIDDLE))
-        loss = tf.reduce_sum(parts.elbo)
-    for part in parts:
+        score = model(images(3), noise(3, 4, dtype=np.float32), u=MIDDLE)
+        loss = tf.reduce_sum(bound(score).elbo)
+    for part in tf.nest.flatten((score, bound(score))):
         assert np.isfinite(part).all()
     for gradient in tape.gradient(loss, [w.value for w in model.trainable_variables]):
         assert np.isfinite(gradient).all()
@@ -287,13 +303,13 @@ def test_a_model_that_keras_saved_scores_images_as_before(tmp_path, dtype):
     model = vae(3, dtype=dtype, spread=0.3, flow_layers=2)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    x, eps = images(3), normal(3, 4)
+    x, eps = images(3), noise(3, 4)
     assert model(x, eps).log_px.dtype == dtype
     np.testing.assert_array_equal(bound(loaded(x, eps)).elbo, bound(model(x, eps)).elbo)
 
 
 def test_one_program_of_xla_gives_the_same_score():
-    model, x, eps = vae(3, spread=0.4), images(4), normal(4, 4)
+    model, x, eps = vae(3, spread=0.4), images(4), noise(4, 4)
     compiled = tf.function(lambda x, eps: bound(model(x, eps)).elbo, jit_compile=True)
     np.testing.assert_allclose(compiled(x, eps), bound(model(x, eps)).elbo, rtol=1e-6)
 
