@@ -98,10 +98,11 @@ class BatchGradient:
         """The model's score of a batch at the step's noise, and its new state."""
         model, samples = self.model, self.objective.drawn
         rows = batch.images.shape[0]
-        eps = row_noise(
-            self.seed, POSTERIOR, step, batch.first_row, rows, model.noise, samples, dtype=model.compute_dtype
-        )
-        u = training_noise(model, self.seed, step, batch.first_row, batch.numbers)
+        with tf.name_scope("noise"):
+            eps = row_noise(
+                self.seed, POSTERIOR, step, batch.first_row, rows, model.noise, samples, dtype=model.compute_dtype
+            )
+            u = training_noise(model, self.seed, step, batch.first_row, batch.numbers)
         images = batch.images
         if self.state:  # statistics of a batch are of its real rows, as often as there is room
             images = tf.gather(images, tf.range(rows) % tf.maximum(batch.count, 1))
