@@ -61,11 +61,11 @@ def eager_epoch(model, reader, steps):
     for step in range(steps):
         chunk = reader.read(0, step, 1, 1)
         count = int(chunk.counts[0, 0])
-        images = chunk.images[0, 0, :count].reshape(-1, *model.image_shape)
-        eps = row_normal(SEED, POSTERIOR, step, 0, count, model.latent)
-        noise = row_uniform(SEED, OBSERVATION, step, 0, count, model.pixels)
+        images = chunk.images[0, 0, :count]
+        eps = {"z": row_normal(SEED, POSTERIOR, step, 0, count, model.latent)}
+        u = tf.reshape(row_uniform(SEED, OBSERVATION, step, 0, count, model.pixels), images.shape)
         with tf.GradientTape() as tape:
-            terms = bound(model(images, eps, noise if model.noisy else None))
+            terms = bound(model(images, eps, u if model.preprocessing.noisy else None))
             loss = -tf.reduce_sum(terms.elbo) / BATCH
         weights = model.trainable_variables
         gradients = tape.gradient(loss, [weight.value for weight in weights])
