@@ -12,7 +12,7 @@ PHOTOS := data/photos/manifest.json
 TOO_OLD := vaedist needs Python 3.11 or newer; choose one with PYTHON=...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-cluster test-faults lint format clean
+.PHONY: help setup train test test-all test-cluster test-faults lint format clean
 
 help: ## Print the targets (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -22,11 +22,14 @@ setup: $(INSTALLED) ## Make .venv and install the project into it; the targets b
 train: $(INSTALLED) $(PHOTOS) ## Prepare data/photos unless it is there, and train jobs/photos-iaf.toml as a new run
 	@$(BIN)/vaedist train jobs/photos-iaf.toml --name "photos-iaf-$$(date +%Y%m%d-%H%M%S)"
 
-# Two at a time: tests that start Ray wait for it most of the time. In the order of tests/conftest.py: the longest first.
-test: $(INSTALLED) ## Run all tests, those that start Ray included, but for the next two
-	$(BIN)/python -m pytest -m "not cluster and not faults" --numprocesses 2 --no-loadscope-reorder
+# Several at a time: tests that start Ray wait for it most of the time. In the order of tests/conftest.py: the longest first.
+test: $(INSTALLED) ## Run the essential tests of everything, on real Ray workers: a few minutes
+	$(BIN)/python -m pytest -m "not slow and not cluster and not faults" --numprocesses 2 --no-loadscope-reorder
 
-test-cluster: $(INSTALLED) ## Run the tests on a Ray of three nodes
+test-all: $(INSTALLED) ## Run all tests but for those of faults: half an hour
+	$(BIN)/python -m pytest -m "not faults" --numprocesses 3 --no-loadscope-reorder
+
+test-cluster: $(INSTALLED) ## Run the tests on a Ray of three nodes, which are a part of test-all
 	$(BIN)/python -m pytest -m cluster
 
 test-faults: $(INSTALLED) ## Run the tests that kill, stop, drain, fill up and damage

@@ -16,7 +16,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.update(
     AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_REGION="us-east-1", AWS_EC2_METADATA_DISABLED="true"
 )
-os.environ["VAEDIST_CACHE"] = tempfile.mkdtemp(prefix="vaedist-tests-cache-")
+# Most of a test's time is compilation. LLVM optimizes less here and in processes of tests; XLA itself does as always.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Compiled programs, and what is copied from the S3 server: one folder for all processes of xdist.
+os.environ["VAEDIST_CACHE"] = os.environ.get("VAEDIST_TESTS_CACHE") or tempfile.mkdtemp(prefix="vaedist-tests-cache-")
+os.environ["VAEDIST_TESTS_CACHE"] = os.environ["VAEDIST_CACHE"]
 
 sys.path.append(str(Path(__file__).parent))  # for `command` and `s3`, which several folders use
 sys.path.append(str(Path(__file__).parent / "data"))  # for `synthetic`, which makes small sources
@@ -24,6 +28,7 @@ sys.path.append(str(Path(__file__).parent / "models"))  # for `tiny`, which make
 
 import numpy as np
 import pytest
+import toys
 from hypothesis import settings
 from synthetic import source
 from xdist.scheduler import LoadScopeScheduling
@@ -31,10 +36,12 @@ from xdist.scheduler import LoadScopeScheduling
 from vaedist.data.prepare import prepare
 
 ARCHIVE = "VAEDIST_CIFAR10_ARCHIVE"
+# Files whose tests share a Ray, by the fixture `cluster`: those of a group run in one process.
 SHARING = {
-    f"tests/launch/test_{name}.py"
-    for name in ("actors", "bench", "doctor_ports", "drain", "evaluate", "image_health", "joining", "train", "tune")
-}  # a Ray: the fixture `cluster`
+    "train": ("train", "gpus", "joining", "actors", "drain", "doctor_ports", "image_health"),
+    "tune": ("tune", "evaluate", "bench", "user_code"),
+}
+GROUPS = {f"tests/launch/test_{name}.py": group for group, names in SHARING.items() for name in names}
 
 # A shell that starts the tests in the background has them ignore it, and their children too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -44,16 +51,17 @@ settings.load_profile("vaedist")
 
 
 def pytest_unconfigure():
-    """Remove what was copied from the S3 server."""
-    shutil.rmtree(os.environ["VAEDIST_CACHE"], ignore_errors=True)
+    """Removes the cache when all processes have ended."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(os.environ["VAEDIST_TESTS_CACHE"], ignore_errors=True)
 
 
 class OneProcessForRay(LoadScopeScheduling):
-    """Keeps the tests of a file together, and those that share a Ray."""
+    """Keeps the tests of a file in one process, those that share a Ray, and those that start a cluster."""
 
     def _split_scope(self, nodeid):
         file = nodeid.partition("::")[0]
-        return "ray" if file in SHARING else file
+        return "cluster" if file.startswith("tests/cluster/") else GROUPS.get(file, file)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -62,9 +70,16 @@ def pytest_xdist_make_scheduler(config, log):
     return OneProcessForRay(config, log)
 
 
+def priority(item):
+    """Returns the place of a test in the order, by the time that its group or file takes: the longest first."""
+    file = item.nodeid.partition("::")[0]
+    first = (file.startswith("tests/cluster/"), file in GROUPS, item.get_closest_marker("ray") is not None, True)
+    return first.index(True)
+
+
 def pytest_collection_modifyitems(config, items):
     """Begin with what takes longest, and leave out the tests that want the CIFAR-10 archive where there is none."""
-    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in SHARING)
+    items.sort(key=priority)
     if os.environ.get(ARCHIVE):
         return
     wanting = [item for item in items if item.get_closest_marker("cifar10")]
@@ -87,6 +102,22 @@ def s3_server():
     server = S3()
     yield server
     server.close()
+
+
+def ray_runs():
+    """Returns True where this process is connected to a Ray."""
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+
+
+@pytest.fixture
+def without_ray():
+    """Hides a Ray that other tests of the same process share: commands neither use it nor start another one."""
+    before = ray_runs()
+    with pytest.MonkeyPatch.context() as patch:
+        if before:
+            patch.setattr("ray.is_initialized", lambda: False)
+        yield
+    assert ray_runs() == before, "Ray was started"
 
 
 @pytest.fixture
@@ -146,3 +177,13 @@ def reader(lanes):
         return LaneReader(LanePlan(ROWS, LANES, batch), lanes, seed=seed)
 
     return make
+
+
+@pytest.fixture
+def toy_package(tmp_path_factory, monkeypatch):
+    """The folder of a package of users' models, which is on `sys.path`."""
+    folder = toys.write(tmp_path_factory.mktemp("path"))
+    monkeypatch.syspath_prepend(folder)
+    yield folder
+    for name in [name for name in sys.modules if name.partition(".")[0] == toys.NAME]:
+        del sys.modules[name]

@@ -1,6 +1,9 @@
 """What may import what, and that the command line answers without loading TensorFlow or Ray."""
 
+import ast
+import importlib
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -62,7 +65,15 @@ def test_imports_go_one_way():
 
 @pytest.mark.parametrize(
     "module",
-    ["vaedist", "vaedist.cli", "vaedist.config", "vaedist.errors", "vaedist.data.prepare", "vaedist.monitor.terminal"],
+    [
+        "vaedist",
+        "vaedist.cli",
+        "vaedist.config",
+        "vaedist.errors",
+        "vaedist.data.prepare",
+        "vaedist.models.mlp.options",
+        "vaedist.monitor.terminal",
+    ],
 )
 def test_importing_is_light(module):
     loaded = python(f"import json, sys, {module}; print(json.dumps(list(sys.modules)))")
@@ -89,16 +100,79 @@ def test_help_of_every_command_is_light(commands):
         assert text.startswith("Usage: vaedist"), arguments
 
 
-def test_every_command_says_what_it_does(commands):
-    assert [words for words, help_text in commands if not help_text] == []
-
-
-def test_the_commands_are_those_of_the_design(commands):
-    names = {words[0] for words, _ in commands if words}
-    assert {"data", "train", "tensorboard", "evaluate", "sample", "reconstruct", "config"} <= names
-
-
 def test_no_module_imports_tensorflow_through_tf_keras():
     """Where somebody sets TF_USE_LEGACY_KERAS, tf.keras is another library."""
     uses = [path for path in (ROOT / "vaedist").rglob("*.py") if "tf.keras" in path.read_text()]
     assert uses == []
+
+
+def test_keras_on_another_backend_is_refused(monkeypatch):
+    import keras
+
+    import vaedist.models.keras_backend
+
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ImportError, match="vaedist needs Keras on TensorFlow, but KERAS_BACKEND is 'jax'"):
+        importlib.reload(vaedist.models.keras_backend)
+
+
+def test_the_backend_is_tensorflow_whatever_keras_own_file_says(tmp_path):
+    (tmp_path / "keras.json").write_text('{"backend": "jax"}')
+    environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
+    command = [sys.executable, "-c", "import vaedist.models.likelihoods, keras; print(keras.backend.backend())"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=environment | {"KERAS_HOME": str(tmp_path)}
+    )
+    assert done.stdout.strip() == "tensorflow", done.stderr
+
+
+RAY_INTERNALS = "vaedist/launch/ray_internals.py"
+PUBLIC_OF_RAY = (
+    "ray", "ray.exceptions", "ray.job_submission", "ray.runtime_env", "ray.train", "ray.train.backend",
+    "ray.train.collective", "ray.tune", "ray.tune.schedulers", "ray.tune.search", "ray.util.actor_pool",
+    "ray.util.scheduling_strategies",
+)  # fmt: skip
+
+
+def uses_of_rays_internals(text):
+    """The lines of a module that import what Ray does not document, reach into it, or change an attribute of Ray."""
+    tree, imported = ast.parse(text), {"ray"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "ray":
+            imported |= {name.asname or name.name for name in node.names}
+            if node.module not in PUBLIC_OF_RAY or any(name.name.startswith("_") for name in node.names):
+                yield ast.unparse(node)
+        elif isinstance(node, ast.Import):
+            for name in node.names:
+                if name.name.partition(".")[0] == "ray" and name.name not in PUBLIC_OF_RAY:
+                    yield ast.unparse(node)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            root, _, path = ast.unparse(node).partition(".")
+            changed = not isinstance(node.ctx, ast.Load)
+            private = any(part.startswith("_") and not part.startswith("__") for part in path.split("."))
+            if root in imported and (changed or private):
+                yield ast.unparse(node)
+
+
+def test_one_module_uses_rays_internals_and_changes_ray():
+    files = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "vaedist").rglob("*.py")}
+    found = {name: list(uses_of_rays_internals(text)) for name, text in files.items()}
+    assert found.pop(RAY_INTERNALS)
+    assert {name: uses for name, uses in found.items() if uses} == {}, f"belongs into {RAY_INTERNALS}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from ray._private import state",
+        "from ray import _raylet",
+        "import ray.train.v2._internal.callbacks",
+        "import ray\nray._private.worker",
+        "from ray.tune.execution import class_cache",
+        "import ray\nray.kill = print",
+        "from ray import tune\ntune.Tuner.fit += 1",
+    ],
+)
+def test_uses_of_rays_internals_are_found(text):
+    assert list(uses_of_rays_internals(text))

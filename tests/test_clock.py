@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from vaedist.cli.jobs import _took
-from vaedist.launch.jobs.client import Job
+from vaedist.launch.jobs.job import Job
 from vaedist.launch.local.cluster import LocalNode, birth_of
 from vaedist.launch.training.locked_folder import record_name
 from vaedist.storage.scratch import PREFIX, scratch_folder

@@ -93,10 +93,10 @@ def file_names() -> list[str]:
         if "://" not in link
     ]
     named = [code.partition("::")[0] for code in in_inline(r"[\w.][\w./-]*(::\w+)?")]
-    run = RunFolder(Path())
+    run = RunFolder.at(Path())
     of_a_run = {run.experiment.name, run.metrics.name, run.logs.name, run.tensorboard.name, run.pictures.name,
                 run.checkpoints.name, run.evaluations.name, "ray"}  # fmt: skip
-    sweep = SweepFolder(Path())
+    sweep = SweepFolder.at(Path())
     of_a_run |= {sweep.sweep.name, sweep.trials.name, "report.md", "results.csv", "results.json", "plots"}
     paths = [name for name in named if "/" in name or Path(name).suffix in (".md", ".toml", ".txt", ".py", ".jsonl")]
     return sorted({path for path in paths + linked if Path(path).parts[0] not in {*MADE, *of_a_run}})
@@ -159,7 +159,7 @@ def test_python_names_in_backticks_exist():
 
 
 def test_the_readme_names_all_that_a_run_leaves_behind():
-    run, named = RunFolder(Path()), {Path(code).parts[0] for code in in_inline(r"[\w./]+")}
+    run, named = RunFolder.at(Path()), {Path(code).parts[0] for code in in_inline(r"[\w./]+")}
     left = (run.experiment, run.metrics, run.tensorboard, run.pictures, run.evaluations, run.checkpoints, run.logs)
     assert {path.name for path in left} <= named
 

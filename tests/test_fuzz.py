@@ -26,7 +26,8 @@ from vaedist.data.sources import cifar10_archive
 from vaedist.errors import VaedistError
 from vaedist.monitor.metrics import MetricsLog
 from vaedist.monitor.tensorboard import TensorBoardWriter
-from vaedist.runs.checkpoint import CheckpointStore, Position
+from vaedist.runs.checkpoint import Position
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 from vaedist.runs.summary import list_runs, summarize
 from vaedist.sweeps import SweepFolder, TrialLog
@@ -177,7 +178,7 @@ def run(place):
         log.append("train", 1, step, {"elbo": -3.0, "reconstruction": -2.0, "kl": 1.0})
         log.append("test", 1, step, {"elbo": -3.0, "rows": 9, "best": True})
     log.close()
-    store = CheckpointStore(folder.checkpoints)
+    store = CheckpointStore(folder)
     weights = {"w": np.ones((4, 4), np.float32)}
     for step in (10, 20):
         store.save(
@@ -192,7 +193,7 @@ def run(place):
 def look_at_run(folder):
     for found in tried(list_runs, folder.path.parent) or []:
         tried(summarize, found)
-    store = CheckpointStore(folder.checkpoints)
+    store = CheckpointStore(folder)
     for choose in (store.newest, store.best):
         checkpoint = tried(choose)
         if checkpoint is not None:
@@ -305,7 +306,7 @@ def test_events(run):
 
 
 def test_logs_of_trials(place):
-    folder = SweepFolder(place / "sweeps" / "sweep")
+    folder = SweepFolder.at(place / "sweeps" / "sweep")
     folder.path.mkdir(parents=True)
     folder.sweep.write_text(
         Sweep.from_dict(SWEEP | {"run": {"name": "sweep", "folder": str(place / "sweeps")}}).to_toml()

@@ -100,11 +100,17 @@ def test_bits_per_dim_are_better_the_lower_and_need_a_likelihood_that_gives_them
     assert made.tune.mode == "min"
     assert sweep(space).tune.mode == "max"
     assert sweep(space, direction="min").tune.mode == "min"
-    with pytest.raises(ConfigError, match=r"no run reports it.* is a score, not a density"):
+    with pytest.raises(
+        ConfigError,
+        match=r"no run reports it, for the model scores pixel values in \[0, 1\] by a score that is not a density",
+    ):
         sweep(space, metric="bits_per_dim")
     for varied in (space, {"model.likelihood": {"grid": ["bernoulli"]}}):
         tables = {"data": {"binarize": "fixed"}, "tune": {"metric": "bits_per_dim", "space": varied}}
-        with pytest.raises(ConfigError, match=r"no run reports it.* on binary pixels is scored in nats"):
+        with pytest.raises(
+            ConfigError,
+            match=r"no run reports it, for the model scores binary pixels drawn once for each image, in nats",
+        ):
             Sweep.from_dict(tables)
 
 

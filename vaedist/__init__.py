@@ -11,16 +11,20 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from vaedist.api import Run, load_run
-    from vaedist.config import Experiment, Sweep
+    from vaedist.config import Experiment, ModelOptions, Sweep
     from vaedist.launch.training.trainer import train
     from vaedist.launch.tuning.sweep import tune
+    from vaedist.models.model import Model, Score
     from vaedist.runs.summary import list_runs
 
-__all__ = ["Experiment", "Run", "Sweep", "list_runs", "load_run", "train", "tune"]
+__all__ = ["Experiment", "Model", "ModelOptions", "Run", "Score", "Sweep", "list_runs", "load_run", "train", "tune"]
 
 _HOMES = {
     "Experiment": "vaedist.config",
+    "Model": "vaedist.models.model",
+    "ModelOptions": "vaedist.config",
     "Run": "vaedist.api",
+    "Score": "vaedist.models.model",
     "Sweep": "vaedist.config",
     "list_runs": "vaedist.runs.summary",
     "load_run": "vaedist.api",

@@ -25,14 +25,13 @@ from vaedist.evaluation import inspection
 from vaedist.evaluation.importance import ImportanceEvaluator
 from vaedist.evaluation.inspection import Pixels
 from vaedist.evaluation.results import Evaluation
-from vaedist.models.likelihoods import preprocessing_of
+from vaedist.models.build import build_model
 from vaedist.models.model import Model
-from vaedist.models.preprocessing import Observation
+from vaedist.models.preprocessing import Preprocessing
 from vaedist.objectives.elbo import Bound
 from vaedist.runs.checkpoint import Checkpoint
+from vaedist.runs.checkpoint_store import checkpoints_of
 from vaedist.runs.folder import RunFolder
-from vaedist.runs.remote import checkpoints_of, pulled
-from vaedist.training.build import build_model
 from vaedist.training.state import load_weights
 
 Which = Literal["best", "newest"]
@@ -65,16 +64,16 @@ class Run:
         return self.build()
 
     def here(self) -> "Run":
-        """The run as it is on this machine: one from a store that was opened on another one is fetched first.
+        """Returns the run with its checkpoint on this machine; one on an object store is fetched if it is not here.
 
         Raises:
-            CheckpointError: the checkpoint is not there any more.
-            StorageError: the store does not answer.
+            CheckpointError: the checkpoint does not exist any more.
+            StorageError: the object store does not answer.
         """
         path = self.checkpoint.path
-        if not self.folder.uri or path.exists():
+        if path.exists():
             return self
-        folder = RunFolder.at(self.folder.uri)
+        folder = RunFolder.at(self.folder.location)
         return replace(self, folder=folder, checkpoint=checkpoints_of(folder).open(folder.checkpoints / path.name))
 
     def build(self, dtype: str = "float32") -> Model:
@@ -179,9 +178,9 @@ class Run:
         return evaluator.summary(scores)
 
     @property
-    def observation(self) -> Observation:
-        """How pixels become what the model scores."""
-        return preprocessing_of(self.experiment.model.likelihood, self.experiment.data.binarize)
+    def preprocessing(self) -> Preprocessing:
+        """The map from pixels to the x that the model scores."""
+        return self.experiment.model.preprocessing(self.experiment.data.binarize)
 
     def require_comparable(self, other: "Run") -> None:
         """Refuse a comparison image by image with a run whose scores are of something else.
@@ -192,31 +191,28 @@ class Run:
         mine, its = self.checkpoint.position.fingerprint, other.checkpoint.position.fingerprint
         if mine != its:
             raise RunError(
-                f"{other.folder.place} cannot be compared with {self.folder.place}: their data sets differ, "
+                f"{other.folder.location} cannot be compared with {self.folder.location}: their data sets differ, "
                 f"fingerprint {its[:12]}, not {mine[:12]}"
             )
-        if self.observation.shown != other.observation.shown:
+        if self.preprocessing.shown != other.preprocessing.shown:
             raise RunError(
-                f"{other.folder.place} cannot be compared with {self.folder.place}: one scores "
-                f"{other.observation.shown}, the other {self.observation.shown} (model.likelihood, data.binarize)"
+                f"{other.folder.location} cannot be compared with {self.folder.location}: one scores "
+                f"{other.preprocessing.shown}, the other {self.preprocessing.shown} ([model], data.binarize)"
             )
 
     def require_bits_per_dim(self) -> None:
         """Refuse to state the run's numbers in bits/dim where there are none.
 
         Raises:
-            ConfigError: the likelihood is neither a density of the pixels nor a distribution over their levels.
+            ConfigError: the model's log p(x|z) is neither a density of the pixels nor a probability of their levels.
         """
-        if self.observation.levels is None and self.observation.proper:
-            raise ConfigError(
-                f"run {self.folder.place} has no bits/dim: data.binarize = {self.experiment.data.binarize!r} makes "
-                f"pixels 0 or 1, whose scores are in nats"
-            )
-        if self.observation.levels is None:
-            raise ConfigError(
-                f"run {self.folder.place} has no bits/dim: model.likelihood = {self.experiment.model.likelihood!r} on "
-                f"grey values is a score, not a density or a probability of the pixels; use another likelihood"
-            )
+        if self.preprocessing.levels is not None:
+            return
+        why = ", in nats" if self.preprocessing.proper else " by a score that is not a density or a probability"
+        raise ConfigError(
+            f"run {self.folder.location} has no bits/dim: with data.binarize = {self.experiment.data.binarize!r} and "
+            f"the options in [model], the model scores {self.preprocessing.shown}{why}"
+        )
 
     def _manifest(self) -> Manifest:
         manifest = load_manifest(self.experiment.data.path)
@@ -253,15 +249,16 @@ def load_run(path: str | Path, *, checkpoint: Which = "best", data: str | None =
         CheckpointError: it has no intact checkpoint.
         StorageError: the store does not answer.
     """
-    folder = pulled(RunFolder.at(path))
+    folder = RunFolder.at(path)
+    folder.refresh()
     experiment = folder.read_experiment()
     if data is not None:
         experiment = experiment.model_copy(update={"data": experiment.data.model_copy(update={"path": data})})
-    store = checkpoints_of(folder)
+    checkpoints = checkpoints_of(folder)
     kept = experiment.training.ema_decay > 0
     if ema and not kept:
         raise RunError(f"run {path} kept no moving averages of its weights: training.ema_decay is 0")
-    chosen = store.best() if checkpoint == "best" else store.newest()
+    chosen = checkpoints.best() if checkpoint == "best" else checkpoints.newest()
     if chosen is None:
         raise CheckpointError(f"run {path} has no checkpoint yet")
     return Run(folder, experiment, chosen, kept if ema is None else ema)

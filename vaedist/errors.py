@@ -14,6 +14,10 @@ class ConfigError(VaedistError):
     """An experiment cannot be read: no such file, unknown key, wrong type, value out of range."""
 
 
+class UserCodeError(VaedistError):
+    """An exception in a user's own code; the message has several lines, the last ones of the traceback there."""
+
+
 class DataError(VaedistError):
     """A data set or a source is missing, damaged, or does not fit the experiment."""
 

@@ -54,8 +54,8 @@ def mark_used(path: Path | int, newest: Path) -> None:
         os.close(descriptor)
 
 
-def told_path(path: Path) -> str:
-    """A path from the current folder, where it is below that; else from the root."""
+def display_path(path: Path) -> str:
+    """Returns a path for messages, relative to the current folder if it is below that."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 

@@ -22,7 +22,7 @@ from vaedist.data.rows import SplitRows
 from vaedist.data.sources import photos
 from vaedist.devices.strategy import configure_devices
 from vaedist.evaluation.importance import ImportanceEvaluator
-from vaedist.training.build import build_model
+from vaedist.models.build import build_model
 
 
 def products_of(evaluator: ImportanceEvaluator) -> tuple[list[Dot], list[Dot]]:

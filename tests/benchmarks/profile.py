@@ -82,7 +82,8 @@ def profile(batch, threads, calls):
     import tensorflow as tf
 
     from vaedist.devices.strategy import configure_devices, make_strategy
-    from vaedist.training.build import build_model, build_step
+    from vaedist.models.build import build_model
+    from vaedist.training.build import build_step
 
     configure_devices(threads, 0, 1)
     strategy = make_strategy(1)

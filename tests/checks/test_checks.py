@@ -27,7 +27,7 @@ from vaedist.models.flows.autoregressive import MaskedDense
 from vaedist import checks
 from vaedist.checks.mathematics import flows
 from vaedist.evaluation.scoring import Batch
-from vaedist.training.build import build_model
+from vaedist.models.build import build_model
 from vaedist.training.optimizer import Adam
 from vaedist.training.step import TrainStep
 from vaedist.training.update import Update
@@ -163,17 +163,10 @@ WRONG = {
 
 @pytest.fixture(scope="module")
 def results():
-    """Number of checks, and names of those that failed, by case; in a process whose CPU is two devices.
-
-    Nearly all of its time is compilation, so it has LLVM optimize less; `vaedist check` is tested as it is.
-    """
+    """Number of checks, and names of those that failed, by case; in a process whose CPU is two devices."""
     done = subprocess.run(
         [sys.executable, "-c", RUN, json.dumps(RIGHT), *(function for function, _ in WRONG.values())],
-        env=os.environ
-        | {
-            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0",
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(MODELS), os.environ.get("PYTHONPATH")))),
-        },
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(MODELS), os.environ.get("PYTHONPATH"))))},
         capture_output=True,
         text=True,
         timeout=600,
@@ -183,6 +176,7 @@ def results():
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*RIGHT, "two layers"])
 def test_a_right_model_passes(results, case):
     count, failed = results[case]
@@ -190,11 +184,13 @@ def test_a_right_model_passes(results, case):
     assert count == {"plain": 4, "affine": 9, "binary": 11, "two layers": 4}[case]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_wrong_is_found(results, case):
     assert WRONG[case][1] in results[case]
 
 
+@pytest.mark.slow
 def test_a_wrong_gradient_in_one_layer_of_two_is_found(results):
     assert results["stopped"] == ["gradient of the ELBO"]
 

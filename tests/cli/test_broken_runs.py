@@ -99,11 +99,11 @@ BROKEN = {
 def runs(tmp_path):
     """A folder with one run for each thing that may be wrong with one, and two that are well."""
     for name in ("well", "torn", *(breaks.__name__ for breaks in BROKEN)):
-        write_run(RunFolder(tmp_path / "runs" / name), Experiment().with_overrides(f"run.name={name}"))
+        write_run(RunFolder.at(tmp_path / "runs" / name), Experiment().with_overrides(f"run.name={name}"))
     with (tmp_path / "runs" / "torn" / "metrics.jsonl").open("ab") as file:
         file.write(b'{"kind": "test", "epoch": 3, "st\0\0\0')  # what a crash in the middle of a row leaves
     for breaks in BROKEN:
-        breaks(RunFolder(tmp_path / "runs" / breaks.__name__))
+        breaks(RunFolder.at(tmp_path / "runs" / breaks.__name__))
     (tmp_path / "runs" / "no-run").mkdir()
     return tmp_path / "runs"
 
@@ -173,7 +173,7 @@ def test_runs_that_may_not_be_read():
         place = Path(name)
         place.chmod(0o755)
         for run in ("well", "experiment", "metrics", "folder"):
-            write_run(RunFolder(place / run), Experiment())
+            write_run(RunFolder.at(place / run), Experiment())
         for path in ("experiment/experiment.toml", "metrics/metrics.jsonl", "folder"):
             (place / path).chmod(0)
         ended = subprocess.run([sys.executable, "-c", LIST, name], capture_output=True, text=True, check=True)
@@ -196,7 +196,7 @@ def sweep(tmp_path):
     log = TrialLog(folder)
     for number in range(3):
         trial = log.add(number, made.drawn(number))
-        write_run(trial.run, made.experiment(trial.params, name=trial.name, folder=folder.place))
+        write_run(trial.run, made.experiment(trial.params, name=trial.name, folder=folder.location))
         log.set(number, "running")
         log.set(number, "finished")
     return folder

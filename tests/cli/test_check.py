@@ -27,6 +27,7 @@ def job(tmp_path, small_dataset):
 
 
 def test_a_job_is_checked(job):
+    """In a process of its own, as it chooses TensorFlow's devices."""
     out, err = run("check", job, "--set", "model.likelihood=gaussian", "--json")
     assert err == ""
     found = json.loads(out)
@@ -34,15 +35,32 @@ def test_a_job_is_checked(job):
     assert all(each["error"] <= each["allowed"] for each in found)
 
 
-def test_what_cannot_be_checked_is_refused(job, tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("empty", "--set", "seed=1"), "error: --set goes with a job, not with a run"),
+        (("job.toml", "--no-ema"), "error: --ema goes with a run, not with a job"),
+        (("job.toml", "--checkpoint", "newest"), "error: --checkpoint goes with a run, not with a job"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(job, tmp_path, arguments, says):
     (tmp_path / "empty").mkdir()
-    for arguments, says in {
-        (tmp_path / "nowhere.toml",): "error: no job file at",
-        (tmp_path / "empty",): "error: no run at",
-        (tmp_path / "empty", "--set", "seed=1"): "error: --set goes with a job, not with a run",
-        (job, "--no-ema"): "error: --ema goes with a run, not with a job",
-        (job, "--checkpoint", "newest"): "error: --checkpoint goes with a run, not with a job",
-        (job, "--data", tmp_path / "nowhere"): "error: no data set at",
-        (job, "--set", "data.binarize=dynamic"): "is for grey images",
-    }.items():
-        assert says in refused(tmp_path, "check", *arguments)
+    assert says in refused(tmp_path, "check", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("nowhere.toml",), "error: no job file at"),
+        pytest.param(("empty",), "error: no run at", marks=pytest.mark.slow),
+        pytest.param(("job.toml", "--data", "nowhere"), "error: no data set at", marks=pytest.mark.slow),
+        pytest.param(("job.toml", "--set", "data.binarize=dynamic"), "is for grey images", marks=pytest.mark.slow),
+    ],
+)
+def test_what_cannot_be_checked_is_refused(job, tmp_path, arguments, says):
+    (tmp_path / "empty").mkdir()
+    out, err = run("check", *arguments, cwd=tmp_path, code=2)
+    assert out == ""
+    assert says in err
+    assert err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "job.toml"]

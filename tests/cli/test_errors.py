@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from command import refused
 
+pytestmark = pytest.mark.usefixtures("without_ray")
+
 JOB = """
 [data]
 path = "{data}"

@@ -12,9 +12,11 @@ from vaedist.cli import main
 from vaedist.config import Experiment
 from vaedist.data.manifest import load_manifest
 from vaedist.data.prepare import prepare
-from vaedist.runs.checkpoint import CheckpointStore, Position
+from vaedist.errors import RunError
+from vaedist.models.build import build_model
+from vaedist.runs.checkpoint import Position
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
-from vaedist.training.build import build_model
 from vaedist.training.state import named_variables
 
 GREY = (4, 6, 1)
@@ -30,7 +32,7 @@ def place(tmp_path_factory):
     def make(name, seed, data, *overrides):
         sizes = ("model.hidden=8", "model.latent=4", "model.flow.depth=0", f"seed={seed}", *overrides)
         experiment = Experiment().with_overrides(f"data.path={folder / data}", *sizes)
-        manifest, run = load_manifest(str(folder / data)), RunFolder(folder / name)
+        manifest, run = load_manifest(str(folder / data)), RunFolder.at(folder / name)
         run.path.mkdir()
         run.experiment.write_text(experiment.to_toml())
         model = build_model(experiment, manifest.shape)
@@ -38,7 +40,7 @@ def place(tmp_path_factory):
             model.decoder.out.bias[:].assign(np.r_[np.linspace(-1, 2, 24), np.zeros(24)])
             model.decoder.out.kernel.assign(np.zeros(model.decoder.out.kernel.shape))
         position = Position(1, 4, manifest.fingerprint, manifest.shape, test_elbo=-1.0)
-        CheckpointStore(run.checkpoints).save(position, named_variables(model), {}, experiment.to_toml())
+        CheckpointStore(run).save(position, named_variables(model), {}, experiment.to_toml())
 
     make("grey", 0, "numbers")
     make("dynamic", 0, "numbers", "data.binarize=dynamic")
@@ -123,12 +125,15 @@ def test_likelihoods_are_told_as_nats_and_scores_are_not_called_so(invoke):
     gaussian = invoke("evaluate", "gaussian", "--samples", 2).stdout
     assert gaussian.index("NLL <=") < gaussian.index("bits/dim")
     done = invoke("evaluate", "fixed", "--bits-per-dim", code=2)
-    assert "has no bits/dim: data.binarize = 'fixed' makes pixels 0 or 1, whose scores are in nats" in done.stderr
+    assert "the model scores binary pixels drawn once for each image, in nats" in done.stderr
 
 
-def test_as_many_samples_are_taken_as_in_papers():
-    options = {option.name: option for option in main.commands["evaluate"].params}
-    assert options["samples"].default == 128
+def test_averages_that_were_not_kept_are_refused(place, invoke):
+    with pytest.raises(RunError, match="kept no moving averages of its weights"):
+        vaedist.load_run(place / "grey", ema=True)
+    done = invoke("evaluate", "grey", "--bits-per-dim", "--samples", 5, code=2)
+    assert "has no bits/dim: model.likelihood = 'bernoulli' on grey values is a score" in done.stderr
+    assert not list(place.glob("grey/evaluations/test-k5-*"))
 
 
 def test_pixels_that_a_gaussian_has_outside_of_0_to_1_are_counted(invoke, tmp_path):

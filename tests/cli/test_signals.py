@@ -81,7 +81,9 @@ def test_the_exit_code_stays_where_nobody_reads_any_more():
 FOLLOWING = """
 import asyncio
 from vaedist.cli import jobs, main
-from vaedist.launch.jobs.client import Job, Jobs
+from vaedist.launch.jobs.client import Jobs
+from vaedist.launch.jobs.dashboard import Dashboard
+from vaedist.launch.jobs.job import Job
 
 class Client:
     async def tail_job_logs(self, name):
@@ -90,7 +92,7 @@ class Client:
             await asyncio.sleep(0)
 
 cluster = object.__new__(Jobs)
-cluster.address, cluster._client = "http://127.0.0.1:1", Client()
+cluster._dashboard = Dashboard("http://127.0.0.1:1", Client())
 cluster.get = lambda name: Job("job", "RUNNING", "", "")
 jobs._jobs = lambda address: cluster
 main(["jobs", "logs", "-f", "job"])

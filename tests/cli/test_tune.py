@@ -65,10 +65,11 @@ def wait_for_trial(process, folder, number):
     pytest.fail(f"trial {number} did not begin: {process.communicate()[1] if process.poll() is not None else ''}")
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_sweep_that_is_stopped_or_killed_goes_on_and_no_trial_runs_twice(place):
     here = place(tune='search = "grid"\nscheduler = "none"\nconcurrent = 1', epochs=EPOCHS)
-    folder = SweepFolder(here / "runs" / "sweep")
+    folder = SweepFolder.at(here / "runs" / "sweep")
     first = start("tune", "sweep.toml", cwd=here)
     wait_for_trial(first, folder, 0)
     first.send_signal(signal.SIGINT)
@@ -139,6 +140,7 @@ def test_calls_that_make_no_sense(place):
     assert "did you mean sweep.toml?" in refused(here, "tune", "swep.toml")
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_trial_larger_than_the_cluster_is_refused_and_a_dry_run_starts_none(place):
     here = place(tune='search = "grid"')

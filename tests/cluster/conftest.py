@@ -1,4 +1,7 @@
-"""A Ray of three nodes on this machine, started and ended by the command line, and a job for it."""
+"""A Ray of three nodes on this machine, started and ended by the command line, and a job for it.
+
+Of one module, so that what they set in the environment is not there for the tests that follow.
+"""
 
 import json
 import os
@@ -20,7 +23,7 @@ KEYS = {
 CPUS = 2  # of each node but the head, so that what is left when one dies has room for two workers
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def state(tmp_path_factory):
     """Where clusters are written down: apart from those of whoever runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
@@ -34,7 +37,7 @@ def state(tmp_path_factory):
         yield folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(state):
     """What `vaedist cluster up` says of the cluster that it started; its nodes have proxies that are dead."""
     with pytest.MonkeyPatch.context() as patch:
@@ -49,7 +52,7 @@ def cluster(state):
         end(left)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def data(state, s3_server):
     """A small data set on a store."""
     out = s3_server.uri("cluster/photos")
@@ -57,13 +60,13 @@ def data(state, s3_server):
     return out
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def runs(state, s3_server):
     """Where runs are kept: on the same store."""
     return s3_server.uri("cluster/runs")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def job(tmp_path_factory, data, runs):
     """A job of two workers: 2 epochs of 100 steps."""
     path = tmp_path_factory.mktemp("jobs") / "small.toml"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -16,7 +17,9 @@ import requests
 from command import run, start
 from dead_proxies import set_dead_proxies
 
+from vaedist.launch.jobs.client import Jobs
 from vaedist.launch.local.cluster import get_cluster
+from vaedist.packages import package_digest
 from vaedist.storage.transfer import Store
 from vaedist.storage.uri import join_uri
 
@@ -274,6 +277,73 @@ def test_the_token_is_its_owners_alone(cluster, job):
     assert len(logs) > 10
     for file in logs:
         assert not [secret for secret in secrets if secret in file.read_text(errors="replace")], file
+
+
+# The driver of a job, a trial of Ray Tune and its workers of Ray Train note from where they import a package.
+PACKAGED = """
+import os, sys
+from pathlib import Path
+import ray
+from ray import train, tune
+from vaedist.launch.ray_internals import data_parallel_trainer
+from vaedist.launch.session import COMPUTING, ray_session
+
+def note(who):
+    import my_vae.model
+    Path(sys.argv[1], f"{who}-{os.getpid()}").write_text(f"{my_vae.model.NAME} {my_vae.model.__file__}")
+
+def work(config):
+    sys.argv[1:] = [config["folder"]]
+    note("worker")
+
+def trial(config):
+    sys.argv[1:] = [config["folder"]]
+    note("trial")
+    run = train.RunConfig(storage_path=config["folder"], worker_runtime_env=COMPUTING)
+    scaling = train.ScalingConfig(num_workers=2)
+    data_parallel_trainer()(work, train_loop_config=config, scaling_config=scaling, run_config=run).fit()
+
+note("driver")
+with ray_session():
+    tune.Tuner(
+        tune.with_resources(trial, {"memory": 1}),
+        param_space={"folder": sys.argv[1]},
+        run_config=tune.RunConfig(storage_path=sys.argv[1]),
+    ).fit()
+"""
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A package of a user's, below a folder that is on nobody's path."""
+    folder = tmp_path / "mine" / "my_vae"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    (folder / "model.py").write_text("NAME = 'the model'\n")
+    return folder
+
+
+def test_a_package_is_imported_by_driver_trials_and_workers(cluster, package, tmp_path):
+    found = tmp_path / "found"
+    found.mkdir()
+    command = shlex.join(["exec", "python", "-c", PACKAGED, str(found)])
+    jobs = Jobs(cluster["dashboard"])
+    job = jobs.wait(jobs.run(command, name="packaged", metadata={}, packages=[package]))
+    assert job.status == "SUCCEEDED", jobs.log(job.id)
+    notes = {path.name.partition("-")[0]: path.read_text() for path in found.iterdir() if path.is_file()}
+    assert notes.keys() == {"driver", "trial", "worker"}
+    for text in notes.values():
+        assert text.startswith("the model ")
+        assert "py_modules_files" in text
+        assert str(package) not in text
+
+
+def test_a_package_is_submitted_with_a_job(cluster, job, package):
+    _, said = run(
+        "submit", job, "--name", "packed", "--package", package, "--set", "training.epochs=1", seconds=SECONDS
+    )
+    assert " and my_vae and job.toml, " in said.splitlines()[0]
+    assert listed("packed")["metadata"]["packages"] == f"my_vae {package_digest(package)[:12]}"
 
 
 def runs(process):

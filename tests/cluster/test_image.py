@@ -116,7 +116,6 @@ def nodes(image, tmp_path_factory):
     """A cluster of two nodes that runs from the image's environment."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VAEDIST_STATE", str(tmp_path_factory.mktemp("state")))
-        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0")
         for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
             patch.delenv(name, raising=False)
         vaedist = image / "bin" / "vaedist"

@@ -255,14 +255,6 @@ def test_a_contact_sheet_has_a_row_a_class(here):
     assert (cells[2:66, 2 + 7 * 66 : 66 + 7 * 66] != 255).any()
 
 
-@pytest.mark.parametrize("command", ["prepare", "verify", "inspect"])
-def test_every_command_and_option_has_help(command):
-    shown = run(command, "--help")
-    assert shown.exit_code == 0
-    for parameter in data.commands[command].params:
-        assert parameter.param_type_name == "argument" or parameter.help
-
-
 def test_help_imports_no_heavy_library():
     code = (
         "import sys; from vaedist.cli.data import data; data(['prepare', '--help'], standalone_mode=False); "

@@ -39,6 +39,7 @@ def compile_in(tmp_path):
     return compile_in
 
 
+@pytest.mark.slow
 def test_a_program_is_used_again_unless_it_was_damaged_or_is_for_other_threads(compile_in):
     value, first = compile_in()
     assert len(first) == 1
@@ -56,11 +57,13 @@ def test_a_program_is_used_again_unless_it_was_damaged_or_is_for_other_threads(c
     assert both[program] == second[program]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", [{LIMIT: "0"}, {"TF_XLA_FLAGS": "--tf_xla_persistent_cache_directory="}])
 def test_nothing_is_kept_where_that_is_not_wanted(compile_in, variable):
     assert compile_in(**variable)[1] == {}
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_is_done_without(compile_in, tmp_path):
     (tmp_path / "programs").write_text("no folder")
     assert compile_in()[1] == {}

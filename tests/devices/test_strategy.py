@@ -80,6 +80,7 @@ def test_threads_and_devices_are_those_asked_for_or_an_error():
     ]
 
 
+@pytest.mark.slow
 def test_a_worker_that_sees_fewer_gpus_than_it_was_promised_says_so_and_why(no_gpus):
     said = run(PROMISED, CUDA_VISIBLE_DEVICES="0,1")
     assert said.returncode != 0, "it would train on the CPU"
@@ -96,6 +97,7 @@ def test_workers_of_one_run_cannot_share_a_gpu(workers):
     assert Experiment().with_overrides("scaling.gpus_per_worker=0.5").scaling.devices_per_worker == 1
 
 
+@pytest.mark.slow
 def test_products_are_compiled_for_float32_unless_tf32_is_allowed():
     said = run(PRECISION)
     assert said.returncode == 0, said.stderr[-3000:]

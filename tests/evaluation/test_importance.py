@@ -76,7 +76,7 @@ def one_by_one(made, evaluator, images):
     return [np.array([[sample[part] for sample in image] for image in found]) for part in range(4)]
 
 
-@pytest.mark.parametrize("samples", [1, 4, 6, 11])
+@pytest.mark.parametrize("samples", [6, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 4, 11))])
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
 def test_each_number_is_that_of_single_images_and_samples(rows, likelihood, samples):
     made = model(likelihood=likelihood)

@@ -13,7 +13,7 @@ from vaedist.training.run_logger import STATISTICS_IMAGES
 SEED = 5
 
 
-@pytest.mark.parametrize("binarize", ["none", "dynamic"])
+@pytest.mark.parametrize("binarize", ["dynamic", pytest.param("none", marks=pytest.mark.slow)])
 def test_statistics_of_the_latents_are_those_of_samples_taken_one_by_one(binarize, monkeypatch):
     shape = (4, 6, 1 if binarize == "dynamic" else 3)
     model = VAE(shape, hidden=12, latent=5, flow_depth=2, flow_width=9, binarize=binarize, seed=1)

@@ -25,7 +25,7 @@ from vaedist.training.build import build_step
 SHAPE, ROWS = (4, 6, 1), {"train": 40, "test": 37}
 NOISY = [
     pytest.param({"binarize": "dynamic"}, id="dynamic"),
-    pytest.param({"binarize": "fixed"}, id="fixed"),
+    pytest.param({"binarize": "fixed"}, id="fixed", marks=pytest.mark.slow),
     pytest.param({"likelihood": "gaussian"}, id="dequantised"),
 ]
 

@@ -1,13 +1,14 @@
 """One Ray for all tests that train, a small experiment for it, and a run that several tests look at."""
 
 import contextlib
-import os
 from dataclasses import dataclass
+from functools import partialmethod
 
 import numpy as np
 import psutil
 import pytest
 import ray
+from ray._private.parameter import RayParams
 
 from vaedist.config import Experiment
 from vaedist.data.manifest import Source
@@ -107,15 +108,13 @@ def undisturbed(cluster, two):
 
 @pytest.fixture(scope="session")
 def cluster():
-    """A Ray of two CPUs and a GPU that is not there, shared by all tests that want one; with the dashboard.
-
-    Its workers compile in half the time, to slower code: LLVM optimizes less, and XLA itself as always.
-    """
+    """A Ray of two CPUs and a GPU that is not there, shared by all tests that want one; with the dashboard."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(PREEMPTION, "0")
-        with pytest.MonkeyPatch.context() as inherited:  # by Ray's processes
-            inherited.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0")
-            start_ray(num_cpus=2, num_gpus=1, include_dashboard=True, log_to_driver=False)
+        # A port of its own for the agent that says whether its node is well: `ray.init` has no option for it, and tests
+        # in other processes have a Ray, too.
+        patch.setattr(RayParams, "__init__", partialmethod(RayParams.__init__, dashboard_agent_listen_port=0))
+        start_ray(num_cpus=2, num_gpus=1, include_dashboard=True, log_to_driver=False)
         yield
         ray.shutdown()
 

@@ -22,7 +22,7 @@ def nothing_known(monkeypatch, tmp_path):
         monkeypatch.delenv(name)
     yield
     monkeypatch.undo()
-    access._read_environment_again()
+    access.reload_authentication()
 
 
 @pytest.mark.parametrize(

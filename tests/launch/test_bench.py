@@ -29,6 +29,7 @@ def record(cluster, make_experiment, tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_all_is_measured(record):
     assert set(record.measures) == ALONE | {f"{WORKERS}2"}
     for name, measure in record.measures.items():
@@ -41,6 +42,7 @@ def test_all_is_measured(record):
     assert list(record.scaling) == [2]
 
 
+@pytest.mark.slow
 def test_the_command_prints_keeps_and_compares(record, make_experiment, tmp_path):
     job, before, kept = tmp_path / "job.toml", tmp_path / "before.json", tmp_path / "kept.json"
     job.write_text(make_experiment(tmp_path / "runs").to_toml())
@@ -53,6 +55,7 @@ def test_the_command_prints_keeps_and_compares(record, make_experiment, tmp_path
     assert json.loads(kept.read_text())["format"] == 1
 
 
+@pytest.mark.slow
 def test_one_that_is_ended_leaves_nothing(make_experiment, tmp_path):
     job, runs = tmp_path / "job.toml", tmp_path / "runs"
     job.write_text(make_experiment(runs).to_toml())
@@ -74,6 +77,7 @@ def test_one_that_is_ended_leaves_nothing(make_experiment, tmp_path):
     assert not [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.slow
 def test_ctrl_c_after_the_last_round_is_not_taken_for_its_end(make_experiment, tmp_path):
     said = []
 

@@ -12,12 +12,13 @@ from command import run as run_command
 from command import start
 
 from vaedist.monitor.metrics import read_metrics
-from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 SECONDS = 240  # far more than it takes
+AS_USERS = {"XLA_FLAGS": ""}  # programs are compiled as for users, and not as for tests
 
 
 class AnotherCluster(BaseHTTPRequestHandler):
@@ -61,34 +62,34 @@ def test_a_run_survives_ctrl_c_and_kill_9_of_the_whole_command(experiment, tmp_p
     experiment = experiment.with_overrides("training.epochs=12")  # long enough to be caught in its middle
     undisturbed = experiment.with_overrides("run.name=undisturbed", "scaling.max_failures=0")
     (tmp_path / "undisturbed.toml").write_text(undisturbed.to_toml())
-    run_command("train", tmp_path / "undisturbed.toml", seconds=SECONDS)
+    run_command("train", tmp_path / "undisturbed.toml", seconds=SECONDS, **AS_USERS)
     job = tmp_path / "run.toml"
     job.write_text(experiment.with_overrides("training.steps_per_call=4").to_toml())
     run, reference = RunFolder.of(experiment), RunFolder.of(undisturbed)
 
-    first = start("train", job)
+    first = start("train", job, **AS_USERS)
     wait_for_step(first, run, 20)
     first.send_signal(signal.SIGINT)
     _, said = first.communicate(timeout=SECONDS)
     assert first.returncode == 130, said
     assert said.splitlines()[-1].startswith("stopped: stopped at step ")
     assert "Traceback" not in said
-    stopped = CheckpointStore(run.checkpoints).newest().position.step
+    stopped = CheckpointStore(run).newest().position.step
     assert 20 <= stopped < 1200
     assert f"stopped at step {stopped} of 1200" in said
 
-    second = start("train", job, "--resume")
+    second = start("train", job, "--resume", **AS_USERS)
     wait_for_step(second, run, stopped + 60)
     second.kill()
     second.communicate(timeout=SECONDS)
-    assert CheckpointStore(run.checkpoints).newest().position.step < 1200, "it was to be killed before its end"
+    assert CheckpointStore(run).newest().position.step < 1200, "it was to be killed before its end"
 
-    third = start("train", job, "--resume")
+    third = start("train", job, "--resume", **AS_USERS)
     printed, said = third.communicate(timeout=SECONDS)
     assert third.returncode == 0, said
     assert printed.startswith("test ELBO ")
     assert "tensorboard" in printed
-    expected, found = (CheckpointStore(folder.checkpoints).newest() for folder in (reference, run))
+    expected, found = (CheckpointStore(folder).newest() for folder in (reference, run))
     assert found.position.step == expected.position.step == 1200
     for part in ("weights", "optimizer"):
         theirs, ours = getattr(expected, part)(), getattr(found, part)()

@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 import ray
-from command import refused
+from command import refused, run
 
 from vaedist.errors import ClusterError
 from vaedist.launch.preemption.drain import OwnNode, wait_for_workers, workers
@@ -49,10 +49,10 @@ def test_the_command_says_so_in_one_line(tmp_path):
     assert "no Ray cluster answers at 127.0.0.1:9" in refused(tmp_path, "cluster", "drain", "--address", "127.0.0.1:9")
 
 
-def test_a_wrong_token_is_told_in_one_line(address, tmp_path, monkeypatch):
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
-    line = refused(tmp_path, "cluster", "drain", "--address", address)
+def test_a_wrong_token_is_told_in_one_line(address):
+    wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    _, said = run("cluster", "drain", "--address", address, code=2, **wrong)
+    [line] = said.splitlines()
     assert address in line
     assert "token" in line
 

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vaedist.api import load_run
 from vaedist.cli import main
-from vaedist.errors import ClusterError, DataError, RunError
+from vaedist.errors import ClusterError, DataError
 from vaedist.evaluation import importance
 from vaedist.launch.evaluate import evaluate_on_ray
 from vaedist.launch.training.trainer import train
@@ -63,6 +63,7 @@ def test_one_process_and_two_workers_find_the_same(averaged):
     assert progress[-1] == (len(progress), len(progress))
 
 
+@pytest.mark.slow
 def test_many_blocks_on_two_workers_count_every_image_once(averaged, monkeypatch):
     run = load_run(averaged.path)
     alone = run.evaluate(samples=4, split="train")
@@ -81,6 +82,7 @@ def test_the_averages_are_evaluated_where_they_were_kept(averaged):
     assert raw.elbo.mean != averaged.elbo.mean
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_started_again_and_its_block_scored(averaged, processes):
     run = load_run(averaged.path)
     expected, killed = run.evaluate(samples=4), []
@@ -140,13 +142,3 @@ def test_samples_of_pixels_and_no_averages_from_the_command_line(averaged, tmp_p
         assert done.exit_code == 0, done.output
     pictures = {(tmp_path / f"{n}.png").read_bytes() for n in (2, 1, 0)}
     assert len(pictures) == 3
-
-
-def test_averages_that_were_not_kept_are_refused(trained):
-    run = trained.run
-    with pytest.raises(RunError, match="kept no moving averages of its weights"):
-        load_run(run.path, ema=True)
-    done = invoke("evaluate", run.path, "--bits-per-dim")
-    assert done.exit_code == 2
-    assert "has no bits/dim: model.likelihood = 'bernoulli' on grey values is a score" in done.stderr
-    assert not run.evaluations.exists()

@@ -12,6 +12,7 @@ from vaedist.monitor.events import Notice, Started
 from vaedist.runs.folder import RunFolder
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.ray,
     pytest.mark.usefixtures("cluster"),
     pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="this machine has GPUs"),

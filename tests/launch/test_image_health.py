@@ -35,7 +35,7 @@ def healthy(port):
 def agent_port(processes):
     """The port at which the agent of the tests' Ray says that its node is well; None while it does not."""
     listening = []
-    for process in processes(""):
+    for process in processes("DashboardAgent"):
         with contextlib.suppress(psutil.Error):  # it ended meanwhile
             listening += process.net_connections("tcp")
     for port in {place.laddr.port for place in listening if place.status == psutil.CONN_LISTEN}:

@@ -8,18 +8,24 @@ import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import ray
+from command import refused
 from ray.exceptions import AuthenticationError
 from ray.runtime_env import RuntimeEnv
 
+import vaedist
 from vaedist.config import Experiment
 from vaedist.errors import ClusterError, ConfigError
-from vaedist.launch.jobs import client as launch
+from vaedist.launch.jobs import dashboard as requests_to
 from vaedist.launch.jobs import log as tail
+from vaedist.launch.jobs.address import ADDRESS, jobs_address
 from vaedist.launch.jobs.client import Jobs
+from vaedist.launch.jobs.dashboard import Dashboard
 from vaedist.launch.jobs.submission import Submission, check_variables, sweep_arguments, training_arguments
+from vaedist.packages import package_digest
 
 
 def submission(tmp_path, data="/data", runs="/runs", **options):
@@ -65,6 +71,66 @@ def test_ray_takes_the_environment(tmp_path):
         submission(tmp_path, environment="pip", extras=("gpus",)).runtime_env()
 
 
+def of_a_package(reference):
+    """An experiment that names a user's class."""
+    experiment = Experiment.from_dict({"run": {"name": "a", "folder": "/runs"}, "data": {"path": "/data"}})
+    return experiment.model_copy(
+        update={"model": experiment.model.model_copy(update={"likelihood": reference})}  # as any key may
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_a_job_is_refused_whose_package_would_be_missing(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = tmp_path / "my_vae"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (tmp_path / "alone.py").write_text("")
+
+    def submit(reference, *packages):
+        return Submission(of_a_package(reference), (), tmp_path / "a.toml", packages=packages)
+
+    with pytest.raises(ConfigError, match=f"package 'my_vae', which is not installed: send it by --package {package}$"):
+        submit("my_vae.model:Model")
+    with pytest.raises(ConfigError, match=r"alone\.py: a module by itself cannot go with a job; put it into a package"):
+        submit("alone:Model")
+    sent = submit("my_vae.model:Model", package)
+    assert sent.metadata()["packages"] == f"my_vae {package_digest(package)[:12]}"
+    assert "packages" not in submit("numpy:ndarray").metadata(), "which is installed"
+
+
+def test_a_package_goes_with_the_code_of_vaedist(tmp_path):
+    package = tmp_path / "my_vae"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / ".secret").write_text("")
+    sent = {}
+
+    class Client:
+        def submit_job(self, *, runtime_env, **options):
+            modules = [Path(module) for module in runtime_env["py_modules"]]
+            sent.update({module.name: sorted(file.name for file in module.iterdir()) for module in modules}, **options)
+            return "id"
+
+    told = []
+    jobs_of(Client()).run("true", name="a", metadata={}, packages=[package], progress=told.append)
+    assert sent["my_vae"] == ["__init__.py"]
+    assert "packages.py" in sent["vaedist"]
+    assert sent["entrypoint"] == "true"
+    assert told[0].startswith(f"sending vaedist {vaedist.__version__} and my_vae, ")
+
+
+def test_packages_that_cannot_be_sent_are_refused_by_the_command(tmp_path):
+    (tmp_path / "job.toml").write_text("")
+    (tmp_path / "plain").mkdir()
+    for package, reason in (
+        ("absent", "there is no such folder"),
+        ("plain", "is not a package: it has no __init__.py"),
+    ):
+        line = refused(tmp_path, "submit", "job.toml", "--package", package)
+        assert line == f"error: --package {package}: {reason}"
+
+
 def test_a_sweep_is_gone_on_with_where_its_folder_is(tmp_path):
     sweep = submission(tmp_path, runs="s3://bucket/runs/").job
     assert sweep_arguments(sweep, (), resume=False, retry_failed=False) == ["tune", "run", "job.toml"]
@@ -91,12 +157,12 @@ def test_addresses_that_are_none(address, reason):
 
 def test_which_cluster_is_meant(monkeypatch, tmp_path):
     monkeypatch.setenv("VAEDIST_STATE", str(tmp_path))
-    monkeypatch.delenv(launch.ADDRESS, raising=False)
+    monkeypatch.delenv(ADDRESS, raising=False)
     with pytest.raises(ClusterError, match="which cluster"):
-        launch.jobs_address(None)
-    monkeypatch.setenv(launch.ADDRESS, "http://a:1")
-    assert launch.jobs_address(None) == "http://a:1"
-    assert launch.jobs_address("http://b:2") == "http://b:2"
+        jobs_address(None)
+    monkeypatch.setenv(ADDRESS, "http://a:1")
+    assert jobs_address(None) == "http://a:1"
+    assert jobs_address("http://b:2") == "http://b:2"
 
 
 class Details:
@@ -140,7 +206,7 @@ class Client:
 
 def jobs_of(client, address="http://127.0.0.1:8265"):
     jobs = object.__new__(Jobs)
-    jobs.address, jobs._client = address, client
+    jobs._dashboard = Dashboard(address, client)
     return jobs
 
 
@@ -284,13 +350,14 @@ class Stuck(BaseHTTPRequestHandler):
 
 
 def test_a_dashboard_that_gets_stuck_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr(launch, "REQUEST_SECONDS", (0.5, 0.5))
+    monkeypatch.setattr(requests_to, "REQUEST_SECONDS", (0.5, 0.5))
     server = ThreadingHTTPServer(("127.0.0.1", 0), Stuck)
     server.over = threading.Event()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         jobs = Jobs(f"http://127.0.0.1:{server.server_address[1]}")
-        assert {logging.getLogger(f"ray.{module}").level for module in launch.CHATTY} == {logging.WARNING}
+        chatty = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
+        assert {logging.getLogger(module).level for module in chatty} == {logging.WARNING}
         with pytest.raises(ClusterError, match=r"^http://127.0.0.1:\d+ has not answered for 1 s$"):
             jobs.list()
     finally:

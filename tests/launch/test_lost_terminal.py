@@ -12,10 +12,10 @@ import pytest
 from command import start
 
 from vaedist.monitor.metrics import read_metrics
-from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 SECONDS = 240  # far more than it takes
 ON_A_TERMINAL = """
@@ -27,7 +27,7 @@ main(prog_name="vaedist")
 
 
 def newest_step(run):
-    return CheckpointStore(run.checkpoints).newest().position.step
+    return CheckpointStore(run).newest().position.step
 
 
 def last_row(run):

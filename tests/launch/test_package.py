@@ -59,7 +59,7 @@ def test_two_environments_of_a_job_are_made_on_a_node_at_the_same_time(tmp_path)
         await asyncio.gather(*(plugin.create("gcs://_ray_pkg_0.zip", None, None) for _ in range(2)))
         return plugin._get_local_dir_from_uri("gcs://_ray_pkg_0.zip")
 
-    assert (asyncio.run(both()) / "vaedist" / "launch" / "worker.py").is_file()
+    assert (asyncio.run(both()) / "vaedist" / "launch" / "training" / "ray_worker.py").is_file()
 
 
 def test_every_requirement_is_pinned_to_what_is_installed():

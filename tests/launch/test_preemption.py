@@ -7,7 +7,7 @@ from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
 from ray.train.v2.api.preemption import PreemptionInfo
 
 from vaedist.launch.preemption.notice import Preemption
-from vaedist.launch.training.callbacks import is_preemption
+from vaedist.launch.ray_internals import is_preemption
 
 
 class Clock:

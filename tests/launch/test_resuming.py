@@ -4,18 +4,17 @@ import shutil
 
 import numpy as np
 import pytest
-import ray
 
 from vaedist.config import Experiment, Sweep
 from vaedist.data.manifest import load_manifest
 from vaedist.errors import ClusterError, ConfigError, RunError
-from vaedist.launch.training.run_lock import claimed
 from vaedist.launch.training.trainer import train
 from vaedist.launch.tuning.sweep import tune
 from vaedist.monitor.events import Notice
 from vaedist.monitor.metrics import MetricsLog
 from vaedist.monitor.sweep_events import SweepNotice, SweepStarted
-from vaedist.runs.checkpoint import CheckpointStore, Position
+from vaedist.runs.checkpoint import Position
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 from vaedist.storage.transfer import Store
 from vaedist.storage.uri import join_uri
@@ -24,15 +23,7 @@ from vaedist.sweeps import SweepFolder, TrialLog
 NOWHERE = "127.0.0.1:9"  # where no Ray is, so that joining it fails at once
 STEPS = 7  # of an epoch
 
-
-@pytest.fixture(autouse=True)
-def without_ray(monkeypatch):
-    """A Ray that other tests of the same process share is not joined, and none is started."""
-    before = ray.is_initialized()
-    with monkeypatch.context() as patch:
-        patch.setattr(ray, "is_initialized", lambda: False)
-        yield
-    assert ray.is_initialized() == before, "Ray was started"
+pytestmark = pytest.mark.usefixtures("without_ray")
 
 
 @pytest.fixture
@@ -51,7 +42,7 @@ def write_run(experiment, folder, *, epochs=2, part=False):
     """Writes what a run leaves that has made some epochs, and `part` of one more."""
     folder.path.mkdir(parents=True)
     folder.experiment.write_text(experiment.to_toml())
-    log, store = MetricsLog(folder.metrics, resume_step=None), CheckpointStore(folder.checkpoints, keep=9)
+    log, store = MetricsLog(folder.metrics, resume_step=None), CheckpointStore(folder, keep=9)
     fingerprint = load_manifest(experiment.data.path).fingerprint
     places = [(epoch, STEPS * epoch, -10.0 + epoch) for epoch in range(1, epochs + 1)]
     places += [(epochs, STEPS * epochs + 3, None)] if part else []
@@ -72,7 +63,7 @@ def content(folder):
 @pytest.fixture(params=["local", "s3"])
 def run(request, experiment, tmp_path, s3):
     """A run that has made its two epochs, here or on a store: its experiment, and a way to look at all of it."""
-    local = write_run(experiment, RunFolder(tmp_path / "runs" / "run"))
+    local = write_run(experiment, RunFolder.at(tmp_path / "runs" / "run"))
     if request.param == "local":
         return experiment, lambda: content(local.path)
     runs = s3.uri(tmp_path.name)
@@ -135,23 +126,6 @@ def test_the_record_of_a_run_stays_until_workers_have_taken_it_up(experiment):
         assert run.experiment.read_bytes() == before, override
 
 
-def test_a_claim_writes_a_record_at_once_only_where_there_is_none(tmp_path):
-    record = tmp_path / "folder" / "record"
-    for begins in (False, True):
-        with claimed(tmp_path / "folder", record, "first", "busy") as claim:
-            assert record.read_text() == "first"
-            if begins:
-                claim.begin()
-        assert record.exists() is begins
-    with claimed(tmp_path / "folder", record, "second", "busy") as claim:
-        assert record.read_text() == "first"
-        claim.accept()
-        assert record.read_text() == "second"
-    with claimed(tmp_path / "folder", record, "third", "busy") as claim:
-        claim.begin()
-    assert record.read_text() == "second"
-
-
 @pytest.mark.parametrize(
     ("override", "says"),
     [
@@ -195,7 +169,7 @@ def write_sweep(sweep, states):
     log = TrialLog(folder)
     for number, state in enumerate(states):
         trial = log.add(number, sweep.drawn(number))
-        write_run(sweep.experiment(trial.params, name=trial.name, folder=folder.place), trial.run, epochs=1)
+        write_run(sweep.experiment(trial.params, name=trial.name, folder=folder.location), trial.run, epochs=1)
         log.set(number, "running")
         log.set(number, state)
     return folder

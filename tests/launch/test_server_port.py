@@ -82,6 +82,7 @@ def test_strangers_never_reach_tensorflows_server_and_workers_do():
         assert [answer(port, WORKER) for port in ports] == ["open"] * 2
 
 
+@pytest.mark.slow
 @linux
 def test_another_machine_of_the_network_reaches_a_server_only_where_it_is_admitted():
     """The machines are network namespaces; the third belongs to no run, and the second has it among its peers.
@@ -265,6 +266,7 @@ print(replicas, [one for one in psutil.Process().net_connections("inet") if one.
 """
 
 
+@pytest.mark.slow
 def test_a_lone_worker_listens_nowhere():
     out = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=True).stdout
     assert out == "2 []\n"

@@ -6,16 +6,16 @@ import signal
 import pytest
 
 from vaedist.config import Sweep
-from vaedist.launch.tuning.monitor import Follower
+from vaedist.launch.tuning.monitor import SweepMonitor
 from vaedist.launch.tuning.search import Drawn
 from vaedist.sweeps import SweepFolder, TrialLog
 
 
 @pytest.fixture
-def follower(tmp_path):
+def monitor(tmp_path):
     tables = {"run": {"name": "sweep", "folder": str(tmp_path)}, "tune": {"space": {"model.latent": {"grid": [2, 4]}}}}
     sweep = Sweep.from_dict(tables)
-    return Follower(sweep, TrialLog(SweepFolder.of(sweep)), Drawn(sweep), lambda _: None)
+    return SweepMonitor(sweep, TrialLog(SweepFolder.of(sweep)), Drawn(sweep), lambda _: None)
 
 
 @pytest.fixture(params=[signal.SIG_DFL, signal.SIG_IGN], ids=["usual", "nohup"])
@@ -30,22 +30,22 @@ def send(number):
     os.kill(os.getpid(), number)
 
 
-def test_a_lost_terminal_stops_a_sweep_and_does_not_hurry_it(follower, hang_up):
+def test_a_lost_terminal_stops_a_sweep_and_does_not_hurry_it(monitor, hang_up):
     waited = False
-    with follower.interruptible():
+    with monitor.interruptible():
         send(signal.SIGHUP)
-        assert follower.stopper().stop_all() is (hang_up is not signal.SIG_IGN)
+        assert monitor.stopper().stop_all() is (hang_up is not signal.SIG_IGN)
         send(signal.SIGTERM)
         waited = True
-    assert follower.stopper().stop_all()
+    assert monitor.stopper().stop_all()
     assert waited is (hang_up is signal.SIG_IGN), "a second signal that is not of the terminal does not wait"
 
 
-def test_hang_ups_that_follow_ctrl_c_are_no_second_one(follower):
-    with follower.interruptible():
+def test_hang_ups_that_follow_ctrl_c_are_no_second_one(monitor):
+    with monitor.interruptible():
         send(signal.SIGINT)
         send(signal.SIGHUP)
         send(signal.SIGHUP)
         waited = True
     assert waited
-    assert follower.stopper().stop_all()
+    assert monitor.stopper().stop_all()

@@ -18,14 +18,14 @@ from vaedist.launch.training.channel import open_channel
 from vaedist.launch.training.trainer import train
 from vaedist.monitor.events import Finished, Notice, Progress, Saved, Started, Tested
 from vaedist.monitor.metrics import read_metrics
-from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 
 def weights(run):
-    return CheckpointStore(run.checkpoints).newest().weights()
+    return CheckpointStore(run).newest().weights()
 
 
 def same(a, b):
@@ -53,11 +53,12 @@ def resumed(two):
 
     with pytest.raises(Interrupted) as said:
         train(two, observe=interrupt)
-    stopped = CheckpointStore(RunFolder.of(two).checkpoints).newest().position.step
+    stopped = CheckpointStore(RunFolder.of(two)).newest().position.step
     run = train(two, resume=True, observe=later.append)
     return Resumed(run, stopped, str(said.value), next(e.start_step for e in later if isinstance(e, Started)))
 
 
+@pytest.mark.slow
 def test_one_worker_two_workers_and_two_devices_compute_the_same(experiment):
     short = experiment.with_overrides("training.epochs=1", "monitor.log_every=1", "training.global_batch=30")
     ways = {
@@ -102,6 +103,7 @@ def test_a_run_tells_what_happens_and_leaves_its_folder(trained):
     assert evaluated.elbo.mean == pytest.approx(tests[1], abs=0.5)
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_goes_on_only_as_what_it_was(trained, experiment):
     shutil.copytree(trained.run.path, RunFolder.of(experiment).path)
     with pytest.raises(RunError, match="exists: use --resume"):
@@ -150,6 +152,7 @@ def test_a_run_goes_on_by_itself_when_workers_are_killed(two, undisturbed, proce
     assert [r["elbo"] for r in rows] == [r["elbo"] for r in expected]
 
 
+@pytest.mark.slow
 def test_a_run_whose_workers_fail_too_often_ends_and_says_within_what_time(experiment, processes):
     killed, events = [], []
 
@@ -177,6 +180,7 @@ def test_ctrl_c_saves_the_step_and_resume_goes_on_to_the_same_weights(resumed, u
     assert same(weights(resumed.run), weights(undisturbed))
 
 
+@pytest.mark.slow
 def test_a_diverging_run_stops_by_name_and_is_not_started_again(experiment):
     events = []
     with pytest.raises(NonFiniteError, match=r"step \d+ \(epoch 1\): .*elbo.* became NaN or infinite"):

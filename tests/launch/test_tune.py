@@ -89,6 +89,7 @@ def test_two_worker_trials_end_on_two_cpus_and_tensorboard_lists_their_parameter
     assert running(folder) == {0: 1, 1: 1}
 
 
+@pytest.mark.slow
 def test_a_trial_that_asha_stops_frees_what_it_held_and_the_next_one_starts(sweep, processes):
     # Alone on the cluster, one after the other: the second learns nothing, and would run for long.
     space = {"training.learning_rate": {"grid": [1e-3, 1e-9, 2e-3]}}
@@ -117,6 +118,7 @@ def test_a_trial_that_asha_stops_frees_what_it_held_and_the_next_one_starts(swee
     assert folder.read_trials()[1].epochs[-1].epoch < 30
 
 
+@pytest.mark.slow
 def test_trials_that_diverge_or_are_killed_do_not_end_the_sweep(sweep, processes):
     space = {"training.learning_rate": {"grid": [10.0, 1e-3]}}
     killed, notices = [], []
@@ -141,6 +143,7 @@ def test_trials_that_diverge_or_are_killed_do_not_end_the_sweep(sweep, processes
     assert running(folder) == {0: 2, 1: 2}
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_trials_open_and_more_may_be_asked_for_when_going_on(sweep):
     space = {"model.latent": {"randint": [2, 9]}, "training.learning_rate": {"loguniform": [1e-4, 1e-2]}}
 
@@ -182,7 +185,7 @@ def test_a_scheduler_of_a_sweep_that_goes_on_knows_the_trials_that_ended(sweep, 
     wanted = sweep(None, ("training.epochs=9",), scheduler=scheduler, reduction=reduction)
     ended = []
     for number in range(4):
-        run = RunFolder(tmp_path / str(number))
+        run = RunFolder.at(tmp_path / str(number))
         log = MetricsLog(run.metrics, resume_step=None)
         for epoch in (1, 2, 3):
             log.append("test", epoch, 100 * epoch, {"elbo": -100.0 - number + epoch})

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import integrate, stats
 
-from vaedist.config import ModelSection
 from vaedist.models.likelihoods import LIKELIHOODS, Bernoulli, ContinuousBernoulli, DiscretizedLogistic, Gaussian
+from vaedist.models.options import LikelihoodOptions
 
 bernoulli, continuous, gaussian, logistic = Bernoulli(), ContinuousBernoulli(), Gaussian(), DiscretizedLogistic()
 
@@ -35,7 +35,7 @@ def value_and_gradient(function, raw):
 
 
 def test_the_experiment_and_the_model_name_the_same_likelihoods():
-    assert set(LIKELIHOODS) == set(get_args(ModelSection.model_fields["likelihood"].annotation))
+    assert set(LIKELIHOODS) == set(get_args(LikelihoodOptions.model_fields["likelihood"].annotation))
 
 
 @given(hnp.arrays(np.float64, (3, 4), elements=st.floats(-12, 12)), st.integers(0, 2**31))
@@ -204,7 +204,7 @@ def test_values_gradients_means_and_samples_are_finite_for_extreme_outputs(name,
     numbers = data.draw(st.lists(EXTREME[name], min_size=3 * likelihood.outputs, max_size=3 * likelihood.outputs))
     raw = np.array([numbers], np.float32)
     noise = np.full((1, 3), u, np.float32)
-    x = likelihood.observation(np.full((1, 3), pixels, np.uint8), noise)
+    x = likelihood.preprocessing(np.full((1, 3), pixels, np.uint8), noise)
     value, gradient = value_and_gradient(lambda r: likelihood.log_prob(r, x), raw)
     assert np.isfinite(value).all()
     assert np.isfinite(gradient).all()

@@ -20,16 +20,16 @@ def uniform(seed, shape):
     return np.random.default_rng(seed).uniform(1e-6, 1 - 1e-6, shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("observation", ALL, ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize("preprocessing", ALL, ids=lambda o: type(o).__name__)
 @given(images=pixels, seed=st.integers(0, 2**31))
-def test_x_is_float32_in_0_to_1_and_noise_matters_to_noisy_ones_only(observation, images, seed):
+def test_x_is_float32_in_0_to_1_and_noise_matters_to_noisy_ones_only(preprocessing, images, seed):
     noise = uniform(seed, images.shape)
-    quiet, noised = observation(images, 0.5).numpy(), observation(images, noise).numpy()
+    quiet, noised = preprocessing(images, 0.5).numpy(), preprocessing(images, noise).numpy()
     for x in (quiet, noised):
         assert x.dtype == np.float32
         assert x.min() >= 0
         assert x.max() <= 1
-    if not observation.noisy:
+    if not preprocessing.noisy:
         np.testing.assert_array_equal(quiet, noised)
 
 

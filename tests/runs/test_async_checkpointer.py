@@ -9,7 +9,10 @@ import pytest
 
 from vaedist.errors import CheckpointError, StorageError
 from vaedist.runs.async_checkpointer import AsyncCheckpointer
-from vaedist.runs.checkpoint import CheckpointStore, Position
+from vaedist.runs.checkpoint import Position
+from vaedist.runs.checkpoint_store import CheckpointStore
+from vaedist.runs.folder import RunFolder
+from vaedist.storage.local_folder import LocalFolderStore
 
 WEIGHTS, SLOTS = {"w": np.ones(3, np.float32)}, {"m/w": np.zeros(3, np.float32)}
 SECONDS = 60
@@ -18,6 +21,10 @@ SECONDS = 60
 def save(saver, store, step, weights=WEIGHTS, committed=lambda _: None):
     position = Position(0, step, "f", (4, 6, 3))
     saver.begin(partial(store.save, position, weights, SLOTS, "seed = 0\n", committed=committed))
+
+
+def store_in(folder, **options):
+    return CheckpointStore(RunFolder(LocalFolderStore(folder, **options)))
 
 
 def check_until_known(saver):
@@ -32,18 +39,18 @@ def names(store):
 
 def test_training_goes_on_while_one_is_written(tmp_path):
     go_on, told = threading.Event(), []
-    store = CheckpointStore(tmp_path, may_write=lambda: go_on.wait(SECONDS))
+    store = store_in(tmp_path, may_write=lambda: go_on.wait(SECONDS))
     with AsyncCheckpointer(store) as saver:
         save(saver, store, 1, committed=told.append)
         saver.check()
         assert (names(store), told) == ([], [])
         go_on.set()
         saver.settle()
-        assert (names(store), told) == (["step-000000001"], [str(tmp_path / "step-000000001")])
+        assert (names(store), told) == (["step-000000001"], [str(store.folder / "step-000000001")])
 
 
 def test_one_is_committed_before_the_next_is_begun_and_all_at_the_end(tmp_path):
-    store = CheckpointStore(tmp_path)
+    store = store_in(tmp_path)
     with AsyncCheckpointer(store) as saver:
         save(saver, store, 1)
         saver.make_room()
@@ -60,7 +67,7 @@ def test_what_fails_is_raised_at_the_next_call_and_once(tmp_path, call):
         failed.set()
         raise StorageError("no room")
 
-    store = CheckpointStore(tmp_path / "checkpoints", may_write=refuse)
+    store = store_in(tmp_path, may_write=refuse)
     with AsyncCheckpointer(store) as saver:
         save(saver, store, 1)
         assert failed.wait(SECONDS)
@@ -71,7 +78,7 @@ def test_what_fails_is_raised_at_the_next_call_and_once(tmp_path, call):
 
 
 def test_weights_that_are_not_finite_are_not_written(tmp_path):
-    store = CheckpointStore(tmp_path)
+    store = store_in(tmp_path)
     with AsyncCheckpointer(store) as saver:
         save(saver, store, 1)
         saver.make_room()

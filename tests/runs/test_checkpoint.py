@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from vaedist.errors import CheckpointError
-from vaedist.runs.checkpoint import CheckpointStore, Position, open_checkpoint
+from vaedist.runs.checkpoint import Position, open_checkpoint
+from vaedist.runs.checkpoint_store import CheckpointStore
+from vaedist.runs.folder import RunFolder
+from vaedist.storage.local_folder import LocalFolderStore
 
 WEIGHTS = {"vae/encoder/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "vae/bias": np.zeros(3, np.float32)}
 SLOTS = {f"m/{name}": array + 1 for name, array in WEIGHTS.items()}
@@ -26,7 +29,7 @@ def save(store, step, elbo=None):
 
 @pytest.fixture
 def store(tmp_path):
-    return CheckpointStore(tmp_path / "checkpoints", keep=2)
+    return CheckpointStore(RunFolder.at(tmp_path), keep=2)
 
 
 def steps(store):
@@ -76,7 +79,7 @@ def test_with_none_intact_it_says_so(store):
     (save(store, 10) / "weights.safetensors").unlink()
     with pytest.raises(CheckpointError, match="none of the 1 checkpoints"):
         store.newest()
-    assert CheckpointStore(store.folder / "elsewhere").newest() is None
+    assert CheckpointStore(RunFolder.at(store.folder / "elsewhere")).newest() is None
 
 
 def test_what_has_no_marker_does_not_count_and_is_cleaned_up(store):
@@ -114,14 +117,15 @@ def test_a_full_disk_leaves_the_ones_before_intact(store):
     save(store, 10)
     program = f"""
 import resource, signal, numpy as np
-from pathlib import Path
+from vaedist.runs.folder import RunFolder
 from vaedist.errors import StorageError
-from vaedist.runs.checkpoint import CheckpointStore, Position
+from vaedist.runs.checkpoint import Position
+from vaedist.runs.checkpoint_store import CheckpointStore
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 big = {{"w": np.zeros(100_000, np.float32)}}
 try:
-    CheckpointStore(Path({str(store.folder)!r})).save(Position(1, 20, "f", (1, 1, 1)), big, {{}}, "")
+    CheckpointStore(RunFolder.at({str(store.folder.parent)!r})).save(Position(1, 20, "f", (1, 1, 1)), big, {{}}, "")
 except StorageError as error:
     print(error)
 """
@@ -149,7 +153,7 @@ def test_a_writer_whose_place_another_has_taken_leaves_everything_as_it_was(stor
                 raise Taken
             answers.pop()
 
-        late = CheckpointStore(store.folder, keep=1, may_write=may_write)
+        late = CheckpointStore(RunFolder(LocalFolderStore(store.folder.parent, may_write)), keep=1)
         with pytest.raises(Taken):
             save(late, 30)
         assert steps(store) == [20, 10]

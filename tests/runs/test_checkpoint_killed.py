@@ -8,7 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from vaedist.runs.checkpoint import CheckpointStore, Position
+from vaedist.runs.checkpoint import Position
+from vaedist.runs.checkpoint_store import CheckpointStore
+from vaedist.runs.folder import RunFolder
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a writer is killed in a process of its own")
 
@@ -61,7 +63,7 @@ def killed_at(number, folder, count):
 
 def three(folder):
     """Three checkpoints, so that one more has one of them removed."""
-    store = CheckpointStore(folder / "checkpoints", keep=2)
+    store = CheckpointStore(RunFolder.at(folder), keep=2)
     for step, elbo in ((10, -1.0), (20, -2.0), (30, -3.0)):
         save(store, step, elbo)
     return store

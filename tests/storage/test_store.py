@@ -125,7 +125,7 @@ def test_names_that_lead_out_of_the_local_folder_are_refused(s3, tmp_path, name)
     store = Store(s3.uri(folder))
     follower = Follower(store, tmp_path / "copy", wanted=lambda name: True, grows=lambda name: False)
     for read in (store.files, follower.update):
-        with pytest.raises(StorageError, match="a name that is not taken"):
+        with pytest.raises(StorageError, match="whose name cannot be used"):
             read()
     assert list(tmp_path.rglob("*")) == []
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from vaedist.config.sections import NAME_PATTERN, RunSection
 from vaedist.errors import RunError, StorageError
 from vaedist.sweeps import SweepFolder, TrialLog
-from vaedist.sweeps.folder import Epoch, run_name
+from vaedist.sweeps.trial import Epoch
+from vaedist.sweeps.trial_log import run_name
 
 
 def test_the_log_reads_back(mixed):
@@ -101,7 +102,7 @@ def test_a_damaged_line_is_named(mixed, damaged):
 
 
 def test_where_there_is_no_sweep(tmp_path):
-    folder = SweepFolder(tmp_path / "none")
+    folder = SweepFolder.at(tmp_path / "none")
     for read in (folder.read_sweep, folder.read_trials, lambda: TrialLog.open(folder)):
         with pytest.raises(RunError, match=r"no sweep at .*none: it has no sweep\.toml"):
             read()

@@ -6,15 +6,16 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from toys import TOY
 
 from vaedist.config import Experiment
 from vaedist.errors import RunError, StorageError
 from vaedist.monitor.pictures import save_png
 from vaedist.sweeps import SweepFolder
-from vaedist.sweeps.analysis import by_quantile, compared_epoch, importance, outcomes, worst_of_most
-from vaedist.sweeps.folder import Epoch
+from vaedist.sweeps.analysis import by_quantile, compared_epoch, importance, importances, outcomes, worst_of_most
 from vaedist.sweeps.plots import figures
 from vaedist.sweeps.report import best_job, best_trial, write_report
+from vaedist.sweeps.trial import Epoch
 
 DEPTH, LATENT = "model.flow.depth", "model.latent"
 RATE = "training.learning_rate"
@@ -266,6 +267,23 @@ def test_plots_are_pictures(mixed):
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
 
 
+def test_a_report_of_a_users_model_has_its_own_options(toy_package, written):
+    space = {"model.stage.blocks": {"choice": [1, 2]}, "model.channels": {"choice": [8, 16]}}
+    sweep = written(space, model={"type": TOY})
+    for number, values in enumerate([(1, 8), (1, 16), (2, 8), (2, 16)]):
+        sweep.trial(values, [-100.0 + 10 * (values[1] == 16) + number])
+    assert figure_titles(sweep)[1] == "Best test ELBO by model.stage.blocks and model.channels"
+    report = write_report(sweep.folder).read_text()
+    assert report.index("| `model.channels` | 0.97") < report.index("| `model.stage.blocks` | 0.03")
+    assert best_job(sweep.folder, "best.toml").count("channels = 16") == 1
+
+
+def figure_titles(sweep):
+    shown = outcomes(sweep.sweep, sweep.folder.read_trials())
+    drawn = figures(sweep.sweep, shown, list(importances(sweep.sweep, shown)))
+    return [figure.axes[0].get_title(loc="left") for _, figure in drawn]
+
+
 SPACES = {
     "one of one value": {DEPTH: {"choice": [3]}},
     "strings, truths and ranges": {
@@ -362,4 +380,4 @@ def test_what_cannot_be_written_is_told_in_one_line(mixed, name):
 def test_there_must_be_a_sweep(tmp_path):
     for ask in (write_report, best_trial, lambda folder: best_job(folder, "best.toml")):
         with pytest.raises(RunError, match="no sweep at"):
-            ask(SweepFolder(tmp_path))
+            ask(SweepFolder.at(tmp_path))

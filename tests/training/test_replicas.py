@@ -125,7 +125,12 @@ print(factored, len(model.products) - factored, max(np.abs(a - b).max() for a, b
 """
 
 
-@pytest.mark.parametrize(("rows", "clip_norm", "parts"), [(22, 0.0, 1), (18, 0.5, 1), (18, 0.0, 3)])
+CASES = (22, 0.0, 1), (18, 0.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "clip_norm", "parts"), [(18, 0.5, 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES)]
+)
 def test_replicas_give_the_weights_that_one_device_gives(rows, clip_norm, parts):
     said = subprocess.run(
         [sys.executable, "-c", FACTORS, str(rows), str(clip_norm), str(parts)],
@@ -138,6 +143,7 @@ def test_replicas_give_the_weights_that_one_device_gives(rows, clip_norm, parts)
     assert float(apart) < 1e-5  # three updates of 0.01 have moved them
 
 
+@pytest.mark.slow
 def test_gradients_summed_in_bfloat16_are_close_and_not_the_same():
     said = subprocess.run([sys.executable, "-c", NARROW], capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr[-3000:]
@@ -146,6 +152,7 @@ def test_gradients_summed_in_bfloat16_are_close_and_not_the_same():
     assert 1e-5 < float(apart) < 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["vae/decoder/out/kernel", "vae/decoder/out/bias"])
 def test_a_gradient_that_overflows_on_another_replica_changes_no_weight_and_is_named(path):
     said = subprocess.run([sys.executable, "-c", FAULT, path], capture_output=True, text=True, check=False)

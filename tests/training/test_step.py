@@ -19,6 +19,7 @@ import keras  # isort: skip
 
 SEED, BATCH, RATE = 11, 16, 0.01
 ADAM, ELBO = Adam(Schedule(RATE)), Objective()
+FREE_BITS = Objective(warmup=2, free_bits=0.05, group=2)
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +104,10 @@ def test_steps_per_call_changes_nothing(get_step, reader):
         assert all(np.array_equal(results[0][name], other[name]) for name in other)
 
 
-@pytest.mark.parametrize("parts", [3, 16])
-@pytest.mark.parametrize("objective", [ELBO, Objective(warmup=2, free_bits=0.05, group=2)], ids=["elbo", "free bits"])
+@pytest.mark.parametrize("parts", [3, pytest.param(16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "objective", [ELBO, pytest.param(FREE_BITS, marks=pytest.mark.slow)], ids=["elbo", "free bits"]
+)
 def test_a_batch_in_parts_gives_the_update_of_the_whole(get_step, reader, objective, parts):
     lanes, results = reader(BATCH), []
     for accumulation_steps in (1, parts):
@@ -131,7 +134,14 @@ def test_a_loss_that_is_not_finite_changes_no_weight(get_step, reader):
     assert all(np.array_equal(before[name], after[name], equal_nan=True) for name in before)
 
 
-@pytest.mark.parametrize("changes", [{}, {"accumulation_steps": 2}, {"clip_norm": 1.0}], ids=["", "parts", "clipped"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id=""),
+        pytest.param({"accumulation_steps": 2}, id="parts", marks=pytest.mark.slow),
+        pytest.param({"clip_norm": 1.0}, id="clipped", marks=pytest.mark.slow),
+    ],
+)
 def test_a_gradient_that_is_not_finite_changes_no_weight(make_model, strategy, reader, changes):
     model, chunk = make_model(), reader(BATCH).read(0, 0, 3, 3)
     step = make_step(model, strategy, norm_every=1000, **changes)  # found without the norm
@@ -165,8 +175,10 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(make_model, strategy, r
 def test_a_product_of_rows_that_overflows_changes_no_weight(make_model, strategy, reader):
     model, chunk = make_model(), reader(BATCH).read(0, 0, 3, 3)
     step = make_step(model, strategy, norm_every=1000)
-    model.encoder.hidden.kernel.assign(1e30 * model.encoder.hidden.kernel)  # tanh of it is finite, and so is the loss
-    model.decoder.hidden.kernel.assign(model.decoder.hidden.kernel * 0 + 1e-30)
+    model.encoder.hidden[0].kernel.assign(
+        1e30 * model.encoder.hidden[0].kernel
+    )  # tanh of it is finite, and so is the loss
+    model.decoder.hidden[0].kernel.assign(model.decoder.hidden[0].kernel * 0 + 1e-30)
     model.decoder.out.kernel.assign(model.decoder.out.kernel * 0 + 1e30)
     before = snapshot(model)
     metrics, finite = step.run(chunk, 0)

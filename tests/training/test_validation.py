@@ -22,7 +22,7 @@ from vaedist.data.rows import SplitRows
 from vaedist.data.sources import ImageSource
 from vaedist.errors import DataError
 from vaedist.monitor.metrics import read_metrics
-from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 
 ROWS = {"train": 64, "validation": 24, "test": 16}
@@ -102,7 +102,7 @@ def test_each_epoch_scores_the_validation_images_and_says_so(trained):
 
 def test_the_best_checkpoint_is_the_best_by_the_validation_images(trained):
     scores = {row["step"]: row["elbo"] for row in read_metrics(trained.run.metrics) if row["kind"] == "validation"}
-    best = CheckpointStore(trained.run.checkpoints).best().position
+    best = CheckpointStore(trained.run).best().position
     assert best.step == max(scores, key=scores.get)
     assert (best.validation_elbo, best.test_elbo) == (scores[best.step], None)
 

@@ -13,8 +13,10 @@ from vaedist.data.lane_reader import LaneReader
 from vaedist.data.lanes import LanePlan
 from vaedist.data.worker_data import WorkerData
 from vaedist.launch.addresses import free_port
-from vaedist.runs.checkpoint import CheckpointStore
-from vaedist.training.build import build_model, build_step
+from vaedist.models.build import build_model
+from vaedist.runs.checkpoint_store import CheckpointStore
+from vaedist.runs.folder import RunFolder
+from vaedist.training.build import build_step
 from vaedist.training.loop import Loop
 
 CAPACITY = 4
@@ -57,7 +59,7 @@ def test_python_calls_a_step(strategy, tmp_path):
         sys.setprofile(count)
         return False
 
-    loop = Loop(experiment, model, strategy, inputs, CheckpointStore(tmp_path, 1), should_stop=begins)
+    loop = Loop(experiment, model, strategy, inputs, CheckpointStore(RunFolder.at(tmp_path), 1), should_stop=begins)
     try:
         loop.run()
     finally:
@@ -107,6 +109,7 @@ print(json.dumps([[node.op for node in nodes if node.op.startswith("Collective")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reduce_dtype", "carried"), [("float32", ["float32"]), ("bfloat16", ["bfloat16", "float32"])])
 def test_one_collective_a_step_and_one_for_the_metrics_where_gradients_are_narrower(reduce_dtype, carried):
     workers = [f"127.0.0.1:{free_port()}" for _ in range(2)]

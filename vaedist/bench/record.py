@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vaedist.errors import ConfigError
-from vaedist.files import told_path
+from vaedist.files import display_path
 
 FORMAT = 1
 GIGA = 1e9
@@ -115,7 +115,9 @@ def read_record(path: Path) -> Record:
         return Record.from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"{told_path(path)} holds no benchmark that `vaedist bench` has written: {reason}") from error
+        raise ConfigError(
+            f"{display_path(path)} holds no benchmark that `vaedist bench` has written: {reason}"
+        ) from error
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

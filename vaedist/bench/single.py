@@ -21,7 +21,8 @@ from vaedist.data.manifest import load_manifest
 from vaedist.data.worker_data import open_inputs
 from vaedist.devices.strategy import configure_devices, local_devices, make_strategy
 from vaedist.evaluation.test_pass import Evaluator
-from vaedist.training.build import build_model, build_step
+from vaedist.models.build import build_model
+from vaedist.training.build import build_step
 from vaedist.training.step import TrainStep
 
 # What the speed of a job depends on.

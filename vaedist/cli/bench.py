@@ -9,7 +9,7 @@ from vaedist.cli.loading import quiet
 from vaedist.cli.options import LocalPath, address_option, job_argument, json_option
 from vaedist.cli.output import console, print_pairs, status_line
 from vaedist.config import Experiment
-from vaedist.files import replace_file, told_path
+from vaedist.files import display_path, replace_file
 
 if TYPE_CHECKING:
     from vaedist.bench.record import Record
@@ -66,7 +66,7 @@ def bench(
         if before:
             _compare(record, before)
     if out:
-        click.echo(f"wrote {told_path(out)}", err=as_json)
+        click.echo(f"wrote {display_path(out)}", err=as_json)
 
 
 def _print(job: Path, record: "Record") -> None:

@@ -12,13 +12,13 @@ import click
 from click.core import ParameterSource
 
 from vaedist.cli.loading import quiet
-from vaedist.cli.options import Place, checkpoint_option, data_option, ema_option, json_option, set_option
+from vaedist.cli.options import Location, checkpoint_option, data_option, ema_option, json_option, set_option
 from vaedist.cli.output import console, progress_bar
 from vaedist.storage.paths import is_there
 
 
 @click.command()
-@click.argument("target", metavar="RUN|JOB", type=Place())
+@click.argument("target", metavar="RUN|JOB", type=Location())
 @set_option
 @checkpoint_option
 @ema_option
@@ -84,7 +84,7 @@ def _of_job(target: Path, overrides: tuple[str, ...], data: str | None) -> tuple
     from vaedist.config import Experiment
     from vaedist.data.manifest import load_manifest
     from vaedist.data.worker_data import check_images, open_probe
-    from vaedist.training.build import build_model
+    from vaedist.models.build import build_model
 
     experiment = Experiment.from_file(target, overrides)
     path = data or experiment.data.path

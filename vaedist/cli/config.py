@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 
 from vaedist.cli.options import job_argument
-from vaedist.config import Sweep, read_job
+from vaedist.config import Sweep, read_job, with_options
+from vaedist.config.model_types import DEFAULT
 
 
 @click.group()
@@ -22,9 +23,11 @@ def show(job: Path, overrides: tuple[str, ...]) -> None:
 
 
 @config.command()
-def schema() -> None:
+@click.option("--model", "kind", metavar="TYPE", default=DEFAULT, show_default=True,
+              help="Show the options of this model: a value of model.type.")  # fmt: skip
+def schema(kind: str) -> None:
     """Print the JSON schema of a job: every key with its type, range, default and meaning.
 
     Only sweeps have the [tune] part.
     """
-    click.echo(json.dumps(Sweep.model_json_schema(), indent=2))
+    click.echo(json.dumps(with_options(Sweep, kind).model_json_schema(), indent=2))

@@ -11,7 +11,7 @@ import click
 
 from vaedist.cli.loading import loaded, quiet
 from vaedist.cli.options import (
-    Place,
+    Location,
     address_option,
     checkpoint_option,
     data_option,
@@ -21,7 +21,6 @@ from vaedist.cli.options import (
 )
 from vaedist.cli.output import console, print_pairs, progress_bar
 from vaedist.config import EVALUATION_SAMPLES
-from vaedist.storage.uri import join_uri
 
 if TYPE_CHECKING:
     from vaedist.api import Run
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @run_argument
-@click.argument("others", nargs=-1, type=Place(), metavar="[OTHER]...")
+@click.argument("others", nargs=-1, type=Location(), metavar="[OTHER]...")
 @click.option("--samples", type=click.IntRange(1, 2**20), default=EVALUATION_SAMPLES, show_default=True,
               help="Samples of z for each image, K.")  # fmt: skip
 @click.option("--split", type=click.Choice(["test", "train", "validation"]), default="test", show_default=True,
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(1), help="Score so many images only, a random part of the split.")
 @checkpoint_option
 @ema_option
-@click.option("--bits-per-dim", is_flag=True, help="Fail where the likelihood gives no bits/dim.")
+@click.option("--bits-per-dim", is_flag=True, help="Fail where a model has no bits/dim.")
 @data_option
 @click.option("--workers", type=click.IntRange(1, 4096), default=1, show_default=True,
               help="Ray workers that share the images; one needs no Ray.")  # fmt: skip
@@ -82,8 +81,7 @@ def evaluate(
         return
     for place, opened, evaluation, path in zip((run, *others), runs, found, paths, strict=True):
         _print(place, opened, split, evaluation)
-        folder = opened.folder
-        click.echo(f"wrote {join_uri(folder.uri, folder.evaluations.name, path.name) if folder.uri else path}")
+        click.echo(f"wrote {opened.folder.store.location_of(path)}")
     for place, evaluation in zip(others, found[1:], strict=True):
         _print_difference(f"{place} less {run}", evaluation.against(found[0]))
 
@@ -102,14 +100,14 @@ def _save(run: str | Path, opened: "Run", split: str, name: str, found: "Evaluat
     position, folder = opened.checkpoint.position, opened.folder
     record = {
         "run": str(run),
-        "checkpoint": join_uri(folder.place, folder.checkpoints.name, opened.checkpoint.path.name),
+        "checkpoint": folder.store.location_of(opened.checkpoint.path),
         "epoch": position.epoch,
         "step": position.step,
         "ema": opened.ema,
         "fingerprint": position.fingerprint,
         "split": split,
         "seed": opened.experiment.seed,
-        "scored": opened.observation.shown,
+        "scored": opened.preprocessing.shown,
         **found.to_dict(),
     }
     return save_evaluation(folder, name, position.step, record)
@@ -133,7 +131,7 @@ def _print_json(
 
 
 def _print(run: str | Path, opened: "Run", split: str, found: "Evaluation") -> None:
-    position, samples, seen = opened.checkpoint.position, found.samples, opened.observation
+    position, samples, seen = opened.checkpoint.position, found.samples, opened.preprocessing
     weights = ", moving averages" if opened.ema else ""
     rows = {
         "checkpoint": f"step {position.step} ({position.epoch} epochs){weights}",
@@ -151,7 +149,7 @@ def _print(run: str | Path, opened: "Run", split: str, found: "Evaluation") -> N
         "reconstruction": _nats(found.reconstruction),
         "KL": _nats(found.kl),
         "bits/dim <=": _bits(found.bits_per_dim, samples),
-        "active units": _active(found, opened.experiment.model.latent),
+        "active units": _active(found),
     }
     if samples == 1:
         del rows["L_1 - L_0"]
@@ -203,12 +201,12 @@ def _rise(found: "Evaluation") -> str:
 
 def _bits(estimates: "dict[int, Estimate] | None", samples: int) -> str:
     if estimates is None:
-        return "none: the likelihood is a score of grey values, not a density"
+        return "none: the model scores grey values by a score that is not a density"
     elbo, log_p = estimates[1], estimates[samples]
     return f"{elbo.mean:.4f} +- {elbo.standard_error:.4f} by the ELBO, {log_p.mean:.4f} by L_{samples}"
 
 
-def _active(found: "Evaluation", latent: int) -> str:
+def _active(found: "Evaluation") -> str:
     if found.active_units is None:
         return f"not counted: {found.active_units_withheld}"
-    return f"{found.active_units} of {latent}"
+    return f"{found.active_units} of {len(found.kl_per_unit)}"

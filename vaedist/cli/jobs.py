@@ -1,21 +1,23 @@
-"""`vaedist submit` and `vaedist jobs`: trainings and sweeps on a cluster, from here."""
+"""`vaedist submit` and `vaedist jobs`: trainings and sweeps as jobs on a cluster."""
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaedist.cli.options import dashboard_option, job_argument, json_option, run_values
+from vaedist.cli.options import LocalPath, dashboard_option, job_argument, json_option, run_values
 from vaedist.cli.output import console, print_pairs, status_line
 from vaedist.config import Experiment, Sweep
 from vaedist.errors import ConfigError, Interrupted, JobError
+from vaedist.packages import check_packages, make_importable
 
 if TYPE_CHECKING:
-    from vaedist.launch.jobs.client import Job, Jobs
+    from vaedist.launch.jobs.client import Jobs
+    from vaedist.launch.jobs.job import Job
 
 PACKAGES = ("image", "pip")
 
@@ -27,16 +29,21 @@ job_name_argument = click.argument("name", metavar="JOB")
 @click.option("--tune", "is_sweep", is_flag=True, help="JOB is a sweep: run it as `vaedist tune` does.")
 @click.option("--name", metavar="NAME", help="Name of the run or sweep.  [default: the job's run.name, or its file's]")
 @click.option("--runs", metavar="DIR", help="Folder or URI that holds the runs.  [default: the job's run.folder]")
-@click.option("--resume", is_flag=True, help="Go on with the run or sweep if it exists.")
-@click.option("--retry-errored", is_flag=True, help="With --tune --resume: try those trials again that failed.")
+@click.option("--resume", is_flag=True, help="Resume the run or sweep if it exists.")
+@click.option("--retry-errored", is_flag=True, help="With --tune --resume: retry failed trials.")
 @click.option(
     "--env", "environment", multiple=True, metavar="image|pip|NAME=VALUE",
-    help="image: run with the packages of the cluster's image, which is what happens if nothing is said; pip: install "
-    "the versions of here. NAME=VALUE: set a variable, which must not be secret; may be repeated.",
+    help="image: run with the packages of the cluster's image, the default; pip: install the versions of this machine; "
+    "NAME=VALUE: set a variable, which must not be secret. May be repeated.",
 )  # fmt: skip
 @click.option(
     "--env-from-node", "from_node", multiple=True, metavar="NAME",
-    help="A variable, such as a key, that the nodes have and the job needs; may be repeated.",
+    help="A variable, such as a key, that the nodes have and the job needs. May be repeated.",
+)  # fmt: skip
+@click.option(
+    "--package", "packages", multiple=True, metavar="DIR", type=LocalPath(path_type=Path),
+    help="A package of your own that the job imports: the folder that has the __init__.py, as ./conv_vae for "
+    "conv_vae.model:ConvVAE. May be repeated.",
 )  # fmt: skip
 @click.option("--extra", "extras", multiple=True, metavar="NAME", help="With --env pip: an extra, such as gpu.")
 @click.option("--no-wait", is_flag=True, help="Print the job's id and do not follow it.")
@@ -51,22 +58,25 @@ def submit(
     retry_errored: bool,
     environment: tuple[str, ...],
     from_node: tuple[str, ...],
+    packages: tuple[Path, ...],
     extras: tuple[str, ...],
     no_wait: bool,
     address: str | None,
 ) -> None:
-    """Train the experiment in the file JOB on a cluster, as a Ray job, and follow it.
+    """Train the experiment JOB on a cluster, as a Ray job.
 
-    The code of vaedist goes there, too. The job's paths, data.path and run.folder, are the cluster's: absolute ones
-    that all nodes share, or URIs. Exit code 0 if the job succeeds, 1 if it fails, 130 if it is stopped. Ctrl-C ends the
-    following, not the job; so does a cluster that is gone, with exit code 2, see `vaedist jobs wait --help`.
+    JOB is a file, and the job's log is followed. The code of vaedist and of each --package is sent with it. The paths
+    data.path and run.folder are the cluster's: absolute paths that all nodes share, or URIs. Exit code 0 if the job
+    succeeds, 1 if it fails, 130 if it is stopped.
+    Ctrl-C ends the following, not the job. If the cluster is gone, the exit code is 2, see `vaedist jobs wait --help`.
     """
     values = run_values(name, runs)
-    packages, variables = _environment(environment)
-    if extras and packages != "pip":
+    installed, variables = _environment(environment)
+    if extras and installed != "pip":
         raise ConfigError("--extra goes with --env pip")
     if retry_errored and not (is_sweep and resume):
         raise ConfigError("--retry-errored goes with --tune --resume")
+    own = _importable(packages)
     read: Experiment | Sweep = (Sweep if is_sweep else Experiment).from_file(job, overrides, values)
 
     from vaedist.launch.jobs import submission as launch
@@ -75,7 +85,7 @@ def submit(
         arguments = launch.sweep_arguments(read, overrides, resume=resume, retry_failed=retry_errored)
     else:
         arguments = launch.training_arguments(resume=resume)
-    submission = launch.Submission(read, arguments, job, packages, extras, variables, from_node)
+    submission = launch.Submission(read, arguments, job, installed, extras, variables, from_node, own)
     cluster = _jobs(address)
     identity = cluster.submit(submission, progress=_say)
     if no_wait:
@@ -85,8 +95,19 @@ def submit(
     _follow(cluster, identity)
 
 
+def _importable(folders: Sequence[Path]) -> list[Path]:
+    """Checks the packages of --package, and has this process, which reads the job, find them."""
+    if not folders:
+        return []
+    from vaedist.launch.ray_internals import upload_limit
+
+    packages = check_packages(folders, upload_limit())
+    make_importable(packages)
+    return packages
+
+
 def _environment(given: Iterable[str]) -> tuple[str, dict[str, str]]:
-    """Where the packages come from, and the variables, of what --env says."""
+    """Returns the source of the packages, and the variables, that --env gives."""
     packages, variables = [], {}
     for each in given:
         name, equals, value = each.partition("=")
@@ -103,19 +124,19 @@ def _environment(given: Iterable[str]) -> tuple[str, dict[str, str]]:
 
 @click.group()
 def jobs() -> None:
-    """List, look at, follow and stop jobs on a cluster.
+    """List, show, follow and stop jobs on a cluster.
 
-    JOB is a job's id, or the name of a run: its job that has not ended yet, else its newest. Where several have not
-    ended, their ids are listed to choose from, and nothing else happens.
+    JOB is a job's id, or the name of a run: its job that has not ended yet, else its newest. If several have not ended,
+    their ids are listed to choose from, and nothing else happens.
     """
 
 
 @jobs.command("list")
-@click.option("--all", "every", is_flag=True, help="Also those that were not submitted by vaedist.")
+@click.option("--all", "every", is_flag=True, help="Also list jobs that vaedist did not submit.")
 @dashboard_option
 @json_option
 def list_(every: bool, address: str | None, as_json: bool) -> None:
-    """One row a job, the newest first by the cluster's clock."""
+    """List jobs, the newest first by the cluster's clock."""
     found = _jobs(address).list(every=every)
     if as_json:
         click.echo(json.dumps([_record(job) for job in found], indent=2))
@@ -152,12 +173,12 @@ def status(name: str, address: str | None, as_json: bool) -> None:
 
 @jobs.command()
 @job_name_argument
-@click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended; exit code as of submit.")
+@click.option("-f", "--follow", is_flag=True, help="Follow until the job has ended; exit code as of submit.")
 @dashboard_option
 def logs(name: str, follow: bool, address: str | None) -> None:
-    """Print what a job has printed.
+    """Print a job's log.
 
-    With --follow, a cluster that is gone is given up as `vaedist jobs wait` does.
+    With --follow, a cluster that is gone is given up as by `vaedist jobs wait`.
     """
     cluster = _jobs(address)
     job = cluster.get(name)
@@ -172,7 +193,10 @@ def logs(name: str, follow: bool, address: str | None) -> None:
 @click.option("--no-wait", is_flag=True, help="Do not wait until it has stopped.")
 @dashboard_option
 def stop(name: str, no_wait: bool, address: str | None) -> None:
-    """Stop a job, after it has saved the step that it is at; `vaedist submit --resume` goes on with it."""
+    """Stop a job once it has saved its current step.
+
+    `vaedist submit --resume` resumes it.
+    """
     cluster = _jobs(address)
     job = cluster.get(name)
     if job.has_ended or not cluster.stop(job.id):
@@ -212,7 +236,7 @@ def _say(text: str) -> None:
 
 
 def _follow(cluster: "Jobs", identity: str) -> None:
-    """Print a job's log until it has ended, and end as it did."""
+    """Prints a job's log until it has ended, and ends with its outcome."""
     _conclude(cluster, _until_ended(lambda: cluster.follow(identity, _echo, _say), identity))
 
 
@@ -221,12 +245,12 @@ def _echo(text: str) -> None:
 
 
 def _until_ended(wait: Callable[[], "Job"], identity: str) -> "Job":
-    """What `wait` gives; Ctrl-C leaves the job alone."""
+    """Returns the result of `wait`; on Ctrl-C, the job keeps running."""
     try:
         return wait()
     except KeyboardInterrupt:
         raise Interrupted(
-            f"no longer following; the job goes on: `vaedist jobs logs -f {identity}` follows it, "
+            f"no longer following; the job keeps running: `vaedist jobs logs -f {identity}` follows it, "
             f"`vaedist jobs stop {identity}` stops it"
         ) from None
 

@@ -22,12 +22,15 @@ from vaedist.cli.streams import CLOSED_PIPE, OutputError, finish_stdout, give_up
 from vaedist.cli.tensorboard import tensorboard
 from vaedist.cli.train import train
 from vaedist.cli.tune import tune
-from vaedist.errors import Interrupted, StorageError, VaedistError
+from vaedist.errors import Interrupted, StorageError, UserCodeError, VaedistError
 from vaedist.files import is_undecoded, readable
 
 
 class OneLineErrors(click.Group):
-    """A group whose errors, the library's and click's, become one line on stderr and an exit code."""
+    """A group whose errors, the library's and click's, become one line on stderr and an exit code.
+
+    An exception in a user's own code becomes several lines, its traceback there.
+    """
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         """Run a command and, if `standalone_mode`, end the process."""
@@ -41,6 +44,8 @@ class OneLineErrors(click.Group):
             if error.closed:
                 sys.exit(CLOSED_PIPE)
             _end(error.exit_code, f"error: {error}")
+        except UserCodeError as error:
+            _end(error.exit_code, *f"error: {error}".splitlines())
         except VaedistError as error:
             _end(error.exit_code, f"{'stopped' if isinstance(error, Interrupted) else 'error'}: {error}")
         except click.exceptions.NoArgsIsHelpError as error:
@@ -96,13 +101,14 @@ def _is_somewhere() -> bool:
         return False
 
 
-def _end(code: int, text: str) -> NoReturn:
-    """One line on stderr, and the end of the process."""
+def _end(code: int, *lines: str) -> NoReturn:
+    """Prints one line on stderr, or the several of an error in a user's code, and ends the process."""
     try:
         finish_stdout()
     except OutputError:
         give_up_stdout()
-    click.echo(readable(" ".join(text.split())), err=True)
+    shown = lines if len(lines) > 1 else [" ".join(lines[0].split())]
+    click.echo("\n".join(map(readable, shown)), err=True)
     sys.exit(code)
 
 

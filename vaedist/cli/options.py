@@ -35,13 +35,13 @@ class LocalPath(click.Path):
         return super().convert(value, param, ctx)
 
 
-class Place(click.ParamType):
+class Location(click.ParamType):
     """A local path, or the URI of a folder on a store, which stays a string."""
 
-    name = "place"
+    name = "location"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:
-        """Check a URI's kind, as far as its text tells."""
+        """Checks the kind of a URI by its text, or expands ~ in a path."""
         if isinstance(value, Path):
             return value
         return _checked(value) if is_remote(value) else _local(value)
@@ -65,7 +65,7 @@ def run_values(name: str | None, runs: str | None) -> dict[str, str]:
 
 def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     """RUN, a run's folder or its URI."""
-    return click.argument("run", type=Place())(command)
+    return click.argument("run", type=Location())(command)
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,7 +92,7 @@ def ema_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """--data, for data sets that were moved."""
     return click.option(
-        "--data", metavar="DIR", callback=lambda _context, _option, place: place and _checked(place),
+        "--data", metavar="DIR", callback=lambda _context, _option, location: location and _checked(location),
         help="Where the run's data set lies now, if it was moved.",
     )(command)  # fmt: skip
 

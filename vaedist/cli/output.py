@@ -10,12 +10,11 @@ import click
 
 from vaedist.cli.streams import give_up_stdout, stderr_copy
 from vaedist.errors import StorageError
-from vaedist.files import told_path
 
 
-def shown_place(folder: Any) -> str:
-    """Where a run or a sweep is kept, as a shell takes it."""
-    return shlex.quote(folder.uri or told_path(folder.path))
+def quoted_location(folder: Any) -> str:
+    """Returns the location of a run or a sweep, quoted for a shell."""
+    return shlex.quote(folder.store.display())
 
 
 def console() -> Any:

@@ -11,7 +11,7 @@ import click
 from vaedist.cli.loading import loaded
 from vaedist.cli.options import (
     LocalPath,
-    Place,
+    Location,
     checkpoint_option,
     data_option,
     ema_option,
@@ -19,8 +19,8 @@ from vaedist.cli.options import (
     run_argument,
 )
 from vaedist.cli.output import console, print_pairs
+from vaedist.config import told
 from vaedist.errors import RunError
-from vaedist.storage.uri import join_uri
 
 if TYPE_CHECKING:
     from vaedist.runs.summary import Unreadable
@@ -107,10 +107,12 @@ def runs() -> None:
 
 
 @runs.command("list")
-@click.argument("folder", metavar="RUNS", type=Place(), default="runs")
+@click.argument("folder", metavar="RUNS", type=Location(), default="runs")
 @json_option
 def list_(folder: str | Path, as_json: bool) -> None:
-    """One row a run in the folder RUNS ("runs" if not given), the best ELBO first.
+    """List the runs in the folder RUNS ("runs" if not given), one in a row, the best ELBO first.
+
+    The options are those of the model that differ from their defaults; in JSON, "options" has all of them.
 
     The ELBO is that of the validation images, or of the test images where the run's data has no validation split.
 
@@ -127,6 +129,7 @@ def list_(folder: str | Path, as_json: bool) -> None:
         return
     if not found:
         raise RunError(f"no runs in {folder}")
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(
@@ -136,17 +139,18 @@ def list_(folder: str | Path, as_json: bool) -> None:
         "split",
         "best ELBO",
         "newest ELBO",
-        "flow",
-        "latent",
-        "hidden",
-        "likelihood",
         "rate",
         "batch",
+        "model",
+        "options",
     )
     for s in summaries:
         scores = ("-" if elbo is None else f"{elbo:.2f}" for elbo in (s.best_elbo, s.elbo))
-        sizes = (s.depth, s.latent, s.hidden, s.likelihood, f"{s.learning_rate:g}", s.global_batch)
-        table.add_row(s.name, f"{s.epoch}/{s.epochs}", str(s.step), s.split or "-", *scores, *map(str, sizes))
+        options = ", ".join(f"{key} {told(value)}" for key, value in s.changed.items())
+        table.add_row(
+            escape(s.name), f"{s.epoch}/{s.epochs}", str(s.step), s.split or "-", *scores, f"{s.learning_rate:g}",
+            str(s.global_batch), escape(s.model), escape(options or "-"),
+        )  # fmt: skip
     if summaries:
         console().print(table)
     if broken:
@@ -169,15 +173,21 @@ def _print_broken(broken: "list[Unreadable]", count: int) -> None:
 @json_option
 def show(run: str | Path, as_json: bool) -> None:
     """Where RUN stands: its scores, its checkpoints, its files and its experiment."""
+    from vaedist.runs.checkpoint_store import checkpoints_of
     from vaedist.runs.folder import RunFolder
-    from vaedist.runs.remote import checkpoints_of, places_of, pulled
     from vaedist.runs.summary import summarize
 
-    folder = pulled(RunFolder.at(run))
+    folder = RunFolder.at(run)
+    folder.refresh()
     summary, experiment = summarize(folder), folder.read_experiment()
-    checkpoints = [
-        join_uri(folder.place, folder.checkpoints.name, path.name) for path in checkpoints_of(folder).committed()
-    ]
+    checkpoints, evaluations, pictures = (
+        [folder.store.location_of(path) for path in paths]
+        for paths in (
+            checkpoints_of(folder).committed(),
+            folder.files_in(folder.evaluations, "*.json"),
+            folder.files_in(folder.pictures, "*[a-z].png"),
+        )
+    )
     if as_json:
         record = asdict(summary) | {"checkpoints": checkpoints, "experiment": experiment.model_dump()}
         click.echo(json.dumps(record, indent=2))
@@ -188,8 +198,8 @@ def show(run: str | Path, as_json: bool) -> None:
         if summary.elbo is None
         else f"{summary.elbo:.3f} nats, best {summary.best_elbo:.3f}",
         "checkpoints": "\n".join(checkpoints) or "none yet",
-        "evaluations": "\n".join(places_of(folder, folder.evaluations, "*.json")) or "none yet",
-        "pictures": "\n".join(places_of(folder, folder.pictures, "*[a-z].png")) or "none yet",
+        "evaluations": "\n".join(evaluations) or "none yet",
+        "pictures": "\n".join(pictures) or "none yet",
     }
     print_pairs(str(run), rows)
     click.echo(experiment.to_toml(), nl=False)
@@ -201,7 +211,7 @@ def _columns(count: int) -> int:
 
 
 def _clipped(run: Any, images: Any) -> float | None:
-    """Share of pixel values that lie at or beyond 0 or 1, where the likelihood cuts them off there; else None."""
+    """Returns the share of pixel values at or beyond 0 or 1, where the model clips them there; else None."""
     return float(((images <= 0) | (images >= 1)).mean()) if run.model.clips else None
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vaedist.cli.options import Place
+from vaedist.cli.options import Location
 from vaedist.errors import RunError, StorageError
 from vaedist.storage.paths import is_there
 
@@ -20,7 +20,7 @@ LOOK_SECONDS = 5.0  # between two looks at a store, which does not tell what cha
 
 
 @click.command()
-@click.argument("runs", type=Place(), default="runs")
+@click.argument("runs", type=Location(), default="runs")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve on.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=6006, show_default=True, help="Port; 0 takes a free one."

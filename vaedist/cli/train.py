@@ -7,10 +7,8 @@ from typing import Any
 import click
 
 from vaedist.cli.options import address_option, job_argument, run_values
-from vaedist.cli.output import echo_result, shown_place, user_stream
+from vaedist.cli.output import echo_result, quoted_location, user_stream
 from vaedist.config import Experiment
-from vaedist.files import told_path
-from vaedist.storage.uri import join_uri
 
 
 @click.command()
@@ -54,10 +52,10 @@ def _print_result(run: Any, seconds: float) -> None:
     last = epoch_rows(read_metrics(run.metrics))[-1]
     label = f"{last['kind']} ELBO"
     width = max(13, len(label) + 2)
-    pictures = join_uri(run.uri or told_path(run.path), run.pictures.name, "reconstructions.png")
+    pictures = run.store.display(run.pictures / "reconstructions.png")
     echo_result(
         f"{label:<{width}}{last['elbo']:.2f} nats an image (reconstruction {last['reconstruction']:.2f}, "
         f"KL {last['kl']:.2f}), after {last['epoch']} epochs, {last['step']} steps; {seconds / 60:.1f} minutes in all\n"
         f"{'pictures':<{width}}{pictures}, samples.png, interpolations.png\n"
-        f"{'look at it':<{width}}vaedist tensorboard {shown_place(run)}"
+        f"{'look at it':<{width}}vaedist tensorboard {quoted_location(run)}"
     )

@@ -5,12 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaedist.cli.options import LocalPath, Place, address_option, run_values, set_option
-from vaedist.cli.output import console, echo_result, print_pairs, shown_place, user_stream
+from vaedist.cli.options import LocalPath, Location, address_option, run_values, set_option
+from vaedist.cli.output import console, echo_result, print_pairs, quoted_location, user_stream
 from vaedist.config import Sweep, told
 from vaedist.errors import ConfigError, StorageError
-from vaedist.files import told_path
-from vaedist.storage.uri import join_uri, parent_of
 
 if TYPE_CHECKING:
     from vaedist.launch.tuning.sweep import Plan
@@ -43,7 +41,7 @@ def tune() -> None:
 @set_option
 @click.option("--name", metavar="NAME", help="Name of the sweep.  [default: the job's run.name, or its file's name]")
 @click.option("--runs", metavar="DIR", help="Folder that holds the sweep's.  [default: the job's run.folder]")
-@click.option("--resume", metavar="DIR", type=Place(), help="Go on with the sweep in this folder.")
+@click.option("--resume", metavar="DIR", type=Location(), help="Go on with the sweep in this folder.")
 @click.option("--retry-errored", is_flag=True, help="With --resume: try those trials again that failed.")
 @click.option("--dry-run", is_flag=True, help="Print the trials and what each takes of the cluster; start none.")
 @address_option
@@ -82,18 +80,19 @@ def run(
         folder = launch(
             sweep, resume=resume is not None, retry_failed=retry_errored, address=address, observe=terminal.show
         )
-    _print_result(_opened(folder.uri or folder.path))
+    folder.refresh()
+    _print_result(folder)
 
 
 @tune.command()
-@click.argument("sweep", type=Place())
+@click.argument("sweep", type=Location())
 def report(sweep: str | Path) -> None:
     """Write report.md, plots and tables of all trials into the folder of a sweep, SWEEP."""
     click.echo(f"wrote {_report(_opened(sweep))}")
 
 
 @tune.command()
-@click.argument("sweep", type=Place())
+@click.argument("sweep", type=Location())
 @click.option(
     "-o", "--out", type=LocalPath(path_type=Path), required=True, help="Job file to write; one that is there is kept."
 )
@@ -127,26 +126,23 @@ def _sweep(
     folder = _opened(resume)
     folder.read_sweep()  # says what is missing, if it is none
     # It may have been moved since.
-    parent = parent_of(folder.uri) if folder.uri else folder.path.parent
-    return Sweep.from_file(folder.sweep, overrides, run_values(folder.name, str(parent)))
+    return Sweep.from_file(folder.sweep, overrides, run_values(folder.name, folder.store.parent))
 
 
-def _opened(place: str | Path) -> "SweepFolder":
-    """A sweep's folder, up to date."""
+def _opened(location: str | Path) -> "SweepFolder":
+    """Returns a sweep's folder, up to date."""
     from vaedist.sweeps import SweepFolder
-    from vaedist.sweeps.remote import pulled_sweep
 
-    return pulled_sweep(SweepFolder.at(place.absolute() if isinstance(place, Path) else place))
+    folder = SweepFolder.at(location).absolute()
+    folder.refresh()
+    return folder
 
 
 def _report(folder: "SweepFolder") -> str:
-    """Write a sweep's report; gives its place."""
-    from vaedist.sweeps.remote import push_report
+    """Writes a sweep's report; returns its location."""
     from vaedist.sweeps.report import write_report
 
-    path = write_report(folder)
-    push_report(folder)
-    return join_uri(folder.uri, path.name) if folder.uri else told_path(path)
+    return folder.store.display(write_report(folder))
 
 
 def _print_plan(sweep: Sweep, planned: "Plan") -> None:
@@ -177,7 +173,7 @@ def _print_result(folder: Any) -> None:
     from vaedist.monitor.sweep_terminal import describe
     from vaedist.sweeps.report import best_trial
 
-    sweep, trials, path = folder.read_sweep(), folder.read_trials(), shown_place(folder)
+    sweep, trials, path = folder.read_sweep(), folder.read_trials(), quoted_location(folder)
     states = [trial.state for trial in trials]
     counts = ", ".join(f"{states.count(s)} {s}" for s in ("finished", "stopped", "failed", "open") if s in states)
     lines = [f"trials       {counts}"]

@@ -3,27 +3,26 @@
 `vaedist config schema` prints every key with its type, its range and its default.
 """
 
+from vaedist.config.dimension import Dimension, Value, told
 from vaedist.config.experiment import Experiment, differences
+from vaedist.config.keys import keys, with_options
+from vaedist.config.model_options import ModelOptions
 from vaedist.config.sections import (
     EVALUATION_SAMPLES,
     NAME_PATTERN,
-    FlowSection,
-    ModelSection,
     ObjectiveSection,
     ScalingSection,
     Section,
     TrainingSection,
-    keys,
 )
-from vaedist.config.sweep import Dimension, Sweep, TuneSection, Value, read_job, told
+from vaedist.config.sweep import Sweep, TuneSection, read_job
 
 __all__ = [
     "EVALUATION_SAMPLES",
     "NAME_PATTERN",
     "Dimension",
     "Experiment",
-    "FlowSection",
-    "ModelSection",
+    "ModelOptions",
     "ObjectiveSection",
     "ScalingSection",
     "Section",
@@ -35,4 +34,5 @@ __all__ = [
     "keys",
     "read_job",
     "told",
+    "with_options",
 ]

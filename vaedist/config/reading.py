@@ -2,18 +2,20 @@
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from pydantic import ValidationError
 
-from vaedist.config.sections import Section, keys, tables, text_keys
+from vaedist.config.keys import keys, model_type_of, tables, text_keys
+from vaedist.config.model_types import DEFAULT
+from vaedist.config.sections import Section
 from vaedist.errors import ConfigError
 
 
 def parse(text: str, where: str) -> dict[str, Any]:
-    """TOML as nested tables; `where` names it in errors."""
+    """Returns TOML text as nested tables; `where` names its origin in errors."""
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -22,25 +24,59 @@ def parse(text: str, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}: not valid TOML: {error}") from None
 
 
-def overridden(section: type[Section], nested: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """A copy of `nested` with each `section.key=value` put in its place."""
+def parsed(
+    overrides: Iterable[str], section_for: Callable[[Mapping[str, Any]], type[Section]], nested: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the values of `section.key=value` texts, by dotted key.
+
+    Args:
+        overrides: the texts, in any order; of several of one key, the last one counts.
+        section_for: returns the class of an experiment whose model is the one that nested tables name.
+        nested: the tables that the values are for.
+
+    Raises:
+        ConfigError: a text sets no key that the experiment has.
+    """
+    given = [*map(_Override.parse, overrides)]
+    if not given:
+        return {}
+    kinds = [_text(each.value, spaced=each.spaced) for each in given if each.key == "model.type"]
+    section = section_for(placed(nested, {"model.type": kinds[-1]}) if kinds else nested)
     known, texts = set(keys(section)), set(text_keys(section))
     values: dict[str, Any] = {}
-    for override in overrides:
-        left, equals, value = override.partition("=")
-        key = left.strip()
-        shown = override if override.isprintable() else repr(override)
+    for each in given:
+        if each.key not in known:
+            raise ConfigError(f"--set {each.shown}: {unknown_key(each.key, section, known)}")
+        values[each.key] = _text(each.value, spaced=each.spaced) if each.key in texts else _toml_value(each.value)
+    return values
+
+
+class _Override(NamedTuple):
+    """A text `section.key=value`.
+
+    Attributes:
+        key: the dotted key.
+        value: its value as it was given.
+        spaced: whether the text is KEY = VALUE, as in a file: the spaces are not the value's.
+        shown: the text, in one line.
+    """
+
+    key: str
+    value: str
+    spaced: bool
+    shown: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        left, equals, value = text.partition("=")
+        shown = text if text.isprintable() else repr(text)
         if not equals:
-            raise ConfigError(f"--set {shown}: must be KEY=VALUE, as in model.flow.depth=4")
-        if key not in known:
-            raise ConfigError(f"--set {shown}: unknown key {key!r}{nearest(key, known)}")
-        spaced = left != left.rstrip()  # KEY = VALUE, as in a file: the spaces are not the value's
-        values[key] = _text(value, spaced=spaced) if key in texts else _toml_value(value)
-    return placed(nested, values)
+            raise ConfigError(f"--set {shown}: must be KEY=VALUE, as in training.epochs=4")
+        return cls(left.strip(), value, left != left.rstrip(), shown)
 
 
 def placed(nested: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of nested tables with values put at dotted keys; tables that are missing are made."""
+    """Returns a copy of nested tables with values set at dotted keys; missing tables are added."""
     merged = {k: dict(v) if isinstance(v, Mapping) else v for k, v in nested.items()}
     for key, value in values.items():
         table = merged
@@ -53,7 +89,7 @@ def placed(nested: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, An
 
 
 def _text(given: str, *, spaced: bool) -> str:
-    """The value of a key that is text: a quoted TOML string, or else the characters as they were given."""
+    """Returns the value of a text key: a quoted TOML string, or else the characters as they were given."""
     value = _toml_value(given)
     if isinstance(value, str) and value != given.strip():
         return value
@@ -61,7 +97,7 @@ def _text(given: str, *, spaced: bool) -> str:
 
 
 def _toml_value(given: str) -> Any:
-    """A TOML value; a bare word that is none is taken as a string, as a shell user means it."""
+    """Returns a TOML value; anything that is not one is taken as a string, as a shell user means it."""
     text = given.strip()
     try:
         # Within brackets, too: a comment would hide the second one, and the value would be less than was given.
@@ -72,16 +108,19 @@ def _toml_value(given: str) -> Any:
 
 
 def first_fault(section: type[Section], error: ValidationError) -> str:
-    """One line for the first fault: the key, its value, and what is allowed."""
+    """Returns one line about the first fault: the key, its value, and what is allowed."""
     faults = error.errors(include_url=False)
     unknown = [fault for fault in faults if fault["type"] == "extra_forbidden"]
     fault = (unknown or faults)[0]
     key = ".".join(str(part) for part in fault["loc"])
     if unknown:
-        known = list(keys(section))
-        return f"unknown key {key!r}{nearest(key, [*known, *tables(section)])}"
+        return unknown_key(key, section, [*keys(section), *tables(section)])
+    if fault["type"] == "missing":
+        return f"{key} is missing"
     message = fault["msg"].removeprefix("Value error, ")
-    message = message.replace("Input should", "must").replace("String should", "must")
+    message = (
+        message.replace("Input should", "must").replace("String should", "must").replace("a valid tuple", "an array")
+    )
     if fault["type"] == "string_pattern_mismatch":
         message = "must be letters, digits, '.', '_' or '-', and start with a letter or a digit"
     if fault["type"] in ("model_type", "model_attributes_type"):
@@ -91,8 +130,15 @@ def first_fault(section: type[Section], error: ValidationError) -> str:
     return f"{key}{shown}: {message}" if key else message
 
 
+def unknown_key(key: str, section: type[Section], known: Iterable[str]) -> str:
+    """Returns what is said of a key that an experiment does not have: the model it is not of, and the nearest key."""
+    kind = model_type_of(section)
+    of = f" of model.type = {kind!r}" if key.startswith("model.") and kind != DEFAULT else ""
+    return f"unknown key {key!r}{of}{nearest(key, known, kind)}"
+
+
 def _short(value: Any) -> str:
-    """A value as it stands in a message: a line that is not endless."""
+    """Returns a value as text of limited length."""
     try:
         text = repr(value)
     except ValueError:  # Python prints no integer of more than 4300 digits
@@ -100,19 +146,23 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:60]}...{text[-15:]}"
 
 
-def nearest(key: str, known: Iterable[str]) -> str:
-    """A hint that names the valid key most like `key`, by the whole key or else by its last part."""
+def nearest(key: str, known: Iterable[str], kind: str = DEFAULT) -> str:
+    """Returns a hint that names the valid key most like `key`, by the whole key or else by its last part.
+
+    Without one it names the command that lists those of an experiment with `model.type` = `kind`.
+    """
     known = list(known)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     if not close:
         leaf = key.rpartition(".")[2]
         leaves = {k.rpartition(".")[2]: k for k in known}
         close = [leaves[match] for match in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.6)]
-    return f"; did you mean {close[0]!r}?" if close else "; `vaedist config schema` lists the valid ones"
+    model = "" if kind == DEFAULT else f" --model {kind}"
+    return f"; did you mean {close[0]!r}?" if close else f"; `vaedist config schema{model}` lists the valid ones"
 
 
 def nearby_jobs(path: Path) -> str:
-    """A hint that names the job files beside a missing one."""
+    """Returns a hint that names the job files in the folder of a missing one."""
     names = sorted(p.name for p in path.parent.glob("*.toml"))
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
     if close:

@@ -4,11 +4,19 @@ A default stands here and nowhere else; every key has a type, a range and a sent
 """
 
 import math
-from collections.abc import Iterator
 from ipaddress import ip_network
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from vaedist.storage.uri import fault_of
 
@@ -76,6 +84,15 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _arrays_of_toml(cls, value: Any, info: ValidationInfo) -> Any:
+        """Takes an array, a list, where a tuple is wanted, unless the field has a validator of its own for that."""
+        field = cls.model_fields[str(info.field_name)]
+        if not isinstance(value, list) or get_origin(field.annotation) is not tuple:
+            return value
+        return value if any(isinstance(each, BeforeValidator) for each in field.metadata) else tuple(value)
+
 
 class RunSection(Section):
     """Where a run is kept."""
@@ -104,40 +121,10 @@ class DataSection(Section):
     verify: bool = Field(default=True, description="Check every shard's SHA-256 before the run starts.")
     binarize: Literal["none", "threshold", "dynamic", "fixed"] = Field(
         default="none",
-        description="Make the pixels of grey images 0 or 1, for the likelihood 'bernoulli': those above half, or each "
-        "with the probability pixel / 255, drawn afresh in every epoch of training, or once for each image. Evaluation "
-        "draws once for each image either way, by a seed that is not the run's.",
+        description="Make the pixels of grey images 0 or 1, for models that score binary pixels: 1 for those above "
+        "half, or with the probability pixel / 255, drawn afresh in every epoch of training, or once for each image. "
+        "Evaluation draws once for each image either way, by a seed that is not the run's.",
     )
-
-
-class FlowSection(Section):
-    """The inverse autoregressive flow of the posterior (Kingma et al. 2016)."""
-
-    depth: int = Field(default=3, ge=0, le=64, description="Number of flow steps; 0 is the plain VAE.")
-    width: int = Field(default=500, ge=1, description="Units of each hidden layer of a step's autoregressive network.")
-    layers: int = Field(default=1, ge=1, le=16, description="Hidden layers of a step's autoregressive network.")
-    transform: Literal["gated", "affine", "location"] = Field(
-        default="gated",
-        description="What a step does: g z + (1 - g) m, (z - m) / exp(s), or z + m, which keeps volumes.",
-    )
-    context: bool = Field(default=True, description="Feed each step the encoder's third output, h, beside z.")
-    gate_bias: float = Field(
-        default=2.0,
-        ge=-20,
-        le=20,
-        description="Added to the logits of a gated step's gates, so that it starts near the identity.",
-    )
-
-
-class ModelSection(Section):
-    """Sizes of the VAE."""
-
-    hidden: int = Field(default=500, ge=1, description="Units of the hidden layer of the encoder and of the decoder.")
-    latent: int = Field(default=500, ge=1, description="Number of latents.")
-    likelihood: Literal["bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic"] = Field(
-        default="bernoulli", description="Distribution of the pixels."
-    )
-    flow: FlowSection = FlowSection()
 
 
 class ObjectiveSection(Section):
@@ -361,29 +348,3 @@ class MonitorSection(Section):
     pictures: int = Field(
         default=32, ge=1, le=256, description="Images in the grid of reconstructions; twice that in samples."
     )
-
-
-def keys(section: type[Section], prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a section and of the sections in it."""
-    for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from keys(field.annotation, f"{prefix}{name}.")
-        else:
-            yield prefix + name
-
-
-def text_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
-    """Every dotted key whose value is text, be it one of a few words."""
-    for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from text_keys(field.annotation, f"{prefix}{name}.")
-        elif field.annotation is str or all(isinstance(word, str) for word in get_args(field.annotation) or (None,)):
-            yield prefix + name
-
-
-def tables(section: type[Section], prefix: str = "") -> Iterator[str]:
-    """Every dotted name of a table that an experiment may have."""
-    for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield prefix + name
-            yield from tables(field.annotation, f"{prefix}{name}.")

@@ -1,96 +1,25 @@
-"""A sweep: an experiment, and which of its keys are to be varied how."""
+"""A sweep: an experiment, and the keys that its trials vary."""
 
 import itertools
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from vaedist.config.dimension import Dimension, Value
 from vaedist.config.experiment import Experiment, SweepGivenError
-from vaedist.config.reading import first_fault, nearest
-from vaedist.config.sections import Section, keys
+from vaedist.config.keys import keys, with_options
+from vaedist.config.model_types import ModelTypeError
+from vaedist.config.reading import first_fault, nearest, placed
+from vaedist.config.sections import Section
 from vaedist.errors import ConfigError
 
-if TYPE_CHECKING:
-    import numpy as np
-
-Value: TypeAlias = bool | int | float | str
 METRICS = {"elbo": "max", "importance_bound": "max", "bits_per_dim": "min"}  # and which way each is better
 FIXED = ("run.", "data.", "scaling.", "monitor.", "checkpoint.")  # of the sweep as a whole
 MOST_TRIALS = 100_000
-
-
-class Dimension(Section):
-    """What a key may be in a trial: one of `grid` or `choice`, or between the two bounds of a range, both included."""
-
-    grid: list[Value] | None = Field(default=None, description="Values, all of which a grid search takes.")
-    choice: list[Value] | None = Field(default=None, description="The same, said of values that a search draws.")
-    uniform: list[float] | None = Field(default=None, description="[lowest, highest], all as likely.")
-    loguniform: list[float] | None = Field(default=None, description="[lowest, highest], their logarithms as likely.")
-    randint: list[int] | None = Field(default=None, description="[lowest, highest], all integers as likely.")
-    step: float | None = Field(default=None, gt=0, description="Values of a range are whole steps from the lowest.")
-
-    @model_validator(mode="after")
-    def _of_one_kind(self) -> Self:
-        kinds = [k for k in ("grid", "choice", "uniform", "loguniform", "randint") if getattr(self, k) is not None]
-        if len(kinds) != 1:
-            raise ValueError("must have one of grid, choice, uniform, loguniform and randint")
-        if self.values is not None:
-            if not self.values:
-                raise ValueError(f"{kinds[0]} is empty: it must have a value")
-            if len({(type(v), v) for v in self.values}) < len(self.values):
-                raise ValueError(f"{kinds[0]} has a value twice")
-            if self.step is not None:
-                raise ValueError(f"step is for uniform, loguniform and randint, not {kinds[0]}")
-            return self
-        bounds = getattr(self, kinds[0])
-        if len(bounds) != 2 or bounds[0] >= bounds[1]:
-            raise ValueError(f"{kinds[0]} = {bounds}: must be [lowest, highest]")
-        if self.loguniform is not None and bounds[0] <= 0:
-            raise ValueError(f"loguniform = {bounds}: must be above 0")
-        if self.step is not None:
-            if self.step > bounds[1] - bounds[0]:
-                raise ValueError(f"step = {self.step}: must be at most the range's {bounds[1] - bounds[0]}")
-            if self.randint is not None and self.step != int(self.step):
-                raise ValueError(f"step = {self.step}: must be whole for randint")
-        return self
-
-    @property
-    def values(self) -> list[Value] | None:
-        """The values to choose from; None for a range."""
-        return self.grid if self.grid is not None else self.choice
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Lowest and highest value of a range."""
-        low, high = self.uniform or self.loguniform or self.randint  # type: ignore[misc]
-        return low, high
-
-    @property
-    def extremes(self) -> list[Value]:
-        """Values such that, where these are allowed, all are."""
-        return self.values if self.values is not None else list(self.bounds)
-
-    def sample(self, rng: "np.random.Generator") -> Value:
-        """Draw a value."""
-        if self.values is not None:
-            return self.values[rng.integers(len(self.values))]
-        low, high = self.bounds
-        if self.randint is not None:
-            return self.quantised(int(rng.integers(int(low), int(high), endpoint=True)))
-        if self.loguniform is not None:
-            return self.quantised(min(max(math.exp(rng.uniform(math.log(low), math.log(high))), low), high))
-        return self.quantised(float(rng.uniform(low, high)))
-
-    def quantised(self, value: float) -> Value:
-        """A value of the range, taken to the nearest whole step."""
-        if self.step is not None:
-            low, high = self.bounds
-            steps = min(round((value - low) / self.step), math.floor((high - low) / self.step * (1 + 1e-12)))
-            value = low + steps * self.step
-        return round(value) if self.randint is not None else float(value)
 
 
 class TuneSection(Section):
@@ -131,31 +60,31 @@ class TuneSection(Section):
 
     @property
     def mode(self) -> str:
-        """Whether "max" or "min" of the metric is best."""
+        """Returns "max" if higher values of the metric are better, else "min"."""
         return METRICS[self.metric] if self.direction == "auto" else self.direction
 
 
 class Sweep(Experiment):
-    """An experiment, and a [tune] part that says which keys to vary; frozen, as an experiment is."""
+    """An experiment with a [tune] part, which names the keys to vary; immutable, as an experiment is."""
 
     tune: TuneSection
 
     @model_validator(mode="after")
     def _space_of_valid_keys(self) -> Self:
-        known = [key for key in keys(Experiment) if not key.startswith(FIXED)]
         for key, dimension in self.tune.space.items():
-            if key not in known:
-                hint = nearest(key, known)
-                kept = f": {key.partition('.')[0]} is the same in all trials" if key.startswith(FIXED) else hint
-                raise ValueError(f"tune.space has the key {key!r}, which cannot be varied{kept}")
+            self._check_key(key)
             for value in dimension.extremes:
-                self._check(key, value)
+                self._check_value(key, value)
         if self.tune.search == "grid":
             ranges = [key for key, dimension in self.tune.space.items() if dimension.values is None]
             if ranges:
                 raise ValueError(f"tune.space: a grid search needs values to choose from, and {ranges[0]} has a range")
             if self.grid_size > MOST_TRIALS:
                 raise ValueError(f"tune.space: a grid of {self.grid_size:,} trials; must be at most {MOST_TRIALS:,}")
+        return self
+
+    @model_validator(mode="after")
+    def _trials_that_can_be_compared(self) -> Self:
         if self.scaling.elastic:
             raise ValueError(
                 f"scaling.workers = {list(self.scaling.bounds)}: a trial of a sweep has a fixed number of workers"
@@ -166,26 +95,63 @@ class Sweep(Experiment):
             raise ValueError(
                 "tune.metric = 'importance_bound': no run reports it while monitor.importance_samples is 0"
             )
-        grey = self.data.binarize == "none"
-        fixed = self.model.likelihood == "bernoulli" and not (grey and "model.likelihood" in self.tune.space)
-        if self.tune.metric == "bits_per_dim" and fixed:
-            raise ValueError(
-                "tune.metric = 'bits_per_dim': no run reports it, for model.likelihood = 'bernoulli' "
-                + ("on grey values is a score, not a density" if grey else "on binary pixels is scored in nats")
-            )
+        if self.tune.metric == "bits_per_dim":
+            self._check_bits_per_dim()
         return self
 
-    def _check(self, key: str, value: Value) -> None:
-        """A value alone; what does not go together is found out by its trial."""
-        try:
-            Experiment.model_validate(_put(self._tables(), {key: value}))
-        except ValidationError as error:
-            if any(".".join(map(str, fault["loc"])).startswith(key) for fault in error.errors()):
-                raise ValueError(f"tune.space: {first_fault(Experiment, error)}") from None
+    @property
+    def model_types(self) -> list[str]:
+        """The values of `model.type` that trials may have."""
+        varied = self.tune.space.get("model.type")
+        return [str(kind) for kind in varied.extremes] if varied else [self.model.type]
+
+    def _check_key(self, key: str) -> None:
+        """Refuses a key that some trial lacks, or that must have the same value in all trials."""
+        if key.startswith(FIXED) and key in keys(Experiment):
+            raise ValueError(
+                f"tune.space has the key {key!r}, which cannot be varied: {key.partition('.')[0]} is the same in all "
+                "trials"
+            )
+        for kind in self.model_types:
+            try:
+                known = [known for known in keys(with_options(Experiment, kind)) if not known.startswith(FIXED)]
+            except ModelTypeError as error:
+                raise ValueError(f"tune.space: {error}") from None
+            if key not in known:
+                of = f" in a trial of model.type = {kind!r}" if len(self.model_types) > 1 else ""
+                raise ValueError(
+                    f"tune.space has the key {key!r}, which cannot be varied{of}{nearest(key, known, kind)}"
+                )
+
+    def _check_value(self, key: str, value: Value) -> None:
+        """Refuses a value that no trial can have; invalid combinations of values are found by their trials."""
+        for kind in [value] if key == "model.type" else self.model_types:
+            try:
+                Experiment.model_validate(self._trial({"model.type": kind, key: value}))
+            except ValidationError as error:
+                if key == "model.type" or any(_key_of(fault).startswith(key) for fault in error.errors()):
+                    fault = first_fault(with_options(Experiment, str(kind)), error)
+                    raise ValueError(f"tune.space: {fault}") from None
+
+    def _check_bits_per_dim(self) -> None:
+        """Refuses the metric bits/dim if neither the sweep's own model nor one with a varied option reports them."""
+        space, binarize = self.tune.space, self.data.binarize
+        varied = [(key, value) for key in space if key.startswith("model.") for value in space[key].extremes]
+        seen = [self.model.preprocessing(binarize)]
+        for key, value in varied:
+            with suppress(ValidationError):  # a value that is valid with others only
+                trial = Experiment.model_validate(self._trial({key: value}))
+                seen.append(trial.model.preprocessing(binarize))
+        if any(preprocessing.levels is not None for preprocessing in seen):
+            return
+        raise ValueError(
+            f"tune.metric = 'bits_per_dim': no run reports it, for the model scores {seen[0].shown}"
+            + (", in nats" if seen[0].proper else " by a score that is not a density")
+        )
 
     @classmethod
     def from_dict(cls, tables: Mapping[str, Any], where: str = "experiment") -> Self:
-        """Validate nested tables.
+        """Returns a sweep from nested tables; `where` names their origin in errors.
 
         Raises:
             ConfigError: with the first fault: key, value and what is allowed; or there is no [tune] part.
@@ -196,16 +162,16 @@ class Sweep(Experiment):
 
     @property
     def grid_size(self) -> int:
-        """How many trials the grid has."""
+        """Number of trials of the grid."""
         return math.prod(len(dimension.values or ()) for dimension in self.tune.space.values())
 
     @property
     def trials(self) -> int:
-        """How many trials the sweep is to have."""
+        """Number of trials of the sweep."""
         return self.grid_size if self.tune.search == "grid" else self.tune.samples
 
     def drawn(self, number: int) -> dict[str, Value]:
-        """What trial `number` of a grid or of a random search has: the same whenever it is asked for."""
+        """Returns the varied values of a trial of a grid or of a random search, which depend on its number only."""
         import numpy as np  # not needed to read a job
 
         space = self.tune.space
@@ -216,28 +182,31 @@ class Sweep(Experiment):
         return {key: dimension.sample(rng) for key, dimension in space.items()}
 
     def experiment(self, params: Mapping[str, Value], **run: str) -> Experiment:
-        """A trial's experiment.
+        """Returns a trial's experiment.
 
         Args:
-            params: the values of the keys that are varied.
+            params: values of the varied keys.
             run: `name` and `folder` of the trial's run.
 
         Raises:
             ConfigError: the values do not go together.
         """
-        return Experiment.from_dict(_put(self._tables(), {**params, **{f"run.{k}": v for k, v in run.items()}}))
+        return Experiment.from_dict(self._trial({**params, **{f"run.{k}": v for k, v in run.items()}}))
 
-    def _tables(self) -> dict[str, Any]:
-        return self.model_dump(exclude={"tune"})
+    def _trial(self, params: Mapping[str, Value]) -> dict[str, Any]:
+        """Returns a trial's experiment as nested tables.
 
-
-def told(value: object) -> str:
-    """A value as short as can be read."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+        A trial with another `model.type` than the sweep's inherits its options that differ from their defaults.
+        """
+        tables = self.model_dump(exclude={"tune"})
+        if params.get("model.type", self.model.type) != self.model.type:
+            tables["model"] = {}
+            tables = placed(tables, {f"model.{key}": value for key, value in self.model.changed().items()})
+        return placed(tables, params)
 
 
 def read_job(path: str | Path, overrides: tuple[str, ...] = ()) -> Experiment:
-    """A job file as what it is: a `Sweep` if it has a [tune] part, or else an `Experiment`.
+    """Returns the `Sweep` of a job file with a [tune] part, or else its `Experiment`.
 
     Raises:
         ConfigError: as `Experiment.from_file`.
@@ -248,12 +217,5 @@ def read_job(path: str | Path, overrides: tuple[str, ...] = ()) -> Experiment:
         return Sweep.from_file(path, overrides)
 
 
-def _put(tables: dict[str, Any], values: Mapping[str, Value]) -> dict[str, Any]:
-    """Nested tables with values at dotted keys."""
-    for key, value in values.items():
-        *path, leaf = key.split(".")
-        table = tables
-        for name in path:
-            table = table[name]
-        table[leaf] = value
-    return tables
+def _key_of(fault: Any) -> str:
+    return ".".join(map(str, fault["loc"]))

@@ -94,7 +94,7 @@ def open_split(uri: str, manifest: Manifest, split: SplitName, shards: Sequence[
 def _open_cached(cache: FileCache, store: Store, shard: Shard, manifest: Manifest) -> ShardArrays:
     entry = cache.fetch(store, shard.file, sha256=shard.sha256, size=shard.bytes)
     try:
-        arrays = _open(str(entry.path), shard, manifest, store.place(shard.file))
+        arrays = _open(str(entry.path), shard, manifest, store.uri_of(shard.file))
     except BaseException:
         entry.release()
         raise

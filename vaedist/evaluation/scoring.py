@@ -49,11 +49,13 @@ class ScoreLayout(NamedTuple):
         layers: number of groups of each stochastic layer's KL, by name.
         latents: shape of one image's latents, by layer.
         metrics: names of the metrics.
+        convolutional: whether the model has convolutions.
     """
 
     layers: dict[str, int]
     latents: dict[str, tuple[int, ...]]
     metrics: tuple[str, ...]
+    convolutional: bool
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -80,7 +82,8 @@ def score_layout(model: Model) -> ScoreLayout:
     def traced(images: Any, eps: Any, u: Any) -> Any:
         return score(model, images, eps, u)._asdict()
 
-    found = tf.function(traced, autograph=False).get_concrete_function(images, eps, u).structured_outputs
+    function = tf.function(traced, autograph=False).get_concrete_function(images, eps, u)
+    found = function.structured_outputs
     _require_shape(model, "log_px", found["log_px"], "[B]")
     for part, shape in (("kl", "[B, groups]"), ("latents", "[B, ...]"), ("metrics", "[B]")):
         for name, values in found[part].items():
@@ -89,6 +92,7 @@ def score_layout(model: Model) -> ScoreLayout:
         {name: kl.shape[-1] for name, kl in found["kl"].items()},
         {name: tuple(z.shape[1:]) for name, z in found["latents"].items()},
         tuple(found["metrics"]),
+        any("Conv" in operation.type for operation in function.graph.get_operations()),
     )
     _require_names(model, layout)
     _LAYOUTS[model] = layout

@@ -1,4 +1,4 @@
-"""Actors that compute for a command, and what becomes of their errors."""
+"""Ends the actors that compute for a command, and translates their errors."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,11 +12,11 @@ from vaedist.errors import VaedistError, WorkerError
 
 @contextmanager
 def ended(actors: Sequence[Any], died: str) -> Iterator[None]:
-    """End actors once their work is done, and say what went wrong in one of them.
+    """Ends actors at the end of the context, and raises their errors as vaedist's own.
 
     Args:
         actors: to be ended, in any case.
-        died: what is said of one whose process ended, as in "a worker died".
+        died: message for one whose process ended, such as "a worker died".
 
     Raises:
         VaedistError: as an actor raised it.
@@ -30,7 +30,7 @@ def ended(actors: Sequence[Any], died: str) -> Iterator[None]:
         raise WorkerError(f"a worker failed: {type(error.cause).__name__}: {error.cause}") from error
     except RayActorError as error:
         raise WorkerError(f"{died}: {str(error).splitlines()[0]}") from error
-    except RayError as error:  # it was ended for its memory, or could not be started
+    except RayError as error:  # it ran out of memory, or could not be started
         raise WorkerError(f"a worker failed: {str(error).splitlines()[0]}") from error
     finally:
         for actor in actors:

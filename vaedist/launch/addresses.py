@@ -16,14 +16,19 @@ FIRST_PORT, PORTS, PROCESSES = 20_000, 8, 1_500
 _calls = count()
 
 
+def host_port(host: str, port: int) -> str:
+    """Returns HOST:PORT, the host in brackets if it is an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def host_of(address: str) -> str:
-    """The host of HOST:PORT or of SCHEME://HOST:PORT."""
+    """Returns the host of HOST:PORT or of SCHEME://HOST:PORT."""
     place = address.partition("://")[2] or address
     return place.partition("/")[0].rpartition(":")[0].strip("[]") or place
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address is of this machine alone; a name that is not "localhost" is not looked up."""
+    """Returns True if an address is a loopback address; names other than "localhost" are not looked up."""
     host = host_of(address)
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -32,10 +37,11 @@ def is_loopback(address: str) -> bool:
 
 
 def free_port(wanted: int = 0) -> int:
-    """A port that nobody listens on, at whatever address: the wanted one if it is free.
+    """Returns a port on which nobody listens at any address: the wanted one if it is free.
 
-    It is free until somebody takes it, so each process chooses among a few of its own first, of which no two processes
-    with close numbers share one, each call another, and all below those that the system gives to connections.
+    Another process may take it before it is used. To make that unlikely, each process first tries a few ports of its
+    own, a different one at each call: processes with close numbers share none of them, and all are below the range from
+    which the system takes ports of connections.
     """
     first = FIRST_PORT + PORTS * (os.getpid() % PROCESSES)
     own = (first + next(_calls) % PORTS for _ in range(PORTS))

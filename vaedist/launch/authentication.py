@@ -1,8 +1,8 @@
-"""Who may speak with a cluster: the token that opens it, and the addresses that are refused without one.
+"""Authentication: the token of a cluster, and the addresses that are refused without one.
 
 Whoever reaches a Ray cluster runs code on it as its user. Ray can ask for one secret, the token
-(`RAY_AUTH_MODE=token`): every cluster that vaedist starts does, and one on another machine that does not is only spoken
-to where that was asked for.
+(`RAY_AUTH_MODE=token`). Every cluster that vaedist starts asks for it; a cluster on another machine that does not is
+used only if the user says so.
 """
 
 import os
@@ -10,40 +10,40 @@ import re
 import secrets
 import socket
 from pathlib import Path
-from typing import Any
 
 from vaedist.errors import ClusterError, StorageError
 from vaedist.launch.addresses import LOOPBACK, is_loopback
 from vaedist.launch.local.cluster import find_cluster
+from vaedist.launch.ray_internals import reload_authentication
 from vaedist.launch.training.proxies import bypass_proxies
 
 MODE = "RAY_AUTH_MODE"
 TOKEN = "RAY_AUTH_TOKEN"
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 SECRET_NAME = re.compile(r"secret|token|passw|passphrase|credential|private|api_?key|access_?key|auth", re.IGNORECASE)
-REQUIRED = "VAEDIST_REQUIRED_ENV"  # names of variables, with commas, that every process of a job needs
+REQUIRED = "VAEDIST_REQUIRED_ENV"  # comma-separated names of variables that every process of a job needs
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for what it runs as a job
 
 
 def default_token_path() -> Path:
-    """Where Ray looks for a token that no variable names."""
+    """Returns the file in which Ray looks for a token that no variable names."""
     return Path.home() / ".ray" / "auth_token"
 
 
 def token_path() -> Path | None:
-    """The file that Ray would take the token from, if there is one; a token in a variable is in no file."""
+    """Returns the file from which Ray would read the token, None if there is none."""
     named = os.environ.get(TOKEN_PATH)
     path = Path(named) if named else default_token_path()
     return path if path.is_file() else None
 
 
 def has_token() -> bool:
-    """Whether Ray would find a token."""
+    """Returns True if Ray would find a token."""
     return bool(os.environ.get(TOKEN)) or token_path() is not None
 
 
 def make_token(path: Path) -> None:
-    """Write a new token that only its owner may read; one that is there stays.
+    """Writes a new token that only its owner may read; an existing one stays.
 
     Raises:
         StorageError: it cannot be written.
@@ -60,7 +60,7 @@ def make_token(path: Path) -> None:
 
 
 def use_token(path: Path | None = None) -> None:
-    """Have Ray in this process, and in those that it starts, show a token.
+    """Makes Ray in this process, and in those that it starts, show a token.
 
     Args:
         path: its file; None takes the one that Ray finds by itself.
@@ -69,11 +69,11 @@ def use_token(path: Path | None = None) -> None:
         os.environ.pop(TOKEN, None)
         os.environ[TOKEN_PATH] = str(path)
     os.environ[MODE] = "token"
-    _read_environment_again()
+    reload_authentication()
 
 
 def authorize(address: str) -> str:
-    """Be ready to speak with the cluster at an address: with its token, where there is one.
+    """Prepares requests to the cluster at an address: with its token, where there is one.
 
     RAY_AUTH_MODE=disabled, which `--insecure` sets, says that the cluster has none.
 
@@ -81,10 +81,10 @@ def authorize(address: str) -> str:
         address: HOST:PORT, or the URL of a dashboard.
 
     Returns:
-        The address to give to Ray, which may write it otherwise.
+        The address in the form that Ray needs.
 
     Raises:
-        ClusterError: the cluster is not on this machine, there is no token, and nobody said that there is none.
+        ClusterError: the cluster is on another machine, there is no token, and `allow_insecure` was not called.
     """
     bypass_proxies()
     own = find_cluster(address)
@@ -97,21 +97,21 @@ def authorize(address: str) -> str:
     elif not is_loopback(address):
         raise ClusterError(
             f"address {address} is not on this machine, and there is no token for it: put the cluster's into "
-            f"{default_token_path()}, or name its file in {TOKEN_PATH}; --insecure goes on without one"
+            f"{default_token_path()}, or name its file in {TOKEN_PATH}; --insecure continues without one"
         )
-    # Ray puts the address that other machines would see in the place of 127.0.0.1, and nobody listens there; but not in
-    # the place of a name that it does not know.
+    # Ray replaces 127.0.0.1 by the address that other machines see, at which nobody listens; it does not replace a name
+    # that it does not know.
     return address if own is None or "://" in address else address.replace(LOOPBACK, "LOCALHOST")
 
 
 def allow_insecure() -> None:
-    """Speak with clusters that have no token."""
+    """Allows clusters that ask for no token."""
     os.environ[MODE] = "disabled"
-    _read_environment_again()
+    reload_authentication()
 
 
 def secure_local() -> None:
-    """Have the Ray that this process starts ask for a token, of a file that others cannot read."""
+    """Makes the Ray that this process starts ask for a token, kept in a file that only its owner can read."""
     if MODE not in os.environ:
         if not has_token():
             make_token(default_token_path())
@@ -119,7 +119,7 @@ def secure_local() -> None:
 
 
 def require_variables() -> None:
-    """See that this machine has what a job relies on, which it was not sent for it is secret.
+    """Checks that this machine has the variables that a job needs and that, being secret, were not sent with it.
 
     Raises:
         ClusterError: a variable is not set.
@@ -129,13 +129,3 @@ def require_variables() -> None:
             raise ClusterError(
                 f"{name} is not set in Ray's environment on {socket.gethostname()}, and the job needs it"
             )
-
-
-def _read_environment_again() -> None:
-    """Ray reads these variables when it is imported."""
-    from ray import _raylet  # its names are made in Cython, unseen by a type checker
-
-    raylet: Any = _raylet
-
-    raylet.Config.initialize("")
-    raylet.AuthenticationTokenLoader.instance().reset_cache()

@@ -1,7 +1,6 @@
 """Benchmarks on Ray: one worker that measures all it does, and runs of several workers that are cut short."""
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,14 +11,15 @@ import ray
 
 from vaedist.bench.record import WORKERS, Measure, Record
 from vaedist.config import Experiment, ScalingSection
+from vaedist.config.model_types import check_model_class
 from vaedist.errors import Interrupted
 from vaedist.launch.actors import ended
 from vaedist.launch.session import COMPUTING, ray_session, resources_per_worker
 from vaedist.launch.training.channel import StopRequest, open_channel
 from vaedist.launch.training.trainer import check_data, train, with_absolute_paths
+from vaedist.launch.user_code import code_of
 from vaedist.monitor.events import Event, Progress, Started
 from vaedist.runs.folder import RunFolder
-from vaedist.storage.transfer import Store
 
 ROW_SECONDS = 2.0  # of training, for one sample of its rate
 MANY_EPOCHS = 1_000_000  # it is stopped before
@@ -52,9 +52,10 @@ def bench(
         raise ValueError(f"workers = {tuple(workers)}, rounds = {rounds}: must be counts from 1 on")
     experiment = with_absolute_paths(experiment.with_values({"run.name": "bench"}))
     runs = {count: _short(experiment, count) for count in workers}
+    check_model_class(experiment.model.type)
     check_data(experiment.with_values({"scaling.workers": max(workers)}))  # once: it may read all of it
     progress("joining Ray")
-    with ray_session(address):
+    with ray_session(address, code_of(experiment)):
         for short in runs.values():
             resources_per_worker(short.scaling)
         record = _single(experiment, rounds, progress)
@@ -152,10 +153,8 @@ def _rates(short: Experiment, done: int, rows: int, rounds: int, progress: Calla
 
 @contextmanager
 def _removed(run: RunFolder) -> Iterator[None]:
-    """Remove a run that nobody wants to keep."""
+    """Removes a run, which was only measured, when the context ends."""
     try:
         yield
     finally:
-        if run.uri:
-            Store(run.uri).remove_all()
-        shutil.rmtree(run.path, ignore_errors=True)
+        run.store.remove_all()

@@ -1,4 +1,4 @@
-"""Evaluating a run, here or on Ray workers that share the images; the result is the same."""
+"""Evaluates a run on Ray workers that share its images; the result is the same as on one."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,10 +10,12 @@ from ray.util.actor_pool import ActorPool
 
 from vaedist.api import Run
 from vaedist.config import ScalingSection
+from vaedist.config.model_types import check_model_class
 from vaedist.evaluation.importance import BLOCKS_AT_ONCE, BlockScores
 from vaedist.evaluation.results import Evaluation
 from vaedist.launch.actors import ended
 from vaedist.launch.session import COMPUTING, ray_session, resources_per_worker
+from vaedist.launch.user_code import code_of
 
 RESTARTS = 3  # of a worker that died; the block that it was at is scored again
 
@@ -27,7 +29,7 @@ def evaluate_on_ray(
     progress: Callable[[int, int], None] = lambda done, total: None,
     **options: Any,
 ) -> Evaluation:
-    """What `Run.evaluate` gives, with the blocks of images shared among Ray workers.
+    """Returns the result of `Run.evaluate`, computed by Ray workers that share the blocks of images.
 
     Args:
         run: its folder and its data must be at the same place for every worker, as they are on a store.
@@ -42,7 +44,8 @@ def evaluate_on_ray(
         WorkerError: a worker died more often than it may be started again.
     """
     run = replace(run)  # without the model, should it be loaded already
-    with ray_session(address):
+    check_model_class(run.experiment.model.type)
+    with ray_session(address, code_of(run.experiment)):
         resources = resources_per_worker(ScalingSection(workers=workers, gpus_per_worker=gpus_per_worker))
         threads = max(1, int(resources["CPU"]))
         actor = ray.remote(_Scorer).options(
@@ -64,7 +67,7 @@ def evaluate_on_ray(
 
 
 class _Scorer:
-    """A worker, which loads the model when it is first asked for something."""
+    """Worker that scores blocks of images; it loads the model at the first request."""
 
     def __init__(self, run: Run, threads: int, gpus: int, options: dict[str, Any]) -> None:
         self._run, self._options = run, options

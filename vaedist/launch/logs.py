@@ -1,4 +1,4 @@
-"""Keeping Ray's and TensorFlow's chatter out of the terminal and in a file."""
+"""Sends the output of Ray and TensorFlow to a log file instead of the terminal."""
 
 import os
 import sys
@@ -7,16 +7,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vaedist.errors import StorageError
-from vaedist.storage.retry import MISSING
-from vaedist.storage.transfer import Store
 
 
 @contextmanager
 def output_to(path: Path) -> Iterator[None]:
-    """Send all that this process and its children print from here on to a file, which is appended to.
+    """Appends to a file whatever this process and its children print within the context.
 
-    It works on the file descriptors 1 and 2, for Ray's and TensorFlow's C++ parts print there, and on `sys.stdout` and
-    `sys.stderr`. Whoever wants to reach the user meanwhile keeps a stream on a copy of the descriptor.
+    It redirects the file descriptors 1 and 2, to which the C++ parts of Ray and TensorFlow print, and `sys.stdout` and
+    `sys.stderr`. Code that must reach the user meanwhile keeps a stream on a copy of a descriptor.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,29 +32,9 @@ def output_to(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # the log's disk is full, which is no fault of what was done
+        with suppress(OSError):  # the log's disk is full, which must not fail the work
             log.flush()
         sys.stdout, sys.stderr = streams
         for descriptor, copy in zip((1, 2), saved, strict=True):
             os.dup2(copy, descriptor)
             os.close(copy)
-
-
-@contextmanager
-def added_on_store(log: Path, store: Store, name: str) -> Iterator[None]:
-    """Add a local log, as it is when this is left, to the one of that name on a store."""
-    try:
-        yield
-    except BaseException:
-        with suppress(StorageError):
-            _add(log, store, name)
-        raise
-    _add(log, store, name)
-
-
-def _add(log: Path, store: Store, name: str) -> None:
-    before = b""
-    with suppress(*MISSING):
-        before = store.read(name)
-    if log.exists():
-        store.write(name, before + log.read_bytes())

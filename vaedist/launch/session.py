@@ -1,4 +1,4 @@
-"""Ray clusters: reaching one, or starting one on this machine, and what it has room for."""
+"""Connects to a Ray cluster, or starts one on this machine, and plans the resources of workers."""
 
 import os
 import signal
@@ -9,37 +9,39 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._common.utils import get_default_system_temp_dir
-from ray._private import ray_constants
-from ray._private.services import canonicalize_bootstrap_address
 
 from vaedist.config import ScalingSection
 from vaedist.errors import ClusterError, VaedistError
 from vaedist.launch.addresses import LOOPBACK, ONLY_HERE, free_port
-from vaedist.launch.authentication import authorize, has_token, require_variables, secure_local
+from vaedist.launch.authentication import IN_JOB, authorize, has_token, require_variables, secure_local
 from vaedist.launch.doctor.preflight import check_head, check_socket_paths
+from vaedist.launch.ray_internals import default_temp_folder, find_head, loopback_only
 from vaedist.launch.training.proxies import bypass_proxies
+from vaedist.launch.user_code import python_path, staged
 from vaedist.storage.filesystem import first_line
 from vaedist.storage.uri import require_utf8
 
-# Ray's own 30 s are over where a machine that swaps or sleeps stands still for as long: what then asks Ray's head for
-# something, as the actor does that frees the places of a run that died, would be gone.
+# Ray's own 30 s are too few on a machine that swaps or sleeps: processes that wait for the head, such as the actor that
+# frees the workers of a run whose controller died, would end.
 HEAD_SECONDS = 300
-# Ray starts workers at niceness 15. At 0 those that compute go before the many that only coordinate, each of which
-# wakes up a hundred times a second and makes a loop over all cores wait for the one that it runs on.
+# Ray starts workers at niceness 15. At 0, workers that compute take precedence over the many processes that only
+# coordinate, each of which wakes up a hundred times a second and delays parallel loops.
 COMPUTING = {"env_vars": {"RAY_worker_niceness": "0"}}
 
 
 @contextmanager
-def ray_session(address: str | None = None) -> Iterator[None]:
-    """Be connected to Ray.
+def ray_session(address: str | None = None, packages: Sequence[Path] = ()) -> Iterator[None]:
+    """Connects to Ray, and disconnects at the end.
 
     Args:
         address: HOST:PORT of a cluster, or "auto" for the one on this machine; None takes RAY_ADDRESS, and where
             that is not set starts a Ray on this machine that ends with the session. A connection that is there
             already is used as it is.
+        packages: the user's own, for workers to import. A Ray that is started here finds them where they are; a
+            cluster gets copies. Those of a job are there already.
 
     Raises:
+        ConfigError: a package cannot be read.
         ClusterError: the address cannot be reached, or is refused (see `authorize`).
     """
     if ray.is_initialized():
@@ -53,27 +55,34 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     failed = "cannot start Ray" if address == "local" else f"cannot join the Ray cluster at {address}"
     try:
         if address == "local":
-            start_ray()
+            start_ray(packages)
         else:
-            ray.init(address=_reached(address))
+            _join(address, () if IN_JOB in os.environ else packages)
     except ClusterError as error:
         raise ClusterError(f"{source if address != 'local' else ''}{error}") from error
     except VaedistError:
         raise
-    except Exception as error:  # Ray raises bare ones, too
+    except Exception as error:  # Ray raises bare exceptions, too
         raise ClusterError(f"{failed}: {first_line(error)}") from error
     try:
-        if callable(on_sigterm):  # Ray has put its own there, which ends the process at once
+        if callable(on_sigterm):  # Ray has set its own handler, which ends the process at once
             signal.signal(signal.SIGTERM, on_sigterm)
         yield
     finally:
         ray.shutdown()
 
 
-def start_ray(**options: Any) -> None:
-    """Start a Ray on this machine that ends with this process, and be connected to it.
+def _join(address: str, packages: Sequence[Path]) -> None:
+    """Connects to a running cluster, with copies of the user's packages for this connection's workers."""
+    with staged(packages) as copies:
+        ray.init(address=_reached(address), runtime_env={"py_modules": copies} if copies else None)
+
+
+def start_ray(packages: Sequence[Path] = (), **options: Any) -> None:
+    """Starts a Ray on this machine that ends with this process, and connects to it.
 
     Args:
+        packages: the user's own, for workers to import.
         options: of `ray.init`; there is no dashboard unless they say so.
 
     Raises:
@@ -82,34 +91,28 @@ def start_ray(**options: Any) -> None:
     """
     _check_interpreter()
     require_utf8(Path.cwd())
-    check_socket_paths(get_default_system_temp_dir(), "ray", "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR")
+    check_socket_paths(default_temp_folder(), "ray", "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR")
     bypass_proxies()
     secure_local()
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
     os.environ.setdefault("RAY_py_gcs_connect_timeout_s", str(HEAD_SECONDS))  # read by each of Ray's processes
-    # A process of Ray's that has to find its cluster looks at all of the machine, and fails where there are several. So
-    # that it is told, the port is chosen here.
+    # A process of Ray's that looks for its cluster fails if several run on the machine. The port is chosen here, so
+    # that the address can be passed to it.
     port = free_port()
     address = f"{LOOPBACK}:{port}"
-    with environment(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=address, **ONLY_HERE), _alone(), _hang_up_blocked():
+    with (
+        environment(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=address, **ONLY_HERE, **python_path(packages)),
+        loopback_only(),
+        _hang_up_blocked(),
+    ):
         ray.init(address="local", **{"include_dashboard": False} | options)
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Has Ray take 127.0.0.1 for this machine's address; it read `ONLY_HERE` when it was imported."""
-    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextmanager
 def _hang_up_blocked() -> Iterator[None]:
-    """Has the processes that are started never see SIGHUP, which a lost terminal sends to them, too.
+    """Blocks SIGHUP in the processes that are started meanwhile, to which a lost terminal sends it, too.
 
-    They would end before the run is saved. Ray itself has them block SIGINT, for Ctrl-C. A signal that arrives
+    They would end before the run is saved. Ray itself blocks SIGINT in them, for Ctrl-C. A signal that arrives
     meanwhile reaches this process afterwards.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
@@ -121,7 +124,7 @@ def _hang_up_blocked() -> Iterator[None]:
 
 @contextmanager
 def environment(**variables: str) -> Iterator[None]:
-    """Have variables set meanwhile, for the processes that are started."""
+    """Sets variables meanwhile, for the processes that are started."""
     before = os.environ.copy()
     os.environ.update(variables)
     try:
@@ -134,15 +137,15 @@ def environment(**variables: str) -> Iterator[None]:
 
 
 def _check_interpreter() -> None:
-    """Ray starts its workers through a shell, without quotes, and would wait for them for ever."""
+    """Refuses a path of Python with a space: Ray starts workers by a shell, unquoted, and would wait forever."""
     if any(letter.isspace() for letter in sys.executable):
         raise ClusterError(f"Ray cannot start workers from {sys.executable}: its path must have no space")
 
 
 def _reached(address: str) -> str:
-    """Returns an address as Ray takes it, of a cluster that can be joined: else Ray would try for minutes."""
+    """Returns an address in Ray's form, after checks without which Ray would try for minutes."""
     if address == "auto":
-        found = canonicalize_bootstrap_address(address)  # raises ConnectionError where there is none
+        found = find_head(address)
         if has_token():  # is shown by Ray, too
             secure_local()
         check_head(found)
@@ -160,12 +163,12 @@ def _reached(address: str) -> str:
 def resources_per_worker(
     scaling: ScalingSection, nodes: Sequence[Mapping[str, float]] | None = None, *, jobs: int = 1
 ) -> dict[str, float]:
-    """What each worker reserves; CPUs that the experiment leaves open are divided so that all workers find a place.
+    """Returns what each worker reserves; CPUs that the experiment leaves open are divided among all workers.
 
     Args:
         scaling: of the experiment.
         nodes: resources of each node; the connected cluster's where not given.
-        jobs: of this kind that are to run at once, if there is room for them.
+        jobs: how many of this kind run at once, if there is room.
 
     Raises:
         ClusterError: the cluster has no room for the workers.
@@ -190,31 +193,31 @@ def resources_per_worker(
 
 
 def jobs_at_once(scaling: ScalingSection, resources: Mapping[str, float]) -> int:
-    """How many jobs whose workers reserve `resources` each the connected cluster holds, at least 1."""
+    """Returns how many jobs whose workers reserve `resources` each fit into the connected cluster, at least 1."""
     places = _places(node_resources(), resources["CPU"], resources.get("GPU", 0))
     return max(1, places // scaling.bounds[0])
 
 
 def node_resources() -> list[Mapping[str, float]]:
-    """What each node of the connected cluster has."""
+    """Returns the resources of each live node of the connected cluster."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def describe(nodes: Sequence[Mapping[str, float]]) -> str:
-    """How many nodes there are, and what they have together."""
+    """Describes the number of nodes and their resources in words."""
     return f"{len(nodes)} node(s) with " + ", ".join(f"{total(nodes, kind):g} {kind}" for kind in ("CPU", "GPU"))
 
 
 def total(nodes: Sequence[Mapping[str, Any]], kind: str) -> float:
-    """How much of a resource the nodes have together."""
+    """Returns the sum of a resource over the nodes."""
     return sum(node.get(kind, 0) for node in nodes)
 
 
 def _places(nodes: Sequence[Mapping[str, float]], cpus: float, gpus: float) -> int:
-    """How many workers of this size the nodes hold."""
+    """Returns how many workers of this size fit onto the nodes."""
     return sum(min(_times(node, "CPU", cpus), _times(node, "GPU", gpus)) for node in nodes)
 
 
 def _times(node: Mapping[str, float], kind: str, each: float) -> int:
-    """How often a node has `each` of a resource, of which there may be parts."""
+    """Returns how many times a node has `each` of a resource, which may be fractional."""
     return int(node.get(kind, 0) / each + 1e-9) if each else sys.maxsize

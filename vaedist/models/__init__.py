@@ -1,21 +1,26 @@
-"""The model: masks, flows, likelihoods and the VAE, in Keras 3 on TensorFlow.
+"""Models, flows, likelihoods and preprocessing, in Keras 3 on TensorFlow.
 
-It stands alone: no Ray, no files, no configuration.
+Importing this package loads neither: the names below are imported when they are asked for, so that options and
+preprocessing can be read without Keras.
 """
 
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # see keras_backend.py
 
-import keras
-
-if keras.backend.backend() != "tensorflow":
-    raise ImportError(
-        f"vaedist needs Keras on TensorFlow, but KERAS_BACKEND is {keras.backend.backend()!r}: "
-        "set KERAS_BACKEND=tensorflow or import vaedist before keras"
-    )
-
-from vaedist.models.mlp.model import VAE
-from vaedist.models.model import Model, Score
+if TYPE_CHECKING:
+    from vaedist.models.mlp.model import VAE
+    from vaedist.models.model import Model, Score
 
 __all__ = ["VAE", "Model", "Score"]
+
+_HOMES = {"VAE": "vaedist.models.mlp.model", "Model": "vaedist.models.model", "Score": "vaedist.models.model"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

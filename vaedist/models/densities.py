@@ -5,6 +5,8 @@ from typing import Any
 
 from keras import ops
 
+import vaedist.models.keras_backend  # noqa: F401 - refuses other backends
+
 LOG_2PI = math.log(2 * math.pi)
 
 

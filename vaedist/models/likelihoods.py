@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from vaedist.models.densities import log_normal
-from vaedist.models.preprocessing import BINARIZE, Binned, Dequantised, Observation, Scaled
+from vaedist.models.preprocessing import BINARIZE, PREPROCESSING, Preprocessing
 
 LOG_TOGETHER = 8  # factors of a logarithm
 SERIES = 0.25  # below it, functions that are 0 / 0 at 0 are taken from their power series
@@ -18,12 +18,12 @@ class Likelihood(Protocol):
 
     outputs: decoder outputs a pixel value.
     clips: whether `mean` and `sample` are cut off at 0 and 1, outside of which the distribution has mass.
-    observation: how pixels become the x that it is a distribution of.
+    preprocessing: how pixels become the x that it is a distribution of.
     """
 
     outputs: int
     clips: bool
-    observation: Observation
+    preprocessing: Preprocessing
 
     def log_prob(self, raw: Any, x: Any) -> Any:
         """Decoder output [..., outputs * D] and x [..., D] in [0, 1] -> log p(x|z), [...], in nats."""
@@ -61,7 +61,7 @@ class Bernoulli:
 
     outputs = 1
     clips = False
-    observation: Observation = Scaled()
+    preprocessing: Preprocessing = PREPROCESSING["bernoulli"]
 
     def log_prob(self, raw: Any, x: Any) -> Any:
         """Minus the cross-entropy with logits l: x l - softplus(l), stable for any l.
@@ -103,7 +103,7 @@ class ContinuousBernoulli:
 
     outputs = 1
     clips = False
-    observation: Observation = Dequantised()
+    preprocessing: Preprocessing = PREPROCESSING["continuous_bernoulli"]
 
     def log_prob(self, raw: Any, x: Any) -> Any:
         """Log-density, summed over pixel values."""
@@ -138,7 +138,7 @@ class Gaussian:
 
     outputs = 2
     clips = True
-    observation: Observation = Dequantised()
+    preprocessing: Preprocessing = PREPROCESSING["gaussian"]
 
     def log_prob(self, raw: Any, x: Any) -> Any:
         """Log-density log N(x; mu, sigma^2), summed over pixel values."""
@@ -174,7 +174,7 @@ class DiscretizedLogistic:
 
     outputs = 2
     clips = False
-    observation: Observation = Binned()
+    preprocessing: Preprocessing = PREPROCESSING["discretized_logistic"]
     width = 1 / 256
 
     def log_prob(self, raw: Any, x: Any) -> Any:
@@ -240,6 +240,6 @@ LIKELIHOODS: dict[str, Likelihood] = {
 }
 
 
-def preprocessing_of(likelihood: str, binarize: str) -> Observation:
-    """How pixels become x, for a key of `LIKELIHOODS` and one of `BINARIZE`."""
-    return BINARIZE[binarize] or LIKELIHOODS[likelihood].observation
+def preprocessing_of(likelihood: str, binarize: str) -> Preprocessing:
+    """Returns how pixels become x, for a key of `LIKELIHOODS` and one of `BINARIZE`."""
+    return BINARIZE[binarize] or LIKELIHOODS[likelihood].preprocessing

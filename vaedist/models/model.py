@@ -9,7 +9,7 @@ import keras
 
 from vaedist.models.flows.flow import FlowCase
 from vaedist.models.likelihoods import Likelihood
-from vaedist.models.preprocessing import Observation
+from vaedist.models.preprocessing import Preprocessing
 from vaedist.models.products import Product
 
 
@@ -56,7 +56,9 @@ class Model(keras.Model, ABC):
     broadcasts: bool = False
     clips: bool = False
 
-    def __init__(self, image_shape: Sequence[int], *, preprocessing: Observation, seed: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, image_shape: Sequence[int], *, preprocessing: Preprocessing, seed: int = 0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         height, width, channels = image_shape
         self.image_shape = (int(height), int(width), int(channels))
@@ -109,7 +111,7 @@ class Model(keras.Model, ABC):
 
     @property
     def levels(self) -> int | None:
-        """Bins that bits per dimension need, see `Observation`; None where there are no bits per dimension."""
+        """Bins that bits per dimension need, see `Preprocessing`; None where there are no bits per dimension."""
         return self.preprocessing.levels
 
     @property

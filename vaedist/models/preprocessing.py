@@ -14,21 +14,20 @@ on, and scores better (a threshold in the place of random pixels, or the middle 
 
 from typing import Any, Protocol
 
-from keras import ops
-
 from vaedist.errors import NoiseError
 
 
-class Observation(Protocol):
-    """Pixels to x.
+class Preprocessing(Protocol):
+    """A map from stored pixels to the x that a model encodes and scores.
 
-    shown: what x is, in words; models whose x is the same, and no others, can be compared on the same images.
-    noisy: whether it is to be given noise.
-    fixed: whether training takes the noise of evaluation too, so that an image is always the same.
-    proper: whether log p(x|z) is the logarithm of a probability or of a density.
-    levels: into how many bins [0, 1] is cut, over which x is spread: bits/dim adds log2(levels). 1 where x has the 256
-        levels of a pixel and log p(x|z) is the logarithm of a probability; None where no bits/dim are stated: a score
-        that is not `proper`, or binary pixels, whose scores papers give in nats.
+    Attributes:
+        shown: a description of x; models with the same one, and no others, can be compared on the same images.
+        noisy: whether it takes noise.
+        fixed: whether training takes the noise of evaluation, so that an image always gives the same x.
+        proper: whether log p(x|z) is the logarithm of a probability or of a density.
+        levels: number of bins of [0, 1] over which x is spread: bits/dim add log2(levels). 1 where x has the 256 levels
+            of a pixel and log p(x|z) is the logarithm of a probability; None where no bits/dim are stated: for a score
+            that is not `proper`, and for binary pixels, whose scores papers give in nats.
     """
 
     shown: str
@@ -38,10 +37,14 @@ class Observation(Protocol):
     levels: int | None
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
-        """uint8 pixels [B, D] and, if `noisy`, uniform noise [B, D] in (0, 1) -> x [B, D] in [0, 1], float32.
+        """Returns x in [0, 1], float32, shaped like the pixels.
+
+        Args:
+            pixels: uint8, [B, ...].
+            noise: uniform noise in (0, 1), shaped like the pixels, where `noisy`.
 
         Raises:
-            NoiseError: it is `noisy`, and no noise is given.
+            NoiseError: noise is needed, and none is given.
         """
         ...
 
@@ -55,7 +58,7 @@ class Scaled:
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
         """Grey values in [0, 1], the ends included."""
-        return ops.cast(pixels, "float32") * (1 / 255)  # as XLA computes a division by 255
+        return _float(pixels) * (1 / 255)  # as XLA computes a division by 255
 
 
 class Binned:
@@ -67,7 +70,7 @@ class Binned:
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
         """The middle of each pixel's bin."""
-        return (ops.cast(pixels, "float32") + 0.5) / 256.0
+        return (_float(pixels) + 0.5) / 256.0
 
 
 class Dequantised:
@@ -80,7 +83,7 @@ class Dequantised:
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
         """Pixels spread over their bins; noise = 0.5 takes the middle of each."""
         _require(noise, "dequantised: its likelihood is a density")
-        return (ops.cast(pixels, "float32") + ops.cast(noise, "float32")) / 256.0
+        return (_float(pixels) + _float(noise)) / 256.0
 
 
 class Threshold:
@@ -92,7 +95,7 @@ class Threshold:
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
         """Binary pixels."""
-        return ops.cast(ops.cast(pixels, "float32") > 127.5, "float32")
+        return _float(_float(pixels) > 127.5)
 
 
 class Dynamic:
@@ -105,7 +108,7 @@ class Dynamic:
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
         """Binary pixels; noise = 0.5 takes the likelier value of each, as `Threshold` does."""
         _require(noise, "binarised at random (data.binarize)")
-        return ops.cast(ops.cast(pixels, "float32") > 255.0 * ops.cast(noise, "float32"), "float32")
+        return _float(_float(pixels) > 255.0 * _float(noise))
 
 
 class Fixed(Dynamic):
@@ -114,12 +117,27 @@ class Fixed(Dynamic):
     fixed = True
 
 
-BINARIZE: dict[str, Observation | None] = {
+BINARIZE: dict[str, Preprocessing | None] = {
     "none": None,
     "threshold": Threshold(),
     "dynamic": Dynamic(),
     "fixed": Fixed(),
 }
+
+
+# By the likelihood's name, on the stored pixels as they are.
+PREPROCESSING: dict[str, Preprocessing] = {
+    "bernoulli": Scaled(),
+    "continuous_bernoulli": Dequantised(),
+    "gaussian": Dequantised(),
+    "discretized_logistic": Binned(),
+}
+
+
+def _float(values: Any) -> Any:
+    from keras import ops  # options are read without Keras
+
+    return ops.cast(values, "float32")
 
 
 def _require(noise: Any, how: str) -> None:

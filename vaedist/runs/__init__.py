@@ -1,1 +1,1 @@
-"""A run's folder, on this machine or on a store, without TensorFlow."""
+"""A run's folder, local or on an object store, without TensorFlow."""

@@ -1,19 +1,19 @@
-"""Checkpoints that are written while training goes on."""
+"""Writes checkpoints in the background of training."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
-from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.checkpoint_store import CheckpointStore
 
 
 class AsyncCheckpointer:
-    """Writes checkpoints in a thread of its own, one after another; what fails there is raised at the next call.
+    """Writes checkpoints in a thread of its own, one after another; errors are raised by the next call.
 
-    Left as a context, it waits for the one that is being written.
+    At the end of its context, it waits for the checkpoint that is being written.
 
     Args:
-        store: where they go; while one is being written, nobody else may use it.
+        store: the run's checkpoints, not to be used otherwise while one is being written.
     """
 
     def __init__(self, store: CheckpointStore) -> None:
@@ -28,30 +28,30 @@ class AsyncCheckpointer:
         self._thread.shutdown()
 
     def begin(self, write: Callable[[], object]) -> None:
-        """Have a checkpoint written, by `write`. The one before must be settled: never are two of them in memory."""
+        """Starts `write`, which writes a checkpoint; the one before must be settled, so that only one is in memory."""
         assert self._writing is None
         self._writing = self._thread.submit(write)
 
     def check(self) -> None:
-        """Raise what the last one failed with, if it is known by now; does not wait."""
+        """Raises the error of the last checkpoint, if it has failed by now; does not wait."""
         if self._writing is not None and self._writing.done():
             self.settle()
 
     def settle(self) -> None:
-        """Wait until the last one is committed.
+        """Waits until the last checkpoint is committed.
 
         Raises:
-            CheckpointError, StorageError: it could not be.
+            CheckpointError, StorageError: it could not be committed.
         """
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
     def make_room(self) -> None:
-        """Wait until the last one is committed and the one before is where it belongs, be that a store far away.
+        """Waits until the last checkpoint is committed, and uploaded if the run is on an object store.
 
         Raises:
-            CheckpointError, StorageError: that could not be.
+            CheckpointError, StorageError: it could not be committed or uploaded.
         """
         self.settle()
         self._store.settle()

@@ -1,27 +1,24 @@
-"""Checkpoints: folders that are whole and intact, or are not taken.
+"""Checkpoint format: a folder of files with digests, committed by a marker.
 
 A checkpoint holds the weights and the optimizer's slots (safetensors: nothing is unpickled), the experiment, and
-state.json with the position and the SHA-256 of each other file. It is written beside its place, renamed into it, and
-committed by a marker written last, which holds the SHA-256 of state.json.
+state.json with the position and the SHA-256 of each other file. The marker, written last, holds the SHA-256 of
+state.json. A checkpoint without its marker does not count.
 """
 
 import hashlib
 import json
 import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from vaedist.errors import CheckpointError, StorageError
+from vaedist.errors import CheckpointError
 from vaedist.files import replace_file
 
 FORMAT = 1
@@ -34,17 +31,17 @@ EXPERIMENT = "experiment.toml"
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run is.
+    """Position of a run: epoch, step, and what resuming there needs.
 
     Attributes:
         epoch: passes completed.
         step: updates made, over the whole run.
         fingerprint: of the data set.
         image_shape: (height, width, channels) of its images.
-        test_elbo: where the checkpoint stands at an epoch's end, its test ELBO in nats an image; None where the
-            validation images were scored.
-        meters: sums that the next row of metrics goes on from.
-        validation_elbo: the same of the validation images, where the data set has such a split.
+        test_elbo: ELBO of the test images at the end of an epoch, in nats an image; None within an epoch, and where
+            the validation images were scored.
+        meters: sums that the next row of metrics continues.
+        validation_elbo: as `test_elbo`, of the validation images.
     """
 
     epoch: int
@@ -57,7 +54,7 @@ class Position:
 
     @property
     def elbo(self) -> float | None:
-        """The ELBO that the best checkpoint is selected by: of the validation images, else of the test images."""
+        """ELBO that the best checkpoint is selected by: of the validation images, else of the test images."""
         return self.test_elbo if self.validation_elbo is None else self.validation_elbo
 
 
@@ -67,7 +64,7 @@ class Checkpoint:
 
     Attributes:
         path: its folder.
-        position: how far the run was.
+        position: of the run.
         experiment: the experiment's TOML text.
     """
 
@@ -76,11 +73,11 @@ class Checkpoint:
     experiment: str
 
     def weights(self) -> dict[str, np.ndarray]:
-        """The model's weights, by their Keras paths."""
+        """Reads the model's weights, by their Keras paths."""
         return self._load(WEIGHTS)
 
     def optimizer(self) -> dict[str, np.ndarray]:
-        """The optimizer's slots, as slot/path."""
+        """Reads the optimizer's slots, as slot/path."""
         return self._load(OPTIMIZER)
 
     def _load(self, name: str) -> dict[str, np.ndarray]:
@@ -91,7 +88,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint's state and compare the digest of every file.
+    """Opens a checkpoint after comparing the digest of every file.
 
     Raises:
         CheckpointError: it is not committed, or a file is missing or differs; the message names it.
@@ -105,7 +102,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_position(path: Path) -> Position:
-    """Reads how far a committed checkpoint is; its weights are not looked at.
+    """Reads the position of a committed checkpoint; the other files are not looked at.
 
     Raises:
         CheckpointError: it is not committed, or its state is not what was committed.
@@ -129,7 +126,7 @@ def _read_state(path: Path) -> tuple[Position, dict[str, str]]:
 
 @contextmanager
 def _faults(path: Path) -> Iterator[None]:
-    """Turns what reading a damaged checkpoint raises into a CheckpointError."""
+    """Turns errors of reading a damaged checkpoint into a CheckpointError."""
     try:
         yield
     except FileNotFoundError as error:
@@ -139,175 +136,48 @@ def _faults(path: Path) -> Iterator[None]:
         raise CheckpointError(f"checkpoint {path} cannot be read: {reason}") from error
 
 
-class CheckpointStore:
-    """The checkpoints of a run.
+def write_checkpoint(
+    folder: Path,
+    position: Position,
+    weights: Mapping[str, np.ndarray],
+    optimizer: Mapping[str, np.ndarray],
+    experiment: str,
+) -> None:
+    """Writes the files of a checkpoint into a folder and syncs them to disk; `commit_checkpoint` makes them count.
 
     Args:
-        folder: holds one folder a checkpoint, named by its step.
-        keep: newest ones to keep; the one with the best ELBO after an epoch stays besides.
-        may_write: asked before one is written and before it is committed; raises when others write now.
+        folder: exists and is empty.
+        position: of the run.
+        weights: the model's, by their Keras paths.
+        optimizer: its slots, as slot/path.
+        experiment: the experiment's TOML text.
+
+    Raises:
+        OSError, SafetensorError: a file cannot be written.
     """
-
-    def __init__(self, folder: Path, keep: int = 2, *, may_write: Callable[[], None] = lambda: None) -> None:
-        self.folder, self.keep, self.may_write = folder, keep, may_write
-
-    def save(
-        self,
-        position: Position,
-        weights: Mapping[str, np.ndarray],
-        optimizer: Mapping[str, np.ndarray],
-        experiment: str,
-        *,
-        committed: Callable[[str], None] = lambda _: None,
-    ) -> Path:
-        """Commit a checkpoint, then remove those that are not to be kept.
-
-        Args:
-            position: how far the run is.
-            weights: the model's, by their Keras paths.
-            optimizer: its slots, as slot/path.
-            experiment: the experiment's TOML text.
-            committed: called with the checkpoint's place once it is committed.
-
-        Raises:
-            CheckpointError: a weight or a slot is NaN or infinite; nothing is written.
-            StorageError: it cannot be written; the ones before are as they were.
-        """
-        for name, array in {**weights, **optimizer}.items():
-            if not np.isfinite(array).all():
-                raise CheckpointError(f"step {position.step}: {name} is not finite; no checkpoint was written")
-        target = self._place(position.step)
-        try:
-            self.may_write()
-            beside = self.folder / f".{target.name}.{secrets.token_hex(4)}.tmp"
-            beside.mkdir(parents=True)
-            try:
-                self._write(beside, position, weights, optimizer, experiment)
-                self.may_write()
-                if target.exists():  # of an earlier attempt at the same step
-                    shutil.rmtree(target)
-                beside.rename(target)
-            finally:
-                shutil.rmtree(beside, ignore_errors=True)
-            _sync(self.folder)
-            replace_file(target / MARKER, _sha256(target / STATE))
-            _sync(target)
-            self._prune()
-        except (OSError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise StorageError(f"cannot write checkpoint {target}: {reason}") from error
-        committed(str(target))
-        return target
-
-    def settle(self) -> None:
-        """Wait until what was saved is where it belongs.
-
-        Raises:
-            StorageError: it could not be brought there.
-        """
-
-    def open(self, path: Path) -> Checkpoint:
-        """A checkpoint of this store.
-
-        Raises:
-            CheckpointError: it is not committed, or not intact.
-        """
-        return open_checkpoint(path)
-
-    def fetch(self, name: str) -> bool:
-        """Whether there is a checkpoint of that name, to be opened."""
-        return (self.folder / name).is_dir()
-
-    def newest(self, warn: Callable[[str], None] = lambda _: None) -> Checkpoint | None:
-        """The newest committed and intact checkpoint; damaged ones are named to `warn` and passed over.
-
-        Raises:
-            CheckpointError: there are committed checkpoints, but all are damaged.
-        """
-        committed = self.committed()
-        for path in committed:
-            try:
-                return self.open(path)
-            except CheckpointError as error:
-                warn(f"{error}; passed over")
-        if committed:
-            raise CheckpointError(f"none of the {len(committed)} checkpoints in {self.folder} is intact")
-        return None
-
-    def reached(self) -> Position | None:
-        """Returns how far the newest committed checkpoint is, by its state alone; None where none can be read."""
-        for path in self.committed():
-            with suppress(CheckpointError):
-                return read_position(path)
-        return None
-
-    def best(self) -> Checkpoint | None:
-        """The intact checkpoint with the highest ELBO after an epoch, or the newest where none has one."""
-        for _, path in sorted(self._scored(self.committed()), reverse=True):
-            try:
-                return self.open(path)
-            except CheckpointError:
-                continue
-        return self.newest()
-
-    def clean(self) -> None:
-        """Remove what writers that were killed left half-written; for a writer that begins, as the only one."""
-        if self.folder.is_dir():
-            for path in self.folder.iterdir():
-                half_written = path.name.startswith("step-") and not (path / MARKER).exists()
-                if half_written or path.name.endswith(".tmp"):
-                    shutil.rmtree(path, ignore_errors=True)
-
-    def drop_after(self, step: int) -> None:
-        """Set aside what lies beyond the step that a run goes on from: checkpoints that were passed over.
-
-        They stay as damaged-NAME, for whoever wants to look, and count for nothing.
-        """
-        for path in self.committed():
-            if path.name > self._place(step).name:
-                path.rename(path.with_name(f"damaged-{path.name}.{secrets.token_hex(2)}"))
-
-    def _place(self, step: int) -> Path:
-        return self.folder / f"step-{step:09d}"
-
-    def committed(self) -> list[Path]:
-        """Committed checkpoints, newest first."""
-        return sorted((marker.parent for marker in self.folder.glob(f"step-*/{MARKER}")), reverse=True)
-
-    def _prune(self) -> None:
-        committed = self.committed()
-        _, best = max(self._scored(committed), default=(0.0, None))
-        for path in committed[self.keep :]:
-            if path != best:
-                (path / MARKER).unlink()  # first, so that it is never taken for a whole one
-                shutil.rmtree(path, ignore_errors=True)
-
-    @staticmethod
-    def _scored(paths: Sequence[Path]) -> list[tuple[float, Path]]:
-        """The ELBO of each checkpoint that has one, and the checkpoint."""
-        return [(elbo, path) for path in paths if (elbo := _elbo(path)) is not None]
-
-    @staticmethod
-    def _write(
-        folder: Path,
-        position: Position,
-        weights: Mapping[str, Any],
-        optimizer: Mapping[str, Any],
-        experiment: str,
-    ) -> None:
-        save_file(dict(weights), folder / WEIGHTS)
-        save_file(dict(optimizer), folder / OPTIMIZER)
-        (folder / EXPERIMENT).write_text(experiment, encoding="utf-8")
-        files = {name: _sha256(folder / name) for name in (WEIGHTS, OPTIMIZER, EXPERIMENT)}
-        for name in files:
-            _sync(folder / name)
-        state = {"format": FORMAT, **asdict(position), "files": files}
-        _write_synced(folder / STATE, json.dumps(state, indent=1, allow_nan=False).encode())
-        _sync(folder)
+    save_file(dict(weights), folder / WEIGHTS)
+    save_file(dict(optimizer), folder / OPTIMIZER)
+    (folder / EXPERIMENT).write_text(experiment, encoding="utf-8")
+    files = {name: _sha256(folder / name) for name in (WEIGHTS, OPTIMIZER, EXPERIMENT)}
+    for name in files:
+        sync(folder / name)
+    state = {"format": FORMAT, **asdict(position), "files": files}
+    _write_synced(folder / STATE, json.dumps(state, indent=1, allow_nan=False).encode())
+    sync(folder)
 
 
-def _elbo(path: Path) -> float | None:
-    """`Position.elbo`, of a checkpoint that need not be intact."""
+def commit_checkpoint(path: Path) -> None:
+    """Writes the marker of a checkpoint whose other files are on disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    replace_file(path / MARKER, _sha256(path / STATE))
+    sync(path)
+
+
+def read_elbo(path: Path) -> float | None:
+    """Returns `Position.elbo` of a checkpoint that need not be intact; None where it has none that can be read."""
     try:
         record = json.loads((path / STATE).read_bytes())
         validation = record.get("validation_elbo")
@@ -329,7 +199,8 @@ def _write_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Syncs a file or a folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,24 +1,25 @@
-"""A run's folder: what lies where."""
+"""Layout of a run's folder."""
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from vaedist.config import Experiment
-from vaedist.storage.paths import KeptFolder
+from vaedist.storage.stored_folder import StoredFolder
 
 
 @dataclass(frozen=True)
-class RunFolder(KeptFolder):
-    """Paths of one run; nothing is made until something is written."""
+class RunFolder(StoredFolder):
+    """Files of one run, local or on an object store.
+
+    Files are read from and written to the working copy (see `FolderStore`); of a run on an object store, `refresh`
+    brings the experiment and the metrics into it, and `checkpoints_of` the checkpoints.
+    """
 
     @classmethod
     def of(cls, experiment: Experiment) -> "RunFolder":
-        """The folder that an experiment asks for."""
+        """Returns the folder that an experiment names."""
         return cls.named(experiment.run.folder, experiment.run.name)
-
-    def absolute(self) -> "RunFolder":
-        """The same folder, by a path that means the same in any process."""
-        return RunFolder(self.path.absolute(), self.uri)
 
     @property
     def experiment(self) -> Path:
@@ -47,20 +48,44 @@ class RunFolder(KeptFolder):
 
     @property
     def evaluations(self) -> Path:
-        """What `vaedist evaluate` found, a JSON file each."""
+        """Results of `vaedist evaluate`, a JSON file each."""
         return self.path / "evaluations"
 
     @property
     def logs(self) -> Path:
-        """What Ray and TensorFlow said."""
+        """Output of Ray and TensorFlow."""
         return self.path / "logs"
 
+    @property
+    def writer(self) -> Path:
+        """The worker group that holds the writer lease."""
+        return self.path / ".writer"
+
+    def refresh(self) -> None:
+        """Brings the working copies of the experiment and the metrics up to date.
+
+        Raises:
+            StorageError: the object store does not answer.
+        """
+        self.store.refresh(self.experiment, self.metrics)
+
     def read_experiment(self) -> Experiment:
-        """The experiment that the run was started with.
+        """Returns the experiment that the run was started with.
 
         Raises:
             RunError: there is no run here.
-            ConfigError: what is here cannot be read, or is of another version.
+            ConfigError: the file cannot be read, or is of another version.
         """
         self.require(self.experiment, "run")
         return Experiment.from_file(self.experiment)
+
+    def files_in(self, folder: Path, pattern: str = "*") -> list[Path]:
+        """Returns the sorted paths of the files directly in a folder of the run whose names match a pattern.
+
+        Files on an object store are listed too if the working copy does not have them.
+
+        Raises:
+            StorageError: the object store does not answer.
+        """
+        files = self.store.files(folder)
+        return sorted(path for path in files if path.parent == folder and fnmatchcase(path.name, pattern))

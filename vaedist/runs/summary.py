@@ -1,31 +1,29 @@
-"""Runs in one row each, from what their folders hold; no model is loaded."""
+"""Summaries of runs, read from their folders; no model is loaded."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vaedist.errors import RunError, VaedistError
 from vaedist.monitor.metrics import epoch_rows, read_metrics
 from vaedist.runs.folder import RunFolder
-from vaedist.runs.remote import pulled
-from vaedist.storage.paths import is_there
-from vaedist.storage.transfer import Store
-from vaedist.storage.uri import is_remote
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A run in one row.
+    """Summary of a run.
 
     Attributes:
-        name: of its folder.
-        epoch, epochs: passes completed, and asked for.
-        step: updates in its newest row of metrics.
-        split: that was scored after each epoch, "validation" or "test"; None before the first.
+        name: name of its folder.
+        epoch, epochs: completed epochs, and all epochs of the job.
+        step: training step of the newest row of metrics.
+        split: split that is scored after each epoch, "validation" or "test"; None before the first.
         elbo, best_elbo: newest and best ELBO of that split, nats an image; None before the first epoch has ended.
-        depth, latent, hidden: sizes of the model.
-        likelihood: of the pixels.
-        learning_rate, global_batch: of the training.
+        model: the model's type.
+        options: the model's options, by key.
+        changed: options that differ from their defaults.
+        learning_rate, global_batch: settings of the training.
     """
 
     name: str
@@ -35,10 +33,9 @@ class Summary:
     split: str | None
     elbo: float | None
     best_elbo: float | None
-    depth: int
-    latent: int
-    hidden: int
-    likelihood: str
+    model: str
+    options: dict[str, Any]
+    changed: dict[str, Any]
     learning_rate: float
     global_batch: int
 
@@ -57,11 +54,11 @@ class Unreadable:
 
 
 def summarize_all(path: str | Path) -> list[Summary | Unreadable]:
-    """Returns the runs in a folder, as `list_runs` finds them; one that is broken hides no other.
+    """Returns summaries of the runs that `list_runs` finds in a folder; a broken run does not hide the others.
 
     Raises:
         RunError: there is no such folder, or it cannot be read.
-        StorageError: the store does not answer.
+        StorageError: the object store does not answer.
     """
     found: list[Summary | Unreadable] = []
     for folder in list_runs(path):
@@ -73,11 +70,12 @@ def summarize_all(path: str | Path) -> list[Summary | Unreadable]:
 
 
 def summarize(folder: RunFolder) -> Summary:
-    """A run in one row, from its experiment and its metrics; no checkpoint is read.
+    """Returns a run's summary, from its experiment and its metrics; no checkpoint is read.
 
     Raises:
         RunError: there is no run there, or its metrics cannot be read.
-        ConfigError: its experiment cannot be read, or is of another version.
+        ConfigError: its experiment cannot be read, is of another version, or its model's package is not installed.
+        UserCodeError: the module of the run's model raised an exception.
     """
     experiment = folder.read_experiment()
     rows = read_metrics(folder.metrics) if os.path.lexists(folder.metrics) else []
@@ -95,51 +93,41 @@ def summarize(folder: RunFolder) -> Summary:
         split=tests[-1]["kind"] if tests else None,
         elbo=scores[-1] if scores else None,
         best_elbo=max(scores, default=None),
-        depth=model.flow.depth,
-        latent=model.latent,
-        hidden=model.hidden,
-        likelihood=model.likelihood,
+        model=model.type,
+        options=model.values(),
+        changed=model.changed(),
         learning_rate=training.learning_rate,
         global_batch=training.global_batch,
     )
 
 
-def list_runs(path: str | Path) -> list[RunFolder]:
-    """The runs in a folder, or in a folder of a store, by name; the folder itself, where it is a run.
+def list_runs(location: str | Path) -> list[RunFolder]:
+    """Returns the runs in a folder, local or on an object store, by name; or the folder itself, where it is a run.
 
-    A folder that lost its experiment or cannot be looked into counts as a run. Of runs on a store, what `summarize`
-    needs is copied to this machine.
+    A folder that lost its experiment or cannot be read counts as a run. The working copies of the runs are refreshed.
 
     Raises:
         RunError: there is no such folder, or it cannot be read.
-        StorageError: the store does not answer, or nobody can tell what there is.
+        StorageError: the object store does not answer, or the folder above may not be read.
     """
-    if is_remote(str(path)):
-        return _list_remote(str(path))
-    path = RunFolder.at(path).path
-    if not is_there(path) or not path.is_dir():
-        raise RunError(f"no runs at {path}: no such folder")
+    parent = RunFolder.at(location)
     try:
-        children = sorted(child for child in path.iterdir() if child.is_dir())
+        names = parent.store.folders()
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"no runs at {parent.location}: no such folder") from None
     except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror or error}") from error
-    return [folder for folder in map(RunFolder, [path, *children]) if _is_run(folder)]
+        raise RunError(f"cannot read {parent.location}: {error.strerror or error}") from error
+    found = [parent, *(RunFolder(parent.store.child(name)) for name in names)]
+    return [run for run in found if _is_run(run)]
 
 
-def _is_run(folder: RunFolder) -> bool:
-    """Returns True if a local folder holds a run, be it a broken one."""
+def _is_run(run: RunFolder) -> bool:
+    """Returns True if a folder holds a run, or cannot be read."""
+    run.refresh()
     try:
-        names = {path.name for path in folder.path.iterdir()}
+        names = {path.name for path in run.path.iterdir()}
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except OSError:
-        return True  # nobody knows what it is
-    return not names.isdisjoint((folder.experiment.name, folder.metrics.name))
-
-
-def _list_remote(uri: str) -> list[RunFolder]:
-    store = Store(uri)
-    store.check()
-    found = [RunFolder.at(uri), *(RunFolder.at(store.place(name)) for name in store.folders())]
-    runs = [folder for folder in map(pulled, found) if folder.experiment.is_file() or folder.metrics.is_file()]
-    if not runs and not store.files():
-        raise RunError(f"no runs at {uri}: no such folder")
-    return runs
+        return True
+    return not names.isdisjoint((run.experiment.name, run.metrics.name))

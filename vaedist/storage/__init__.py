@@ -1,1 +1,1 @@
-"""Files elsewhere: object stores behind pyarrow filesystem URIs, reached with patience, mirrored and cached."""
+"""Local folders and object stores behind pyarrow filesystem URIs: retries, copies, mirrors and the shard cache."""

@@ -1,7 +1,7 @@
-"""Files of a known digest, fetched from a store once a machine and shared by its processes.
+"""Cache of files of a known digest: downloaded once per machine and shared by its processes.
 
-An entry is a file named by its SHA-256, committed by a rename. Each has a lock beside it: whoever uses the entry holds
-it shared, whoever fetches or removes it holds it alone.
+An entry is a file named by its SHA-256, committed by a rename. Each has a lock beside it: a process that uses the entry
+holds a shared lock, a process that downloads or removes it an exclusive one.
 """
 
 import errno
@@ -31,7 +31,7 @@ class Entry:
     _lock: int
 
     def release(self) -> None:
-        """Let others remove it; what is mapped of it stays mapped."""
+        """Allows others to remove it; memory maps of it stay valid."""
         os.close(self._lock)
 
     def __enter__(self) -> Self:
@@ -44,28 +44,28 @@ class Entry:
 
 
 class FileCache:
-    """A folder of cached files that all together stay below a size.
+    """A folder of cached files whose total size is limited.
 
     Args:
-        folder: made when missing, for its owner only.
-        limit: bytes; the entries that were used least recently make way for new ones.
+        folder: made if missing, readable by its owner only.
+        limit: total size in bytes; the least recently used entries are removed to make room for new ones.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
 
     def fetch(self, store: Store, name: str, *, sha256: str, size: int) -> Entry:
-        """An entry, fetched unless it is there; while another process fetches it, this one waits.
+        """Returns an entry, downloaded unless it is there; while another process downloads it, this one waits.
 
         Args:
-            store: has the file.
-            name: of the file there.
+            store: folder that has the file.
+            name: of the file in it.
             sha256: its digest, 64 hexadecimal digits.
             size: in bytes.
 
         Raises:
-            DataError: the file is missing or is not that one, or all entries are in use and leave no room.
-            StorageError: the store does not answer, or the cache cannot be written.
+            DataError: the file is missing or has another digest, or all entries are in use and leave no room.
+            StorageError: the object store does not answer, or the cache cannot be written.
         """
         path = self.folder / sha256
         try:
@@ -80,23 +80,23 @@ class FileCache:
                 os.close(lock)
                 raise
         except MISSING as error:
-            raise DataError(f"{store.place(name)} is missing") from error
+            raise DataError(f"{store.uri_of(name)} is missing") from error
         except OSError as error:
             raise StorageError(f"cannot write the cache {self.folder}: {error.strerror or error}") from error
         return Entry(path, lock)
 
     def _use(self, path: Path, lock: int, size: int) -> bool:
-        """Hold an entry shared, if it is there."""
-        fcntl.flock(lock, fcntl.LOCK_SH)  # from alone to shared is not one step: it may be gone in between
+        """Takes a shared lock on an entry; returns True if the entry is there."""
+        fcntl.flock(lock, fcntl.LOCK_SH)  # a lock is not downgraded in one step: the entry may be gone in between
         if not _whole(path, size):
             return False
         mark_used(lock, self.folder / ".newest")
         return True
 
     def _get(self, store: Store, name: str, path: Path, sha256: str, size: int) -> None:
-        """Fetch a file, whose lock is held alone, into its place."""
+        """Downloads a file, under an exclusive lock."""
         part = path.with_suffix(".part")
-        place = store.place(name)
+        uri = store.uri_of(name)
 
         def fetch() -> str:
             digest = hashlib.sha256()
@@ -104,22 +104,22 @@ class FileCache:
                 while block := source.read(BLOCK):
                     digest.update(block)
                     if sink.tell() + len(block) > size:
-                        raise DataError(f"{place} is damaged: more than the {size} bytes that were written")
+                        raise DataError(f"{uri} is damaged: more than the {size} bytes that were written")
                     sink.write(block)
             return digest.hexdigest()
 
         try:
             self._make_room(part, size)
-            found = patiently(fetch, f"read {place}", seconds=store.seconds, notify=store.notify)
+            found = patiently(fetch, f"read {uri}", seconds=store.seconds, notify=store.notify)
             if found != sha256:
-                raise DataError(f"{place} is damaged: SHA-256 {found[:12]}... where {sha256[:12]}... was written")
+                raise DataError(f"{uri} is damaged: SHA-256 {found[:12]}... where {sha256[:12]}... was written")
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
 
     def _make_room(self, part: Path, size: int) -> None:
-        """Remove entries until `size` bytes more fit, and take them."""
-        with self._alone():
+        """Removes entries until `size` more bytes fit, and reserves them."""
+        with self._exclusive():
             part.unlink(missing_ok=True)
             files = {file: file.stat() for file in self.folder.iterdir() if _counts(file)}
             total = sum(status.st_size for status in files.values())
@@ -133,12 +133,12 @@ class FileCache:
                 )
             if size > shutil.disk_usage(self.folder).free:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            with part.open("wb") as taken:
-                taken.truncate(size)  # so that others see what will be taken
+            with part.open("wb") as reserved:
+                reserved.truncate(size)  # so that other processes count it
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """No other process makes room meanwhile."""
+    def _exclusive(self) -> Iterator[None]:
+        """Keeps other processes from making room meanwhile."""
         lock = os.open(self.folder / ".room", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -161,7 +161,7 @@ def _last_used(file: Path) -> float:
 
 
 def _removed(file: Path) -> bool:
-    """Remove an entry, or what is left of one that was never whole, unless somebody holds it."""
+    """Removes an entry, or an unfinished download, unless a process holds its lock; returns True if it did."""
     lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

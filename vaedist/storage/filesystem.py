@@ -1,4 +1,4 @@
-"""Where files are kept: local folders and whatever pyarrow has a filesystem for."""
+"""Opens pyarrow filesystems by path or URI, with limits on how long they wait."""
 
 import hashlib
 import os
@@ -13,15 +13,15 @@ from vaedist.errors import StorageError
 from vaedist.storage.uri import is_uri, local_path, require_utf8
 
 BLOCK = 1 << 20  # bytes read at a time where a file is hashed or copied
-CONNECT_SECONDS = 5.0  # for a store to take a connection
-ANSWER_SECONDS = 30.0  # for it to say something; pyarrow's own 3 s would give up on slow stores again and again
+CONNECT_SECONDS = 5.0  # for an object store to accept a connection
+ANSWER_SECONDS = 30.0  # for a first answer; pyarrow's own 3 s would give up on slow stores again and again
 
 
 def open_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """The filesystem that a folder lives in, and the folder's path there; the store is not asked for anything.
+    """Returns the filesystem of a folder, and the folder's path in it; no request is sent.
 
-    Credentials come from where pyarrow takes them: the environment, its configuration files, or the machine's role.
-    AWS_ENDPOINT_URL names another server than Amazon's; so does ?endpoint_override=HOST:PORT&scheme=http in the URI.
+    pyarrow finds credentials in the environment, in configuration files, or by the machine's role. AWS_ENDPOINT_URL
+    names another server than Amazon's; so does ?endpoint_override=HOST:PORT&scheme=http in the URI.
 
     Args:
         uri: a local path, absolute or relative or below ~, or a pyarrow filesystem URI such as s3://bucket/cifar10.
@@ -47,14 +47,14 @@ def open_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
 
 
 def _bounded(uri: str) -> str:
-    """With a limit where a filesystem has none of its own: Google's client would try for a quarter of an hour."""
+    """Returns a URI with a limit on retries for Google's client, which would retry for a quarter of an hour."""
     if uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds=" not in uri:
         return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={ANSWER_SECONDS:.0f}"
     return uri
 
 
 def _patient_s3(uri: str, region: str) -> pyarrow.fs.FileSystem:
-    """An S3 filesystem by the query of its URI, which cannot say how long to wait."""
+    """Returns an S3 filesystem with the options of its URI's query and with timeouts, which a query cannot set."""
     options: dict[str, Any] = {"region": region, "allow_delayed_open": True}  # so that a small file is one request
     server = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
     if server.netloc:
@@ -65,7 +65,7 @@ def _patient_s3(uri: str, region: str) -> pyarrow.fs.FileSystem:
 
 
 def sha256_of(filesystem: pyarrow.fs.FileSystem, path: str, seen: Callable[[int], None] | None = None) -> str:
-    """SHA-256 of a file, read block by block; `seen` is called with the bytes of each block."""
+    """Returns the SHA-256 of a file, read block by block; `seen` is called with the size of each block, in bytes."""
     digest = hashlib.sha256()
     with filesystem.open_input_stream(path) as stream:
         while block := stream.read(BLOCK):
@@ -76,5 +76,5 @@ def sha256_of(filesystem: pyarrow.fs.FileSystem, path: str, seen: Callable[[int]
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, on one line; its type where it says nothing."""
+    """Returns the first line of an error's message, or the name of its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,35 +1,35 @@
-"""A local copy of files that grow on a store, for a program that watches local files."""
+"""Copies files that grow on an object store, for a program that watches local files."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from vaedist.errors import StorageError
 from vaedist.storage.retry import MISSING
-from vaedist.storage.transfer import Remote, Store
+from vaedist.storage.transfer import FileState, Store
 
 
 class Follower:
-    """Brings what changed on a store to a local folder whenever it is told to.
+    """Downloads what changed in a folder on an object store whenever `update` is called.
 
     Args:
-        store: the folder on the store.
+        store: the folder on the object store.
         local: the copy.
-        wanted: says of a file's path, relative to the folder, whether it is copied.
-        grows: says whether the file only ever grows, so that what is new is appended to the copy in place: a program
-            that has it open then reads on. Others are replaced as wholes.
+        wanted: says of a file's name, relative to the folder, whether it is copied.
+        grows: says of a file's name whether it only ever grows, so that what is new is appended to the copy: a program
+            that has it open then reads on. Other files are replaced as a whole.
     """
 
     def __init__(
         self, store: Store, local: Path, *, wanted: Callable[[str], bool], grows: Callable[[str], bool]
     ) -> None:
         self._store, self._local, self._wanted, self._grows = store, local, wanted, grows
-        self._seen: dict[str, Remote] = {}
+        self._seen: dict[str, FileState] = {}
 
     def update(self) -> int:
-        """Copy what is new; gives the number of files that changed.
+        """Copies what is new and returns the number of files that changed.
 
         Raises:
-            StorageError: the store does not answer; what was copied stays, and the next call goes on from there.
+            StorageError: the object store does not answer; what was copied stays, and the next call continues.
         """
         found = {name: state for name, state in self._store.files().items() if self._wanted(name)}
         changed = [name for name, state in found.items() if self._seen.get(name) != state]

@@ -1,7 +1,7 @@
-"""A local folder, and what keeps its copy on a store up to date while it is worked on.
+"""Mirrors a local folder to an object store while files in it are written.
 
-Object stores know no append, no rename and no lock, and may not answer for minutes. So the work goes on in a local
-folder, and one thread brings over what changed: every few seconds, and whenever a folder is to be committed.
+Object stores know no append, no rename and no lock, and may not answer for minutes. So a process works in a local
+folder, and one thread uploads what changed: every few seconds, and whenever a folder is to be committed.
 """
 
 import os
@@ -13,24 +13,24 @@ from pathlib import Path
 from vaedist.errors import StorageError, VaedistError
 from vaedist.storage.transfer import Store
 
-EVERY_SECONDS = 10.0  # between two looks at what changed
-SHARE = 0.1  # of the time, at most, is spent in bringing over files that grow
+EVERY_SECONDS = 10.0  # between two searches for changes
+SHARE = 0.1  # largest fraction of the time that is spent on uploading files that grow
 
 State = tuple[int, int]
 
 
 class Mirror:
-    """Brings a local folder to a store, from a thread of its own.
+    """Uploads a local folder in a thread of its own.
 
-    What it commits and removes is done in the order in which it was asked for; before each, all that changed until then
-    is brought over. One error of the store ends it, and is raised by the next call of any method.
+    Commits and removals are carried out in the order in which they were requested; before each, all files that changed
+    until then are uploaded. An error of the object store ends the mirror, and is raised by the next call of any method.
 
     Args:
         local: the folder.
-        store: the folder's copy; how patient it is decides when an outage is an error.
-        leave: says of a file's path, relative to the folder, whether it is brought only when it is committed.
-        every: seconds between two looks for changes.
-        may_write: asked before each; raises when others write to the store now, which ends the mirror.
+        store: its copy on the object store, whose `seconds` decide when an outage is an error.
+        leave: says of a file's name, relative to the folder, whether it is only uploaded by `commit`.
+        every: seconds between two searches for changes.
+        may_write: called before each upload; raises when others write to the object store now, which ends the mirror.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Mirror:
     ) -> None:
         self._local, self._store, self._leave, self._every = local, store, leave, every
         self._may_write = may_write
-        self._brought: dict[str, State] = {}
+        self._uploaded: dict[str, State] = {}
         self._changed = threading.Condition()
         self._tasks: list[Callable[[], None]] = []
         self._busy = self._closing = False
@@ -53,10 +53,10 @@ class Mirror:
         self._thread.start()
 
     def settle(self) -> None:
-        """Wait until all that was asked for is done.
+        """Waits until all requested commits and removals are done.
 
         Raises:
-            StorageError: the store refused, or did not answer for too long.
+            StorageError: the object store refused, or did not answer for too long.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._error or not (self._tasks or self._busy))
@@ -64,15 +64,15 @@ class Mirror:
                 raise self._error
 
     def commit(self, folder: str, *, last: str, done: Callable[[], None] = lambda: None) -> None:
-        """Bring a folder over whose files do not change any more; does not wait.
+        """Requests the upload of a folder whose files do not change any more; does not wait.
 
         Args:
             folder: its path in the local folder.
-            last: a file in it without which the others mean nothing: it is removed first and brought last.
-            done: called from the mirror's thread when all is there.
+            last: a file in it without which the others do not count: it is removed first and uploaded last.
+            done: called from the mirror's thread once the folder is uploaded.
 
         Raises:
-            StorageError: the store refused, or did not answer for too long.
+            StorageError: the object store refused, or did not answer for too long.
         """
 
         def task() -> None:
@@ -84,26 +84,27 @@ class Mirror:
             self._store.upload(self._local / folder / last, f"{folder}/{last}")
             done()
 
-        self._ask(task)
+        self._request(task)
 
-    def remove(self, folder: str, *, first: str) -> None:
-        """Remove a folder from the store, the file `first` in it before the others; does not wait.
+    def remove(self, folder: str, *, first: str | None = None) -> None:
+        """Requests the removal of a folder, the file `first` in it before the others; does not wait.
 
         Raises:
-            StorageError: the store refused, or did not answer for too long.
+            StorageError: the object store refused, or did not answer for too long.
         """
 
         def task() -> None:
-            self._store.remove(f"{folder}/{first}")
+            if first is not None:
+                self._store.remove(f"{folder}/{first}")
             self._store.remove_folder(folder)
 
-        self._ask(task)
+        self._request(task)
 
     def close(self) -> None:
-        """Bring over what is left, and end the thread.
+        """Uploads what is left, and ends the thread.
 
         Raises:
-            StorageError: it could not be brought over.
+            StorageError: it could not be uploaded.
         """
         with self._changed:
             self._closing = True
@@ -112,7 +113,7 @@ class Mirror:
         if self._error:
             raise self._error
 
-    def _ask(self, task: Callable[[], None]) -> None:
+    def _request(self, task: Callable[[], None]) -> None:
         with self._changed:
             if self._error:
                 raise self._error
@@ -120,7 +121,7 @@ class Mirror:
             self._changed.notify_all()
 
     def _work(self) -> None:
-        """The thread: tasks as they come, and what changed every so often."""
+        """Runs in the thread: carries out requests, and uploads changes every so often."""
         pause, closing = self._every, False
         while not closing:
             with self._changed:
@@ -131,18 +132,18 @@ class Mirror:
             begin = time.monotonic()
             try:
                 self._may_write()
-            except Exception as error:  # noqa: BLE001 - for whoever asks next
+            except Exception as error:  # noqa: BLE001 - raised by the next call
                 self._end(error)
                 return
             try:
-                self._bring()
+                self._upload()
                 if task is not None:
                     task()
             except VaedistError as error:
                 self._end(error)
                 return
-            except Exception as error:  # noqa: BLE001 - nothing may be lost because a thread died unseen
-                self._end(StorageError(f"cannot bring {self._local} to {self._store.uri}: {error}"))
+            except Exception as error:  # noqa: BLE001 - no thread may die unseen
+                self._end(StorageError(f"cannot upload {self._local} to {self._store.uri}: {error}"))
                 return
             pause = max(self._every, (time.monotonic() - begin) / SHARE)
             with self._changed:
@@ -155,12 +156,12 @@ class Mirror:
             self._changed.notify_all()
 
     def _found(self) -> list[Path]:
-        """All files in the local folder, by name."""
+        """Returns all files in the local folder, by name."""
         folders = os.walk(self._local)  # which passes over those that are removed meanwhile
         return sorted(Path(folder, name) for folder, _, names in folders for name in names)
 
-    def _bring(self) -> None:
-        """Upload the files that changed since they were last looked at."""
+    def _upload(self) -> None:
+        """Uploads the files that changed since they were last uploaded."""
         for path in self._found():
             name = path.relative_to(self._local).as_posix()
             if path.name.startswith(".") or self._leave(name):
@@ -170,8 +171,8 @@ class Mirror:
                 if not path.is_file():
                     continue
                 state = status.st_size, status.st_mtime_ns
-                if self._brought.get(name) != state:
+                if self._uploaded.get(name) != state:
                     self._store.upload(path, name)
-                    self._brought[name] = state
+                    self._uploaded[name] = state
             except FileNotFoundError:  # removed since
                 continue

@@ -1,4 +1,4 @@
-"""Patience with stores: what fails in passing is tried again, what cannot succeed is told at once."""
+"""Retries transient errors of object stores; permanent errors are raised at once."""
 
 import re
 import threading
@@ -13,13 +13,13 @@ from vaedist.storage.filesystem import first_line
 
 T = TypeVar("T")
 
-# Seconds in which a store must have answered, at last: a command that a user waits for, and a run, which is worth more.
+# Seconds after which an object store is given up: by a command that a user waits for, and by a run.
 COMMAND_SECONDS = 30.0
 RUN_SECONDS = 600.0
 FIRST_WAIT, LONGEST_WAIT = 0.25, 20.0  # seconds between two tries: doubled each time, with as much chance again
 
 MISSING = (FileNotFoundError, NotADirectoryError)
-# What stores say that will be no different the next time.
+# Errors that will be the same at the next try.
 _FINAL = re.compile(
     r"NO_SUCH_BUCKET|NO_SUCH_KEY|ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|INVALID_CLIENT_TOKEN_ID|"
     r"UNRECOGNIZED_CLIENT|HTTP status 403|PERMISSION_DENIED|UNAUTHENTICATED|NotFound|MISSING_AUTHENTICATION_TOKEN"
@@ -34,18 +34,18 @@ def patiently(
     notify: Callable[[str], None] = lambda _: None,
     give_up: threading.Event | None = None,
 ) -> T:
-    """What `do` returns, tried until the store answers.
+    """Returns what `do` returns, called again after transient errors until the object store answers.
 
     Args:
         do: may be called several times.
-        what: it does, as in "read s3://bucket/x"; for messages.
+        what: describes the call in messages, as in "read s3://bucket/x".
         seconds: after which it is given up.
-        notify: told, once, that the store does not answer and is waited for.
-        give_up: where set, ends the waiting.
+        notify: told, once, that the object store does not answer and is waited for.
+        give_up: ends the waiting when it is set.
 
     Raises:
-        FileNotFoundError: what is to be read is not there.
-        StorageError: the store refused, or did not answer in time; the message names `what`.
+        FileNotFoundError: the file to be read does not exist.
+        StorageError: the object store refused, or did not answer in time; the message names `what`.
     """
 
     def told(state: tenacity.RetryCallState) -> None:
@@ -72,7 +72,7 @@ def patiently(
 
 
 def passes(error: BaseException) -> bool:
-    """Whether an error may be gone when the same is tried again."""
+    """Returns True if an error is transient, so that the same call may succeed later."""
     if isinstance(error, MISSING) or not isinstance(error, OSError):
         return False
     if isinstance(error, ConnectionError | TimeoutError):
@@ -81,7 +81,7 @@ def passes(error: BaseException) -> bool:
 
 
 def _reason(error: BaseException | None) -> str:
-    """The part of a store's message that says what happened."""
+    """Returns the part of an object store's message that says what happened."""
     assert error is not None
     text = getattr(error, "strerror", None) or first_line(error)
     text = re.sub(r"\s*\(Request ID: [^)]*\)", "", text)

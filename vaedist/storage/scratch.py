@@ -1,4 +1,4 @@
-"""Temporary folders that do not outlive their process for long, even if it is killed."""
+"""Temporary folders, which are removed even if their process is killed."""
 
 import fcntl
 import os
@@ -17,7 +17,9 @@ YOUNG_SECONDS = 60.0  # a folder of this age may not be locked yet
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A temporary folder, locked while it is used, and removed afterwards; those of killed processes are removed too.
+    """Gives a temporary folder, which is locked while it is used and removed afterwards.
+
+    Folders that killed processes have left are removed too.
 
     Raises:
         StorageError: it cannot be made.
@@ -38,7 +40,7 @@ def scratch_folder() -> Iterator[Path]:
 
 def _remove_abandoned(parent: Path) -> None:
     for folder in parent.glob(f"{PREFIX}*"):
-        with suppress(OSError):  # somebody else's, in use, or gone by now
+        with suppress(OSError):  # another user's, in use, or removed meanwhile
             if abs(time.time() - folder.stat().st_mtime) < YOUNG_SECONDS:  # of the future: the clock was set back since
                 continue
             lock = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Copying between a local folder and a store, file by file."""
+"""Reading, writing and listing a folder on an object store, with retries."""
 
 import os
 import shutil
@@ -20,65 +20,65 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Remote:
-    """A file on a store: its size in bytes, and when it was written, in ns since 1970."""
+class FileState:
+    """State of a file: its size in bytes, and when it was written, in ns since 1970."""
 
     size: int
     written: int
 
 
 class Store:
-    """A folder of a store.
+    """A folder on an object store; all names are relative to it.
 
     Args:
-        uri: the folder's.
+        uri: of the folder.
         seconds: after which a request that was not answered is given up.
-        notify: told when the store does not answer.
+        notify: told when the object store does not answer.
 
     Raises:
-        StorageError: from every method, when the store refuses, or does not answer in time.
+        StorageError: from every method, when the object store refuses, or does not answer in time.
     """
 
     def __init__(self, uri: str, *, seconds: float = COMMAND_SECONDS, notify: Notify = lambda _: None) -> None:
         self.uri, self.seconds, self.notify = uri, seconds, notify
         self.filesystem, self.path = open_filesystem(uri)
 
-    def place(self, name: str) -> str:
-        """The URI of a file or folder in it."""
+    def uri_of(self, name: str) -> str:
+        """Returns the URI of a file or folder in it."""
         return join_uri(self.uri, name)
 
     def check(self) -> None:
-        """Find out whether the bucket is there, and answers."""
+        """Checks that the bucket exists and answers."""
         bucket = self.path.partition("/")[0]
         info = self._try(lambda: self.filesystem.get_file_info(bucket), f"reach {self.uri}")
         if self.filesystem.type_name in ("s3", "gcs") and info.type == pyarrow.fs.FileType.NotFound:
             raise StorageError(f"cannot reach {self.uri}: there is no bucket {bucket}")
 
-    def files(self, under: str = "") -> dict[str, Remote]:
-        """All files in a folder below, at any depth, by their paths relative to the store's folder."""
+    def files(self, under: str = "") -> dict[str, FileState]:
+        """Returns the states of all files in the folder `under`, at any depth, by name."""
         root = f"{self.path}/{under}".rstrip("/")
         selector = pyarrow.fs.FileSelector(root, recursive=True, allow_not_found=True)
-        where = self.place(under) if under else self.uri
+        where = self.uri_of(under) if under else self.uri
         found = self._try(lambda: self.filesystem.get_file_info(selector), f"list {where}")
         return {
-            self._name(info.path): Remote(info.size, info.mtime_ns or 0)
+            self._name(info.path): FileState(info.size, info.mtime_ns or 0)
             for info in found
             if info.type == pyarrow.fs.FileType.File
         }
 
     def folders(self) -> list[str]:
-        """The names of the folders directly in it."""
+        """Returns the sorted names of the folders directly in it."""
         selector = pyarrow.fs.FileSelector(self.path, allow_not_found=True)
         found = self._try(lambda: self.filesystem.get_file_info(selector), f"list {self.uri}")
         return sorted(self._name(info.path) for info in found if info.type == pyarrow.fs.FileType.Directory)
 
     def exists(self) -> bool:
-        """Whether anything is there, be it an empty folder."""
+        """Returns True if there is anything at the URI, be it an empty folder."""
         info = self._try(lambda: self.filesystem.get_file_info(self.path), f"reach {self.uri}")
         return info.type != pyarrow.fs.FileType.NotFound
 
     def read(self, name: str) -> bytes:
-        """A file's content.
+        """Returns the content of a file.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -88,10 +88,10 @@ class Store:
             with self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
                 return stream.read()
 
-        return self._try(do, f"read {self.place(name)}")
+        return self._try(do, f"read {self.uri_of(name)}")
 
     def read_from(self, name: str, start: int) -> bytes:
-        """A file's content from a byte on.
+        """Returns the content of a file from byte `start` on.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -102,30 +102,30 @@ class Store:
                 file.seek(start)
                 return file.read()
 
-        return self._try(do, f"read {self.place(name)}")
+        return self._try(do, f"read {self.uri_of(name)}")
 
     def write(self, name: str, content: bytes) -> None:
-        """Put a file there, in the place of what was; it is whole when it appears."""
+        """Writes a file, which appears as a whole and replaces an older one."""
 
         def do() -> None:
             self._make_parent(name)
             with self.filesystem.open_output_stream(f"{self.path}/{name}") as sink:
                 sink.write(content)
 
-        self._try(do, f"write {self.place(name)}")
+        self._try(do, f"write {self.uri_of(name)}")
 
     def upload(self, local: Path, name: str) -> None:
-        """Copy a local file there."""
+        """Uploads a local file."""
 
         def do() -> None:
             self._make_parent(name)
             with local.open("rb") as source, self.filesystem.open_output_stream(f"{self.path}/{name}") as sink:
                 shutil.copyfileobj(source, sink, BLOCK)
 
-        self._try(do, f"write {self.place(name)}")
+        self._try(do, f"write {self.uri_of(name)}")
 
     def download(self, name: str, local: Path, written: int = 0) -> None:
-        """Copy a file from there to a local one, which is whole when it appears and gets the time `written`, in ns.
+        """Downloads a file to a local one, which appears as a whole and gets the modification time `written`, in ns.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -138,7 +138,7 @@ class Store:
 
         try:
             local.parent.mkdir(parents=True, exist_ok=True)
-            self._try(do, f"read {self.place(name)}")
+            self._try(do, f"read {self.uri_of(name)}")
             os.utime(beside, ns=(written, written))
             beside.replace(local)
         except MISSING:
@@ -148,8 +148,8 @@ class Store:
         finally:
             beside.unlink(missing_ok=True)
 
-    def pull(self, local: Path, names: Iterable[str], known: dict[str, Remote]) -> None:
-        """Copy those files of a listing, `known`, that the local folder has not in the same state."""
+    def pull(self, local: Path, names: Iterable[str], known: dict[str, FileState]) -> None:
+        """Downloads those files of a listing, `known`, that the local folder does not have in the listed state."""
         for name in names:
             target = local / name
             if not target.exists() or (target.stat().st_size, target.stat().st_mtime_ns) != (
@@ -159,38 +159,38 @@ class Store:
                 self.download(name, target, known[name].written)
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Removes a file, if it is there."""
         with suppress(*MISSING):
-            self._try(lambda: self.filesystem.delete_file(f"{self.path}/{name}"), f"remove {self.place(name)}")
+            self._try(lambda: self.filesystem.delete_file(f"{self.path}/{name}"), f"remove {self.uri_of(name)}")
 
     def remove_folder(self, name: str) -> None:
-        """Remove a folder and what is in it, if it is there."""
+        """Removes a folder with all its files, if it is there."""
         with suppress(*MISSING):
-            self._try(lambda: self.filesystem.delete_dir(f"{self.path}/{name}"), f"remove {self.place(name)}")
+            self._try(lambda: self.filesystem.delete_dir(f"{self.path}/{name}"), f"remove {self.uri_of(name)}")
 
     def remove_all(self) -> None:
-        """Remove the folder itself."""
+        """Removes the whole folder."""
         with suppress(*MISSING):
             self._try(lambda: self.filesystem.delete_dir(self.path), f"remove {self.uri}")
 
     def rename(self, old: str, new: str) -> None:
-        """Give a file another name; one that is not there, or no longer, stays so."""
+        """Renames a file, if it is there."""
         with suppress(*MISSING):
             paths = f"{self.path}/{old}", f"{self.path}/{new}"
-            self._try(lambda: self.filesystem.move(*paths), f"move {self.place(old)}")
+            self._try(lambda: self.filesystem.move(*paths), f"move {self.uri_of(old)}")
 
     def _try(self, do: Callable[[], T], what: str) -> T:
         return patiently(do, what, seconds=self.seconds, notify=self.notify)
 
     def _make_parent(self, name: str) -> None:
-        """Object stores have no folders; other filesystems want them."""
+        """Makes the folder of a file on filesystems that have folders; object stores have none."""
         if self.filesystem.type_name not in ("s3", "gcs"):
             self.filesystem.create_dir(f"{self.path}/{name}".rpartition("/")[0], recursive=True)
 
     def _name(self, path: str) -> str:
-        """A listed path, relative to the folder; a store's names must not lead out of a local one."""
+        """Returns a listed path relative to the folder; a name that would lead out of a local folder is refused."""
         name = path.removeprefix(f"{self.path}/")
         parts = name.split("/")
         if path == name or "\\" in name or "\0" in name or {"", ".", ".."} & set(parts):
-            raise StorageError(f"{self.uri} holds a file of a name that is not taken: {name!r}")
+            raise StorageError(f"{self.uri} holds a file whose name cannot be used: {name!r}")
         return name

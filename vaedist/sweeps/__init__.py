@@ -1,5 +1,7 @@
-"""What a sweep left behind: its trials, how they went, and a report of them. Needs neither Ray nor TensorFlow."""
+"""A sweep's folder, its trials, and a report of them, without Ray and TensorFlow."""
 
-from vaedist.sweeps.folder import SweepFolder, Trial, TrialLog
+from vaedist.sweeps.folder import SweepFolder
+from vaedist.sweeps.trial import Trial
+from vaedist.sweeps.trial_log import TrialLog
 
 __all__ = ["SweepFolder", "Trial", "TrialLog"]

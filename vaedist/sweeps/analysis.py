@@ -1,4 +1,4 @@
-"""What a sweep's trials scored, what they took, and how much each parameter mattered."""
+"""Scores and costs of a sweep's trials, and the importance of each parameter."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,14 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from vaedist.config import Dimension, Sweep, Value, told
-from vaedist.sweeps.folder import Epoch, Trial
+from vaedist.sweeps.trial import Epoch, Trial
 
-FEWEST_TRIALS = 3  # of which an importance is told
+FEWEST_TRIALS = 3  # that an importance is computed from
 QUANTILES = 5
 
 
 class Metric(NamedTuple):
-    """How a metric is told to people."""
+    """Title, unit and number of decimals of a metric in reports."""
 
     title: str
     unit: str
@@ -31,15 +31,15 @@ TOLD = {
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What came out of a trial.
+    """Scores and costs of a trial.
 
     Attributes:
-        trial: it.
-        metric: the sweep's.
-        best: the epoch that scored best; None where none was scored.
-        images: that it has seen in training: its steps, of global_batch each.
-        planned_steps: that it would have made by the end of its epochs.
-        planned_images: that it would have seen by then.
+        trial: the trial.
+        metric: that the sweep optimises.
+        best: epoch with the best value of the metric; None if no epoch has one.
+        images: seen in training, which is the number of steps times global_batch.
+        planned_steps: number of steps if all epochs were made.
+        planned_images: number of images if all epochs were made.
     """
 
     trial: Trial
@@ -51,46 +51,46 @@ class Outcome:
 
     @property
     def params(self) -> Mapping[str, Value]:
-        """The values of the keys that are varied."""
+        """Values of the keys that are varied."""
         return self.trial.params
 
     @property
     def epochs(self) -> int:
-        """How many epochs it made."""
+        """Number of epochs made."""
         return self.trial.epochs[-1].epoch if self.trial.epochs else 0
 
     @property
     def steps(self) -> int:
-        """How many steps it made in these."""
+        """Number of steps made in these epochs."""
         return self.trial.epochs[-1].step if self.trial.epochs else 0
 
     @property
     def score(self) -> float:
-        """The metric at its best epoch; NaN where none was scored."""
+        """Metric at the best epoch; NaN if there is none."""
         return math.nan if self.best is None else getattr(self.best, self.metric)
 
     @property
     def last(self) -> float | None:
-        """The metric after its last epoch."""
+        """Metric after the last epoch; None if no epoch was made."""
         return getattr(self.trial.epochs[-1], self.metric) if self.trial.epochs else None
 
     def at(self, epoch: int) -> float | None:
-        """The metric after an epoch."""
+        """Returns the metric after an epoch; None if the epoch was not made."""
         return next((getattr(made, self.metric) for made in self.trial.epochs if made.epoch == epoch), None)
 
 
 def split_of(found: Iterable[Outcome]) -> str:
-    """Returns whose images the trials were scored with: "validation" or "test"; both if the data set was changed."""
+    """Returns the split that the trials were scored by, "validation" or "test"; both if the data set was changed."""
     return " and ".join(sorted({one.trial.split for one in found if one.trial.split}))
 
 
 def title_of(metric: str, split: str) -> str:
-    """Returns how a metric of a split is called."""
+    """Returns the title of a metric of a split."""
     return f"{split} {TOLD[metric].title}".strip()
 
 
 def outcomes(sweep: Sweep, trials: Sequence[Trial]) -> list[Outcome]:
-    """What came out of each trial."""
+    """Returns the outcome of each trial."""
     return [_outcome(sweep, trial) for trial in trials]
 
 
@@ -105,16 +105,16 @@ def _outcome(sweep: Sweep, trial: Trial) -> Outcome:
 
 
 def ranked(sweep: Sweep, found: Sequence[Outcome]) -> list[Outcome]:
-    """Those that were scored, the best first; the earlier first of equals."""
+    """Returns the outcomes that have a score, best first; of equal scores, the earlier trial first."""
     sign = -1 if sweep.tune.mode == "max" else 1
     return sorted((one for one in found if one.best is not None), key=lambda one: sign * one.score)
 
 
 def worst_of_most(scores: Sequence[float] | np.ndarray, mode: str) -> float:
-    """The worst score but for those of trials that diverged.
+    """Returns the worst score, without those of trials that diverged.
 
-    These are further from the best than 6 times the quartile on the worse side is, and than 3 % of the best (of n < 10
-    scores, 30 % / n). Of two scores, neither is left out.
+    A trial counts as diverged if its distance from the best score is more than 6 times that of the quartile on the
+    worse side, and more than 3 % of the best score (30 % / n for n < 10 scores). Of two scores, both count.
     """
     sign = 1 if mode == "max" else -1
     signed = np.sort(sign * np.asarray(scores, dtype=float))
@@ -127,7 +127,7 @@ def worst_of_most(scores: Sequence[float] | np.ndarray, mode: str) -> float:
 
 @dataclass(frozen=True)
 class Group:
-    """Trials whose values of a parameter are the same, or lie next to each other.
+    """Trials with the same value of a parameter, or with values in one range.
 
     Attributes:
         label: the value, or the lowest and the highest.
@@ -139,14 +139,14 @@ class Group:
 
 
 def by_value(key: str, dimension: Dimension, found: Sequence[Outcome]) -> list[Group]:
-    """A group for each value that a trial has: numbers by size, others as the sweep lists them."""
+    """Returns a group for each value that occurs: numbers in ascending order, others in the order of the sweep."""
     values = list(dict.fromkeys(one.params[key] for one in found))
     values.sort(key=(lambda value: value) if numeric(dimension) else list(dimension.values or ()).index)
     return [Group(told(value), tuple(one for one in found if one.params[key] == value)) for value in values]
 
 
 def by_quantile(key: str, dimension: Dimension, found: Sequence[Outcome], most: int = QUANTILES) -> list[Group]:
-    """At most so many groups of about as many trials each; a group for each value where these are as few."""
+    """Returns at most `most` groups of about equal size by quantiles, or one group a value if there are that few."""
     if len({one.params[key] for one in found}) <= most:
         return by_value(key, dimension, found)
     values = np.array([one.params[key] for one in found], dtype=float)
@@ -160,26 +160,26 @@ def by_quantile(key: str, dimension: Dimension, found: Sequence[Outcome], most: 
 
 
 def groups_of(key: str, dimension: Dimension, found: Sequence[Outcome]) -> list[Group]:
-    """By value; of a range, by up to five quantiles, with two trials or more in each."""
+    """Returns groups by value, or for a range by up to five quantiles with two or more trials each."""
     if dimension.values is not None:
         return by_value(key, dimension, found)
     return by_quantile(key, dimension, found, max(2, min(QUANTILES, len(found) // 2)))
 
 
 def numeric(dimension: Dimension) -> bool:
-    """Whether all values are numbers."""
+    """Returns True if all values of a dimension are numbers."""
     return all(isinstance(v, int | float) and not isinstance(v, bool) for v in dimension.extremes)
 
 
 @dataclass(frozen=True)
 class Importance:
-    """How much of a metric's variance a parameter explains.
+    """Share of a metric's variance that a parameter explains.
 
     Attributes:
-        eta_squared: correlation ratio, 0 to 1; None where nothing can be said.
-        by_chance: what is to be expected of a parameter that does nothing.
-        groups: of trials.
-        best: label of the group whose mean is best.
+        eta_squared: correlation ratio, 0 to 1; None if there are too few trials or groups.
+        by_chance: expected value for a parameter without effect.
+        groups: number of groups of trials.
+        best: label of the group with the best mean.
     """
 
     eta_squared: float | None
@@ -189,10 +189,10 @@ class Importance:
 
 
 def compared_epoch(found: Sequence[Outcome]) -> int | None:
-    """The last epoch that all finished and stopped trials made; of all trials, while none of these is there.
+    """Returns the last epoch that all finished and stopped trials made, or that all trials made if none has ended.
 
-    Trials that were stopped early are compared there with those that were not, at an equal number of epochs. One that
-    failed before it has no part in the comparison, and does not move it to where little could be seen.
+    Trials that were stopped early and those that were not are compared there, at an equal number of epochs. A trial
+    that failed before is left out, and does not move the comparison to an early epoch.
     """
     made = [one for one in found if one.epochs]
     ended = [one for one in made if one.trial.state in ("finished", "stopped")]
@@ -200,12 +200,12 @@ def compared_epoch(found: Sequence[Outcome]) -> int | None:
 
 
 def importance(sweep: Sweep, key: str, found: Sequence[Outcome]) -> Importance:
-    """The correlation ratio of the metric at `compared_epoch` and a parameter.
+    """Computes the correlation ratio of a parameter and the metric at `compared_epoch`.
 
     eta^2 = sum_g n_g (mean_g - mean)^2 / sum_i (y_i - mean)^2, with a group g for each value, or each quantile of a
-    range (`groups_of`). Of n trials in k groups, a parameter that does nothing is to be expected at (k - 1) / (n - 1).
-    A score that is far worse than most counts as the worst of these (`worst_of_most`), so that one trial which diverged
-    does not make up all the variance.
+    range (`groups_of`). For n trials in k groups and a parameter without effect, its expected value is
+    (k - 1) / (n - 1). Scores of trials that diverged are replaced by the worst of the others (`worst_of_most`), so
+    that they do not make up all the variance.
     """
     epoch = compared_epoch(found)
     scores = {one.trial.number: value for one in found if epoch and (value := one.at(epoch)) is not None}
@@ -227,6 +227,6 @@ def importance(sweep: Sweep, key: str, found: Sequence[Outcome]) -> Importance:
 
 
 def importances(sweep: Sweep, found: Sequence[Outcome]) -> dict[str, Importance]:
-    """Of all parameters, the most important first."""
+    """Computes the importance of each parameter, most important first."""
     all_of_them = {key: importance(sweep, key, found) for key in sweep.tune.space}
     return dict(sorted(all_of_them.items(), key=lambda item: -(item[1].eta_squared or 0.0)))

@@ -1,4 +1,4 @@
-"""How the plots of a sweep look: sizes, colours that the colour-blind tell apart, scales, ticks and legends."""
+"""Style of a sweep's plots: sizes, colours for colour-blind readers, scales, ticks and legends."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ HALO = [patheffects.withStroke(linewidth=4, foreground="white")]
 
 
 class Mark(NamedTuple):
-    """A trial's point, by its state."""
+    """Marker of a trial's point, by its state."""
 
     shape: str
     filled: bool
@@ -39,12 +39,12 @@ MARKS: Mapping[str, Mark] = {
 
 
 def mark_of(one: Outcome) -> Mark:
-    """A trial's."""
+    """Returns the marker of a trial."""
     return MARKS.get(one.trial.state, MARKS["open"])
 
 
 def canvas(title: str, x: str, y: str) -> tuple[Figure, Any]:
-    """A figure and its axes, with labels and a faint grid."""
+    """Returns a figure and its axes, with labels and a faint grid."""
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=TITLE, loc="left")
@@ -59,9 +59,9 @@ def canvas(title: str, x: str, y: str) -> tuple[Figure, Any]:
 
 
 def lay_out(axes: Any, dimension: Dimension) -> Callable[[Any], float]:
-    """Scale and ticks of the x axis for a parameter; gives where a value lies on it.
+    """Sets scale and ticks of the x axis for a parameter; returns the function from a value to its coordinate.
 
-    Values are ticks, on a linear axis, or a logarithmic one where they would crowd there, or else evenly spaced.
+    Each value gets a tick: on a linear axis, on a logarithmic one if labels would overlap there, else evenly spaced.
     """
     if dimension.values is None:
         if dimension.loguniform is not None:
@@ -85,14 +85,14 @@ def lay_out(axes: Any, dimension: Dimension) -> Callable[[Any], float]:
     return lambda value: float(values.index(value))
 
 
-def _apart(places: Sequence[float]) -> bool:
-    """Whether labels there would not run into each other."""
-    gaps = np.diff(places)
-    return len(places) == 1 or gaps.min() >= 0.05 * gaps.sum()
+def _apart(coordinates: Sequence[float]) -> bool:
+    """Returns True if labels at these coordinates do not overlap."""
+    gaps = np.diff(coordinates)
+    return len(coordinates) == 1 or gaps.min() >= 0.05 * gaps.sum()
 
 
 def name_ticks(axes: Any, values: Sequence[Value]) -> None:
-    """Ticks along x at 0, 1, ..., slanted where they are long."""
+    """Labels ticks along x at 0, 1, ...; long labels are slanted."""
     labels = [told(value) for value in values]
     axes.set_xticks(range(len(labels)), labels)
     if sum(map(len, labels)) > 70:
@@ -100,7 +100,7 @@ def name_ticks(axes: Any, values: Sequence[Value]) -> None:
 
 
 def logarithmic(axes: Any, low: float, high: float, label: Callable[[float, int], str]) -> None:
-    """A logarithmic x axis that says so, with ticks enough for its range."""
+    """Makes the x axis logarithmic, which its label says, with enough ticks for its range."""
     axes.set_xscale("log")
     axes.set_xlabel(f"{axes.get_xlabel()} (logarithmic)", fontsize=TEXT)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high <= 100 * low else (1,)))
@@ -109,36 +109,36 @@ def logarithmic(axes: Any, low: float, high: float, label: Callable[[float, int]
 
 
 def colours(dimension: Dimension, count: int) -> list[Any]:
-    """For so many groups of a parameter: from dark to light by size, or such as differ most."""
+    """Returns a colour for each group of a parameter: dark to light for numbers, else as distinct as possible."""
     if not numeric(dimension):
         return [CATEGORIES[i % len(CATEGORIES)] for i in range(count)]
     return list(colormaps[SCALE](np.linspace(0, 0.88, count)))  # its yellow end is too pale for a line
 
 
 def points(
-    axes: Any, places: Sequence[tuple[float, float]], mark: Mark, colour: Any, *, size: int = 60, zorder: int = 3
+    axes: Any, coordinates: Sequence[tuple[float, float]], mark: Mark, colour: Any, *, size: int = 60, zorder: int = 3
 ) -> None:
-    """Points, filled or hollow."""
-    if places:
-        x, y = zip(*places, strict=True)
+    """Draws points, filled or hollow."""
+    if coordinates:
+        x, y = zip(*coordinates, strict=True)
         face = colour if mark.filled else "white"
         axes.scatter(x, y, s=size, marker=mark.shape, linewidths=1.6, facecolors=[face], edgecolors=[colour],
                      zorder=zorder)  # fmt: skip
 
 
 def legend(axes: Any, handles: Sequence[Line2D], title: str | None = None) -> None:
-    """At the right of the axes, where it hides nothing."""
+    """Puts a legend to the right of the axes, where it hides nothing."""
     axes.legend(handles=handles, title=title, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0,
                 fontsize=SMALL, title_fontsize=SMALL, frameon=False, alignment="left")  # fmt: skip
 
 
 def line_sign(label: str, colour: Any, width: float = 3) -> Line2D:
-    """A line in a legend."""
+    """Returns a line for a legend."""
     return Line2D([], [], color=colour, linewidth=width, label=label)
 
 
 def mark_signs(order: Sequence[Outcome]) -> list[Line2D]:
-    """The marks that trials have, for a legend."""
+    """Returns the markers that occur among trials, for a legend."""
     shown = {mark_of(one) for one in order}
     return [
         Line2D([], [], linestyle="", marker=mark.shape, markersize=8, markeredgewidth=1.6, color=GREY,
@@ -148,6 +148,6 @@ def mark_signs(order: Sequence[Outcome]) -> list[Line2D]:
 
 
 def note(axes: Any, text: str, *, low: bool) -> None:
-    """Say in a plot what it leaves out, at the lower or the upper edge, where that is."""
+    """Writes into a plot what it leaves out, at the lower or upper edge."""
     axes.text(0.01, 0.03 if low else 0.97, text, transform=axes.transAxes, fontsize=SMALL, color=RED,
               va="bottom" if low else "top", path_effects=HALO, zorder=9)  # fmt: skip

@@ -45,22 +45,21 @@ from vaedist.sweeps.axes import (
 )
 
 DPI = 150
-DEPTH, LATENT = "model.flow.depth", "model.latent"
 MOST_COLOURS, MOST_CELLS = 7, 12
 
 
 def figures(sweep: Sweep, found: Sequence[Outcome], keys: Sequence[str]) -> Iterator[tuple[str, Figure]]:
-    """Every plot of a sweep and its name; none while no trial has been scored.
+    """Returns every plot of a sweep with its name; none while no trial has been scored.
 
     Args:
-        sweep: whose.
-        found: what came out of its trials.
-        keys: the parameters, the most important first; flow depth goes before them.
+        sweep: the sweep.
+        found: outcomes of its trials.
+        keys: the parameters, the most important first.
     """
     order = ranked(sweep, found)
     if not order:
         return
-    first, *others = sorted(keys, key=lambda key: key != DEPTH)
+    first, *others = keys
     yield first, by_parameter(sweep, order, first)
     if pair := _pair(sweep, keys):
         yield "heat-map", heat_map(sweep, order, *pair)
@@ -70,42 +69,42 @@ def figures(sweep: Sweep, found: Sequence[Outcome], keys: Sequence[str]) -> Iter
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as a PNG file."""
+    """Returns a figure as a PNG file."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=DPI)
     return stream.getvalue()
 
 
 def by_parameter(sweep: Sweep, order: Sequence[Outcome], key: str) -> Figure:
-    """The metric against a parameter: a point for each trial, and a line through the best of each value.
+    """Plots the metric against a parameter: a point for each trial, and a line through the best of each value.
 
-    Of a range, the line goes through the best of each fifth of the trials. Values that have no order are not joined.
+    For a range, the line goes through the best of each fifth of the trials. Values that have no order are not joined.
 
     Args:
-        sweep: whose.
-        order: trials that were scored, the best first.
+        sweep: the sweep.
+        order: trials that have a score, best first.
         key: the parameter.
     """
     title = title_of(sweep.tune.metric, split_of(order))
     figure, axes = canvas(f"{title[0].upper()}{title[1:]} by {key}", key, _metric_label(sweep, order))
     dimension, high_is_good = sweep.tune.space[key], sweep.tune.mode == "max"
-    place = lay_out(axes, dimension)
+    x_of = lay_out(axes, dimension)
     worst = worst_of_most([one.score for one in order], sweep.tune.mode)
     shown = [one for one in order if not _worse(sweep, one.score, worst)]
     edge = _edge(order[0].score, worst, sweep.tune.mode)
     for mark in MARKS.values():
-        points(axes, [(place(one.params[key]), one.score) for one in shown if mark_of(one) is mark], mark, BLUE)
-    if cut := [place(one.params[key]) for one in order if one not in shown]:
+        points(axes, [(x_of(one.params[key]), one.score) for one in shown if mark_of(one) is mark], mark, BLUE)
+    if cut := [x_of(one.params[key]) for one in order if one not in shown]:
         axes.set_ylim(**{"bottom" if high_is_good else "top": edge})
         axes.scatter(cut, [edge] * len(cut), marker="v" if high_is_good else "^", s=110, color=RED, clip_on=False)
         note(axes, f"{_count(len(cut), 'trial')} {_beyond(sweep, worst)}, drawn at the edge", low=high_is_good)
     joined = [ranked(sweep, group.members)[0] for group in groups_of(key, dimension, shown)]
-    x, y = [place(one.params[key]) for one in joined], [one.score for one in joined]
+    x, y = [x_of(one.params[key]) for one in joined], [one.score for one in joined]
     if numeric(dimension):
         axes.plot(x, y, color=RED, linewidth=2, zorder=2)
     else:
         axes.scatter(x, y, marker="_", s=1500, color=RED, linewidths=2.5, zorder=2)
-    axes.scatter(place(order[0].params[key]), order[0].score, s=230, facecolors="none", edgecolors="black", zorder=5)
+    axes.scatter(x_of(order[0].params[key]), order[0].score, s=230, facecolors="none", edgecolors="black", zorder=5)
     each = "value" if dimension.values is not None else "fifth" if len(joined) > 4 else "part"
     ring = mark_signs(order[:1])[0]
     ring.set(marker="o", markersize=13, markeredgecolor="black", markerfacecolor="none", markeredgewidth=1,
@@ -115,11 +114,11 @@ def by_parameter(sweep: Sweep, order: Sequence[Outcome], key: str) -> Figure:
 
 
 def heat_map(sweep: Sweep, order: Sequence[Outcome], across: str, up: str) -> Figure:
-    """The best metric for each pair of values of two parameters; pairs that no trial had stay blank.
+    """Plots the best metric for each pair of values of two parameters; pairs without a trial stay blank.
 
     Args:
-        sweep: whose.
-        order: trials that were scored, the best first.
+        sweep: the sweep.
+        order: trials that have a score, best first.
         across: parameter along x, in groups if it has many values.
         up: parameter along y.
     """
@@ -154,7 +153,7 @@ def heat_map(sweep: Sweep, order: Sequence[Outcome], across: str, up: str) -> Fi
 
 
 def _write_cells(axes: Any, image: Any, cells: np.ndarray, decimals: int) -> None:
-    """Each cell's number, in black or white, whichever its colour is further from."""
+    """Writes the number of each cell, in black or white, whichever contrasts more with its colour."""
     size = max(6, min(TEXT, 110 // cells.shape[1], 160 // cells.shape[0]))
     for (i, j), score in np.ndenumerate(cells):
         if np.isfinite(score):
@@ -164,11 +163,11 @@ def _write_cells(axes: Any, image: Any, cells: np.ndarray, decimals: int) -> Non
 
 
 def curves(sweep: Sweep, order: Sequence[Outcome], key: str) -> Figure:
-    """The ELBO of each trial against the images it has seen, up to where it ended; the best trial's is thick.
+    """Plots the ELBO of each trial against the images it has seen; the curve of the best trial is thick.
 
     Args:
-        sweep: whose.
-        order: trials that were scored, the best first.
+        sweep: the sweep.
+        order: trials that have a score, best first.
         key: parameter that gives the colour, in groups if it has many values.
     """
     split = split_of(order)
@@ -206,20 +205,19 @@ def _curve(axes: Any, one: Outcome, colour: Any, *, best: bool) -> None:
 
 
 def _images(one: Outcome) -> list[float]:
-    """Seen by the end of each epoch."""
+    """Returns the number of images seen by the end of each epoch."""
     return [one.images * epoch.step / one.steps for epoch in one.trial.epochs]
 
 
 def _pair(sweep: Sweep, keys: Sequence[str]) -> tuple[str, str] | None:
-    """The parameters of the heat map: depth and latents, or the two most important that are numbers."""
-    if DEPTH in keys and LATENT in keys:
-        return DEPTH, LATENT
+    """Returns the parameters of the heat map: the two most important that are numbers, in the order of the space."""
     pair = [key for key in keys if numeric(sweep.tune.space[key])][:2]
+    pair.sort(key=list(sweep.tune.space).index)
     return (pair[0], pair[1]) if len(pair) == 2 else None
 
 
 def _few(sweep: Sweep, key: str, order: Sequence[Outcome], most: int) -> list[Group]:
-    """A group for each value, or quantiles where there are more values than can be told apart."""
+    """Returns a group for each value, or quantiles if there are more values than `most`."""
     dimension = sweep.tune.space[key]
     values = by_value(key, dimension, order)
     return values if len(values) <= most or not numeric(dimension) else by_quantile(key, dimension, order)
@@ -230,7 +228,7 @@ def _worse(sweep: Sweep, score: float, worst: float) -> bool:
 
 
 def _edge(best: float, worst: float, mode: str) -> float:
-    """Where an axis ends that leaves scores out, with room for a note that says so."""
+    """Returns the limit of an axis that leaves scores out, with room for a note that says so."""
     room = 0.13 * (abs(best - worst) or 0.01 * abs(best) or 1.0)
     return worst - room if mode == "max" else worst + room
 
@@ -244,7 +242,7 @@ def _number(metric: str, value: float) -> str:
 
 
 def _decimals(spread: float) -> int:
-    """Digits after the point, such that there are three in the spread of what is shown."""
+    """Returns the number of decimals by which the spread of the numbers has three digits."""
     return min(max(2 - math.floor(math.log10(spread)), 0), 4) if spread else 2
 
 

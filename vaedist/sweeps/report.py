@@ -1,4 +1,4 @@
-"""A sweep's report: text, tables and plots in its folder; and its best trial as a job of its own."""
+"""A sweep's report as text, tables and plots, and its best trial as a job."""
 
 import csv
 import io
@@ -23,7 +23,8 @@ from vaedist.sweeps.analysis import (
     split_of,
     title_of,
 )
-from vaedist.sweeps.folder import SweepFolder, Trial
+from vaedist.sweeps.folder import SweepFolder
+from vaedist.sweeps.trial import Trial
 
 BEST_SHOWN = 10
 SELECTED_BY = {
@@ -35,9 +36,9 @@ PICTURES = ("reconstructions", "samples")
 
 
 def write_report(folder: SweepFolder) -> Path:
-    """Write report.md, results.csv, results.json and plots/ into a sweep's folder, in the place of older ones.
+    """Writes report.md, results.csv, results.json and plots/ into a sweep's folder; older ones are replaced.
 
-    It may be called at any time, also while the sweep goes on.
+    It may be called at any time, also while the sweep runs.
 
     Returns:
         report.md.
@@ -51,19 +52,22 @@ def write_report(folder: SweepFolder) -> Path:
     sweep = folder.read_sweep()
     found = outcomes(sweep, folder.read_trials())
     weights = importances(sweep, found)
-    names = []
-    for name, figure in figures(sweep, found, list(weights)):
-        _write(folder.path / "plots" / f"{name}.png", png(figure))
-        names.append(name)
-    _write(folder.path / "results.csv", _csv(sweep, found))
-    _write(folder.path / "results.json", json.dumps(_record(sweep, found, weights), indent=1) + "\n")
-    report = folder.path / "report.md"
-    _write(report, "\n\n".join(_sections(sweep, found, weights, names)) + "\n")
-    return report
+    plots = {folder.plots / f"{name}.png": png(figure) for name, figure in figures(sweep, found, list(weights))}
+    table, record = folder.results
+    written: dict[Path, bytes | str] = {
+        **plots,
+        table: _csv(sweep, found),
+        record: json.dumps(_record(sweep, found, weights), indent=1) + "\n",
+        folder.report: "\n\n".join(_sections(sweep, found, weights, [path.stem for path in plots])) + "\n",
+    }
+    for path, content in written.items():
+        _write(path, content)
+    folder.store.push(*written)
+    return folder.report
 
 
 def best_trial(folder: SweepFolder) -> Trial:
-    """The trial that scored best of the sweep's metric, at any of its epochs.
+    """Returns the trial with the best value of the sweep's metric at any of its epochs.
 
     Raises:
         RunError: no trial has been scored.
@@ -72,14 +76,14 @@ def best_trial(folder: SweepFolder) -> Trial:
 
 
 def best_job(folder: SweepFolder, file_name: str) -> str:
-    """The best trial as a job that `vaedist train` takes, with all its epochs.
+    """Returns the best trial as a job for `vaedist train`, with all its epochs.
 
     Args:
         folder: of the sweep.
-        file_name: by which the job's header calls it.
+        file_name: name of the job in its header.
 
     Returns:
-        TOML, headed by what the job is for, how it is run, on what, and what it reached in the sweep.
+        TOML, whose header gives the purpose, the command, the hardware, and the score in the sweep.
 
     Raises:
         RunError: no trial has been scored.
@@ -100,7 +104,7 @@ def best_job(folder: SweepFolder, file_name: str) -> str:
 def _best(sweep: Sweep, folder: SweepFolder) -> Outcome:
     order = ranked(sweep, outcomes(sweep, folder.read_trials()))
     if not order:
-        raise RunError(f"sweep {folder.place} has no best trial: none has been scored yet")
+        raise RunError(f"sweep {folder.location} has no best trial: none has been scored yet")
     return order[0]
 
 
@@ -132,7 +136,7 @@ def _score(metric: str, value: float | None) -> str:
 
 
 def _rows(sweep: Sweep, found: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
-    """A record of each trial: what it is, the parameters, and what came out."""
+    """Yields a record of each trial: its state, parameters and scores."""
     for one in found:
         best = one.best
         yield {
@@ -165,7 +169,7 @@ def _csv(sweep: Sweep, found: Sequence[Outcome]) -> str:
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """With the parameters where "params" stood."""
+    """Returns a record with its parameters in the place of the entry "params"."""
     return {k: v for key, value in row.items() for k, v in (value if key == "params" else {key: value}).items()}
 
 
@@ -189,7 +193,7 @@ def _record(sweep: Sweep, found: Sequence[Outcome], weights: dict[str, Importanc
 
 
 def _counts(found: Sequence[Outcome]) -> dict[str, int]:
-    """Trials by how they ended; those that did not are open."""
+    """Counts trials by their final state; those that have none are open."""
     states = Counter(one.trial.state for one in found)
     ended = {state: states[state] for state in ("finished", "stopped", "failed")}
     return {**ended, "open": len(found) - sum(ended.values())}
@@ -198,7 +202,7 @@ def _counts(found: Sequence[Outcome]) -> dict[str, int]:
 def _sections(
     sweep: Sweep, found: Sequence[Outcome], weights: dict[str, Importance], plots: Sequence[str]
 ) -> Iterator[str]:
-    """The report's parts, in Markdown."""
+    """Yields the sections of the report, in Markdown."""
     order = ranked(sweep, found)
     yield f"# Sweep {sweep.run.name}"
     yield _summary(sweep, found)
@@ -315,7 +319,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """On one line, and with nothing that would end the cell or be taken for HTML."""
+    """Returns text for a cell: on one line, with characters escaped that would end the cell or be read as HTML."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 

@@ -1,33 +1,12 @@
-"""From an experiment to the objects that it describes."""
+"""From an experiment to the training step that it describes."""
 
 from typing import Any
 
 from vaedist.config import Experiment
-from vaedist.models.mlp.model import VAE
 from vaedist.models.model import Model
 from vaedist.objectives.objective import Objective
 from vaedist.training.optimizer import make_optimizer
 from vaedist.training.step import TrainStep
-
-
-def build_model(experiment: Experiment, image_shape: tuple[int, int, int], dtype: str = "float32") -> Model:
-    """The model that an experiment describes, with its first weights."""
-    section, flow = experiment.model, experiment.model.flow
-    return VAE(
-        image_shape,
-        hidden=section.hidden,
-        latent=section.latent,
-        likelihood=section.likelihood,
-        binarize=experiment.data.binarize,
-        flow_depth=flow.depth,
-        flow_width=flow.width,
-        flow_layers=flow.layers,
-        flow_transform=flow.transform,
-        flow_context=flow.context,
-        gate_bias=flow.gate_bias,
-        seed=experiment.seed,
-        dtype=dtype,
-    )
 
 
 def build_step(

@@ -23,7 +23,8 @@ from vaedist.evaluation.test_pass import Evaluator
 from vaedist.models.model import Model
 from vaedist.monitor.events import Saved, Started
 from vaedist.runs.async_checkpointer import AsyncCheckpointer
-from vaedist.runs.checkpoint import Checkpoint, CheckpointStore, Position
+from vaedist.runs.checkpoint import Checkpoint, Position
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.training.build import build_step
 from vaedist.training.metric_sums import MetricSums, Stopwatch
 from vaedist.training.run_logger import RunLogger

@@ -1,6 +1,6 @@
 """What the first worker writes while a run goes on: metrics, TensorBoard, pictures; and what it tells the terminal."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Self
 
 from vaedist.config import Experiment
@@ -35,8 +35,6 @@ class RunLogger:
         resume_step: step of the checkpoint that the run goes on from; None for a new run.
         workers: over which the rate is divided.
         notify: told of each event.
-        may_write: asked before anything is written; raises when others write now.
-        events: names of the run's event files on a store, which are not in the folder.
 
     Raises:
         StorageError: from every method, when the folder cannot be written.
@@ -51,14 +49,13 @@ class RunLogger:
         resume_step: int | None,
         workers: int,
         notify: Callable[[Event], None],
-        may_write: Callable[[], None] = lambda: None,
-        events: Iterable[str] = (),
     ) -> None:
-        self.run, self.workers, self.notify, self.may_write = run, workers, notify, may_write
+        self.run, self.workers, self.notify, self.may_write = run, workers, notify, run.store.check_writer
         self.split, self.settings = split, experiment.monitor
         self.seed = experiment.seed
         self.metrics = MetricsLog(run.metrics, resume_step=resume_step)
         purge = None if resume_step is None else resume_step + 1
+        events = [path.name for path in run.files_in(run.tensorboard)]
         self.board = TensorBoardWriter(run.tensorboard, purge_step=purge, after=events)
         if resume_step is None:
             self.board.text("experiment", f"```toml\n{experiment.to_toml()}\n```")

@@ -1,6 +1,7 @@
 """The compiled training step: several batches a call, one all-reduce a batch, no update from a non-finite gradient.
 
-A lone device runs all steps of a call in one XLA program. Several replicas cannot (XLA compiles no all-reduce on
+A lone device runs all steps of a call in one XLA program, or each in one where the model has convolutions. Several
+replicas cannot (XLA compiles no all-reduce on
 CPUs), so each compiles the gradients, joins one all-reduce of all that is summed (in few tensors, see `Packing`), and
 compiles the update of its own copy of the weights. Either way a step is the same function of weights, batch and step
 number.
@@ -71,7 +72,10 @@ class TrainStep:
             )  # fmt: skip
         self.slots = self.update.slots
         alone = strategy.num_replicas_in_sync == 1
-        self._call = compiled(self._alone) if alone else traced(self._together)
+        # Inside a loop XLA's CPU compiler finds no fast form of a convolution's gradients: each step is a program then.
+        self._by_step = alone and self.gradient.layout.convolutional and not gpus
+        self._call = traced(self._together) if not alone else (traced if self._by_step else compiled)(self._alone)
+        self._compiled_one = compiled(self._one)
         self._compiled_group_sums = compiled(self._group_sums)
         self._compiled_gradients = compiled(self._packed_gradients)
         self._compiled_update = compiled(self._packed_update)
@@ -121,9 +125,11 @@ class TrainStep:
         """
         batches = Batch(*(first_local(self.strategy, part) for part in self._on_devices(chunk)))
         first, stop = tf.constant(0, tf.int64), tf.zeros((), self.dtype)
-        if self.strategy.num_replicas_in_sync == 1:
+        if self.strategy.num_replicas_in_sync == 1 and not self._by_step:
             return program_text(self._call, batches, tf.constant(chunk.steps), first, stop)
         batch = Batch(*(part[0] for part in batches))
+        if self._by_step:
+            return program_text(self._compiled_one, batch, first, stop)
         sums = self._compiled_group_sums(batch, first, 0) if self.objective.free_bits else None
         packed = self._compiled_gradients(batch, first, stop, 0, sums)
         gradients = program_text(self._compiled_gradients, batch, first, stop, 0, sums)
@@ -144,14 +150,18 @@ class TrainStep:
         return self._zeros[numbers.shape]
 
     def _alone(self, batches: Batch, steps: Any, first_step: Any, stop: Any) -> Any:
-        """All steps of a call in one program, on the one device."""
+        """All steps of a call on the one device."""
         self.update.clear(0)
+        one = self._compiled_one if self._by_step else self._one
 
         def take(k: Any, step: Any) -> Any:
-            batch = Batch(*(part[k] for part in batches))
-            return self._updated(*self._gradients(batch, step, stop, 0, factored=self.gradient.kernels), step, 0)
+            return one(Batch(*(part[k] for part in batches)), step, stop)
 
         return self._loop(take, steps, first_step)
+
+    def _one(self, batch: Batch, step: Any, stop: Any) -> Any:
+        """A step on the one device."""
+        return self._updated(*self._gradients(batch, step, stop, 0, factored=self.gradient.kernels), step, 0)
 
     def _together(self, batches: Batch, steps: Any, first_step: Any, stop: Any) -> Any:
         """Each step joined by all replicas, of all workers."""

@@ -14,12 +14,13 @@ from vaedist.data.worker_data import open_inputs
 from vaedist.devices.strategy import configure_devices, local_devices, make_strategy, require_replicas
 from vaedist.errors import DataError, RunError
 from vaedist.evaluation.importance import ImportanceEvaluator
+from vaedist.models.build import build_model
 from vaedist.monitor.events import Event, Finished, Notice
-from vaedist.runs.checkpoint import Checkpoint, CheckpointStore
+from vaedist.runs.checkpoint import Checkpoint
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
-from vaedist.runs.remote import event_files, workspace
+from vaedist.runs.workspace import workspace
 from vaedist.storage.retry import RUN_SECONDS
-from vaedist.training.build import build_model
 from vaedist.training.loop import Loop
 from vaedist.training.run_logger import RunLogger
 
@@ -80,31 +81,31 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
             f"worker: {inputs.fingerprint[:12]}, not {first[:12]}; data.path must be the same data on all machines"
         )
     with ExitStack() as stack:
-        run, store = stack.enter_context(
+        run, checkpoints = stack.enter_context(
             workspace(
                 run, experiment.checkpoint.keep,
                 first=worker.rank == 0, notify=worker.notify, may_write=worker.may_write,
             )
         )  # fmt: skip
-        checkpoint = _checkpoint(store, worker)
+        checkpoint = _checkpoint(checkpoints, worker)
         with strategy.scope():
             model = build_model(experiment, manifest.shape)
         recorder = importance = None
         if worker.rank == 0:
             step = checkpoint.position.step if checkpoint else None
             if step is not None:
-                store.drop_after(step)
+                checkpoints.drop_after(step)
             recorder = stack.enter_context(
                 RunLogger(
                     run, experiment, split=inputs.split, resume_step=step, workers=worker.workers,
-                    notify=worker.notify, may_write=store.may_write, events=event_files(run),
+                    notify=worker.notify,
                 )
             )  # fmt: skip
             if samples := experiment.monitor.importance_samples:
                 rows = SplitRows(experiment.data.path, manifest, inputs.split)
                 importance = ImportanceEvaluator(model, rows, samples=samples, seed=experiment.seed)
         loop = Loop(
-            experiment, model, strategy, inputs, store, checkpoint=checkpoint, recorder=recorder,
+            experiment, model, strategy, inputs, checkpoints, checkpoint=checkpoint, recorder=recorder,
             importance=importance, workers=worker.workers,
             should_stop=worker.should_stop, should_save=worker.should_save,
         )  # fmt: skip
@@ -114,19 +115,16 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
     return means
 
 
-def _checkpoint(store: CheckpointStore, worker: Worker) -> Checkpoint | None:
-    """The checkpoint that the first worker finds to be the newest intact one, opened by every worker."""
+def _checkpoint(checkpoints: CheckpointStore, worker: Worker) -> Checkpoint | None:
+    """Returns the checkpoint that the first worker finds to be the newest intact one; every worker opens it."""
     name = None
     if worker.rank == 0:
-        worker.may_write()
-        store.clean()
-        newest = store.newest(lambda text: worker.notify(Notice(text)))
+        newest = checkpoints.newest(lambda text: worker.notify(Notice(text)))
         name = newest.path.name if newest else None
     name = worker.agree(name)
     if name is None:
         return None
-    if not store.fetch(name):
-        raise RunError(
-            f"worker {worker.rank} cannot see {store.folder / name}: run.folder must be shared by all workers' machines"
-        )
-    return store.open(store.folder / name)
+    path = checkpoints.folder / name
+    if not checkpoints.find(name):
+        raise RunError(f"worker {worker.rank} cannot see {path}: run.folder must be shared by all workers' machines")
+    return checkpoints.open(path)

@@ -9,7 +9,7 @@ from command import start
 from nodes import SECONDS, started
 
 from vaedist.monitor.metrics import read_metrics
-from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 
 PREEMPTION = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
@@ -68,7 +68,7 @@ class Training:
         """The run is at its last step, and every metric line is there once."""
         training, every = self.experiment.training, self.experiment.monitor.log_every
         last = training.epochs * 100
-        assert CheckpointStore(self.run.checkpoints).newest().position.step == last
+        assert CheckpointStore(self.run).newest().position.step == last
         expected = [("train", step) for step in range(every, last + 1, every)]
         expected += [("test", step) for step in range(100, last + 1, 100)]
         assert sorted((row["kind"], row["step"]) for row in self.rows()) == sorted(expected)

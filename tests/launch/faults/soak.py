@@ -36,7 +36,7 @@ from vaedist.config import Experiment
 from vaedist.data.prepare import prepare
 from vaedist.data.sources import photos
 from vaedist.monitor.metrics import read_metrics
-from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 
 ROWS = 16_000
@@ -176,7 +176,7 @@ class Soak:
 
     def checkpoint_damaged(self):
         """A byte of the newest checkpoint is flipped, and a worker is killed."""
-        newest = CheckpointStore(self.run.checkpoints).committed()[0] / "weights.safetensors"
+        newest = CheckpointStore(self.run).committed()[0] / "weights.safetensors"
         with contextlib.suppress(FileNotFoundError), newest.open("r+b") as file:  # it was removed meanwhile
             file.seek(-1, os.SEEK_END)
             byte = file.read(1)

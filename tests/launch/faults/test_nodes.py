@@ -7,7 +7,7 @@ from command import start
 from metadata import PlayAws
 from nodes import FIRST, HEAD, SECOND, THIRD
 
-from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.checkpoint_store import CheckpointStore
 
 EPOCHS = 12
 NOTICE_SECONDS = 30
@@ -135,7 +135,7 @@ def test_a_run_saves_in_time_when_a_machine_is_announced_to_go(experiment, nodes
     job.wait_for_step(20)
     nodes.drain(FIRST, NOTICE_SECONDS)
     end = time.monotonic() + NOTICE_SECONDS
-    store = CheckpointStore(job.run.checkpoints)
+    store = CheckpointStore(job.run)
     waiting("a checkpoint", lambda: job.runs() and any(path.name[-2:] != "00" for path in store.committed()))
     assert time.monotonic() < end
     waiting("the time to be over", lambda: time.monotonic() > end)
@@ -165,7 +165,7 @@ def test_a_notice_at_the_metadata_service_becomes_a_save_and_a_drain(
     assert "could not be passed on" not in log.read_text()
     aws.announce(NOTICE_SECONDS)
     end = time.monotonic() + NOTICE_SECONDS
-    store = CheckpointStore(job.run.checkpoints)
+    store = CheckpointStore(job.run)
     waiting("a checkpoint", lambda: job.runs() and any(path.name[-2:] != "00" for path in store.committed()))
     assert time.monotonic() < end
     waiting("the time to be over", lambda: time.monotonic() > end)

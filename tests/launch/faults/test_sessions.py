@@ -9,7 +9,7 @@ from command import start
 
 from vaedist.config import Sweep
 from vaedist.monitor.metrics import read_metrics
-from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 from vaedist.sweeps import SweepFolder
 
@@ -55,7 +55,7 @@ def test_ten_commands_at_once_do_not_meet(make_experiment, tmp_path):
         for run in runs:
             rows = read_metrics(run.metrics)
             assert [row["step"] for row in rows] == [*range(5, 101, 5), 100]
-            assert CheckpointStore(run.checkpoints).newest(pytest.fail).position.step == 100
+            assert CheckpointStore(run).newest(pytest.fail).position.step == 100
             assert run.read_experiment().run.name == run.name
             scores.append(rows[-1]["elbo"])
     assert len(set(scores)) == len(scores)  # each of its own seed

@@ -16,12 +16,12 @@ from vaedist.launch.training.trainer import train
 from vaedist.launch.tuning.sweep import tune
 from vaedist.monitor.events import Finished, Notice, Progress, Saved, Started
 from vaedist.monitor.metrics import read_metrics
-from vaedist.runs.checkpoint import MARKER, CheckpointStore
+from vaedist.runs.checkpoint import MARKER
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.evaluations import save_evaluation
 from vaedist.runs.summary import list_runs, summarize
 from vaedist.storage.transfer import Store
 from vaedist.sweeps import SweepFolder
-from vaedist.sweeps.remote import pulled_sweep, push_report
 from vaedist.sweeps.report import best_trial, write_report
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
@@ -85,11 +85,11 @@ def test_a_run_on_a_store_that_fails_ends_as_one_on_a_disk(s3, there, experiment
     assert any(isinstance(event, Notice) and "trying again" in event.text for event in events)
     assert [event.step for event in events if isinstance(event, Saved)][-1] == 400
     assert isinstance(events[-1], Finished)
-    assert run.uri == store.uri
+    assert run.location == store.uri
     names, committed = checkpoints(store)
     assert names == committed
     assert len(names) <= 3
-    theirs, ours = CheckpointStore(expected.checkpoints).newest(), load_run(run.uri, checkpoint="newest").checkpoint
+    theirs, ours = CheckpointStore(expected).newest(), load_run(run.location, checkpoint="newest").checkpoint
     assert ours.position.step == 400
     for part in ("weights", "optimizer"):
         a, b = getattr(theirs, part)(), getattr(ours, part)()
@@ -103,7 +103,7 @@ def test_a_run_on_a_store_that_fails_ends_as_one_on_a_disk(s3, there, experiment
     assert len(fetched) >= 16
     assert len(set(fetched)) == 16
 
-    opened = load_run(run.uri)
+    opened = load_run(run.location)
     record = opened.evaluate(samples=2, limit=32).to_dict() | {"step": opened.checkpoint.position.step}
     path = save_evaluation(opened.folder, "test-k2", record["step"], record)
     assert json.loads(store.read(f"evaluations/{path.name}"))["step"] == record["step"]
@@ -118,20 +118,21 @@ def test_a_sweep_on_a_store(s3, there, experiment):
     tables["tune"] = {"search": "grid", "scheduler": "none", "space": {"model.flow.depth": {"grid": [0, 1]}}}
     sweep = Sweep.from_dict(tables)
     events = []
-    assert tune(sweep, observe=events.append).uri == s3.uri("sweeps/sweep")
-    folder = pulled_sweep(SweepFolder.at(s3.uri("sweeps/sweep")))
+    assert tune(sweep, observe=events.append).location == s3.uri("sweeps/sweep")
+    folder = SweepFolder.at(s3.uri("sweeps/sweep"))
+    folder.refresh()
     trials = folder.read_trials()
     assert [trial.state for trial in trials] == ["finished", "finished"]
     assert all(len(trial.epochs) == 1 for trial in trials)
     write_report(folder)
-    push_report(folder)
-    files = Store(folder.uri).files()
+    files = Store(folder.location).files()
     name = best_trial(folder).name
     assert {"sweep.toml", "trials.jsonl", "report.md", "plots/curves.png", f"{name}/metrics.jsonl"} <= set(files)
     assert sum(name in file and "tfevents" in file for file in files) == 2  # of the run, and of its hyperparameters
-    assert load_run(Store(folder.uri).place(name)).checkpoint.position.step == 100
+    assert load_run(Store(folder.location).uri_of(name)).checkpoint.position.step == 100
     more = sweep.model_copy(update={"training": sweep.training})
     with pytest.raises(RunError, match=r"sweep s3://.* exists"):
         tune(sweep)
     tune(more, resume=True, observe=events.append)  # all have ended
-    assert len(pulled_sweep(folder).read_trials()) == 2
+    folder.refresh()
+    assert len(folder.read_trials()) == 2

@@ -17,7 +17,7 @@ from vaedist.errors import DataError, Interrupted, RunError, StorageError, Worke
 from vaedist.launch.training.trainer import HANGING_SECONDS, train
 from vaedist.monitor.events import Notice, Progress, Started
 from vaedist.monitor.metrics import read_metrics
-from vaedist.runs.checkpoint import CheckpointStore
+from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -38,7 +38,7 @@ def at_step(step, act):
 
 def check_same(run, undisturbed):
     """Bitwise the same weights and optimizer, and each row of metrics and each step in TensorBoard once."""
-    ours, theirs = (CheckpointStore(one.checkpoints).newest() for one in (run, undisturbed))
+    ours, theirs = (CheckpointStore(one).newest() for one in (run, undisturbed))
     assert ours.position.step == theirs.position.step
     for part in ("weights", "optimizer"):
         a, b = getattr(ours, part)(), getattr(theirs, part)()
@@ -160,7 +160,7 @@ def fails_once_and_goes_on(experiment, act, mend, reason, undisturbed):
     assert sum(isinstance(event, Started) for event in observe.seen) == 1  # starting again would not mend it
     assert not any(isinstance(event, Notice) and "starting again" in event.text for event in observe.seen)
     run = RunFolder.of(experiment)
-    before = CheckpointStore(run.checkpoints).newest(pytest.fail).position.step
+    before = CheckpointStore(run).newest(pytest.fail).position.step
     assert 100 <= before < 600
     mend()
     check_same(train(experiment, resume=True), undisturbed)

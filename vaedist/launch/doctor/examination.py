@@ -1,4 +1,4 @@
-"""Whether a machine and a cluster are fit for vaedist: what was looked at, what was found, and what to do about it."""
+"""Examines whether a machine and a cluster are fit for vaedist; each finding comes with a remedy."""
 
 import json
 import os
@@ -12,7 +12,8 @@ from typing import Any, Literal
 from vaedist.errors import ClusterError
 from vaedist.launch.authentication import has_token, is_loopback, token_path
 from vaedist.launch.doctor.probe import PACKAGES, probe, remove_mark, tensorflow_gpus, write_mark
-from vaedist.launch.jobs.client import Jobs, known_address
+from vaedist.launch.jobs.address import known_address
+from vaedist.launch.jobs.client import Jobs, entrypoint
 from vaedist.launch.training.proxies import bypass_proxies
 from vaedist.storage.filesystem import first_line
 
@@ -26,10 +27,10 @@ RESULT = "vaedist-doctor "  # before the JSON in a job's log
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
-        what: it is.
+        what: the subject of the check.
         where: "here", or a node.
         state: "fault" stops a training, "warning" may.
         found: in words.
@@ -48,7 +49,7 @@ def examine(
     storage: Sequence[str] = (),
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[Finding]:
-    """Look at this machine, and at the cluster at an address.
+    """Examines this machine, and the cluster at an address.
 
     Args:
         address: HOST:PORT of a cluster to join, or the URL of its dashboard; None takes RAY_ADDRESS, else
@@ -75,7 +76,7 @@ def examine(
 
 
 def examine_cluster(address: str | None, storage: Sequence[str]) -> list[Finding]:
-    """Look at every node of a cluster that this process joins."""
+    """Examines every node of a cluster that this process joins."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -156,7 +157,7 @@ def _of_pip(facts: Mapping[str, Any], where: str) -> Iterable[Finding]:
 
 
 def _of_filter(facts: Mapping[str, Any], where: str) -> Finding:
-    """What a run of several workers opens."""
+    """Reports whether the ports of a run of several workers are open to strangers."""
     if facts["filter"] is None:
         return Finding("TensorFlow's ports", where, "ok", "take connections from the machines of a run alone")
     remedy = "have a firewall keep scaling.ports to the machines of a run, or train with one worker, which opens none"
@@ -165,7 +166,7 @@ def _of_filter(facts: Mapping[str, Any], where: str) -> Finding:
 
 
 def _of_ports(facts: Mapping[str, Any], where: str) -> Iterable[Finding]:
-    """What Ray has opened."""
+    """Reports whether Ray's ports are open to other machines."""
     count = facts["open"]
     if count is None:
         return
@@ -179,7 +180,7 @@ def _of_ports(facts: Mapping[str, Any], where: str) -> Iterable[Finding]:
 
 
 def _of_clock(facts: Mapping[str, Any], where: str, sent: float, took: float) -> Iterable[Finding]:
-    """A clock can be said to be wrong by as much as it is outside of the time that asking took."""
+    """Reports a clock whose time lies outside the interval from the question to the answer."""
     wrong = max(sent - facts["time"], facts["time"] - sent - took, 0.0)
     if wrong > CLOCK_SECONDS:
         remedy = "run NTP or chrony: logs, curves and the keys of stores go by the clock"
@@ -201,7 +202,7 @@ def _of_gpus(facts: Mapping[str, Any], where: str, known: float) -> Iterable[Fin
 
 
 def _of_tensorflow(node: str, where: str, known: float) -> Finding:
-    """Asks TensorFlow on a node for the GPUs that Ray counts there."""
+    """Reports whether TensorFlow on a node sees the GPUs that Ray counts there."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -218,7 +219,7 @@ def _of_tensorflow(node: str, where: str, known: float) -> Finding:
 
 
 def _of_versions(heard: Mapping[str, Mapping[str, Any]]) -> Iterable[Finding]:
-    """Whether all nodes have the same."""
+    """Reports versions that differ among the nodes."""
     for what in ("python", "vaedist", *PACKAGES):
         found: dict[str, list[str]] = {}
         for name, facts in heard.items():
@@ -260,10 +261,10 @@ def _asks_for_token(url: str) -> bool | None:
 
 
 def _by_job(url: str, storage: Sequence[str], progress: Callable[[str], None]) -> list[Finding]:
-    """Look at a cluster of which only the dashboard is in reach: a job does it there."""
+    """Examines a cluster of which only the dashboard can be reached, by a job that runs there."""
     cluster = Jobs(url)
     options = [part for uri in storage for part in ("--storage", uri)]
-    identity = cluster.run(["doctor", "--nodes", *options], name="doctor", metadata={}, progress=progress)
+    identity = cluster.run(entrypoint(["doctor", "--nodes", *options]), name="doctor", metadata={}, progress=progress)
     job = cluster.wait(identity)
     for line in reversed(cluster.log(identity).splitlines()):
         if line.startswith(RESULT):
@@ -272,5 +273,5 @@ def _by_job(url: str, storage: Sequence[str], progress: Callable[[str], None]) -
 
 
 def told(findings: Iterable[Finding]) -> str:
-    """Findings for whoever reads a job's log."""
+    """Returns the line by which a job's log passes on its findings."""
     return RESULT + json.dumps([asdict(finding) for finding in findings])

@@ -1,4 +1,4 @@
-"""Checks before Ray is joined or started, which say in one line what Ray would wait for or print a page about."""
+"""Checks before joining or starting Ray: they report in one line what would make Ray wait or print a page."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import grpc
 
 from vaedist.errors import ClusterError
 from vaedist.launch.addresses import host_of
+from vaedist.launch.ray_internals import check_versions, head_metadata, is_token_used
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 40.0  # for the first answer; with what follows, less than a minute until a wrong address is refused
@@ -26,7 +27,7 @@ def connect(address: str) -> None:
     """Opens a connection to HOST:PORT or to the server of a URL, and closes it again.
 
     Raises:
-        OSError: nobody answers.
+        OSError: nothing listens there.
         ValueError: there is no such port.
     """
     host, port = host_of(address), _port_of(address)
@@ -39,7 +40,7 @@ def _port_of(address: str) -> int:
 
 
 def check_dashboard(url: str) -> None:
-    """Asks what answers at a URL whether it is the dashboard of a Ray cluster; a refused token is not found out here.
+    """Checks that the server at a URL is the dashboard of a Ray cluster; the token is not checked here.
 
     Raises:
         ClusterError: nobody answers, or something else does.
@@ -71,13 +72,11 @@ def check_dashboard(url: str) -> None:
 
 
 def check_head(address: str) -> None:
-    """Asks the head of a cluster, at HOST:PORT, for its versions: a process that joins it must have the same.
+    """Checks that the head of a cluster answers at HOST:PORT, takes the token, and has the versions of this process.
 
     Raises:
         ClusterError: nobody answers, something else does, it refuses the token, or its versions are others.
     """
-    from ray._private.utils import check_version_info
-
     try:
         connect(address)
     except (OSError, ValueError, OverflowError) as error:
@@ -89,7 +88,7 @@ def check_head(address: str) -> None:
     if found is None:
         return
     try:
-        check_version_info(found, "here")
+        check_versions(found)
     except RuntimeError as error:
         import ray
 
@@ -101,39 +100,28 @@ def check_head(address: str) -> None:
 
 
 def _metadata(address: str) -> dict[str, str] | None:
-    """Returns what a head says of its cluster; None where it says nothing.
+    """Returns the versions that a head reports, None if it reports nothing.
 
     Raises:
         grpc.RpcError: it does not answer.
     """
-    from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY
-    from ray._private.gcs_utils import create_gcs_channel
-    from ray._private.ray_constants import KV_NAMESPACE_CLUSTER
-    from ray.core.generated.gcs_service_pb2 import InternalKVGetRequest
-    from ray.core.generated.gcs_service_pb2_grpc import InternalKVGcsServiceStub
-
-    request = InternalKVGetRequest(key=CLUSTER_METADATA_KEY, namespace=KV_NAMESPACE_CLUSTER)
     deadline = time.monotonic() + ANSWER_SECONDS
     for left in reversed(range(ATTEMPTS)):
-        channel = create_gcs_channel(address)
         try:
-            reply = InternalKVGcsServiceStub(channel).InternalKVGet(request, timeout=deadline - time.monotonic())
+            metadata = head_metadata(address, deadline - time.monotonic())
         except grpc.RpcError as error:
             if not left or error.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() + PAUSE_SECONDS > deadline:
                 raise
         else:
             with suppress(ValueError):
-                return json.loads(reply.value)
+                return json.loads(metadata)
             return None
-        finally:
-            with suppress(AttributeError):
-                channel.close()
         time.sleep(PAUSE_SECONDS)
     raise AssertionError("the last attempt returns or raises")
 
 
 def _refusal(address: str, error: grpc.RpcError) -> str:
-    """Says in one line what a head's answer, or that of what is no head, means."""
+    """Describes in one line why what answers at an address cannot be used as a head."""
     code, details = error.code(), str(error.details()).rpartition(": ")[2]
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return refused_token(address)
@@ -149,17 +137,15 @@ def _refusal(address: str, error: grpc.RpcError) -> str:
 
 
 def refused_token(address: str) -> str:
-    """Says in one line that a cluster does not take the token that is shown to it, or asks for one where none is."""
-    from ray._private.authentication.authentication_utils import is_token_auth_enabled
-
-    what = "the token" if is_token_auth_enabled() else "whoever shows no token"
+    """Returns the message for a cluster that refuses the token, or asks for one where none is shown."""
+    what = "the token" if is_token_used() else "whoever shows no token"
     return (
         f"{address} refuses {what}: put the cluster's into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
     )
 
 
 def check_socket_paths(root: str, below: str, variable: str = "TMPDIR") -> None:
-    """Refuses a temporary folder in which the paths of Ray's Unix sockets would be longer than the system allows.
+    """Refuses a temporary folder below which the paths of Ray's Unix sockets are longer than the system allows.
 
     Args:
         root: the temporary folder.

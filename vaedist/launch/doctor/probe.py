@@ -1,4 +1,4 @@
-"""What a machine says of itself, and of the storage that it reaches; it is asked on every node."""
+"""Facts about a machine and the storage that it reaches, collected on every node."""
 
 import ipaddress
 import json
@@ -39,11 +39,11 @@ print(json.dumps([seen, missing_because(seen)]))
 
 
 def probe(storage: Sequence[str] = (), marks: Mapping[str, str | None] | None = None) -> dict[str, Any]:
-    """What a machine says of itself; runs on each node.
+    """Collects the facts about this machine; runs on each node.
 
     Args:
         storage: folders or URIs to write a file to.
-        marks: for each, a file that another machine wrote there and that is to be seen.
+        marks: for each, a file that another machine wrote there, to be looked for.
     """
     return {
         "host": socket.gethostname(),
@@ -70,7 +70,7 @@ def _version(name: str) -> str | None:
 
 
 def _gpus() -> int | None:
-    """GPUs that NVIDIA's driver shows; None without one."""
+    """Returns how many GPUs NVIDIA's driver shows, None without a driver."""
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -79,7 +79,7 @@ def _gpus() -> int | None:
 
 
 def _fault_of_filters() -> str | None:
-    """Returns why no packet filter holds on this machine; None where one does."""
+    """Returns why packet filters do not work on this machine, None if they do."""
     try:
         prove()
     except OSError as error:
@@ -88,7 +88,7 @@ def _fault_of_filters() -> str | None:
 
 
 def _open_ports() -> int | None:
-    """Returns how many ports of this Ray node other machines reach; None where this process is of no node."""
+    """Returns how many ports of this Ray node other machines reach, None if this process belongs to no node."""
     with suppress(psutil.Error):
         raylet = psutil.Process().parent()
         if raylet is None or raylet.name() != "raylet":
@@ -125,7 +125,7 @@ def tensorflow_gpus() -> dict[str, Any]:
 
 
 def write_mark(uri: str) -> str | None:
-    """A file in a storage that other machines are to see; None where it cannot be written."""
+    """Writes a file to a storage for other machines to look for, and returns its name; None if that fails."""
     name = _mark_name()
     with suppress(VaedistError, OSError):
         Store(uri, seconds=STORE_SECONDS).write(name, name.encode())
@@ -134,14 +134,14 @@ def write_mark(uri: str) -> str | None:
 
 
 def remove_mark(uri: str, mark: str | None) -> None:
-    """Remove the file of `write_mark`, if it could be written."""
+    """Removes the file of `write_mark`, if it was written."""
     if mark is not None:
         with suppress(VaedistError, OSError):
             Store(uri, seconds=STORE_SECONDS).remove(mark)
 
 
 def _try_storage(uri: str, mark: str | None) -> dict[str, Any]:
-    """Write, read and remove a file; what happened."""
+    """Writes, reads and removes a file, and returns the outcome."""
     result: dict[str, Any] = {"error": None, "seen": None, "free": None}
     name = _mark_name()
     try:

@@ -1,91 +1,30 @@
-"""Jobs on a cluster, by Ray's Jobs API: vaedist and an experiment are sent there, and their log is followed from here.
+"""Jobs on a cluster: submits vaedist and an experiment as a job, finds jobs, and follows their logs.
 
-What a job runs is `vaedist train` or `vaedist tune` itself, on the head; its workers are where the CPUs and GPUs are.
+A job runs `vaedist train` or `vaedist tune` on the head; its workers are where the CPUs and GPUs are.
 """
 
-import logging
-import os
 import re
 import secrets
 import shlex
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from vaedist import __version__
 from vaedist.errors import ClusterError, VaedistError
-from vaedist.launch.authentication import authorize
-from vaedist.launch.doctor.preflight import check_dashboard, connect, refused_token
+from vaedist.launch.jobs.address import jobs_address
+from vaedist.launch.jobs.dashboard import Dashboard
+from vaedist.launch.jobs.job import Job
 from vaedist.launch.jobs.log import follow_log
 from vaedist.launch.jobs.package import copy_code
 from vaedist.launch.jobs.submission import JOB_FILE, Submission
-from vaedist.launch.local.cluster import local_clusters
+from vaedist.launch.ray_internals import upload_limit
+from vaedist.packages import copy_package
 
-ADDRESS = "RAY_API_SERVER_ADDRESS"  # as Ray's own commands name it
-REQUEST_SECONDS = (5.0, 45.0)  # to be connected, and to be answered
-NOT_FOUND = "Request failed with status code 404"  # as Ray's client words it
 NO_PIP = r"No module named '?pip\b|No such file or directory: '?pip\b"
-ENDED = ("SUCCEEDED", "STOPPED", "FAILED")
-CHATTY = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging")
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job on a cluster.
-
-    Attributes:
-        id: by which it is found.
-        status: PENDING, RUNNING, SUCCEEDED, STOPPED or FAILED.
-        message: what Ray says of it.
-        entrypoint: the command that it runs.
-        metadata: of a job that vaedist submitted, its run, user, job file, versions, revision and data.
-        started, ended: seconds since 1970; None if not yet.
-        exit_code: of the command, once it has ended by itself.
-    """
-
-    id: str
-    status: str
-    message: str
-    entrypoint: str
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    started: float | None = None
-    ended: float | None = None
-    exit_code: int | None = None
-
-    @property
-    def run(self) -> str:
-        """The run or the sweep that it is about; empty if it is not vaedist's."""
-        return self.metadata.get("run", "")
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether it is over."""
-        return self.status in ENDED
-
-
-def known_address() -> str | None:
-    """The dashboard's URL where none is given: RAY_API_SERVER_ADDRESS, or that of the one local cluster."""
-    if address := os.environ.get(ADDRESS):
-        return address
-    clusters = local_clusters()
-    return clusters[0].dashboard if len(clusters) == 1 else None
-
-
-def jobs_address(address: str | None) -> str:
-    """The dashboard's URL to use.
-
-    Raises:
-        ClusterError: none is given and there is none, or there are several to choose from.
-    """
-    if address := address or known_address():
-        return address
-    there = ", ".join(cluster.dashboard for cluster in local_clusters()) or "none"
-    raise ClusterError(f"which cluster? give --address http://HEAD:8265, or set {ADDRESS}; local clusters: {there}")
 
 
 class Jobs:
@@ -99,19 +38,16 @@ class Jobs:
     """
 
     def __init__(self, address: str | None = None) -> None:
-        self.address = _checked(jobs_address(address))
-        authorize(self.address)
-        check_dashboard(self.address)
-        with self._errors():
-            self._client = _client(self.address)
-        for module in CHATTY:  # which set their levels when they are imported
-            logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
+        self._dashboard = Dashboard.connect(jobs_address(address))
+
+    @property
+    def address(self) -> str:
+        """URL of the dashboard."""
+        return self._dashboard.address
 
     def list(self, *, every: bool = False) -> list[Job]:
-        """Jobs that vaedist submitted, or `every` one; the newest first."""
-        with self._errors():
-            found = [_job(details) for details in self._client.list_jobs() if details.submission_id]
-        chosen = [job for job in found if every or "vaedist" in job.metadata]
+        """Returns the jobs that vaedist submitted, or `every` one; the newest first."""
+        chosen = [job for job in self._dashboard.jobs() if every or "vaedist" in job.metadata]
         return sorted(chosen, key=lambda job: -(job.started or float("inf")))
 
     def get(self, name: str) -> Job:
@@ -133,7 +69,7 @@ class Jobs:
         raise ClusterError(f"no job {name!r} at {self.address}; `vaedist jobs list` lists those that there are")
 
     def submit(self, submission: Submission, progress: Callable[[str], None] = lambda _: None) -> str:
-        """Send a job, and return its id.
+        """Submits a training or a sweep, and returns the job's id.
 
         Args:
             submission: what it is.
@@ -144,54 +80,60 @@ class Jobs:
             ClusterError: the cluster refuses the job.
         """
         return self.run(
-            submission.arguments,
+            entrypoint(submission.arguments),
             name=submission.job.run.name,
             metadata=submission.metadata(),
             files={JOB_FILE: submission.job.to_toml()},
             runtime_env=submission.runtime_env(),
+            packages=submission.packages,
             progress=progress,
         )
 
     def run(
         self,
-        arguments: Sequence[str],
+        command: str,
         *,
         name: str,
         metadata: Mapping[str, str],
         files: Mapping[str, str] | None = None,
         runtime_env: Mapping[str, Any] | None = None,
+        packages: Sequence[Path] = (),
         progress: Callable[[str], None] = lambda _: None,
     ) -> str:
-        """Have the cluster run `vaedist ARGUMENTS`, as it is here, and return the job's id.
+        """Has the cluster run a command with the code of vaedist that runs here, and returns the job's id.
 
         Args:
-            arguments: of vaedist.
-            name: that the id begins with.
-            metadata: are kept with the job.
+            command: of the shell, such as `entrypoint` makes.
+            name: prefix of the job's id.
+            metadata: kept with the job.
             files: texts in the folder that it runs in, by their names.
             runtime_env: what else Ray is to set up.
+            packages: folders of the user's packages that the job is to find.
             progress: told what is sent, and how much.
 
         Raises:
-            ClusterError: the cluster refuses the job.
+            ConfigError: a package cannot be read.
+            ClusterError: the job is too large, or the cluster refuses it.
         """
         with tempfile.TemporaryDirectory(prefix="vaedist-") as place:
             folder = Path(place) / "job"
             folder.mkdir()
             for file, text in (files or {}).items():
                 (folder / file).write_text(text, encoding="utf-8")
-            code = copy_code(Path(place))
+            modules = [
+                copy_code(Path(place)),
+                *(copy_package(package, Path(place) / "packages") for package in packages),
+            ]
             size = sum(path.stat().st_size for path in Path(place).rglob("*") if path.is_file())
-            self._check_size(size)
-            told = " and ".join([f"vaedist {__version__}", *(files or {})])
+            _check_size(size)
+            told = " and ".join([f"vaedist {__version__}", *(package.name for package in packages), *(files or {})])
             progress(f"sending {told}, {size / 1024:.0f} KiB, to {self.address}")
-            with self._errors():
-                return self._client.submit_job(
-                    entrypoint=entrypoint(arguments),
-                    submission_id=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
-                    runtime_env={**(runtime_env or {}), "working_dir": str(folder), "py_modules": [str(code)]},
-                    metadata=dict(metadata),
-                )
+            return self._dashboard.submit(
+                command,
+                f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
+                {**(runtime_env or {}), "working_dir": str(folder), "py_modules": [str(module) for module in modules]},
+                metadata,
+            )
 
     def follow(self, name: str, write: Callable[[str], None], notice: Callable[[str], None] = lambda _: None) -> Job:
         """Passes on a job's log as it comes, until the job has ended, and returns the job as it ended.
@@ -206,49 +148,22 @@ class Jobs:
         Raises:
             ClusterError: the cluster is gone.
         """
-        return follow_log(self, name, write, notice)
-
-    def info(self, name: str) -> Job:
-        """Returns the job of that id as it is now."""
-        with self._errors():
-            return _job(self._client.get_job_info(name))
-
-    def pieces(self, name: str) -> AsyncGenerator[str, None]:
-        """Gives a job's log from its beginning, a piece at a time, over one connection."""
-        return self._client.tail_job_logs(name)
-
-    def gone(self, name: str) -> str | None:
-        """Returns how the cluster's address answers that a job is not there any more; None if it does not say so."""
-        from ray.exceptions import AuthenticationError
-
-        try:
-            connect(self.address)
-            self._client.get_job_info(name)
-        except ConnectionRefusedError:
-            return f"nothing has listened at {self.address}"
-        except AuthenticationError:
-            return f"{self.address} has refused the token"
-        except (OSError, RuntimeError, ValueError) as error:
-            if str(error).startswith(NOT_FOUND):
-                return f"{self.address} has had no such job"
-        return None
-
-    def log(self, name: str) -> str:
-        """All that a job has printed so far."""
-        with self._errors():
-            return self._client.get_job_logs(name)
-
-    def stop(self, name: str) -> bool:
-        """Ask a job to stop, after it has saved what it is at; returns whether it was running. Does not wait."""
-        with self._errors():
-            return self._client.stop_job(name)
+        return follow_log(self._dashboard, name, write, notice)
 
     def wait(self, name: str, notice: Callable[[str], None] = lambda _: None) -> Job:
-        """Wait until a job has ended."""
+        """Waits until a job has ended, and returns it."""
         return self.follow(name, lambda _: None, notice)
 
+    def log(self, name: str) -> str:
+        """Returns all that a job has printed so far."""
+        return self._dashboard.log(name)
+
+    def stop(self, name: str) -> bool:
+        """Asks a job to save its step and stop, and returns True if it was running. Does not wait."""
+        return self._dashboard.stop(name)
+
     def reason(self, job: Job) -> str:
-        """Why a job failed, in one line."""
+        """Returns the reason why a job failed, in one line."""
         with suppress(VaedistError):
             lines = [line.strip() for line in self.log(job.id).splitlines() if line.strip()]
             said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
@@ -261,29 +176,6 @@ class Jobs:
         errors = [line.strip() for line in job.message.splitlines() if line.strip().startswith("ERROR: ")]  # pip's
         return " ".join((errors[-1] if errors else job.message).split())[:500] or "no reason is known"
 
-    @staticmethod
-    def _check_size(size: int) -> None:
-        from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
-
-        if size > GCS_STORAGE_MAX_SIZE:
-            raise ClusterError(f"the job is {size / 2**20:.0f} MiB, and Ray takes {GCS_STORAGE_MAX_SIZE / 2**20:.0f}")
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """What Ray's client raises, as a ClusterError of one line."""
-        import requests
-        from ray.exceptions import AuthenticationError
-
-        try:
-            yield
-        except AuthenticationError as error:
-            raise ClusterError(refused_token(self.address)) from error
-        except requests.exceptions.Timeout as error:
-            raise ClusterError(f"{self.address} has not answered for {sum(REQUEST_SECONDS):.0f} s") from error
-        except (requests.exceptions.RequestException, ConnectionError, RuntimeError, ValueError) as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            raise ClusterError(f"{self.address}: {lines[-1] if lines else type(error).__name__}") from error
-
 
 def entrypoint(arguments: Sequence[str]) -> str:
     """Returns the shell command that a job runs, `vaedist ARGUMENTS`, whatever characters are in them."""
@@ -291,36 +183,6 @@ def entrypoint(arguments: Sequence[str]) -> str:
     return shlex.join(["exec", "python", "-m", "vaedist", *arguments])
 
 
-def _checked(address: str) -> str:
-    """Returns an address that is a URL without secrets, and without a slash at its end."""
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ClusterError(f"address {address}: must be the URL of the cluster's dashboard, as in http://HEAD:8265")
-    if parts.username or parts.password:
-        raise ClusterError(f"address of {parts.hostname}: must not hold a name or a password")
-    return address.rstrip("/")
-
-
-def _client(address: str) -> Any:
-    """Returns Ray's client of a dashboard, but for its waiting for an answer without an end."""
-    from ray.job_submission import JobSubmissionClient
-
-    class Client(JobSubmissionClient):
-        def _do_request(self, *arguments: Any, **options: Any) -> Any:
-            return super()._do_request(*arguments, **{"timeout": REQUEST_SECONDS} | options)
-
-    return Client(address)
-
-
-def _job(details: Any) -> Job:
-    """Ray's record of a job as ours."""
-    seconds = {"started": details.start_time, "ended": details.end_time}
-    return Job(
-        id=details.submission_id,
-        status=str(getattr(details.status, "value", details.status)),
-        message=details.message or "",
-        entrypoint=details.entrypoint,
-        metadata=details.metadata or {},
-        exit_code=details.driver_exit_code,
-        **{name: value / 1000 if value else None for name, value in seconds.items()},
-    )
+def _check_size(size: int) -> None:
+    if size > (limit := upload_limit()):
+        raise ClusterError(f"the job is {size / 2**20:.0f} MiB, and Ray takes at most {limit / 2**20:.0f} MiB")

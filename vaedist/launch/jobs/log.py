@@ -1,15 +1,13 @@
-"""Following a job's log until the job has ended, over connections that break, or until its cluster is given up."""
+"""Follows a job's log over connections that break, until the job has ended or its cluster is given up."""
 
 import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from vaedist.errors import ClusterError
-
-if TYPE_CHECKING:
-    from vaedist.launch.jobs.client import Job, Jobs
+from vaedist.launch.jobs.dashboard import Dashboard
+from vaedist.launch.jobs.job import Job
 
 RETRY_SECONDS = 1.0
 QUIET_SECONDS = 30.0  # without a word in the log, after which the dashboard is asked whether it still answers
@@ -20,13 +18,13 @@ GONE_SECONDS = 60.0
 SILENT_SECONDS = 600.0
 
 
-def follow_log(jobs: "Jobs", name: str, write: Callable[[str], None], notice: Callable[[str], None]) -> "Job":
+def follow_log(dashboard: Dashboard, name: str, write: Callable[[str], None], notice: Callable[[str], None]) -> Job:
     """Passes on a job's log as it comes, until the job has ended, and returns the job as it ended.
 
     The end of the log is not the end of the job, and a connection may end before either; it is then opened again.
 
     Args:
-        jobs: of the cluster.
+        dashboard: of the cluster.
         name: the job's id.
         write: is given pieces of the log.
         notice: is told when the connection is lost, and when it is there again.
@@ -37,24 +35,24 @@ def follow_log(jobs: "Jobs", name: str, write: Callable[[str], None], notice: Ca
     """
     import aiohttp
 
-    log, outage = _Log(write), _Outage(jobs, name, notice)
+    log, outage = _Log(write), _Outage(dashboard, name, notice)
     while True:
         try:
-            asyncio.run(_tail(jobs, name, log, outage))
-            job = jobs.info(name)
+            asyncio.run(_tail(dashboard, name, log, outage))
+            job = dashboard.info(name)
             if job.has_ended:
-                log.add(0, jobs.log(name))  # what came between the last piece and the end
+                log.add(0, dashboard.log(name))  # what came between the last piece and the end
                 return job
             outage.end()
         except _UnwritableError as error:
             raise error.reason from None
         except (ClusterError, OSError, RuntimeError, aiohttp.ClientError) as error:
-            outage.go_on(error)
+            outage.note(error)
         time.sleep(RETRY_SECONDS)
 
 
 class _UnwritableError(Exception):
-    """Carries what went wrong with the log's destination past what went wrong with its source."""
+    """An error of the log's destination, as opposed to one of its source."""
 
     def __init__(self, reason: OSError) -> None:
         super().__init__(reason)
@@ -62,7 +60,7 @@ class _UnwritableError(Exception):
 
 
 class _Log:
-    """A log that is written once, however often it is read from its beginning."""
+    """A log of which each character is written once, however often it is read from its beginning."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write, self._written = write, 0
@@ -80,27 +78,27 @@ class _Log:
 
 
 class _Outage:
-    """How long a job's dashboard has not been heard, and what is known of the reason."""
+    """Time since a job's dashboard last answered, and the reason as far as it is known."""
 
-    def __init__(self, jobs: "Jobs", name: str, notice: Callable[[str], None]) -> None:
-        self._jobs, self._name, self._notice = jobs, name, notice
+    def __init__(self, dashboard: Dashboard, name: str, notice: Callable[[str], None]) -> None:
+        self._dashboard, self._name, self._notice = dashboard, name, notice
         self._told = False
         self.end()
 
     def end(self) -> None:
-        """Notes that the dashboard was heard."""
+        """Notes that the dashboard answered."""
         if self._told:
             self._notice("connected again")
         self._heard, self._told = time.monotonic(), False
         self._gone: float | None = None
 
-    def go_on(self, error: Exception) -> None:
-        """Notes that it was not heard.
+    def note(self, error: Exception) -> None:
+        """Notes that the dashboard did not answer.
 
         Raises:
-            ClusterError: it has not been heard for long enough.
+            ClusterError: it has not answered for long enough.
         """
-        gone, now = self._jobs.gone(self._name), time.monotonic()
+        gone, now = self._dashboard.gone(self._name), time.monotonic()
         self._gone = None if gone is None else self._gone or now
         if self._gone is not None and now - self._gone >= GONE_SECONDS:
             raise ClusterError(
@@ -108,22 +106,23 @@ class _Outage:
             ) from error
         if now - self._heard >= SILENT_SECONDS:
             raise ClusterError(
-                f"lost job {self._name}: {self._jobs.address} has not answered for {SILENT_SECONDS / 60:.0f} minutes"
+                f"lost job {self._name}: {self._dashboard.address} has not answered "
+                f"for {SILENT_SECONDS / 60:.0f} minutes"
             ) from error
         if not self._told:
-            self._notice(f"the connection to {self._jobs.address} is lost; the job is not: trying again")
+            self._notice(f"the connection to {self._dashboard.address} is lost; the job is not: trying again")
         self._told = True
 
 
-async def _tail(jobs: "Jobs", name: str, log: _Log, outage: _Outage) -> None:
+async def _tail(dashboard: Dashboard, name: str, log: _Log, outage: _Outage) -> None:
     """Passes on the log until the connection ends, or the dashboard says that the job has, or says nothing any more."""
-    pieces, position = jobs.pieces(name), 0
+    pieces, position = dashboard.pieces(name), 0
     coming = asyncio.ensure_future(anext(pieces))
     try:
         while True:
             await asyncio.wait([coming], timeout=QUIET_SECONDS)
             if not coming.done():
-                if jobs.info(name).has_ended:  # raises where nobody answers any more, as on a dead connection
+                if dashboard.info(name).has_ended:  # raises where nobody answers any more, as on a dead connection
                     return
                 outage.end()
                 continue

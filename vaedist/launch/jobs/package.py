@@ -1,4 +1,4 @@
-"""The code of vaedist, and the versions of all that it needs, for a cluster that shall run exactly what runs here."""
+"""The code of vaedist and the versions of its dependencies, so that a cluster runs exactly what runs here."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ ON_CLUSTER = ("ray",)  # is running there already, and cannot be another version
 
 
 def copy_code(folder: Path) -> Path:
-    """Copies the code that is running into a folder, which is all that a node needs on its path.
+    """Copies the running code of vaedist into a folder, for a node to have on its path.
 
     Ray names a folder that it sends by its content, so that the same code is sent once, and unpacks it under a lock. A
     wheel would be installed by pip, and be lost where two environments of a job are made on a node at the same time.
@@ -31,9 +31,9 @@ def copy_code(folder: Path) -> Path:
 
 
 def pinned_requirements(extras: Iterable[str] = ()) -> list[str]:
-    """What vaedist needs, and what that needs, as NAME==VERSION of what is installed here; Ray left out.
+    """Returns vaedist's direct and indirect requirements, pinned as NAME==VERSION to what is installed here; not Ray.
 
-    What is not installed here, as CUDA's libraries on a laptop, stays as it is asked for.
+    A requirement that is not installed here, such as CUDA's libraries on a laptop, keeps its own bounds.
 
     Args:
         extras: of vaedist's, such as "gpu" or "optuna".

@@ -1,4 +1,4 @@
-"""What is submitted as a job: an experiment or a sweep, what it needs of its surroundings, and what is refused."""
+"""A submission to a cluster: an experiment or a sweep, and the environment of its job."""
 
 import getpass
 import os
@@ -16,18 +16,20 @@ from vaedist.data.manifest import load_manifest
 from vaedist.errors import ConfigError, VaedistError
 from vaedist.launch.authentication import REQUIRED, SECRET_NAME
 from vaedist.launch.jobs.package import pinned_requirements
+from vaedist.launch.user_code import code_of
+from vaedist.packages import package_digest
 from vaedist.storage.uri import is_uri, join_uri
 
 JOB_FILE = "job.toml"
 LOOK_SECONDS = 5.0  # at data on a store, for their fingerprint
 STOP_SECONDS = 150  # that a job has to save what it is at, before Ray kills it
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-CHOSEN = ("RAY_JOB_STOP_WAIT_TIME_S", "PYTHONPATH", REQUIRED)  # variables that are not the user's to set
+CHOSEN = ("RAY_JOB_STOP_WAIT_TIME_S", "PYTHONPATH", REQUIRED)  # variables that the user may not set
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What is to be submitted.
+    """A training or a sweep that is to run as a job.
 
     Attributes:
         job: the experiment or the sweep, whose paths mean the same on the cluster.
@@ -37,9 +39,10 @@ class Submission:
         extras: of vaedist's, for "pip".
         variables: for the environment of the job; nothing secret, for whoever sees the cluster sees them.
         from_node: variables that every node has to have set already.
+        packages: folders of the user's packages, accepted by `check_packages`, that go with the job.
 
     Raises:
-        ConfigError: when it is made, if a path or a variable is refused.
+        ConfigError: when it is made, if a path or a variable is refused, or a package would be missing.
     """
 
     job: Experiment | Sweep
@@ -49,20 +52,24 @@ class Submission:
     extras: Sequence[str] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
     from_node: Sequence[str] = ()
+    packages: Sequence[Path] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what should not be sent."""
+        """Refuses what should not be sent, and a job that would not find its code."""
         check_paths(self.job)
+        check_code(self.job, self.packages)
         check_variables(self.variables, self.from_node)
 
     def metadata(self) -> dict[str, str]:
-        """What is kept with the job: its run, who submitted it, and from what."""
+        """Returns what is kept with the job: its run, who submitted it, and from what."""
         metadata = {
             "vaedist": __version__,
             "run": self.job.run.name,
             "user": getpass.getuser(),
             "job": os.fsencode(self.file.name).decode(errors="replace"),  # JSON, and Ray, have no other bytes
         }
+        if self.packages:
+            metadata["packages"] = ", ".join(f"{each.name} {package_digest(each)[:12]}" for each in self.packages)
         if (revision := _revision(self.file)) is not None:
             metadata["revision"] = revision
         with suppress(VaedistError):  # the data are the cluster's, and need not be seen from here
@@ -70,7 +77,7 @@ class Submission:
         return metadata
 
     def runtime_env(self) -> dict[str, Any]:
-        """What Ray sets up for the job, but for the files."""
+        """Returns what Ray sets up for the job, except for the files."""
         variables = {**self.variables, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
         if self.from_node:
             variables[REQUIRED] = ",".join(self.from_node)
@@ -84,12 +91,12 @@ class Submission:
 
 
 def training_arguments(*, resume: bool) -> list[str]:
-    """Of `vaedist`, to train job.toml."""
+    """Returns the arguments of `vaedist` that train job.toml."""
     return ["train", JOB_FILE, *(["--resume"] if resume else [])]
 
 
 def sweep_arguments(sweep: Sweep, overrides: Sequence[str], *, resume: bool, retry_failed: bool) -> list[str]:
-    """Of `vaedist`, to run the sweep of job.toml, or to go on with it where its folder is."""
+    """Returns the arguments of `vaedist` that run the sweep of job.toml, or resume it in its folder."""
     if not resume:
         return ["tune", "run", JOB_FILE]
     options = [part for override in overrides for part in ("--set", override)]
@@ -98,7 +105,7 @@ def sweep_arguments(sweep: Sweep, overrides: Sequence[str], *, resume: bool, ret
 
 
 def check_variables(variables: Mapping[str, str], from_node: Sequence[str]) -> None:
-    """Refuse to send what should not be seen, and names that are none.
+    """Refuses variables that look like secrets, invalid names, and those that vaedist sets itself.
 
     Raises:
         ConfigError: with the first that is refused.
@@ -116,8 +123,25 @@ def check_variables(variables: Mapping[str, str], from_node: Sequence[str]) -> N
             )
 
 
+def check_code(job: Experiment | Sweep, packages: Sequence[Path]) -> None:
+    """Refuses a job that names a package which is neither installed nor sent.
+
+    Raises:
+        ConfigError: with the first that is missing.
+    """
+    for place in code_of(job):
+        if place.is_file():
+            raise ConfigError(
+                f"{place}: a module by itself cannot go with a job; put it into a package, a folder with __init__.py"
+            )
+        if place not in packages:
+            raise ConfigError(
+                f"the job uses package {place.name!r}, which is not installed: send it by --package {place}"
+            )
+
+
 def check_paths(job: Experiment | Sweep) -> None:
-    """Refuse paths that would mean another place on the cluster.
+    """Refuses relative paths, which would mean another place on the cluster.
 
     Raises:
         ConfigError: with the first that is refused.
@@ -131,7 +155,7 @@ def check_paths(job: Experiment | Sweep) -> None:
 
 
 def _revision(file: Path) -> str | None:
-    """The git revision of the folder that a job's file is in, marked where it is not all that is there."""
+    """Returns the git revision of the folder of a job's file, with -dirty if files differ from it; None outside git."""
     try:
         found = subprocess.run(
             ["git", "-C", str(file.absolute().parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

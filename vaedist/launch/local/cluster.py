@@ -1,4 +1,4 @@
-"""Ray clusters of several nodes on this machine: which there are, what belongs to each, and how it is.
+"""Records of the Ray clusters of several nodes on this machine, their processes and their state.
 
 What was started is written down, by process number and time of birth, so that any other process can end it, and ends
 nothing else. A birth is counted from the machine's start, as a date would change with the clock.
@@ -29,7 +29,7 @@ MARK = "VAEDIST_CLUSTER"  # in the environment of all processes of a cluster
 
 @dataclass(frozen=True)
 class LocalNode:
-    """A node, by the process that was started for it.
+    """A node of a local cluster, and the process that was started for it.
 
     Attributes:
         role: "head" or "worker".
@@ -47,11 +47,11 @@ class LocalNode:
 
     @property
     def alive(self) -> bool:
-        """Whether its process still runs."""
+        """True while its process runs."""
         return self.process() is not None
 
     def process(self) -> psutil.Process | None:
-        """Its process, if that is still there."""
+        """Returns its process, None if that has ended."""
         with suppress(psutil.Error):
             process = psutil.Process(self.pid)
             if birth_of(process) == self.born and process.status() != psutil.STATUS_ZOMBIE:
@@ -60,7 +60,7 @@ class LocalNode:
 
 
 def birth_of(process: psutil.Process) -> str:
-    """Returns what tells a process from any other of its number, whatever is done to the clock meanwhile.
+    """Returns an identity of a process that no other process of the same number has, even if the clock is set.
 
     Linux knows when a process was started in ticks since the machine was; psutil makes a date of it, which moves when
     the clock is set. Elsewhere the date is what the system keeps.
@@ -99,15 +99,15 @@ class LocalCluster:
 
     @property
     def folder(self) -> Path:
-        """Where it is written down."""
+        """The folder of its record."""
         return clusters_folder() / self.name
 
     def save(self) -> None:
-        """Write it down."""
+        """Writes its record."""
         replace_file(self.folder / "cluster.json", json.dumps(asdict(self), indent=1))
 
     def processes(self) -> list[psutil.Process]:
-        """All its processes: below those that were started, and those that lost their parent."""
+        """Returns all its processes: those that were started, their descendants, and those that lost their parent."""
         found: dict[int, psutil.Process] = {}
         for node in self.nodes:
             if (process := node.process()) is not None:
@@ -126,18 +126,18 @@ class LocalCluster:
 
 
 def clusters_folder() -> Path:
-    """Where this machine's clusters are written down."""
+    """Returns the folder that holds the records of this machine's clusters."""
     return Path(os.environ.get(STATE) or platformdirs.user_state_path("vaedist")) / "clusters"
 
 
 def local_clusters() -> list[LocalCluster]:
-    """Clusters that were started and not ended."""
+    """Returns the clusters that were started and not ended."""
     records = sorted(clusters_folder().glob("*/cluster.json"))
     return [cluster for record in records if (cluster := _read(record)) is not None]
 
 
 def _read(record: Path) -> LocalCluster | None:
-    """Reads what was written down of a cluster; None where that cannot be read."""
+    """Reads the record of a cluster; returns None if it cannot be read."""
     try:
         return TypeAdapter(LocalCluster).validate_json(record.read_bytes())
     except (OSError, ValueError):
@@ -145,7 +145,7 @@ def _read(record: Path) -> LocalCluster | None:
 
 
 def get_cluster(name: str) -> LocalCluster:
-    """A cluster by its name.
+    """Returns a cluster by its name.
 
     Raises:
         ClusterError: there is none of that name.
@@ -164,7 +164,7 @@ def get_cluster(name: str) -> LocalCluster:
 
 
 def find_cluster(address: str) -> LocalCluster | None:
-    """The local cluster at HOST:PORT or at a dashboard's URL, if it is one of ours."""
+    """Returns the local cluster at HOST:PORT or at a dashboard's URL, None if vaedist started none there."""
     if host_of(address) not in (LOOPBACK, "localhost"):
         return None
     port = address.rstrip("/").rpartition(":")[2]
@@ -175,7 +175,7 @@ def find_cluster(address: str) -> LocalCluster | None:
 
 
 def nodes_of(cluster: LocalCluster) -> list[dict[str, Any]]:
-    """The nodes as the cluster's dashboard lists them: state, resources_total, is_head_node, and more.
+    """Returns the nodes as the cluster's dashboard lists them: state, resources_total, is_head_node, and more.
 
     Raises:
         OSError: the dashboard does not answer, or refuses the token.
@@ -190,7 +190,7 @@ def nodes_of(cluster: LocalCluster) -> list[dict[str, Any]]:
 
 
 def joined(cluster: LocalCluster) -> int | None:
-    """How many nodes the head counts; None if it does not answer."""
+    """Returns how many live nodes the head counts, None if it does not answer."""
     with suppress(OSError, ValueError, KeyError):
         return sum(node["state"] == "ALIVE" for node in nodes_of(cluster))
     return None

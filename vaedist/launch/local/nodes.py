@@ -1,4 +1,4 @@
-"""Starting and ending a Ray cluster of several nodes on this machine.
+"""Starts and ends Ray clusters of several nodes on this machine.
 
 Every node is a `ray start --block` of its own. Ray's processes listen on the loopback only, and ask for a token.
 TensorFlow's servers in a job's workers do neither; `server_port` says who reaches them.
@@ -37,7 +37,7 @@ ERROR = re.compile(r"[\w.]*(Error|Exception): ")  # a traceback's last line
 def up(
     name: str = "local", *, nodes: int = 3, cpus: int | None = None, progress: Callable[[str], None] = lambda _: None
 ) -> LocalCluster:
-    """Start a cluster: a head that has no CPUs to give away, and nodes that have.
+    """Starts a cluster: a head without CPUs for workers, and nodes with CPUs.
 
     Args:
         name: lower-case letters, digits and dashes.
@@ -87,7 +87,7 @@ def up(
 
 @contextmanager
 def _ended_on_failure(cluster: LocalCluster) -> Iterator[list[LocalCluster]]:
-    """A list of what the cluster was and is; on an error, the last is ended."""
+    """Yields a list of the cluster's successive states, and ends the last one on an error."""
     states = [cluster]
     try:
         yield states
@@ -97,7 +97,7 @@ def _ended_on_failure(cluster: LocalCluster) -> Iterator[list[LocalCluster]]:
 
 
 def _start(cluster: LocalCluster, role: str, number: int, cpus: int) -> LocalCluster:
-    """The cluster with one node more, which has joined; Ray gives a node 30 s, and a busy machine may take longer."""
+    """Adds a node and waits until it has joined; tries again, as Ray allows only 30 s, too few on a busy machine."""
     for attempt in range(START_ATTEMPTS):
         node = _launch(cluster, role, number, cpus)
         grown = replace(cluster, nodes=(*cluster.nodes, node))
@@ -113,7 +113,7 @@ def _start(cluster: LocalCluster, role: str, number: int, cpus: int) -> LocalClu
 
 
 def _launch(cluster: LocalCluster, role: str, number: int, cpus: int) -> LocalNode:
-    """Start the process of a node, in a session of its own: Ctrl-C in the terminal is not meant for it."""
+    """Starts the process of a node, in a session of its own so that Ctrl-C in the terminal does not reach it."""
     arguments = [
         f"--num-cpus={cpus}",
         # Of its own: nodes take what a job brings with it out of the folder where they put it, each in its time.
@@ -151,7 +151,7 @@ def _launch(cluster: LocalCluster, role: str, number: int, cpus: int) -> LocalNo
 
 
 def _environment(cluster: LocalCluster) -> dict[str, str]:
-    """Of a node: nothing of another Ray, the token by its file's name, and this Python first on the path."""
+    """Returns a node's environment: without traces of another Ray, with the token's file, this Python first on PATH."""
     other = ("RAY_AUTH_TOKEN", "RAY_JOB_CONFIG_JSON_ENV_VAR", "TF_CONFIG")
     kept = {name: value for name, value in os.environ.items() if name not in other}
     return kept | {
@@ -167,7 +167,7 @@ def _environment(cluster: LocalCluster) -> dict[str, str]:
 
 
 def _wait(cluster: LocalCluster) -> None:
-    """Wait until all nodes have joined."""
+    """Waits until all nodes have joined."""
     deadline, newest = time.monotonic() + START_SECONDS, cluster.nodes[-1]
     while newest.alive:
         if joined(cluster) == len(cluster.nodes):
@@ -179,7 +179,7 @@ def _wait(cluster: LocalCluster) -> None:
 
 
 def _last_words(node: LocalNode) -> str:
-    """Returns the last error that a node printed, else its last line: Ray says good-bye after an error."""
+    """Returns the last error that a node printed, else its last line: Ray prints further lines after an error."""
     with suppress(OSError):
         lines = [line.strip() for line in Path(node.log).read_text(errors="replace").splitlines() if line.strip()]
         errors = [line for line in lines if ERROR.match(line)]
@@ -188,7 +188,7 @@ def _last_words(node: LocalNode) -> str:
 
 
 def end(cluster: LocalCluster, progress: Callable[[str], None] = lambda _: None) -> int:
-    """End all processes of a cluster, and forget it; returns how many there were.
+    """Ends all processes of a cluster and removes its record; returns how many processes there were.
 
     Raises:
         ClusterError: some stay, as those of another user would.

@@ -3,18 +3,14 @@
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
 
 import psutil
-from ray import _raylet
-from ray._private import services
-from ray.core.generated.autoscaler_pb2 import DrainNodeReason
-from ray.core.generated.gcs_pb2 import GcsNodeInfo
 from ray.exceptions import RayError
 
 from vaedist.errors import ClusterError
 from vaedist.launch.authentication import authorize
 from vaedist.launch.doctor.preflight import check_head
+from vaedist.launch.ray_internals import ControlStore, find_head
 
 ANSWER_SECONDS = 10.0
 WORKER = "RayTrainWorker"  # in the title of a training worker's process
@@ -40,13 +36,13 @@ class OwnNode:
         Raises:
             ClusterError: the cluster does not answer, or does not know this machine, or more than one node of it.
         """
-        client = self._client()
-        found = self._nodes(client)
+        store = self._control_store()
+        found = self._nodes(store)
         if len(found) == 1:
             return found[0]
         here = self._ip or f"{socket.gethostname()}"
         if not found:
-            raise ClusterError(f"the Ray cluster at {client.address} has no live node on {here}")
+            raise ClusterError(f"the Ray cluster at {store.address} has no live node on {here}")
         addresses = ", ".join(sorted(ip for _, ip in found))
         raise ClusterError(f"{len(found)} Ray nodes are on {here}, at {addresses}: name one with --node-ip")
 
@@ -61,39 +57,33 @@ class OwnNode:
             ClusterError: as `find`, or Ray refuses.
         """
         identity, ip = self.find()
-        kind = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
         try:
-            accepted, refusal = self._client().drain_node(identity, kind, reason, int(deadline * 1000), ANSWER_SECONDS)
+            refusal = self._control_store().drain(identity, reason, deadline)
         except (RayError, RuntimeError, OSError) as error:
             raise ClusterError(f"Ray does not drain node {ip}: {_first_line(error)}") from error
-        if not accepted:
+        if refusal is not None:
             raise ClusterError(f"Ray does not drain node {ip}: {refusal}")
         return ip
 
-    def _client(self) -> Any:
-        """Client of the cluster's control store, which this process does not join."""
+    def _control_store(self) -> ControlStore:
+        """Returns a client of the cluster's control store; this process does not join the cluster."""
         try:
             # Ray would take an address of this machine for the one that other machines see.
-            address = self._given or services.canonicalize_bootstrap_address_or_die(self._given)
+            address = self._given or find_head(None)
             taken = authorize(address)
             check_head(address)  # Ray's client would log a token that is refused
-            raylet: Any = _raylet  # its names are made in Cython, unseen by a type checker
-            return raylet.GcsClient(address=taken)
+            return ControlStore(taken, ANSWER_SECONDS)
         except (RayError, OSError, RuntimeError, ValueError) as error:
             raise ClusterError(f"no Ray cluster answers{self._where()}: {_first_line(error)}") from error
 
-    def _nodes(self, client: Any) -> list[tuple[str, str]]:
-        """ID and address of each live node on this machine."""
+    def _nodes(self, store: ControlStore) -> list[tuple[str, str]]:
+        """Returns the ID and the address of each live node on this machine."""
         own = {self._ip} if self._ip else {entry.address for nets in psutil.net_if_addrs().values() for entry in nets}
         try:
-            nodes = client.get_all_node_info(timeout=ANSWER_SECONDS, state_filter=GcsNodeInfo.GcsNodeState.ALIVE)
+            nodes = store.live_nodes()
         except (RayError, RuntimeError, OSError) as error:
             raise ClusterError(f"the Ray cluster{self._where()} does not answer: {_first_line(error)}") from error
-        return [
-            (identity.hex(), node.node_manager_address)
-            for identity, node in nodes.items()
-            if node.node_manager_address in own
-        ]
+        return [(identity, address) for identity, address in nodes if address in own]
 
     def _where(self) -> str:
         return f" at {self._given}" if self._given else ""

@@ -1,30 +1,27 @@
-"""Machines that are to be taken away: Ray tells the workers on them until when they have time to save."""
+"""Preemption notices in a worker: Ray reports until when there is time to save."""
 
 import time
 from collections.abc import Callable
 from datetime import datetime
 
-from ray.train.v2._internal.execution.context import get_train_context
+from vaedist.launch.ray_internals import preemption_notice
 
 MARGIN_SECONDS = 10.0  # before a machine is taken away, for the last checkpoint to be written
 
 
 def announced() -> float | None:
-    """In a worker: when a machine of its group is taken away, as UNIX time, 0 where that is not known, None if none is.
-
-    Ray Train's own `get_preemption_info` makes all workers wait for each other, which nobody has to who only saves.
-    """
-    info = get_train_context().preemption_context.preemption_info
+    """Returns, in a worker, when a machine of its group is taken away, as UNIX time: 0 if unknown, None if none is."""
+    info = preemption_notice()
     return None if info is None else (info.deadline_ms or 0) / 1000
 
 
 class Preemption:
-    """In the first worker: whether to save because machines of its group are to be taken away.
+    """Decides, in the first worker, when to save because machines of its group will be preempted.
 
     Args:
-        notify: told of it.
+        notify: takes the notice for the user.
         deadline: as `announced`.
-        now: UNIX time; asked when machines are announced to go, as the clock may be set before they do.
+        now: UNIX time; read when a preemption is announced, as the clock may be set afterwards.
         clock: seconds that never run backwards.
     """
 
@@ -41,7 +38,7 @@ class Preemption:
         self._saved_last = False
 
     def save_now(self) -> bool:
-        """Asked again and again: true once when machines are announced to go, and once shortly before they do."""
+        """Returns True once when a preemption is announced, and once shortly before its deadline."""
         deadline = self._deadline()
         if deadline is None:
             return False
@@ -50,7 +47,7 @@ class Preemption:
             self._last = self._clock() + deadline - self._now() - MARGIN_SECONDS
             self._told, self._saved_last = deadline, False
             when = f" at {datetime.fromtimestamp(deadline):%H:%M:%S}" if deadline else ""
-            self._notify(f"a machine of this run will be taken away{when}: saving, to go on without it")
+            self._notify(f"a machine of this run will be taken away{when}: saving a checkpoint, to continue without it")
         last = deadline > 0 and self._clock() >= self._last
         save = announced or (last and not self._saved_last)
         self._saved_last = self._saved_last or last

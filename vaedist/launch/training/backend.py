@@ -1,4 +1,4 @@
-"""What Ray Train does for a group of workers before they train: telling each where the others are, and who they are."""
+"""Ray Train's backend for TensorFlow: sets TF_CONFIG in each worker of a group before training starts."""
 
 import json
 import os
@@ -8,28 +8,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray._common.network_utils import build_address
 from ray.train.backend import Backend, BackendConfig
 
 from vaedist.errors import ClusterError, StorageError
-from vaedist.launch.addresses import LOOPBACK, host_of
+from vaedist.launch.addresses import LOOPBACK, host_of, host_port
 from vaedist.launch.training.server_port import ServerPort
-from vaedist.launch.training.writer_lease import GROUP, let_write, new_group
 from vaedist.runs.folder import RunFolder
+from vaedist.runs.writer_lease import GROUP, grant_lease, new_group
 
 
 @dataclass
 class TensorflowCluster(BackendConfig):
-    """Ray Train's `TensorflowConfig`, but for importing TensorFlow.
+    """Counterpart of Ray Train's `TensorflowConfig` that does not import TensorFlow.
 
-    What belongs to `ray.train.tensorflow` imports TensorFlow wherever it is unpickled: in the command, in the
-    controller of each run and in each trial of a sweep, none of which computes. That takes seconds and hundreds of MB
-    from each.
+    Unpickling anything of `ray.train.tensorflow` imports TensorFlow: in the command, in the controller of each run and
+    in each trial of a sweep, none of which computes. That costs seconds and hundreds of MB each time.
 
     Attributes:
-        run: the run's place, in which each new group takes the place of the one before.
-        channel: which is told of it.
-        ports: first and last of those that TensorFlow's servers may take; any free ones where there are none.
+        run: path or URI of the run's folder, whose writer lease each new group takes over.
+        channel: the run's, which is told of each new group.
+        ports: first and last of those that TensorFlow's servers may take; any free ones if empty.
     """
 
     run: str
@@ -38,21 +36,21 @@ class TensorflowCluster(BackendConfig):
 
     @property
     def backend_cls(self) -> type[Backend]:
-        """What Ray Train makes in the controller of a run."""
+        """Class that Ray Train instantiates in the controller of a run."""
         return _TensorflowClusterBackend
 
 
 class _TensorflowClusterBackend(Backend):
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        """Set TF_CONFIG, which MultiWorkerMirroredStrategy reads, and the group's name in each worker.
+        """Sets TF_CONFIG, which MultiWorkerMirroredStrategy reads, and the group's name in each worker.
 
-        Raises nothing that can be expected: Ray Train would leave the group where it is, on the places that the next
-        one needs. What is final is told to the channel, where workers look first; a worker that died is found soon.
+        Expected errors are not raised, as Ray Train would then leave the group on the resources that the next one
+        needs. Final ones go to the channel, which workers ask first; Ray Train notices a worker that died.
         """
         group, channel = new_group(), backend_config.channel
         ray.get(channel.listen_to.remote(group))
         try:
-            let_write(RunFolder.at(backend_config.run), group)
+            grant_lease(RunFolder.at(backend_config.run).patient(), group)
         except StorageError as error:
             ray.get(channel.fail.remote(error, group))
         try:
@@ -62,7 +60,7 @@ class _TensorflowClusterBackend(Backend):
             ray.get(channel.fail.remote(ClusterError(str(getattr(error, "cause", error))), group))
 
     def _introduce(self, worker_group: Any, group: str, ports: Sequence[int]) -> None:
-        """Tells each worker who they are."""
+        """Tells each worker the addresses of its group, and its own rank."""
         ray.get(worker_group.execute_async(_join, group=group))
         if len(worker_group) == 1:  # it starts no server
             return
@@ -91,13 +89,13 @@ class Reserved:
 
 
 def common_addresses(places: Sequence[Reserved]) -> list[str]:
-    """Returns the address of each worker of a group: the loopback's where all of them are on one node."""
+    """Returns the address of each worker of a group: on the loopback if all of them are on one node."""
     alone = len({place.node for place in places}) == 1
-    return [build_address(LOOPBACK if alone else place.host, place.port) for place in places]
+    return [host_port(LOOPBACK if alone else place.host, place.port) for place in places]
 
 
 def workers_hosts() -> list[str]:
-    """In a worker: returns the hosts of its group."""
+    """Returns, in a worker, the hosts of its group."""
     workers = json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"]
     return [host_of(address) for address in workers]
 

@@ -1,28 +1,30 @@
-"""A run's or a sweep's folder while a command works on it: claimed, with Ray's chatter kept in its log."""
+"""Claiming a run's or a sweep's folder for a command that works on it on Ray."""
 
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from vaedist.launch.logs import added_on_store, output_to
-from vaedist.launch.training.run_lock import Claim, claimed, claimed_on_store
+import ray
+
+from vaedist.errors import RunError
+from vaedist.launch.logs import output_to
 from vaedist.runs.folder import RunFolder
-from vaedist.storage.retry import RUN_SECONDS
-from vaedist.storage.scratch import scratch_folder
-from vaedist.storage.transfer import Store
+from vaedist.storage.claim import Claim
 from vaedist.sweeps import SweepFolder
 
 RAY_LOG = "ray.log"
-
-Folder = RunFolder | SweepFolder
+NAMESPACE = "vaedist"
+GIVEN_UP_SECONDS = 5.0  # for Ray to notice that the owner of a lock is gone
 
 
 @contextmanager
 def owned(
-    folder: Folder,
+    folder: RunFolder | SweepFolder,
     record: Path,
     text: str,
     *,
@@ -31,41 +33,84 @@ def owned(
     quiet: bool,
     notify: Callable[[str], None],
 ) -> Iterator[Claim]:
-    """Own a folder, and be connected to Ray.
+    """Claims a folder and connects to Ray.
 
     Args:
-        folder: what is owned.
-        record: the file in it that says what it is.
-        text: of the record, which is written at once where there is none.
-        busy: said of a folder that somebody else owns.
-        ray: connects to Ray, without which a folder on a store cannot be claimed.
+        folder: what is claimed.
+        record: file in it that says what it is.
+        text: content of the record, which is written at once where there is none.
+        busy: error message if another process has claimed the folder.
+        ray: connects to Ray, whose lock a folder on an object store needs.
         quiet: send what Ray prints to the folder's log.
-        notify: told when a store does not answer.
+        notify: told when an object store does not answer.
 
     Yields:
         the claim, to be told when the work is begun, until when a new folder is removed again, and when it is
         accepted, until when an older record stays.
 
     Raises:
-        RunError: somebody else owns the folder.
+        RunError: another process has claimed the folder.
         StorageError: it cannot be written.
         ClusterError: Ray cannot be reached.
     """
-    with ExitStack() as stack:
-        if not folder.uri:
-            claim = stack.enter_context(claimed(folder.path, record, text, busy))
-            if quiet:
-                stack.enter_context(output_to(folder.logs / RAY_LOG))
-            stack.enter_context(ray)
-        else:
-            log = stack.enter_context(scratch_folder()) / RAY_LOG
-            if quiet:
-                stack.enter_context(output_to(log))
-            stack.enter_context(ray)
-            store = Store(folder.uri, seconds=RUN_SECONDS, notify=notify)
-            claim = stack.enter_context(claimed_on_store(store, record.name, text, busy))
-            stack.enter_context(added_on_store(log, store, f"{folder.logs.name}/{RAY_LOG}"))
+    store = folder.store.patient(notify)
+    with store.claim(record, text, busy=busy, log=folder.logs / RAY_LOG, session=RaySession(ray, quiet)) as claim:
         yield claim
+
+
+@dataclass(frozen=True)
+class RaySession:
+    """Connection to Ray for a folder that is being claimed.
+
+    Attributes:
+        ray: connects to Ray.
+        quiet: send what Ray prints to the log.
+    """
+
+    ray: AbstractContextManager[None]
+    quiet: bool
+
+    @contextmanager
+    def connect(self, log: Path) -> Iterator[None]:
+        """Connects to Ray.
+
+        Args:
+            log: local file that takes what is printed meanwhile.
+        """
+        with ExitStack() as stack:
+            if self.quiet:
+                stack.enter_context(output_to(log))
+            stack.enter_context(self.ray)
+            yield
+
+    @contextmanager
+    def lock(self, name: str, busy: str) -> Iterator[None]:
+        """Holds the one lock of a name on the cluster: a named actor, which ends with the process that made it.
+
+        Raises:
+            RunError: another process holds it; the message is `busy`.
+        """
+        owner = _owner(name, busy)
+        try:
+            yield
+        finally:
+            ray.kill(owner)
+
+
+def _owner(name: str, busy: str) -> Any:
+    """Starts the actor of a name, which only one process on the cluster can have."""
+    deadline = time.monotonic() + GIVEN_UP_SECONDS
+    while True:
+        try:
+            return ray.remote(_Owner).options(name=name, namespace=NAMESPACE, num_cpus=0).remote()
+        except ValueError as error:
+            if time.monotonic() > deadline:
+                raise RunError(busy) from error
+            time.sleep(0.5)
+
+
+class _Owner:
+    """Is alive as long as the process that made it."""
 
 
 def record_name() -> str:
@@ -76,11 +121,6 @@ def record_name() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-@contextmanager
-def records_of_ray(folder: Folder) -> Iterator[Path]:
-    """Where Ray keeps its own records; nobody reads them again, so that they are not worth a store."""
-    if folder.uri:
-        with scratch_folder() as scratch:
-            yield scratch
-    else:
-        yield folder.path / "ray"
+def records_of_ray(folder: RunFolder | SweepFolder) -> AbstractContextManager[Path]:
+    """Returns a context that gives a local folder for Ray's own records, which nobody reads again."""
+    return folder.store.temporary(folder.path / "ray")

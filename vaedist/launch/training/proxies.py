@@ -1,4 +1,4 @@
-"""Proxies of the environment, which what is said to this machine and among workers must not go through."""
+"""Exempts connections to this machine and among workers from the proxies of the environment."""
 
 import json
 import os
@@ -12,12 +12,12 @@ GRPC_EXCEPTIONS = "no_grpc_proxy"  # read by gRPC in their place
 
 
 def bypass_proxies(*hosts: str) -> None:
-    """Has this process, and those that it starts, speak with this machine's own servers past the proxies that are set.
+    """Makes this process, and those that it starts, connect directly to servers on this machine.
 
-    Proxies stay what they are for all other hosts. Without any, nothing is changed.
+    Connections to all other hosts still use the proxies. Without any proxy, nothing is changed.
 
     Args:
-        hosts: that are to be spoken with directly, too.
+        hosts: further hosts to connect to directly.
     """
     if not any(os.environ.get(name) or os.environ.get(name.upper()) for name in PROXIES):
         return
@@ -29,12 +29,12 @@ def bypass_proxies(*hosts: str) -> None:
 
 
 def bypass_proxies_among_workers() -> None:
-    """Has a worker speak directly with the others of its group: TensorFlow's gRPC would go through `http_proxy`."""
+    """Makes a worker connect directly to its group, as TensorFlow's gRPC would use `http_proxy`."""
     workers = json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {}).get("worker", [])
     bypass_proxies(*dict.fromkeys(map(host_of, workers)))
 
 
 def _with(exceptions: str, hosts: tuple[str, ...]) -> str:
-    """Returns a list of hosts, with commas, to which others are added; "*" is all hosts already."""
+    """Returns a comma-separated list of hosts with others added; "*" covers all hosts already."""
     given = [host.strip() for host in exceptions.split(",") if host.strip()]
     return exceptions if "*" in given else ",".join([*given, *(host for host in hosts if host not in given)])

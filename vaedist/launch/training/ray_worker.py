@@ -1,4 +1,4 @@
-"""A Ray Train worker: what the training needs to know of Ray, and what it raises, translated."""
+"""Ray Train worker: runs the training as one worker of a group, and reports its errors."""
 
 import os
 from collections.abc import Iterator
@@ -18,26 +18,27 @@ from vaedist.launch.training import backend
 from vaedist.launch.training.channel import WorkerLine
 from vaedist.launch.training.packet_filter import LOOPBACK_NETWORKS, Network, networks_of
 from vaedist.launch.training.proxies import bypass_proxies_among_workers
-from vaedist.launch.training.writer_lease import GROUP, WriterLease
 from vaedist.monitor.events import Notice
 from vaedist.runs.folder import RunFolder
+from vaedist.runs.writer_lease import GROUP, WriterLease
 
-SHOWN = 8  # networks in a line
+SHOWN = 8  # networks that the warning lists
 
 
 def work(config: dict[str, Any]) -> None:
-    """Train as one worker of the group.
+    """Trains as one worker of the group.
 
-    An error that the user has to know is final: starting the workers again would only repeat it. It is reported
-    through the channel; the group that Ray Train may start after it ends at once.
+    A `VaedistError` is final: restarting the workers would only repeat it. It is reported through the channel, and a
+    group that Ray Train starts after it ends at once.
 
     Args:
-        config: "experiment" as TOML, the run's place as "run", the "channel", and "threads" to compute with.
+        config: "experiment" as TOML, the path or URI of the run's folder as "run", the "channel", and the number of
+            "threads" to compute with.
     """
     run = RunFolder.at(config["run"])
     group = os.environ[GROUP]
     line = WorkerLine(config["channel"], group)
-    fence = WriterLease(run, group, lambda text: line.notify(Notice(text)))
+    lease = WriterLease(run.patient(lambda text: line.notify(Notice(text))), group)
     if line.given_up():
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
@@ -55,27 +56,27 @@ def work(config: dict[str, Any]) -> None:
         should_stop=line.should_stop,
         should_save=lambda: line.should_save() or preemption.save_now(),
         agree=broadcast_from_rank_zero,
-        may_write=fence.check,
+        may_write=lease.check,
         guard=_guard(experiment, context.get_world_rank(), line),
     )
     try:
         require_variables()
         train(experiment, run, worker)
-    except (Interrupted, NonFiniteError) as error:  # of all workers, after the same step; the first one knows most
+    except (Interrupted, NonFiniteError) as error:  # in all workers, after the same step; rank 0 reports it
         if worker.rank == 0:
             line.fail(error)
-    except VaedistError as error:  # of this one: the others wait for it, until Ray Train ends them
+    except VaedistError as error:  # in this worker alone: the others wait for it, until Ray Train ends them
         line.fail(error)
         raise
     except Exception as error:
-        # Not as TensorFlow's: who reads its errors has to import it, and the controller, which only asks whether there
-        # is one, would start the next group that much later.
+        # Raised as a plain error: to unpickle TensorFlow's own, the controller would have to import TensorFlow, which
+        # delays the next group.
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 @contextmanager
 def _guard(experiment: Experiment, rank: int, line: WorkerLine) -> Iterator[None]:
-    """Closes the port of TensorFlow's server, where the group has several workers, to all but the group's machines."""
+    """Opens the port of TensorFlow's server, if the group has several workers, to the group's machines alone."""
     if backend.reserved is None:
         yield
         return
@@ -89,7 +90,7 @@ def _guard(experiment: Experiment, rank: int, line: WorkerLine) -> Iterator[None
 
 
 def _warning(networks: list[Network]) -> str:
-    """Returns what several machines mean for who may do what."""
+    """Returns the warning that TensorFlow's ports are open to the users of the group's machines."""
     shown = [str(network.network_address) if network.num_addresses == 1 else str(network) for network in networks]
     named = ", ".join(shown[:SHOWN]) + (f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else "")
     return (

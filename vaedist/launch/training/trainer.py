@@ -9,26 +9,27 @@ from typing import Any, TypeVar
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from vaedist.config import Experiment, ScalingSection
+from vaedist.config.model_types import check_model_class
 from vaedist.data.lanes import LanePlan
 from vaedist.data.manifest import Manifest, SplitName, load_manifest, verify
 from vaedist.data.worker_data import check_images
 from vaedist.errors import ConfigError, Interrupted, WorkerError
+from vaedist.launch.ray_internals import data_parallel_trainer, group_callback
 from vaedist.launch.session import COMPUTING, environment, ray_session, resources_per_worker
 from vaedist.launch.training.backend import TensorflowCluster
-from vaedist.launch.training.callbacks import WorkerGroupCallback, last_line
 from vaedist.launch.training.channel import StopRequest, open_channel
 from vaedist.launch.training.failure_budget import FailureBudget
+from vaedist.launch.training.group_supervisor import GroupSupervisor, last_line
 from vaedist.launch.training.locked_folder import RAY_LOG, owned, record_name, records_of_ray
 from vaedist.launch.training.ray_worker import work
-from vaedist.launch.training.resuming import check_run, check_same_data, is_complete
+from vaedist.launch.user_code import code_of
 from vaedist.monitor.events import Event, Notice, Started, Waiting
+from vaedist.runs.checkpoint_store import checkpoints_of
 from vaedist.runs.folder import RunFolder
-from vaedist.runs.remote import checkpoints_of, pulled
-from vaedist.storage.retry import RUN_SECONDS
-from vaedist.storage.uri import is_remote, join_uri, local_path
+from vaedist.runs.resuming import check_run, check_same_data, is_complete
+from vaedist.storage.uri import absolute_location, is_remote
 
 E = TypeVar("E", bound=Experiment)
 # For a worker that gives no sign of life, as one that was stopped by a signal. Ray's own 600 s are for those that keep
@@ -66,23 +67,24 @@ def train(
         VaedistError: what the user has to know; nothing was started, or what was committed stays.
         Interrupted: on KeyboardInterrupt or `stop`; if training had begun, its last step is in a checkpoint.
     """
-    experiment = with_absolute_paths(experiment)
+    experiment, packages = with_absolute_paths(experiment), code_of(experiment)
     run = RunFolder.of(experiment)
     exists = check_run(run, experiment, resume=resume)
     if resume and not exists:
-        observe(Notice(f"there is no run at {run.place} to go on with: starting it"))
+        observe(Notice(f"there is no run at {run.location} to go on with: starting it"))
     if exists and is_complete(run, experiment):
-        observe(Notice(f"run {run.place} is complete: its {experiment.training.epochs} epochs are made"))
+        observe(Notice(f"run {run.location} is complete: its {experiment.training.epochs} epochs are made"))
         return run
+    check_model_class(experiment.model.type)
     observe(Waiting("checking the data"))
     manifest = check_data(experiment)
     if exists:
-        check_same_data(f"run {run.place}", checkpoints_of(run).reached(), manifest, experiment.data.path)
-    busy = f"run {run.place} is being trained by another process"
+        check_same_data(f"run {run.location}", checkpoints_of(run).reached(), manifest, experiment.data.path)
+    busy = f"run {run.location} is being trained by another process"
     joined = address or os.environ.get("RAY_ADDRESS")
     observe(Waiting(f"joining Ray at {joined}" if joined else "starting Ray"))
     with owned(
-        run, run.experiment, experiment.to_toml(), busy=busy, ray=ray_session(address), quiet=quiet,
+        run, run.experiment, experiment.to_toml(), busy=busy, ray=ray_session(address, packages), quiet=quiet,
         notify=lambda text: observe(Notice(text)),
     ) as claim:  # fmt: skip
 
@@ -98,7 +100,8 @@ def train(
         claim.begin()
         with records_of_ray(run) as records:
             _fit(experiment, run, resources, records, follow, stop or StopRequest())
-    return pulled(run, seconds=RUN_SECONDS)
+    run.patient().refresh()
+    return run
 
 
 def with_absolute_paths(experiment: E) -> E:
@@ -109,10 +112,7 @@ def with_absolute_paths(experiment: E) -> E:
     """
     if not experiment.run.name:
         raise ConfigError("run.name is empty: give the run a name")
-    path, folder = (
-        place if is_remote(place) else str(local_path(place).absolute())
-        for place in (experiment.data.path, experiment.run.folder)
-    )
+    path, folder = map(absolute_location, (experiment.data.path, experiment.run.folder))
     return experiment.model_copy(
         update={
             "data": experiment.data.model_copy(update={"path": path}),
@@ -188,21 +188,20 @@ def _fit(
             reason = str(cause)
         else:
             reason = f"Ray Train gave up: {last_line(errors[0])}"
-        log = join_uri(run.place, run.logs.name, RAY_LOG)
+        log = run.store.location_of(run.logs / RAY_LOG)
         raise WorkerError(f"{reason}; {log} tells more, --resume goes on from the newest checkpoint")
 
 
-def _trainer(
-    experiment: Experiment, run: RunFolder, resources: dict[str, float], records: Path, channel: Any
-) -> DataParallelTrainer:
-    """Ray Train, told what to start."""
+def _trainer(experiment: Experiment, run: RunFolder, resources: dict[str, float], records: Path, channel: Any) -> Any:
+    """Returns Ray Train's trainer of a run."""
     scaling = experiment.scaling
-    return DataParallelTrainer(
+    supervisor = GroupSupervisor(channel, FailureBudget(scaling.max_failures, scaling.failure_window_hours))
+    return data_parallel_trainer()(
         work,
-        backend_config=TensorflowCluster(run.place, channel, scaling.ports),
+        backend_config=TensorflowCluster(run.location, channel, scaling.ports),
         train_loop_config={
             "experiment": experiment.to_toml(),
-            "run": run.place,
+            "run": run.location,
             "channel": channel,
             "threads": max(1, int(resources["CPU"])),
         },
@@ -216,9 +215,9 @@ def _trainer(
         run_config=RunConfig(
             name=record_name(),
             storage_path=str(records),
-            failure_config=FailureConfig(max_failures=-1),  # `WorkerGroupCallback` counts them
+            failure_config=FailureConfig(max_failures=-1),  # `GroupSupervisor` counts them
             worker_runtime_env=COMPUTING,
-            callbacks=[WorkerGroupCallback(channel, FailureBudget(scaling.max_failures, scaling.failure_window_hours))],
+            callbacks=[group_callback(supervisor)],
         ),
     )
 

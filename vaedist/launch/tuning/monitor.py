@@ -1,4 +1,4 @@
-"""What follows a sweep that Ray Tune runs: writes down and tells how trials go, and says when to stop."""
+"""Monitors the trials of a sweep that Ray Tune runs: logs and reports their states, and stops the sweep."""
 
 import signal
 import threading
@@ -13,25 +13,22 @@ from ray.tune import Callback, Stopper
 
 from vaedist.config import Sweep
 from vaedist.errors import Interrupted, VaedistError
-from vaedist.files import told_path
 from vaedist.launch.tuning.search import Proposer, Unpickled
 from vaedist.monitor.sweep_events import ENDED, State, SweepEvent, SweepNotice, TrialStatus
 from vaedist.monitor.tensorboard import TensorBoardWriter
-from vaedist.runs.remote import event_files, pulled
-from vaedist.storage.retry import RUN_SECONDS
 from vaedist.sweeps import Trial, TrialLog
 
 REASON_LENGTH = 300  # characters, of which Ray has many more to say
 
 
-class Follower(Unpickled, Callback):
+class SweepMonitor(Unpickled, Callback):
     """Ray Tune's callback for every trial of a sweep.
 
     Args:
-        sweep: that is run.
-        log: what is written.
-        proposer: learns how trials end.
-        observe: is told.
+        sweep: the sweep.
+        log: of its trials, which is written.
+        proposer: told how trials end.
+        observe: called with each event.
     """
 
     def __init__(self, sweep: Sweep, log: TrialLog, proposer: Proposer, observe: Callable[[SweepEvent], None]) -> None:
@@ -42,7 +39,7 @@ class Follower(Unpickled, Callback):
         self._error: VaedistError | None = None
 
     def status(self, trial: Trial, *, until: int | None = None) -> TrialStatus:
-        """How a trial stands, by its run's metrics as they are now, or as they were after epoch `until`."""
+        """Returns the status of a trial by its run's metrics as they are now, or as they were after epoch `until`."""
         trial = replace(self._fetched(trial), until=until)
         epochs, best = trial.epochs, trial.best(self._metric, self._mode)
         last = getattr(epochs[-1], self._metric) if epochs else None
@@ -50,23 +47,23 @@ class Follower(Unpickled, Callback):
         return TrialStatus(trial.number, trial.params, trial.state, made, last, best, trial.reason or trial.fault)
 
     def _fetched(self, trial: Trial) -> Trial:
-        """A trial as its run's metrics tell it now."""
+        """Returns a trial with its run's metrics as they are now."""
         if trial.state != "open":
-            pulled(trial.run, seconds=RUN_SECONDS)
+            trial.run.patient().refresh()
         return replace(trial)
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """A trial's process is up."""
+        """Logs that a trial's process has started."""
         self._set(trial, "running")
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        """An epoch of a trial is saved; its run may be epochs ahead of what Ray Tune has looked at."""
+        """Reports an epoch that is saved; the run may be epochs ahead of what Ray Tune has looked at."""
         if "failure" not in result:
             known = self._log.trials[trial.config["trial"]]
             self._guarded(lambda: self._observe(self.status(known, until=result["epochs"])))
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """A trial came to its end, or was stopped."""
+        """Logs that a trial has finished, or was stopped."""
         result = trial.last_result or {}
         if "failure" in result:
             self._set(trial, "failed", result["failure"])
@@ -78,11 +75,11 @@ class Follower(Unpickled, Callback):
             self._set(trial, "stopped")
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """A trial failed for the last time."""
+        """Logs that a trial has failed for the last time."""
         self._set(trial, "failed", _reason(trial))
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """A trial failed, and is tried again."""
+        """Reports that a trial has failed, and is tried again."""
         number = trial.config["trial"]
         self._observe(SweepNotice(f"trial {number:04d} failed and is tried again: {_reason(trial)}"))
 
@@ -99,14 +96,14 @@ class Follower(Unpickled, Callback):
         self._guarded(change)
 
     def _guarded(self, do: Callable[[], None]) -> None:
-        """What goes wrong here ends the sweep, and is told as it is, not as Ray Tune would wrap it."""
+        """Keeps an error, which ends the sweep, to be raised as it is and not as Ray Tune would wrap it."""
         try:
             do()
         except VaedistError as error:
             self._error = self._error or error
 
     def _write_hparams(self, trial: Trial) -> None:
-        """The trial's row in TensorBoard's HParams table, in the run of its curves."""
+        """Writes the trial's row of TensorBoard's HParams table into the run of its curves."""
         if not trial.epochs:
             return
         last = trial.epochs[-1]
@@ -117,7 +114,9 @@ class Follower(Unpickled, Callback):
                 metrics[f"hparam/{name}{of}"] = value
         if (best := trial.best(self._metric, self._mode)) is not None:
             metrics[f"hparam/best_{self._metric}{of}"] = best
-        writer = TensorBoardWriter(trial.run.tensorboard, purge_step=None, after=event_files(trial.run))
+        run = trial.run.patient()
+        events = [path.name for path in run.files_in(run.tensorboard)]
+        writer = TensorBoardWriter(run.tensorboard, purge_step=None, after=events)
         writer.hparams(trial.params, metrics, step=last.step)
         writer.close()
 
@@ -126,24 +125,24 @@ class Follower(Unpickled, Callback):
         return self._interrupted or self._out_of_time or self._error is not None
 
     def stopper(self) -> Any:
-        """What Ray Tune asks whether all trials are to be stopped."""
-        follower = self
+        """Returns the object that Ray Tune asks whether to stop all trials."""
+        monitor = self
 
         class Stop(Unpickled, Stopper):
             def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
                 return False
 
             def stop_all(self) -> bool:
-                minutes = follower._sweep.tune.minutes
-                if minutes and time.monotonic() - follower._began > 60 * minutes:
-                    follower._out_of_time = True
-                return follower._stopping
+                minutes = monitor._sweep.tune.minutes
+                if minutes and time.monotonic() - monitor._began > 60 * minutes:
+                    monitor._out_of_time = True
+                return monitor._stopping
 
         return Stop()
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Ctrl-C, SIGTERM and SIGHUP stop all trials; a second Ctrl-C or SIGTERM does not wait for them."""
+        """Stops all trials on Ctrl-C, SIGTERM and SIGHUP; a second Ctrl-C or SIGTERM does not wait for them."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -171,10 +170,10 @@ class Follower(Unpickled, Callback):
                 signal.signal(number, handler)
 
     def conclude(self) -> None:
-        """Say what is to be said at the end; trials that were running are left open.
+        """Reports the end of the sweep; trials that were running are left open.
 
         Raises:
-            VaedistError: what ended the sweep before its time.
+            VaedistError: the error that ended the sweep early.
         """
         for trial in list(self._log.trials.values()):
             if trial.state == "running":
@@ -182,8 +181,7 @@ class Follower(Unpickled, Callback):
         if self._error is not None:
             raise self._error
         ended = sum(trial.state in ENDED for trial in self._log.trials.values())
-        folder = self._log.folder
-        goes_on = f"vaedist tune --resume {folder.uri or told_path(folder.path)} goes on"
+        goes_on = f"vaedist tune --resume {self._log.folder.store.display()} goes on"
         if self._interrupted:
             raise Interrupted(f"{ended} of {self._sweep.trials} trials have ended; {goes_on}")
         if self._out_of_time:
@@ -195,7 +193,7 @@ class Follower(Unpickled, Callback):
 
 
 def _reason(trial: Any) -> str:
-    """The last line of what a trial failed with, or as much of it as is of use."""
+    """Returns the last line of a trial's error, shortened if it is long."""
     lines = [line.strip() for line in Path(trial.error_file).read_text().splitlines()] if trial.error_file else []
     last = next((line for line in reversed(lines) if line), "it ended by itself")
     return last if len(last) <= REASON_LENGTH else last[:REASON_LENGTH].rpartition(". ")[0] or last[:REASON_LENGTH]

@@ -1,7 +1,7 @@
 """Sweeps on Ray Tune: every trial is a run of its own, trained by Ray Train.
 
-Ray Tune places, stops and counts trials; what they are and how they went is written down by the sweep itself (see
-`SweepFolder`), so that one which was killed is gone on with from there, and not from what Ray pickled some time before.
+Ray Tune schedules, stops and counts trials. Their parameters and states are logged by the sweep itself (see
+`SweepFolder`), and a sweep that was killed is resumed from this log, not from what Ray pickled some time before.
 """
 
 import os
@@ -12,30 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune as ray_tune
-from ray.tune.execution import class_cache
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from vaedist.config import Sweep
+from vaedist.config.model_types import check_model_class
 from vaedist.errors import RunError
 from vaedist.launch.authentication import SECRET_NAME
+from vaedist.launch.ray_internals import withhold_from_trials
 from vaedist.launch.session import describe, jobs_at_once, node_resources, ray_session, resources_per_worker
 from vaedist.launch.training.locked_folder import owned, record_name, records_of_ray
-from vaedist.launch.training.resuming import (
-    check_same_data,
-    check_same_split,
-    check_sweep,
-    ended_trials,
-    reached_by_trials,
-)
 from vaedist.launch.training.trainer import check_data, with_absolute_paths
-from vaedist.launch.tuning.monitor import Follower
+from vaedist.launch.tuning.monitor import SweepMonitor
 from vaedist.launch.tuning.search import Proposer, TrialSearch, make_proposer
 from vaedist.launch.tuning.trial import TrialRunner
+from vaedist.launch.user_code import code_of
 from vaedist.monitor.sweep_events import SweepEvent, SweepNotice, SweepStarted
-from vaedist.storage.paths import is_there
-from vaedist.storage.transfer import Store
+from vaedist.runs.resuming import check_same_data
 from vaedist.sweeps import SweepFolder, Trial, TrialLog
-from vaedist.sweeps.remote import mirrored_sweep, pulled_sweep
+from vaedist.sweeps.resuming import check_same_split, check_sweep, ended_trials, reached_by_trials
 
 # A trial's own process only coordinates. Had it a CPU, it would keep that from the workers that it waits for; and Ray
 # Tune wants it to reserve something, so it is a byte.
@@ -45,14 +39,14 @@ ALL_ENDED = "all trials of the sweep have ended already"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep will do on a cluster.
+    """Resources and trials of a sweep on a cluster.
 
     Attributes:
-        trials: how many are to run.
+        trials: number of trials.
         workers: of each trial.
         resources: of each worker.
-        at_once: how many trials run at once.
-        cluster: what the cluster has, in words.
+        at_once: number of trials that run at once.
+        cluster: resources of the cluster, in words.
     """
 
     trials: int
@@ -63,7 +57,7 @@ class Plan:
 
 
 def plan(sweep: Sweep, *, address: str | None = None) -> Plan:
-    """What a sweep would do, from a look at the cluster.
+    """Plans a sweep by the resources of the cluster.
 
     Args:
         sweep: nothing of it is started or written.
@@ -92,66 +86,59 @@ def tune(
     observe: Callable[[SweepEvent], None] = lambda _: None,
     quiet: bool = True,
 ) -> SweepFolder:
-    """Run a sweep, or go on with one, and return its folder.
+    """Runs or resumes a sweep, and returns its folder.
 
     Args:
         sweep: `run.name` must be set; its trials' runs are kept in the folder of that name.
-        resume: go on with the sweep that is there: trials that ended stay as they are, others go on from their
-            checkpoints. It must be the same sweep, but for how many trials and how long.
-        retry_failed: when going on, try those again that failed.
+        resume: resume the sweep of that name: trials that ended stay as they are, others resume from their
+            checkpoints. Only the number of trials, their time, and where they run may differ.
+        retry_failed: when resuming, retry trials that failed.
         address: of the Ray cluster, see `ray_session`.
         observe: called with each event, in this thread.
         quiet: send what Ray prints to logs/ray.log in the sweep's folder instead of the terminal.
 
     Raises:
-        VaedistError: what the user has to know; nothing was started, or what was committed stays.
-        Interrupted: on KeyboardInterrupt; the sweep can be gone on with.
+        VaedistError: the sweep cannot be run; nothing was started, or committed checkpoints stay.
+        Interrupted: on KeyboardInterrupt; the sweep can be resumed.
     """
-    sweep = with_absolute_paths(sweep)
+    sweep, packages = with_absolute_paths(sweep), code_of(sweep)
     folder = SweepFolder.of(sweep)
-    exists = _is_there(folder)
+    exists = folder.store.exists()
+    folder.refresh()
     if resume:
         check_sweep(folder, sweep)
     elif exists:
-        raise RunError(f"sweep {folder.place} exists: --resume goes on with it, --name starts another")
+        raise RunError(f"sweep {folder.location} exists: --resume goes on with it, --name starts another")
     proposer = make_proposer(sweep)
     if resume and _told_of_its_end(sweep, folder, proposer, observe, retry_failed=retry_failed):
         return folder
+    for kind in sweep.model_types:
+        check_model_class(kind)
     manifest = check_data(sweep.experiment({}, name="trial"))
     if resume:
-        check_same_data(f"sweep {folder.place}", reached_by_trials(folder), manifest, sweep.data.path)
+        check_same_data(f"sweep {folder.location}", reached_by_trials(folder), manifest, sweep.data.path)
         check_same_split(folder, sweep, manifest.selection_split)
     split = manifest.selection_split
-    busy = f"sweep {folder.place} is being run by another process"
+    busy = f"sweep {folder.location} is being run by another process"
 
     def notify(text: str) -> None:
         observe(SweepNotice(text))
 
     with owned(
-        folder, folder.sweep, sweep.to_toml(), busy=busy, ray=ray_session(address), quiet=quiet,
+        folder, folder.sweep, sweep.to_toml(), busy=busy, ray=ray_session(address, packages), quiet=quiet,
         notify=notify,
     ) as claim:  # fmt: skip
         planned = _plan(sweep)
         claim.begin()
         claim.accept()
-        with mirrored_sweep(folder, notify) as local, records_of_ray(folder) as records:
-            _run(sweep, local, planned, proposer, records, observe, split=split, retry_failed=retry_failed)
+        with folder.workspace(notify) as working, records_of_ray(folder) as records:
+            _run(sweep, working, planned, proposer, records, observe, split=split, retry_failed=retry_failed)
     return folder
 
 
-def _is_there(folder: SweepFolder) -> bool:
-    """Whether there is a sweep already; the local copy of one on a store is brought up to date."""
-    if not folder.uri:
-        return is_there(folder.path)
-    store = Store(folder.uri)
-    store.check()
-    pulled_sweep(folder)
-    return bool(store.files())
-
-
-def _started(sweep: Sweep, follower: Follower, ended: Iterable[Trial], at_once: int, split: str) -> SweepStarted:
+def _started(sweep: Sweep, monitor: SweepMonitor, ended: Iterable[Trial], at_once: int, split: str) -> SweepStarted:
     settings = sweep.tune
-    statuses = tuple(follower.status(trial) for trial in ended)
+    statuses = tuple(monitor.status(trial) for trial in ended)
     return SweepStarted(
         sweep.run.name, sweep.trials, at_once, sweep.training.epochs, settings.metric, settings.mode, statuses, split
     )
@@ -166,7 +153,7 @@ def _told_of_its_end(
     if len(ended) < max(len(log.trials), sweep.trials):
         return False
     split = next((trial.split for trial in ended.values() if trial.split), "test")
-    observe(_started(sweep, Follower(sweep, log, proposer, observe), ended.values(), 0, split))
+    observe(_started(sweep, SweepMonitor(sweep, log, proposer, observe), ended.values(), 0, split))
     observe(SweepNotice(ALL_ENDED))
     return True
 
@@ -175,28 +162,26 @@ def _run(
     sweep: Sweep, folder: SweepFolder, planned: Plan, proposer: Proposer, records: Path,
     observe: Callable[[SweepEvent], None], *, split: str, retry_failed: bool,
 ) -> None:  # fmt: skip
-    """Let Ray Tune run what is to be run."""
+    """Lets Ray Tune run the trials that have not ended."""
     log, settings = TrialLog.open(folder), sweep.tune
     ended = ended_trials(log, retry_failed=retry_failed)
     again = [trial for number, trial in log.trials.items() if number not in ended]
     for trial in ended.values():
         proposer.learn(trial.number, trial.params, trial.best(settings.metric, settings.mode))
     search = TrialSearch(sweep, log, proposer, again)
-    follower = Follower(sweep, log, proposer, observe)
-    observe(_started(sweep, follower, ended.values(), planned.at_once, split))
+    monitor = SweepMonitor(sweep, log, proposer, observe)
+    observe(_started(sweep, monitor, ended.values(), planned.at_once, split))
     if not search.left:  # another process has run them meanwhile
         observe(SweepNotice(ALL_ENDED))
         return
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # the follower has its own
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # the monitor has its own
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
-    # Ray Tune would copy the keys of a store from here into each trial's runtime environment, which Ray writes into its
-    # logs and shows in its dashboard. Every node has its own.
-    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in os.environ if SECRET_NAME.search(name)}
+    withhold_from_trials(name for name in os.environ if SECRET_NAME.search(name))  # every node has its own keys
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(
             ray_tune.with_parameters(
-                TrialRunner, sweep=sweep.to_toml(), folder=folder.place, cpus=planned.resources["CPU"]
+                TrialRunner, sweep=sweep.to_toml(), folder=folder.location, cpus=planned.resources["CPU"]
             ),
             COORDINATOR,
         ),
@@ -213,26 +198,26 @@ def _run(
             storage_path=str(records),
             failure_config=ray_tune.FailureConfig(max_failures=settings.retries),
             checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-            callbacks=[follower],
-            stop=follower.stopper(),
+            callbacks=[monitor],
+            stop=monitor.stopper(),
             verbose=0,
         ),
     )
-    with follower.interruptible():
+    with monitor.interruptible():
         tuner.fit()
     shutil.rmtree(records, ignore_errors=True)  # nothing reads it again
-    follower.conclude()
+    monitor.conclude()
 
 
 @dataclass(frozen=True)
 class _EndedTrial:
-    """What schedulers ask a trial for."""
+    """The attribute of a trial that schedulers read."""
 
     trial_id: str
 
 
 def make_scheduler(sweep: Sweep, ended: Iterable[Trial] = ()) -> TrialScheduler:
-    """Ray Tune's scheduler of a sweep, told of the epochs that trials which `ended` before have made."""
+    """Returns Ray Tune's scheduler of a sweep, with the epochs of trials that ended before."""
     settings, epochs = sweep.tune, sweep.training.epochs
     common: dict[str, Any] = {
         "time_attr": "epochs",

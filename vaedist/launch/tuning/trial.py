@@ -1,30 +1,26 @@
 """A trial of a sweep, as Ray Tune runs it: a run on Ray Train, in a process that only coordinates it."""
 
 import queue
-import shutil
 import threading
 from typing import Any
 
 from ray.tune import Trainable
 
 from vaedist.config import Sweep
-from vaedist.errors import ConfigError, NonFiniteError
+from vaedist.errors import ConfigError, NonFiniteError, UserCodeError
 from vaedist.launch.training.channel import StopRequest
 from vaedist.launch.training.trainer import STOP_SECONDS, train
 from vaedist.monitor.events import Event, Saved, Tested
-from vaedist.runs.folder import RunFolder
-from vaedist.storage.retry import RUN_SECONDS
-from vaedist.storage.transfer import Store
 from vaedist.sweeps import SweepFolder, Trial
 
-FINAL = (ConfigError, NonFiniteError)  # of a trial: to try again would only repeat it
+FINAL = (ConfigError, NonFiniteError, UserCodeError)  # of a trial: to try again would only repeat it
 
 
 class TrialRunner(Trainable):
     """Ray Tune's view of a trial: a run whose epochs are its steps."""
 
     def setup(self, config: dict[str, Any], sweep: str, folder: str, cpus: float) -> None:
-        """Begin, from the trial's newest checkpoint if it has one."""
+        """Starts or resumes the trial's run."""
         self._sweep, self._folder, self._cpus = Sweep.from_toml(sweep), SweepFolder.at(folder), cpus
         self._results: queue.SimpleQueue[dict[str, Any] | BaseException] = queue.SimpleQueue()
         self._stop = StopRequest()
@@ -32,21 +28,21 @@ class TrialRunner(Trainable):
         self._thread.start()
 
     def step(self) -> dict[str, Any]:
-        """The scores of the next epoch, once it is saved."""
+        """Returns the scores of the next epoch, once it is saved."""
         result = self._results.get()
         if isinstance(result, BaseException):
             raise result
         return result
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        """The run keeps its own checkpoints."""
+        """Saves nothing: the run keeps its own checkpoints."""
         return {}
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        """`setup` has found the newest."""
+        """Loads nothing: `setup` resumes from the run's newest checkpoint."""
 
     def cleanup(self) -> None:
-        """Stop the workers, who save the step that they are at; it is over when all that they held is free."""
+        """Stops the workers, which save their step, and waits until their resources are free."""
         self._stop.make()
         self._thread.join(STOP_SECONDS)
 
@@ -57,7 +53,7 @@ class TrialRunner(Trainable):
             self._results.put(error)
 
     def _train(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Train to the end, putting up the scores of all epochs but the last, which are returned."""
+        """Trains to the end; queues the scores of all epochs but the last, and returns those of the last."""
         tested: dict[int, Tested] = {}
         tune, epochs = self._sweep.tune, self._sweep.training.epochs
 
@@ -70,18 +66,19 @@ class TrialRunner(Trainable):
 
         run = self._folder.trial(config["run"])
         try:
-            experiment = self._sweep.experiment(config["params"], name=run.name, folder=self._folder.place)
+            experiment = self._sweep.experiment(config["params"], name=run.name, folder=self._folder.location)
             scaling = experiment.scaling.model_copy(update={"cpus_per_worker": self._cpus})
-            resume = _is_there(run)
-            train(
+            store = run.store.patient()
+            store.remove_unclaimed(run.experiment)
+            run = train(
                 experiment.model_copy(update={"scaling": scaling}),
-                resume=resume,
+                resume=store.exists(),
                 observe=observe,
                 stop=self._stop,
             )
         except FINAL as error:
             worst = float("-inf") if tune.mode == "max" else float("inf")
-            return {"epochs": epochs, "failure": str(error), tune.metric: worst, "done": True}
+            return {"epochs": epochs, "failure": " ".join(str(error).split()), tune.metric: worst, "done": True}
         if epochs in tested:
             return {**_scores(tested[epochs]), "finished": True, "done": True}
         last = Trial(config["trial"], config["params"], run).epochs[-1]  # it was at its end before
@@ -91,12 +88,3 @@ class TrialRunner(Trainable):
 def _scores(test: Tested) -> dict[str, Any]:
     scores = {"elbo": test.elbo, "importance_bound": test.importance_bound, "bits_per_dim": test.bits_per_dim}
     return {"epochs": test.epoch, **{name: score for name, score in scores.items() if score is not None}}
-
-
-def _is_there(run: RunFolder) -> bool:
-    """Whether there is a run to go on with; a folder in which nothing was written yet when it was killed is removed."""
-    if run.uri:
-        return bool(Store(run.uri, seconds=RUN_SECONDS).files())
-    if run.path.exists() and not run.experiment.exists():
-        shutil.rmtree(run.path)
-    return run.path.exists()

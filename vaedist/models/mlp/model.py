@@ -55,31 +55,42 @@ class Posterior(NamedTuple):
 
 
 class MLP(keras.layers.Layer):
-    """One tanh hidden layer and a linear output: [..., inputs] -> [..., outputs]."""
+    """Tanh hidden layers of one width and a linear output: [..., inputs] -> [..., outputs]."""
 
-    def __init__(self, inputs: int, hidden: int, outputs: int, *, seed: int, **kwargs: Any) -> None:
+    def __init__(self, inputs: int, hidden: int, outputs: int, *, layers: int = 1, seed: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.inputs = inputs
-        first, second = (
-            keras.initializers.GlorotUniform(int(s)) for s in np.random.SeedSequence(seed).generate_state(2)
-        )
-        dtype = self.dtype_policy
-        self.hidden = Dense(hidden, activation="tanh", kernel_initializer=first, name="hidden", dtype=dtype)
-        self.out = Dense(outputs, kernel_initializer=second, name="out", dtype=dtype)
+        self.inputs, dtype = inputs, self.dtype_policy
+        *seeds, last = (int(s) for s in np.random.SeedSequence(seed).generate_state(layers + 1))
+        self.hidden = [
+            Dense(
+                hidden,
+                activation="tanh",
+                kernel_initializer=keras.initializers.GlorotUniform(seed),
+                name="hidden" if number == 1 else f"hidden_{number}",
+                dtype=dtype,
+            )
+            for number, seed in enumerate(seeds, 1)
+        ]
+        initializer = keras.initializers.GlorotUniform(last)
+        self.out = Dense(outputs, kernel_initializer=initializer, name="out", dtype=dtype)
 
     def build(self, input_shape: Any) -> None:
-        """Make the weights of both layers."""
-        self.hidden.build((None, self.inputs))
-        self.out.build((None, self.hidden.units))
+        """Makes the weights of all layers."""
+        width = self.inputs
+        for layer in (*self.hidden, self.out):
+            layer.build((None, width))
+            width = layer.units
 
     @property
     def products(self) -> list[Product]:
-        """Those of both layers."""
-        return [self.hidden.product, self.out.product]
+        """The products of all layers."""
+        return [layer.product for layer in (*self.hidden, self.out)]
 
     def call(self, x: Any) -> Any:
         """[..., inputs] -> [..., outputs]."""
-        return self.out(self.hidden(x))
+        for layer in self.hidden:
+            x = layer(x)
+        return self.out(x)
 
 
 @keras.saving.register_keras_serializable("vaedist")
@@ -88,7 +99,8 @@ class VAE(Model):
 
     Args:
         image_shape: (height, width, channels).
-        hidden: units of the hidden layer of encoder and decoder.
+        hidden: units of each hidden layer of encoder and decoder.
+        layers: hidden layers of the encoder, and of the decoder.
         latent: number of latents.
         likelihood: a key of `LIKELIHOODS`.
         binarize: "none", or "threshold", "dynamic" or "fixed" to see pixels as 0 or 1; for the likelihood "bernoulli".
@@ -107,6 +119,7 @@ class VAE(Model):
         image_shape: tuple[int, int, int],
         *,
         hidden: int = 500,
+        layers: int = 1,
         latent: int = 500,
         likelihood: str = "bernoulli",
         binarize: str = "none",
@@ -122,9 +135,10 @@ class VAE(Model):
         kwargs.setdefault("name", "vae")
         super().__init__(image_shape, preprocessing=preprocessing_of(likelihood, binarize), seed=seed, **kwargs)
         self._arguments = {
-            "image_shape": tuple(image_shape), "hidden": hidden, "latent": latent, "likelihood": likelihood,
-            "binarize": binarize, "flow_depth": flow_depth, "flow_width": flow_width, "flow_layers": flow_layers,
-            "flow_transform": flow_transform, "flow_context": flow_context, "gate_bias": gate_bias, "seed": seed,
+            "image_shape": tuple(image_shape), "hidden": hidden, "layers": layers, "latent": latent,
+            "likelihood": likelihood, "binarize": binarize, "flow_depth": flow_depth, "flow_width": flow_width,
+            "flow_layers": flow_layers, "flow_transform": flow_transform, "flow_context": flow_context,
+            "gate_bias": gate_bias, "seed": seed,
         }  # fmt: skip
         self.latent, self.pixels = latent, math.prod(image_shape)
         self.likelihood = LIKELIHOODS[likelihood]
@@ -132,7 +146,9 @@ class VAE(Model):
         encoder, flow, decoder = (int(s) for s in np.random.SeedSequence(seed).generate_state(3))
         dtype, outputs = self.dtype_policy, self.likelihood.outputs * self.pixels
         self.context = latent if flow_context and flow_depth else 0
-        self.encoder = MLP(self.pixels, hidden, 2 * latent + self.context, seed=encoder, name="encoder", dtype=dtype)
+        sizes = {"layers": layers, "dtype": dtype}
+        outputs_of_q = 2 * latent + self.context
+        self.encoder = MLP(self.pixels, hidden, outputs_of_q, seed=encoder, name="encoder", **sizes)
         self.flow = InverseAutoregressiveFlow(
             latent,
             flow_depth,
@@ -145,7 +161,7 @@ class VAE(Model):
             name="flow",
             dtype=dtype,
         )
-        self.decoder = MLP(latent, hidden, outputs, seed=decoder, name="decoder", dtype=dtype)
+        self.decoder = MLP(latent, hidden, outputs, seed=decoder, name="decoder", **sizes)
         self.build((None, *self.image_shape))
 
     @property

@@ -6,17 +6,17 @@ import pytest
 
 from vaedist.errors import StorageError
 from vaedist.launch.training.channel import Channel
-from vaedist.launch.training.writer_lease import Superseded, WriterLease, let_write
 from vaedist.runs.folder import RunFolder
+from vaedist.runs.writer_lease import Superseded, WriterLease, grant_lease
 
 
 @pytest.mark.parametrize("kind", ["local", "on a store"])
 def test_the_newest_group_may_write_and_no_other(tmp_path, s3, kind):
     run = RunFolder.at(tmp_path if kind == "local" else s3.uri("runs/fenced"))
-    let_write(run, "first")
+    grant_lease(run, "first")
     first = WriterLease(run, "first")
     first.check()
-    let_write(run, "second")
+    grant_lease(run, "second")
     second = WriterLease(run, "second")
     second.check()
     with pytest.raises(Superseded, match=f"another group of workers, {second.group}"):

@@ -1,0 +1,99 @@
+"""Commands with a user's model: its keys are shown and refused like all others, and its faults with its own lines."""
+
+import json
+
+import pytest
+import tomli_w
+import toys
+from command import refused, run, start
+from toys import NAME, TOY
+
+from vaedist.monitor.metrics import MetricsLog
+
+JOB = """
+[data]
+path = "{data}"
+
+[model]
+type = "{kind}"
+
+[training]
+epochs = 1
+global_batch = 8
+"""
+
+
+@pytest.fixture
+def place(tmp_path, tmp_path_factory, small_dataset, monkeypatch):
+    """A folder with a job of a user's model, whose package is on PYTHONPATH."""
+    monkeypatch.setenv("PYTHONPATH", str(toys.write(tmp_path_factory.mktemp("path"))))
+    (tmp_path / "job.toml").write_text(JOB.format(data=small_dataset, kind=TOY))
+    return tmp_path
+
+
+def test_config_shows_the_keys_of_the_model(place):
+    out, _ = run("config", "show", "job.toml", "--set", "model.channels=4", cwd=place)
+    assert f'[model]\ntype = "{TOY}"\nchannels = 4\nnorm = "batch"\n' in out
+    schema = json.loads(run("config", "schema", "--model", TOY)[0])
+    assert set(schema["$defs"]["ToyOptions"]["properties"]) == {"type", "channels", "norm", "stage"}
+    assert "MLPOptions" in json.loads(run("config", "schema")[0])["$defs"]
+
+
+@pytest.mark.parametrize("arguments", [("train", "job.toml"), ("bench", "job.toml"), ("submit", "job.toml")])
+def test_a_model_that_is_not_there_is_refused_before_anything_starts(place, monkeypatch, arguments):
+    monkeypatch.setenv("PYTHONPATH", "/some/where")
+    assert refused(place, *arguments).startswith(
+        f"error: job.toml: model.type = '{TOY}': there is no module {NAME} in PYTHONPATH (/some/where) or among"
+    )
+
+
+def test_an_unknown_model_is_told_with_the_nearest(place):
+    line = refused(place, "config", "schema", "--model", "mpl")
+    assert line.startswith("error: model.type = 'mpl': must be 'mlp' or a class of your own")
+    assert line.endswith("; did you mean 'mlp'?")
+
+
+def test_a_model_that_does_not_fit_the_interface_is_refused_before_ray_starts(place):
+    pytest.importorskip("vaedist.models.model")
+    line = refused(place, "train", "job.toml")
+    assert line == f"error: model.type = '{TOY}': class Toy must be a subclass of vaedist.models.Model"
+
+
+def test_an_exception_of_a_users_module_is_shown_with_its_own_lines(place):
+    process = start("train", "job.toml", "--set", f"model.type={NAME}.broken:Model", cwd=place)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    first, *lines = err.splitlines()
+    assert first.startswith("error: model.type = ")
+    assert [line.partition(f"{NAME}/")[2] for line in lines if line.startswith("  File")] == [
+        'broken.py", line 8, in <module>',
+        'broken.py", line 5, in read',
+    ]
+    assert lines[-1].startswith("json.decoder.JSONDecodeError: Expecting property name")
+
+
+def test_runs_are_listed_with_the_options_that_differ_from_their_defaults(place):
+    jobs = {
+        "toy": {"model": {"type": TOY, "stage": {"blocks": 5}}},
+        "mlp": {"model": {"latent": 32, "flow": {"context": False}}},
+        "same": {"seed": 3},
+    }
+    for name, tables in jobs.items():
+        folder = place / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "experiment.toml").write_text(tomli_w.dumps(tables))
+        log = MetricsLog(folder / "metrics.jsonl", resume_step=None)
+        log.append("train", 1, 10, {"elbo": -3.0})
+        log.close()
+    out, _ = run("runs", "list", cwd=place)
+    lines = [line.strip("\u2502").split("\u2502") for line in out.splitlines() if "0/100" in line]
+    rows = [[cell.strip() for cell in line] for line in lines]
+    assert {row[0]: row[-2:] for row in rows} == {
+        "toy": [TOY, "stage.blocks 5"],
+        "mlp": ["mlp", "latent 32, flow.context false"],
+        "same": ["mlp", "-"],
+    }
+    listed = {one["name"]: one for one in json.loads(run("runs", "list", "--json", cwd=place)[0])}
+    assert listed["toy"]["model"] == TOY
+    assert listed["toy"]["options"] == {"channels": 16, "norm": "batch", "stage.blocks": 5, "stage.name": "first"}
+    assert listed["toy"]["changed"] == {"stage.blocks": 5}

@@ -1,0 +1,121 @@
+"""A package of users' models, for tests: options that can be read without Keras, and classes that do not fit."""
+
+FILES = {
+    "__init__.py": "",
+    "options.py": '''
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from vaedist import ModelOptions
+from vaedist.config import Section
+
+
+class StageOptions(Section):
+    """A stage."""
+
+    blocks: int = Field(default=2, ge=1, le=8, description="Residual blocks.")
+    name: str = Field(default="first", description="Label of the stage.")
+
+
+class ToyOptions(ModelOptions):
+    """Sizes of the toy."""
+
+    channels: int = Field(default=16, ge=1, description="Channels of the first layer.")
+    norm: Literal["batch", "group"] = Field(default="batch", description="Normalisation.")
+    stage: StageOptions = StageOptions(blocks=3)
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.channels == 13:
+            raise ValueError("channels = 13: must be another number")
+        if self.channels == 14:
+            raise RuntimeError("fourteen")
+        return self
+''',
+    "light.py": '''
+from toys_of_test.options import ToyOptions
+
+
+class Toy:
+    """Its options can be read without Keras; it is no model."""
+
+    Options = ToyOptions
+
+
+class Picky(Toy):
+    """Takes no binary pixels."""
+
+    class Options(ToyOptions):
+        """Sizes."""
+
+        def preprocessing(self, binarize):
+            if binarize == "fixed":
+                raise ValueError(f"data.binarize = {binarize!r}: this model draws pixels itself")
+            if binarize == "dynamic":
+                return {}[binarize]
+            return super().preprocessing(binarize)
+
+
+class Demanding(Toy):
+    class Options(ToyOptions):
+        rate: float
+        note: str | None = None
+        sizes: tuple[int, ...] = (3, 3)
+
+
+class NoOptions:
+    pass
+
+
+class WrongOptions:
+    Options = dict
+
+
+def helper():
+    pass
+''',
+    "broken.py": "import json\n\n\ndef read():\n    return json.loads('{')\n\n\nread()\n",
+    "untyped.py": "def f(:\n",
+    "missing.py": "import nowhere_to_be_found\n",
+    "leaving.py": "import sys\n\nsys.exit('no license')\n",
+    "models.py": """
+from toys_of_test.options import ToyOptions
+from vaedist.models.model import Model
+
+
+class Partial(Model):
+    Options = ToyOptions
+
+    def encode(self, images, u=None, *, training=False):
+        return images
+
+    def decode(self, latents, u=None):
+        return latents
+
+
+class Whole(Partial):
+    def __init__(self, image_shape, options, *, preprocessing, seed, dtype):
+        super().__init__(image_shape, preprocessing=preprocessing, seed=seed, dtype=dtype)
+        self.options = options
+        if options.channels == 1:
+            raise ZeroDivisionError("one channel")
+
+    def score(self, encoding, eps, *, training=False):
+        return None
+
+    def latents(self, encoding, eps):
+        return {}
+""",
+}
+NAME = "toys_of_test"
+TOY = f"{NAME}.light:Toy"
+
+
+def write(folder):
+    """Writes the package into a folder."""
+    package = folder / NAME
+    package.mkdir()
+    for name, text in FILES.items():
+        (package / name).write_text(text)
+    return folder

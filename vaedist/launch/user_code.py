@@ -1,0 +1,49 @@
+"""A user's own packages, as Ray's workers are to import them."""
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vaedist.config import Experiment, Sweep
+from vaedist.packages import copy_package, user_packages
+
+PATH = "PYTHONPATH"
+
+
+def code_of(job: Experiment | Sweep) -> list[Path]:
+    """Returns the packages and modules, not installed ones, that an experiment or a sweep names.
+
+    Raises:
+        ConfigError: Python does not find one here.
+    """
+    values = job.model_dump()
+    space = values.get("tune", {}).get("space", {})
+    return list(dict.fromkeys([*user_packages(values["model"], "model"), *user_packages(space, "tune.space")]))
+
+
+def python_path(packages: Iterable[Path]) -> dict[str, str]:
+    """Returns the PYTHONPATH with which a process finds what this one does, whatever folder it runs in.
+
+    Relative entries become absolute, and folders that hold one of the packages are added.
+
+    Returns:
+        the variable and its value; nothing if it is not needed.
+    """
+    given = os.environ.get(PATH)
+    entries = given.split(os.pathsep) if given else []  # an empty one is the current folder
+    folders = [str(Path(entry).absolute()) for entry in entries]
+    folders += [str(place.parent) for place in packages]
+    return {PATH: os.pathsep.join(dict.fromkeys(folders))} if folders else {}
+
+
+@contextmanager
+def staged(packages: Iterable[Path]) -> Iterator[list[str]]:
+    """Copies packages and modules, and nothing besides their code, into a temporary folder, for Ray's `py_modules`.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="vaedist-") as place:
+        yield [str(copy_package(package, Path(place))) for package in packages]

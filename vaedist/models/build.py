@@ -1,0 +1,43 @@
+"""From an experiment to the model that it describes."""
+
+from typing import Any
+
+import keras
+
+from vaedist.config import Experiment
+from vaedist.config.model_types import model_class
+from vaedist.models.mlp.options import MLPOptions
+from vaedist.user_code import user_code
+
+
+def build_model(experiment: Experiment, image_shape: tuple[int, int, int], dtype: str = "float32") -> Any:
+    """Returns the model that an experiment describes, with its initial weights.
+
+    Raises:
+        ModelTypeError, UserCodeError: the model is a user's, and cannot be used, see `model_class`.
+    """
+    options, binarize = experiment.model, experiment.data.binarize
+    kind = model_class(options.type)
+    if isinstance(options, MLPOptions):
+        return kind(image_shape, **_mlp_arguments(options), binarize=binarize, seed=experiment.seed, dtype=dtype)
+    with user_code(f"model.type = {options.type!r}: the model cannot be made"):
+        keras.utils.set_random_seed(experiment.seed)  # of initializers that have no seed of their own
+        preprocessing = options.preprocessing(binarize)
+        return kind(image_shape, options, preprocessing=preprocessing, seed=experiment.seed, dtype=dtype)
+
+
+def _mlp_arguments(options: MLPOptions) -> dict[str, Any]:
+    """Returns the arguments of the MLP's constructor that its options stand for."""
+    flow = options.flow
+    return {
+        "hidden": options.hidden,
+        "layers": options.layers,
+        "latent": options.latent,
+        "likelihood": options.likelihood,
+        "flow_depth": flow.depth,
+        "flow_width": flow.width,
+        "flow_layers": flow.layers,
+        "flow_transform": flow.transform,
+        "flow_context": flow.context,
+        "gate_bias": flow.gate_bias,
+    }

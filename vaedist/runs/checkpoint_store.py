@@ -1,0 +1,265 @@
+"""A run's checkpoints: saving, pruning, and finding the newest and the best."""
+
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+
+from vaedist.errors import CheckpointError, StorageError
+from vaedist.runs.checkpoint import (
+    MARKER,
+    STATE,
+    Checkpoint,
+    Position,
+    commit_checkpoint,
+    open_checkpoint,
+    read_elbo,
+    read_position,
+    sync,
+    write_checkpoint,
+)
+from vaedist.runs.folder import RunFolder
+from vaedist.storage.retry import MISSING
+from vaedist.storage.transfer import FileState
+
+
+class CheckpointStore:
+    """The checkpoints of a run.
+
+    They are written, read and selected in the working copy of the run's folder. For a run on an object store, `refresh`
+    fetches the position and the score of each checkpoint, and `open` fetches the other files of one.
+
+    Args:
+        run: the run's folder, whose checkpoints are folders named by their steps.
+        keep: newest ones to keep; the one with the best ELBO after an epoch stays besides.
+    """
+
+    def __init__(self, run: RunFolder, keep: int = 2) -> None:
+        self.folder, self.keep, self._store = run.checkpoints, keep, run.store
+        self._listed: dict[Path, FileState] = {}  # as last seen where they are kept, without those saved here
+
+    def refresh(self) -> None:
+        """Lists the committed checkpoints, and fetches their positions and scores.
+
+        Raises:
+            StorageError: the object store does not answer.
+        """
+        self._listed = self._store.files(self.folder)
+        committed = {path for path in self._folders() if path / MARKER in self._listed}
+        for path in self.folder.glob("step-*"):
+            if path not in committed:
+                self._store.forget(path)
+        for path in committed:
+            with suppress(*MISSING):  # removed meanwhile
+                self._fetch(path / name for name in (STATE, MARKER))
+
+    def clean(self) -> None:
+        """Removes checkpoints that killed writers left half-written; only for the one writer, when it begins.
+
+        Raises:
+            StorageError: the object store does not answer.
+        """
+        self._listed = self._store.files(self.folder)
+        here = set(self.folder.iterdir()) if self.folder.is_dir() else set()
+        for path in here | self._folders():
+            half_written = path.name.startswith("step-") and path / MARKER not in self._listed
+            if half_written or path.name.endswith(".tmp"):
+                self._store.remove_folder(path)
+        self.refresh()
+
+    def save(
+        self,
+        position: Position,
+        weights: Mapping[str, np.ndarray],
+        optimizer: Mapping[str, np.ndarray],
+        experiment: str,
+        *,
+        committed: Callable[[str], None] = lambda _: None,
+    ) -> Path:
+        """Commits a checkpoint, then removes those that are not to be kept.
+
+        A checkpoint for an object store is committed in the working copy, once the one before is on the object store,
+        and is uploaded while training goes on.
+
+        Args:
+            position: of the run.
+            weights: the model's, by their Keras paths.
+            optimizer: its slots, as slot/path.
+            experiment: the experiment's TOML text.
+            committed: called with the checkpoint's path or URI once it is committed there.
+
+        Raises:
+            CheckpointError: a weight or a slot is NaN or infinite; nothing is written.
+            StorageError: it cannot be written, and the ones before are as they were; or the one before could not be
+                uploaded.
+        """
+        for name, array in {**weights, **optimizer}.items():
+            if not np.isfinite(array).all():
+                raise CheckpointError(f"step {position.step}: {name} is not finite; no checkpoint was written")
+        self.settle()
+        target = self._path_of(position.step)
+        with _write_errors(target):
+            self._write(target, position, weights, optimizer, experiment)
+        self._forget_listing(target)
+        location = self._store.location_of(target)
+        self._store.commit_folder(target, last=MARKER, done=lambda: committed(location))
+        with _write_errors(target):
+            self._prune()
+        return target
+
+    def _write(
+        self,
+        target: Path,
+        position: Position,
+        weights: Mapping[str, np.ndarray],
+        optimizer: Mapping[str, np.ndarray],
+        experiment: str,
+    ) -> None:
+        """Writes a checkpoint beside its path, renames it, and commits it."""
+        self._store.check_writer()
+        beside = self.folder / f".{target.name}.{secrets.token_hex(4)}.tmp"
+        beside.mkdir(parents=True)
+        try:
+            write_checkpoint(beside, position, weights, optimizer, experiment)
+            self._store.check_writer()
+            if target.exists():  # of an earlier attempt at the same step
+                shutil.rmtree(target)
+            beside.rename(target)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        sync(self.folder)
+        commit_checkpoint(target)
+
+    def settle(self) -> None:
+        """Waits until all saved checkpoints are where the run is kept.
+
+        Raises:
+            StorageError: it could not be uploaded.
+        """
+        self._store.settle()
+
+    def find(self, name: str) -> bool:
+        """Returns True if there is a checkpoint of that name, to be opened.
+
+        Raises:
+            StorageError: the object store does not answer.
+        """
+        path = self.folder / name
+        if not path.is_dir():
+            self._listed |= self._store.files(path)
+        return path.is_dir() or path / MARKER in self._listed
+
+    def open(self, path: Path) -> Checkpoint:
+        """Opens a checkpoint, fetched unless it is here.
+
+        Raises:
+            CheckpointError: it is not committed, or not intact.
+            StorageError: the object store does not answer.
+        """
+        location = self._store.location_of(path)
+        try:
+            self._fetch(file for file in self._listed if file.parent == path)
+            return open_checkpoint(path)
+        except MISSING as error:
+            raise CheckpointError(f"checkpoint {location} was removed meanwhile") from error
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace(str(path), location)) from error
+
+    def committed(self) -> list[Path]:
+        """Returns the committed checkpoints, newest first."""
+        return sorted((marker.parent for marker in self.folder.glob(f"step-*/{MARKER}")), reverse=True)
+
+    def newest(self, warn: Callable[[str], None] = lambda _: None) -> Checkpoint | None:
+        """Opens the newest intact checkpoint; `warn` is told of damaged ones, which are passed over.
+
+        Raises:
+            CheckpointError: there are committed checkpoints, but all are damaged.
+        """
+        committed = self.committed()
+        for path in committed:
+            try:
+                return self.open(path)
+            except CheckpointError as error:
+                warn(f"{error}; passed over")
+        if committed:
+            location = self._store.location_of(self.folder)
+            raise CheckpointError(f"none of the {len(committed)} checkpoints in {location} is intact")
+        return None
+
+    def reached(self) -> Position | None:
+        """Returns the position of the newest committed checkpoint that can be read; None if there is none."""
+        for path in self.committed():
+            with suppress(CheckpointError):
+                return read_position(path)
+        return None
+
+    def best(self) -> Checkpoint | None:
+        """Opens the intact checkpoint with the highest ELBO after an epoch, or the newest where none has one."""
+        for _, path in sorted(_scored(self.committed()), reverse=True):
+            try:
+                return self.open(path)
+            except CheckpointError:
+                continue
+        return self.newest()
+
+    def drop_after(self, step: int) -> None:
+        """Sets aside the checkpoints beyond the step that a run resumes from, which are damaged.
+
+        They stay as damaged-NAME for inspection, and do not count.
+        """
+        for path in self.committed():
+            if path.name > self._path_of(step).name:
+                self._store.set_aside(path, first=MARKER)
+                self._forget_listing(path)
+
+    def _path_of(self, step: int) -> Path:
+        return self.folder / f"step-{step:09d}"
+
+    def _folders(self) -> set[Path]:
+        """Returns the folders of the listed checkpoints, committed or not."""
+        folders = {path.parent for path in self._listed}
+        return {path for path in folders if path.parent == self.folder and path.name.startswith("step-")}
+
+    def _fetch(self, files: Iterable[Path]) -> None:
+        self._store.fetch({path: self._listed[path] for path in files if path in self._listed})
+
+    def _forget_listing(self, path: Path) -> None:
+        self._listed = {file: state for file, state in self._listed.items() if file.parent != path}
+
+    def _prune(self) -> None:
+        committed = self.committed()
+        _, best = max(_scored(committed), default=(0.0, None))
+        for path in committed[self.keep :]:
+            if path != best:
+                self._store.remove_folder(path, first=MARKER)  # so that it is never taken for a whole one
+                self._forget_listing(path)
+
+
+@contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    """Turns errors of writing a checkpoint into a StorageError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(f"cannot write checkpoint {path}: {reason}") from error
+
+
+def _scored(paths: Sequence[Path]) -> list[tuple[float, Path]]:
+    """Returns the ELBO of each checkpoint that has one, and the checkpoint."""
+    return [(elbo, path) for path in paths if (elbo := read_elbo(path)) is not None]
+
+
+def checkpoints_of(run: RunFolder) -> CheckpointStore:
+    """Returns the checkpoints of a run as they are now, to be read.
+
+    Raises:
+        StorageError: the object store does not answer.
+    """
+    checkpoints = CheckpointStore(run)
+    checkpoints.refresh()
+    return checkpoints

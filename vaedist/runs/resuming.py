@@ -1,0 +1,103 @@
+"""Checks before a run begins: that it may be started or resumed, and whether it is complete."""
+
+from vaedist.config import Experiment, differences
+from vaedist.data.manifest import Manifest
+from vaedist.errors import CheckpointError, RunError
+from vaedist.monitor.metrics import epoch_rows, read_metrics
+from vaedist.runs.checkpoint import Position
+from vaedist.runs.checkpoint_store import checkpoints_of
+from vaedist.runs.folder import RunFolder
+
+# Keys that may differ when a run is resumed: they do not change the numbers, or only how many there are.
+MAY_CHANGE = (
+    "run.",
+    "data.path",
+    "data.verify",
+    "scaling.",
+    "checkpoint.",
+    "monitor.",
+    "training.epochs",
+    "training.steps_per_call",
+)
+
+
+def check_run(run: RunFolder, experiment: Experiment, *, resume: bool) -> bool:
+    """Returns True if there is a run that the experiment may resume, False if there is none; nothing is written.
+
+    Raises:
+        RunError: there is a run and `resume` is not set, or the experiment differs in what a run may not change, or
+            asks for fewer epochs than it has made.
+        StorageError: the object store does not answer.
+    """
+    if not run.store.exists():
+        return False
+    run.refresh()
+    if not resume:
+        raise RunError(f"run {run.location} exists: use --resume to go on with it, or --name to start another")
+    before = run.read_experiment()
+    for key, old, new in differences(before, experiment):
+        scheduled = key == "training.epochs" and experiment.training.schedule == "cosine"
+        if scheduled or not key.startswith(MAY_CHANGE):
+            raise RunError(
+                f"run {run.location} was started with {key} = {old!r}, and the job says {new!r}: it would be another "
+                f"run; use --name to start one"
+            )
+    _check_epochs(run, experiment.training.epochs)
+    return True
+
+
+def _check_epochs(run: RunFolder, epochs: int) -> None:
+    position = checkpoints_of(run).reached()
+    if position is None:
+        return
+    in_the_next = position.elbo is None  # a checkpoint at an epoch's end has that of the scored split
+    if position.epoch > epochs or (position.epoch == epochs and in_the_next):
+        made = f"{position.epoch} epochs and part of the next" if in_the_next else f"{position.epoch} epochs"
+        raise RunError(
+            f"run {run.location} has made {made}, and the job says training.epochs = {epochs}: a run that is resumed "
+            f"must have at least as many as were made"
+        )
+
+
+def is_complete(run: RunFolder, experiment: Experiment) -> bool:
+    """Returns True if a run has made all its epochs and has its result.
+
+    The digests of the last checkpoint are compared, and the scores of the last epoch must be there. Workers restore
+    what is missing in a run that lacks either.
+
+    Raises:
+        RunError: the metrics cannot be read.
+        StorageError: the object store does not answer.
+    """
+    epochs = experiment.training.epochs
+    if run.read_experiment().training.epochs != epochs:
+        return False
+    checkpoints = checkpoints_of(run)
+    position = checkpoints.reached()
+    if position is None or position.epoch != epochs or position.elbo is None or not run.metrics.exists():
+        return False
+    scored = any(row["step"] == position.step for row in epoch_rows(read_metrics(run.metrics)))
+    try:
+        newest = checkpoints.newest()
+    except CheckpointError:
+        return False
+    return scored and newest is not None and newest.position == position
+
+
+def check_same_data(what: str, position: Position | None, manifest: Manifest, path: str) -> None:
+    """Checks that a run or a sweep is resumed on the data that it was started with.
+
+    Args:
+        what: is resumed, as in "run runs/x".
+        position: of a checkpoint; None if there is none.
+        manifest: of the data.
+        path: of the data.
+
+    Raises:
+        RunError: the fingerprints differ.
+    """
+    if position is not None and position.fingerprint != manifest.fingerprint:
+        raise RunError(
+            f"{what} was trained on data {position.fingerprint[:12]}, and {path} is {manifest.fingerprint[:12]}: "
+            f"resume it with the data that it was started with, or use --name to start another"
+        )

@@ -1,0 +1,130 @@
+"""Exclusive use of a folder by one command, and removal of a folder whose work never began."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+
+from vaedist.errors import RunError, StorageError
+from vaedist.files import replace_file
+from vaedist.storage.transfer import Store
+
+
+class Session(Protocol):
+    """Connection to the cluster that works on a claimed folder."""
+
+    def connect(self, log: Path) -> AbstractContextManager[None]:
+        """Connects to the cluster.
+
+        Args:
+            log: local file that takes what is printed meanwhile.
+        """
+
+    def lock(self, name: str, busy: str) -> AbstractContextManager[None]:
+        """Holds the one lock of a name on the connected cluster.
+
+        Raises:
+            RunError: another process holds it; the message is `busy`.
+        """
+
+
+class Claim:
+    """A folder that this process alone works on.
+
+    Args:
+        write: writes the record that says what the folder is, and replaces an older one.
+        new: the folder has no record yet: it is written at once.
+    """
+
+    def __init__(self, write: Callable[[], None], *, new: bool) -> None:
+        self._write, self._accepted, self.begun = write, False, False
+        if new:
+            self.accept()
+
+    def begin(self) -> None:
+        """Marks the work as begun: from now on, the folder is kept whatever happens."""
+        self.begun = True
+
+    def accept(self) -> None:
+        """Writes the record, where an older one has stayed until now.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        if not self._accepted:
+            self._write()
+            self._accepted = True
+
+
+@contextmanager
+def claim_local_folder(folder: Path, record: Path, text: str, busy: str) -> Iterator[Claim]:
+    """Claims a folder of this machine's filesystem by a file lock; the folder is made if missing.
+
+    A folder that was made here, and in which no work began, is removed again.
+
+    Args:
+        folder: the folder.
+        record: file in it that says what the folder is.
+        text: content of the record, which is written at once where there is none.
+        busy: error message if another process has claimed the folder.
+
+    Raises:
+        RunError: another process has claimed the folder.
+        StorageError: it cannot be written.
+    """
+    made, made_parent, claim = not folder.exists(), not folder.parent.exists(), None
+
+    def write() -> None:
+        try:
+            replace_file(record, text)
+        except OSError as error:
+            raise StorageError(f"cannot write {record}: {error.strerror or error}") from error
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StorageError(f"cannot write {folder}: {error.strerror or error}") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            made = False
+            raise RunError(busy) from error
+        claim = Claim(write, new=not record.exists())
+        yield claim
+    finally:
+        if made and not (claim and claim.begun):
+            shutil.rmtree(folder, ignore_errors=True)
+            if made_parent:
+                with suppress(OSError):  # another process may have put something into it
+                    folder.parent.rmdir()
+        os.close(lock)  # which releases the lock
+
+
+@contextmanager
+def claim_remote_folder(store: Store, record: str, text: str) -> Iterator[Claim]:
+    """Claims a folder on an object store, under a lock that the caller holds: object stores have none.
+
+    A folder that was empty, and in which no work began, is removed again.
+
+    Args:
+        store: the folder.
+        record: name of the file in it that says what the folder is.
+        text: content of the record, which is written at once where there is none.
+
+    Raises:
+        StorageError: it cannot be read or written.
+    """
+    known = store.files()
+    claim = None
+    try:
+        claim = Claim(lambda: store.write(record, text.encode()), new=record not in known)
+        yield claim
+    finally:
+        if not known and not (claim and claim.begun):
+            with suppress(StorageError):
+                store.remove_all()
