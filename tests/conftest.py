@@ -24,6 +24,7 @@ os.environ["VAEDIST_TESTS_CACHE"] = os.environ["VAEDIST_CACHE"]
 
 sys.path.append(str(Path(__file__).parent))  # for `command` and `s3`, which several folders use
 sys.path.append(str(Path(__file__).parent / "data"))  # for `synthetic`, which makes small sources
+sys.path.append(str(Path(__file__).parent / "models"))  # for `tiny`, which makes a model of two stochastic layers
 
 import numpy as np
 import pytest

@@ -1,11 +1,15 @@
 """Each check passes on a right model, and fails on one that is wrong in what it checks."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+MODELS = Path(__file__).parents[1] / "models"  # where `tiny` lies
 
 RUN = """
 import json, sys
@@ -14,12 +18,15 @@ from vaedist.devices.strategy import configure_devices
 configure_devices(2, 0, 2)
 import tensorflow as tf
 from keras import ops
+from tiny import TinyHierarchy
 from vaedist.config import Experiment
 from vaedist.models import likelihoods
+from vaedist.models.preprocessing import Dynamic
 from vaedist.models.flows import transforms
 from vaedist.models.flows.autoregressive import MaskedDense
 from vaedist import checks
-from vaedist.training import step as steps
+from vaedist.checks.mathematics import flows
+from vaedist.evaluation.scoring import Batch
 from vaedist.models.build import build_model
 from vaedist.training.optimizer import Adam
 from vaedist.training.step import TrainStep
@@ -29,13 +36,21 @@ SHAPE = (3, 4, 1)
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, *SHAPE), dtype=np.uint8)
 SIZES = ("model.hidden=7", "model.latent=4", "model.flow.width=6", "model.flow.depth=2", "training.steps_per_call=2")
 
+def randomised(model):
+    rng = np.random.default_rng(1)
+    model.set_weights([rng.normal(0, 0.4, w.shape) for w in model.get_weights()])
+    return model
+
 def maker(experiment):
-    def make():
-        model = build_model(experiment, SHAPE, "float64")
-        rng = np.random.default_rng(1)
-        model.set_weights([rng.normal(0, 0.4, w.shape) for w in model.get_weights()])
-        return model
-    return make
+    return lambda: randomised(build_model(experiment, SHAPE, "float64"))
+
+class Stopped(TinyHierarchy):
+    def score(self, encoding, eps, *, training=False):
+        right = super().score(encoding, eps, training=training)
+        return right._replace(kl=right.kl | {"z_1": tf.stop_gradient(right.kl["z_1"])})
+
+def hierarchy(cls=TinyHierarchy):
+    return randomised(cls(SHAPE, preprocessing=Dynamic(), dtype="float64"))
 
 def names(found):
     return sorted(check.name for check in found if not check.passed)
@@ -46,6 +61,11 @@ for case, overrides in json.loads(sys.argv[1]).items():
     images = IMAGES[: 7 if case == "plain" else 8]
     found = checks.run_checks(experiment, maker(experiment), images)
     results[case] = [len(found), names(found)]
+
+layers = Experiment().with_overrides(*SIZES, "objective.free_bits=0.5", "objective.free_bits_group=0")
+found = checks.run_checks(layers.with_overrides("objective.samples=2"), hierarchy, IMAGES)
+results["two layers"] = [len(found), names(found)]
+results["stopped"] = names(checks.gradient(hierarchy(Stopped), IMAGES))
 
 class Broken:
     def __init__(self, owner, name, function):
@@ -87,7 +107,7 @@ BROKEN = {
         Update, "_apply",
         lambda right: lambda self, i, gradient, *more: right(self, i, 2.0 * gradient, *more),
     ),
-    "padding": (steps.Batch, "real", lambda right: property(lambda self: tf.ones(self.images.shape[0], tf.bool))),
+    "padding": (Batch, "real", lambda right: property(lambda self: tf.ones(self.images.shape[0], tf.bool))),
     "not_a_number": (
         Update, "_apply",
         lambda right: lambda self, i, gradient, *more: right(self, i, gradient * np.nan if i == 3 else gradient, *more),
@@ -108,9 +128,11 @@ for name, broken in BROKEN.items():
         function = getattr(checks, sys.argv[2 + list(BROKEN).index(name)])
         if function in (checks.eager, checks.two_devices):
             results[name] = names(function(small, maker(small), IMAGES))
+        elif function in (checks.dependencies, checks.log_determinant, checks.inverse):
+            (case,) = flows(maker(whole)(), IMAGES)
+            results[name] = names(function(case))
         else:
-            images = [] if function in (checks.masks, checks.probabilities) else [IMAGES]
-            results[name] = names(function(maker(whole)(), *images))
+            results[name] = names(function(maker(whole)(), IMAGES))
 print(json.dumps(results))
 """
 
@@ -125,7 +147,7 @@ RIGHT = {
 }  # fmt: skip
 # What is broken, the check that looks for it, and what that says.
 WRONG = {
-    "masks": ("masks", "mask of step 1, parameter 1"),
+    "masks": ("dependencies", "mask of step 1, parameter 1"),
     "log_det": ("log_determinant", "log-determinant"),
     "inverse": ("inverse", "inverse of the flow"),
     "probabilities": ("probabilities", "probabilities of a pixel"),
@@ -141,9 +163,10 @@ WRONG = {
 
 @pytest.fixture(scope="module")
 def results():
-    """How many checks there were, and which failed, by case; in a process whose CPU is two devices."""
+    """Number of checks, and names of those that failed, by case; in a process whose CPU is two devices."""
     done = subprocess.run(
         [sys.executable, "-c", RUN, json.dumps(RIGHT), *(function for function, _ in WRONG.values())],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(MODELS), os.environ.get("PYTHONPATH"))))},
         capture_output=True,
         text=True,
         timeout=600,
@@ -154,17 +177,22 @@ def results():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", RIGHT)
+@pytest.mark.parametrize("case", [*RIGHT, "two layers"])
 def test_a_right_model_passes(results, case):
     count, failed = results[case]
     assert failed == []
-    assert count == {"plain": 4, "affine": 9, "binary": 11}[case]
+    assert count == {"plain": 4, "affine": 9, "binary": 11, "two layers": 4}[case]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_wrong_is_found(results, case):
     assert WRONG[case][1] in results[case]
+
+
+@pytest.mark.slow
+def test_a_wrong_gradient_in_one_layer_of_two_is_found(results):
+    assert results["stopped"] == ["gradient of the ELBO"]
 
 
 def test_an_error_that_is_not_a_number_fails():

@@ -17,7 +17,7 @@ from vaedist.models.build import build_model
 from vaedist.runs.checkpoint import Position
 from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
-from vaedist.training.state import named_weights
+from vaedist.training.state import named_variables
 
 GREY = (4, 6, 1)
 
@@ -40,7 +40,7 @@ def place(tmp_path_factory):
             model.decoder.out.bias[:].assign(np.r_[np.linspace(-1, 2, 24), np.zeros(24)])
             model.decoder.out.kernel.assign(np.zeros(model.decoder.out.kernel.shape))
         position = Position(1, 4, manifest.fingerprint, manifest.shape, test_elbo=-1.0)
-        CheckpointStore(run).save(position, named_weights(model), {}, experiment.to_toml())
+        CheckpointStore(run).save(position, named_variables(model), {}, experiment.to_toml())
 
     make("grey", 0, "numbers")
     make("dynamic", 0, "numbers", "data.binarize=dynamic")
@@ -156,9 +156,10 @@ def test_help_says_that_samples_are_means(invoke):
 def test_python_sees_the_pixels_that_are_evaluated(place):
     run = vaedist.load_run(place / "dynamic")
     images = run.probe(19).images
-    noise = run.pixel_noise(19)
+    u = run.pixel_noise(19)
     np.testing.assert_array_equal(np.sort(run.evaluate(samples=2).scores.rows), np.arange(19))
     x = run.observed(images)
-    np.testing.assert_array_equal(x.reshape(19, -1), run.model.observe(images, noise))
+    assert u.shape == images.shape
+    np.testing.assert_array_equal(x, run.model.preprocessing(images, u))
     assert set(np.unique(x)) == {0, 1}
     assert vaedist.load_run(place / "grey").pixel_noise(3) is None

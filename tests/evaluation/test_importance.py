@@ -15,7 +15,7 @@ from vaedist.evaluation.bounds import effective_sample_size, half_bound, importa
 from vaedist.evaluation.importance import ImportanceEvaluator
 from vaedist.models import VAE
 from vaedist.models.rng import IMPORTANCE, pixel_uniform, row_normal
-from vaedist.objectives.elbo import bits_per_dim, bound, kl_per_unit
+from vaedist.objectives.elbo import bits_per_dim, bound
 
 SHAPE, SEED = (4, 6, 3), 9
 
@@ -51,25 +51,26 @@ def one_by_one(made, evaluator, images):
     found = []
     for number in range(len(images)):
         first, place = divmod(number, evaluator.block)
-        noise = None
-        if made.noisy:
-            noise = pixel_uniform(evaluator.rows.numbers(number, number + 1), made.pixels)
+        u = None
+        if made.preprocessing.noisy:
+            u = pixel_uniform(evaluator.rows.numbers(number, number + 1), made.pixels)
+            u = tf.reshape(u, (1, *SHAPE))
         draws = []
         for t in range(evaluator.rounds):
             block = row_normal(
                 SEED, IMPORTANCE, t, first * evaluator.block, evaluator.block, evaluator.at_once * made.latent
             )
             draws.extend(tf.reshape(block[place], (evaluator.at_once, made.latent)))
-        outputs = [made(images[number : number + 1], eps[None], noise) for eps in draws[: evaluator.samples]]
+        scores = [made(images[number : number + 1], {"z": eps[None]}, u) for eps in draws[: evaluator.samples]]
         found.append(
             [
                 (
-                    bound(output).elbo.numpy()[0],
-                    output.log_px.numpy()[0],
-                    output.posterior.z.numpy()[0],
-                    kl_per_unit(output.posterior).numpy()[0],
+                    bound(score).elbo.numpy()[0],
+                    score.log_px.numpy()[0],
+                    score.latents["z"].numpy()[0],
+                    score.kl["z"].numpy()[0],
                 )
-                for output in outputs
+                for score in scores
             ]
         )
     return [np.array([[sample[part] for sample in image] for image in found]) for part in range(4)]

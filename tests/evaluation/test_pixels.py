@@ -18,7 +18,7 @@ from vaedist.evaluation import importance, inspection
 from vaedist.evaluation.importance import ImportanceEvaluator
 from vaedist.evaluation.test_pass import Evaluator
 from vaedist.models import VAE
-from vaedist.models.rng import pixel_uniform
+from vaedist.models.rng import INSPECTION, pixel_uniform, row_normal
 from vaedist.monitor.pictures import to_uint8
 from vaedist.training.build import build_step
 
@@ -87,10 +87,10 @@ def test_pictures_show_and_score_the_pixels_of_the_test_pass(data, arguments):
     tested = Evaluator(made, tf.distribute.MirroredStrategy(["CPU:0"]), readers(data[1]).scored, seed=0).run(0)["elbo"]
     for seed in (0, 3):
         assert inspection.score(made, images, seed=seed).elbo.mean() == pytest.approx(tested, abs=1e-4)
-    x = made.observe(images, pixel_uniform(np.arange(len(images)), made.pixels)).numpy()
-    np.testing.assert_array_equal(inspection.observed(made, images), x.reshape(images.shape))
-    noise = inspection.pixel_noise(made, len(images))
-    assert made(images, tf.zeros((len(images), 3)), noise).log_px.numpy().mean() == pytest.approx(tested, abs=1e-4)
+    u = inspection.pixel_noise(made, len(images))
+    np.testing.assert_array_equal(u.reshape(len(images), -1), pixel_uniform(np.arange(len(images)), made.pixels))
+    np.testing.assert_array_equal(inspection.observed(made, images), made.preprocessing(images, u))
+    assert made(images, {"z": tf.zeros((len(images), 3))}, u).log_px.numpy().mean() == pytest.approx(tested, abs=1e-4)
 
 
 @pytest.mark.parametrize("binarize", ["dynamic", "fixed"])
@@ -101,8 +101,10 @@ def test_what_is_encoded_is_what_is_shown_beside_the_reconstruction(binarize):
     shown = to_uint8(inspection.observed(made, images))
     assert set(np.unique(shown)) == {0, 255}
     assert len(np.unique(shown.reshape(300, -1), axis=0)) == 300
-    mu = inspection.posterior(made, images).encoding.mu
-    np.testing.assert_allclose(mu, made.encode(shown.reshape(300, -1) / np.float32(255)).mu, rtol=1e-5, atol=1e-6)
+    mu, log_sigma, _ = tf.split(made.encoder(shown.reshape(300, -1) / np.float32(255)), [3, 3, 0], axis=-1)
+    eps = row_normal(4, INSPECTION, 0, 0, 300, 3)
+    z = inspection.encode(made, images, seed=4)
+    np.testing.assert_allclose(z, mu + tf.exp(log_sigma) * eps, rtol=1e-5, atol=1e-5)
 
 
 def test_fixed_pixels_are_the_same_in_every_epoch_and_dynamic_ones_are_not(data):
@@ -121,8 +123,8 @@ def test_fixed_pixels_are_the_same_in_every_epoch_and_dynamic_ones_are_not(data)
     assert abs(sums["dynamic"][0] - sums["dynamic"][1]) > 1
     made = model(binarize="fixed")
     rows = SplitRows(data[1], load_manifest(data[1]), "train")
-    x = made.observe(rows.read(0, 40), pixel_uniform(rows.numbers(0, 40), made.pixels))
-    expected = float(tf.reduce_sum(made.score(x, made.encode(x), tf.zeros((40, 3))).log_px))
+    u = tf.reshape(pixel_uniform(rows.numbers(0, 40), made.pixels), (40, *SHAPE))
+    expected = float(tf.reduce_sum(made(rows.read(0, 40), {"z": tf.zeros((40, 3))}, u).log_px))
     assert sums["fixed"][0] == pytest.approx(expected, abs=1e-3)
 
 

@@ -62,11 +62,11 @@ def eager_epoch(model, reader, steps):
     for step in range(steps):
         chunk = reader.read(0, step, 1, 1)
         count = int(chunk.counts[0, 0])
-        images = chunk.images[0, 0, :count].reshape(-1, *model.image_shape)
-        eps = row_normal(SEED, POSTERIOR, step, 0, count, model.latent)
-        noise = row_uniform(SEED, OBSERVATION, step, 0, count, model.pixels)
+        images = chunk.images[0, 0, :count]
+        eps = {"z": row_normal(SEED, POSTERIOR, step, 0, count, model.latent)}
+        u = tf.reshape(row_uniform(SEED, OBSERVATION, step, 0, count, model.pixels), images.shape)
         with tf.GradientTape() as tape:
-            terms = bound(model(images, eps, noise if model.noisy else None))
+            terms = bound(model(images, eps, u if model.preprocessing.noisy else None))
             loss = -tf.reduce_sum(terms.elbo) / BATCH
         weights = model.trainable_variables
         gradients = tape.gradient(loss, [weight.value for weight in weights])
@@ -175,8 +175,10 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(make_model, strategy, r
 def test_a_product_of_rows_that_overflows_changes_no_weight(make_model, strategy, reader):
     model, chunk = make_model(), reader(BATCH).read(0, 0, 3, 3)
     step = make_step(model, strategy, norm_every=1000)
-    model.encoder.hidden.kernel.assign(1e30 * model.encoder.hidden.kernel)  # tanh of it is finite, and so is the loss
-    model.decoder.hidden.kernel.assign(model.decoder.hidden.kernel * 0 + 1e-30)
+    model.encoder.hidden[0].kernel.assign(
+        1e30 * model.encoder.hidden[0].kernel
+    )  # tanh of it is finite, and so is the loss
+    model.decoder.hidden[0].kernel.assign(model.decoder.hidden[0].kernel * 0 + 1e-30)
     model.decoder.out.kernel.assign(model.decoder.out.kernel * 0 + 1e30)
     before = snapshot(model)
     metrics, finite = step.run(chunk, 0)

@@ -12,6 +12,14 @@ from vaedist.models.model import Model, Score
 from vaedist.models.rng import OBSERVATION, pixel_uniform, row_uniform
 from vaedist.objectives.elbo import bound
 
+# What is logged beside the columns of a score; a model's metrics must have other names.
+RESERVED = frozenset(
+    {
+        "kind", "epoch", "step", "objective", "kl_weight", "stop", "gradient_norm", "learning_rate",
+        "images_per_second", "step_seconds", "input_wait", "bits_per_dim", "importance_bound", "train_elbo", "best",
+    }
+)  # fmt: skip
+
 
 class Batch(NamedTuple):
     """A replica's part of one global batch.
@@ -63,7 +71,7 @@ def score_layout(model: Model) -> ScoreLayout:
     """Returns the names and sizes in a model's score, found by tracing it once.
 
     Raises:
-        ModelError: the score has other shapes than the protocol says.
+        ModelError: the score has other shapes than `Score` says, or a metric a name that something else has.
     """
     if model in _LAYOUTS:
         return _LAYOUTS[model]
@@ -76,28 +84,44 @@ def score_layout(model: Model) -> ScoreLayout:
 
     function = tf.function(traced, autograph=False).get_concrete_function(images, eps, u)
     found = function.structured_outputs
-    _require(model, "log_px", found["log_px"].shape, (2,))
-    for name, kl in found["kl"].items():
-        _require(model, f"kl[{name!r}]", kl.shape, (2, kl.shape[-1] if kl.shape.rank else None))
-    for name, values in found["metrics"].items():
-        _require(model, f"metrics[{name!r}]", values.shape, (2,))
+    _require_shape(model, "log_px", found["log_px"], "[B]")
+    for part, shape in (("kl", "[B, groups]"), ("latents", "[B, ...]"), ("metrics", "[B]")):
+        for name, values in found[part].items():
+            _require_shape(model, f"{part}[{name!r}]", values, shape)
     layout = ScoreLayout(
         {name: kl.shape[-1] for name, kl in found["kl"].items()},
         {name: tuple(z.shape[1:]) for name, z in found["latents"].items()},
         tuple(found["metrics"]),
         any("Conv" in operation.type for operation in function.graph.get_operations()),
     )
+    _require_names(model, layout)
     _LAYOUTS[model] = layout
     return layout
 
 
-def _require(model: Model, name: str, found: Any, wanted: tuple[int | None, ...]) -> None:
+def _require_shape(model: Model, name: str, found: Any, shape: str) -> None:
     """Compares the shape of a part of a score of two images with the one that it must have."""
-    if tuple(found) != wanted or None in wanted:
-        shape = "[B, groups]" if len(wanted) == 2 else "[B]"
+    fits = {"[B]": found.shape == (2,), "[B, groups]": found.shape.rank == 2, "[B, ...]": found.shape.rank >= 1}
+    if not fits[shape] or found.shape[0] != 2 or None in found.shape:
         raise ModelError(
-            f"model {type(model).__name__}: score gives {name} of shape {list(found)} for 2 images; it must be {shape}"
+            f"model {type(model).__name__}: score gives {name} of shape {list(found.shape)} for 2 images; "
+            f"it must be {shape}"
         )
+
+
+def _require_names(model: Model, layout: ScoreLayout) -> None:
+    """Refuses a score without a stochastic layer, and metrics that have the name of something else that is logged."""
+    if not layout.layers:
+        raise ModelError(
+            f"model {type(model).__name__}: score gives no KL divergence; kl must have one or more stochastic layers"
+        )
+    taken = {*layout._replace(metrics=()).columns, *RESERVED}
+    for name in layout.metrics:
+        if name in taken:
+            raise ModelError(
+                f"model {type(model).__name__}: score gives a metric the name {name!r}, which vaedist uses itself; "
+                "choose another"
+            )
 
 
 def evaluation_noise(model: Model, numbers: Any) -> Any:

@@ -276,8 +276,8 @@ def test_weights_do_not_depend_on_what_was_drawn_before():
 
 def test_encoder_and_decoder_start_with_different_weights():
     model = VAE((1, 2, 3), hidden=6, latent=6, flow_depth=0)
-    assert (model.encoder.hidden.kernel.numpy() != model.decoder.hidden.kernel.numpy()).any()
-    assert (model.encoder.hidden.kernel.numpy() != model.decoder.out.kernel.numpy()).any()
+    assert (model.encoder.hidden[0].kernel.numpy() != model.decoder.hidden[0].kernel.numpy()).any()
+    assert (model.encoder.hidden[0].kernel.numpy() != model.decoder.out.kernel.numpy()).any()
 
 
 def test_every_weight_exists_before_the_first_call():
