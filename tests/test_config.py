@@ -20,6 +20,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "data.binarize": ("dynamic", "median"),
     "model.type": ("mlp", "mpl"),
     "model.hidden": (64, 0),
+    "model.layers": (2, 17),
     "model.latent": (32, 2.5),
     "model.likelihood": ("gaussian", "poisson"),
     "model.flow.depth": (5, 65),
@@ -30,7 +31,9 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "model.flow.gate_bias": (1.5, 21.0),
     "objective.kl_warmup_epochs": (2.5, -1.0),
     "objective.free_bits": (0.25, "much"),
-    "objective.free_bits_group": (10, 0),
+    "objective.free_bits_group": (10, -1),
+    "objective.samples": (5, 0),
+    "objective.gradient": ("dreg", "score"),
     "training.epochs": (3, True),
     "training.global_batch": (256, 0),
     "training.learning_rate": (1e-3, 0.0),
@@ -62,7 +65,10 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "monitor.importance_samples": (16, -1),
     "monitor.pictures": (16, 257),
 }
-NEEDED = {"training.weight_decay": {"training.optimizer": "adamw"}}  # by the first value
+NEEDED = {  # by the first value
+    "training.weight_decay": {"training.optimizer": "adamw"},
+    "objective.gradient": {"objective.samples": 5},
+}
 KEYS = list(keys(Experiment))
 OTHER_KEYS = [key for key in KEYS if key != "model.type"]  # tests/test_model_types.py has other models
 

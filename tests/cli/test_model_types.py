@@ -1,10 +1,10 @@
 """Commands with a user's model: its keys are shown and refused like all others, and its faults with its own lines."""
 
 import json
+import sys
 
 import pytest
 import tomli_w
-import toys
 from command import refused, run, start
 from toys import NAME, TOY
 
@@ -24,9 +24,9 @@ global_batch = 8
 
 
 @pytest.fixture
-def place(tmp_path, tmp_path_factory, small_dataset, monkeypatch):
-    """A folder with a job of a user's model, whose package is on PYTHONPATH."""
-    monkeypatch.setenv("PYTHONPATH", str(toys.write(tmp_path_factory.mktemp("path"))))
+def place(tmp_path, toy_package, small_dataset, monkeypatch):
+    """A folder with a job of a user's model, whose package is found in this process and in those that are started."""
+    monkeypatch.setenv("PYTHONPATH", str(toy_package))
     (tmp_path / "job.toml").write_text(JOB.format(data=small_dataset, kind=TOY))
     return tmp_path
 
@@ -40,7 +40,8 @@ def test_config_shows_the_keys_of_the_model(place):
 
 
 @pytest.mark.parametrize("arguments", [("train", "job.toml"), ("bench", "job.toml"), ("submit", "job.toml")])
-def test_a_model_that_is_not_there_is_refused_before_anything_starts(place, monkeypatch, arguments):
+def test_a_model_that_is_not_there_is_refused_before_anything_starts(place, toy_package, monkeypatch, arguments):
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder != str(toy_package)])
     monkeypatch.setenv("PYTHONPATH", "/some/where")
     assert refused(place, *arguments).startswith(
         f"error: job.toml: model.type = '{TOY}': there is no module {NAME} in PYTHONPATH (/some/where) or among"

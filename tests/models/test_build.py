@@ -11,8 +11,8 @@ from vaedist.models.preprocessing import Threshold
 
 def test_every_option_of_the_mlp_reaches_its_constructor():
     experiment = Experiment().with_overrides(
-        "model.hidden=6", "model.latent=3", "model.flow.depth=2", "model.flow.width=5", "model.flow.layers=2",
-        "model.flow.transform=affine", "model.flow.context=false", "model.flow.gate_bias=1.5",
+        "model.hidden=6", "model.layers=2", "model.latent=3", "model.flow.depth=2", "model.flow.width=5",
+        "model.flow.layers=2", "model.flow.transform=affine", "model.flow.context=false", "model.flow.gate_bias=1.5",
         "data.binarize=threshold", "seed=7",
     )  # fmt: skip
     options = experiment.model.values()
