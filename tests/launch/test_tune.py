@@ -18,7 +18,7 @@ from tensorboard.plugins.hparams import metadata
 from vaedist.config import Sweep
 from vaedist.errors import ClusterError, ConfigError, Interrupted, RunError
 from vaedist.launch.tuning import monitor as following
-from vaedist.launch.tuning.monitor import Follower
+from vaedist.launch.tuning.monitor import SweepMonitor
 from vaedist.launch.tuning.search import Drawn, TreeParzen
 from vaedist.launch.tuning.sweep import make_scheduler, plan, tune
 from vaedist.monitor.metrics import MetricsLog, read_metrics
@@ -173,7 +173,7 @@ def test_ctrl_c_leaves_trials_open_and_more_may_be_asked_for_when_going_on(sweep
 
 def test_a_sweep_that_has_had_its_time_is_stopped(sweep, monkeypatch):
     wanted = sweep(minutes=2.0)
-    follower = Follower(wanted, TrialLog(SweepFolder.of(wanted)), Drawn(wanted), lambda _: None)
+    follower = SweepMonitor(wanted, TrialLog(SweepFolder.of(wanted)), Drawn(wanted), lambda _: None)
     assert not follower.stopper().stop_all()
     began = time.monotonic()
     monkeypatch.setattr(following.time, "monotonic", lambda: began + 121.0)
