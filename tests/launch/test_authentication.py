@@ -45,7 +45,7 @@ def test_which_addresses_are_of_this_machine(address, host, here):
 
 
 def test_another_machine_without_a_token_is_refused():
-    with pytest.raises(ClusterError, match="--insecure goes on without one"):
+    with pytest.raises(ClusterError, match="--insecure continues without one"):
         authorize("http://10.0.0.1:8265")
     authorize("127.0.0.1:6379")
     assert access.MODE not in os.environ

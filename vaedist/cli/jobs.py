@@ -65,10 +65,10 @@ def submit(
 ) -> None:
     """Train the experiment JOB on a cluster, as a Ray job.
 
-    JOB is a file, and the job's log is followed. The code of vaedist and of each --package is sent with it. The paths
-    data.path and run.folder are the cluster's: absolute paths that all nodes share, or URIs. Exit code 0 if the job
-    succeeds, 1 if it fails, 130 if it is stopped.
-    Ctrl-C ends the following, not the job. If the cluster is gone, the exit code is 2, see `vaedist jobs wait --help`.
+    JOB is a file; the log is followed until the job ends. The code of vaedist and of each --package is sent with it.
+    The paths data.path and run.folder are the cluster's: absolute paths that all nodes share, or URIs. Exit code 0 if
+    the job succeeds, 1 if it fails, 130 if it is stopped. Ctrl-C ends the following, not the job. If the cluster is
+    gone, the exit code is 2, see `vaedist jobs wait --help`.
     """
     values = run_values(name, runs)
     installed, variables = _environment(environment)
