@@ -19,6 +19,7 @@ from dead_proxies import set_dead_proxies
 
 from vaedist.launch.jobs.client import Jobs
 from vaedist.launch.local.cluster import get_cluster
+from vaedist.launch.session import environment
 from vaedist.packages import package_digest
 from vaedist.storage.transfer import Store
 from vaedist.storage.uri import join_uri
@@ -327,9 +328,11 @@ def test_a_package_is_imported_by_driver_trials_and_workers(cluster, package, tm
     found = tmp_path / "found"
     found.mkdir()
     command = shlex.join(["exec", "python", "-c", PACKAGED, str(found)])
-    jobs = Jobs(cluster["dashboard"])
-    job = jobs.wait(jobs.run(command, name="packaged", metadata={}, packages=[package]))
-    assert job.status == "SUCCEEDED", jobs.log(job.id)
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": cluster["token"]}
+    with environment(**token, no_proxy="127.0.0.1", NO_PROXY="127.0.0.1"):
+        jobs = Jobs(cluster["dashboard"])
+        job = jobs.wait(jobs.run(command, name="packaged", metadata={}, packages=[package]))
+        assert job.status == "SUCCEEDED", jobs.log(job.id)
     notes = {path.name.partition("-")[0]: path.read_text() for path in found.iterdir() if path.is_file()}
     assert notes.keys() == {"driver", "trial", "worker"}
     for text in notes.values():
