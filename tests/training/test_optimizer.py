@@ -49,11 +49,17 @@ def test_biases_do_not_decay():
     np.testing.assert_array_equal(plain, decaying)
 
 
-@pytest.mark.parametrize("optimizer", [Adam(CONSTANT, 0.1), Adamax(CONSTANT)], ids=["adamw", "adamax"])
-def test_at_rates_of_0_and_a_gradient_of_0_no_weight_changes(optimizer):
-    weight, zero = tf.constant([[0.3, -2.0]]), tf.zeros((1, 2))
-    rates = tuple(tf.constant(0.0) for _ in optimizer.rates(tf.constant(3)))
-    np.testing.assert_array_equal(optimizer.update(rates, weight, zero, zero, zero)[0], weight)
+@pytest.mark.parametrize(
+    "optimizer",
+    [Adam(CONSTANT), Averaged(Adam(CONSTANT, 0.1), 0.9), Averaged(Adamax(CONSTANT), 0.9)],
+    ids=["adam", "averaged adamw", "averaged adamax"],
+)
+def test_at_rates_of_0_and_a_gradient_of_0_neither_weight_nor_slots_change(optimizer):
+    before = [tf.constant([[0.3, -2.0]]) * (1 + i) for i in range(1 + len(optimizer.slots))]
+    before[2] = tf.abs(before[2])  # the second moment, or the norm
+    rates = tuple(tf.zeros_like(rate) for rate in optimizer.rates(tf.constant(3)))
+    for old, new in zip(before, optimizer.update(rates, before[0], tf.zeros((1, 2)), *before[1:]), strict=True):
+        np.testing.assert_array_equal(new, old)
 
 
 def test_a_schedule_rises_and_falls_by_its_formula():

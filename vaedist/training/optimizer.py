@@ -57,7 +57,10 @@ class Optimizer(Protocol):
         ...
 
     def rates(self, step: Any) -> tuple[Any, ...]:
-        """The scalars that scale update number `step`, counted from 0; with all of them 0 no weight changes."""
+        """Returns the scalars of update number `step`, counted from 0, float32.
+
+        With all of them 0, and a gradient of 0, neither the weight nor the slots change.
+        """
         ...
 
     def update(self, rates: tuple[Any, ...], weight: Any, gradient: Any, *slots: Any) -> tuple[Any, ...]:
@@ -96,19 +99,20 @@ class Adam:
         return "m", "v"
 
     def rates(self, step: Any) -> tuple[Any, ...]:
-        """rate_t, and what a kernel shrinks by where it decays."""
+        """Returns rate_t, 1 - beta_1, 1 - beta_2, and rate(t) d where kernels decay."""
         rate = self.schedule(step)
         corrected = rate * tf.sqrt(decayed(BETA_2, step)) / decayed(BETA_1, step)
-        return (corrected, rate * self.weight_decay) if self.weight_decay else (corrected,)
+        scalars = (corrected, tf.constant(1.0 - BETA_1), tf.constant(1.0 - BETA_2))
+        return (*scalars, rate * self.weight_decay) if self.weight_decay else scalars
 
     def update(self, rates: tuple[Any, ...], weight: Any, gradient: Any, *slots: Any) -> tuple[Any, ...]:
-        """The new weight, m and v."""
-        m, v = slots
-        m += (1.0 - BETA_1) * (gradient - m)
-        v += (1.0 - BETA_2) * (tf.square(gradient) - v)
-        moved = weight - rates[0] * m / (tf.sqrt(v) + EPSILON)
-        if self.weight_decay and weight.shape.rank > 1:
-            moved -= rates[1] * weight
+        """Returns the new weight, m and v."""
+        (m, v), (rate, first, second, *decay) = slots, rates
+        m += first * (gradient - m)
+        v += second * (tf.square(gradient) - v)
+        moved = weight - rate * m / (tf.sqrt(v) + EPSILON)
+        if decay and weight.shape.rank > 1:
+            moved -= decay[0] * weight
         return moved, m, v
 
 
@@ -127,15 +131,16 @@ class Adamax:
         return "m", "u"
 
     def rates(self, step: Any) -> tuple[Any, ...]:
-        """rate(t) / (1 - beta_1^t)."""
-        return (self.schedule(step) / decayed(BETA_1, step),)
+        """Returns rate(t) / (1 - beta_1^t), 1 - beta_1 and 1 - beta_2."""
+        rate = self.schedule(step) / decayed(BETA_1, step)
+        return rate, tf.constant(1.0 - BETA_1), tf.constant(1.0 - BETA_2)
 
     def update(self, rates: tuple[Any, ...], weight: Any, gradient: Any, *slots: Any) -> tuple[Any, ...]:
-        """The new weight, m and u."""
-        m, u = slots
-        m += (1.0 - BETA_1) * (gradient - m)
-        u = tf.maximum(BETA_2 * u, tf.abs(gradient))
-        return weight - rates[0] * m / (u + EPSILON), m, u
+        """Returns the new weight, m and u."""
+        (m, u), (rate, first, second) = slots, rates
+        m += first * (gradient - m)
+        u = tf.maximum((1.0 - second) * u, tf.abs(gradient))
+        return weight - rate * m / (u + EPSILON), m, u
 
 
 @dataclass(frozen=True)
@@ -161,14 +166,14 @@ class Averaged:
         return (*self.inner.slots, "average")
 
     def rates(self, step: Any) -> tuple[Any, ...]:
-        """The inner optimizer's."""
-        return self.inner.rates(step)
+        """Returns the inner optimizer's, and 1 - decay."""
+        return (*self.inner.rates(step), tf.constant(1.0 - self.decay))
 
     def update(self, rates: tuple[Any, ...], weight: Any, gradient: Any, *slots: Any) -> tuple[Any, ...]:
-        """The new weight, the inner optimizer's slots, and the average."""
-        *own, average = slots
-        weight, *own = self.inner.update(rates, weight, gradient, *own)
-        return weight, *own, average + (1.0 - self.decay) * (weight - average)
+        """Returns the new weight, the inner optimizer's slots, and the average."""
+        (*own, average), (*scalars, moved) = slots, rates
+        weight, *own = self.inner.update(tuple(scalars), weight, gradient, *own)
+        return weight, *own, average + moved * (weight - average)
 
 
 def mass(decay: float, step: int) -> float:
