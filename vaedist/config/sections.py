@@ -151,13 +151,17 @@ class ObjectiveSection(Section):
     gradient: Literal["plain", "dreg"] = Field(
         default="plain",
         description="Estimator of the gradient of L_K: plain, or doubly reparameterized with respect to the posterior "
-        "(dreg; Tucker et al. 2019), for models of one stochastic layer.",
+        "(dreg; Tucker et al. 2019), for models of one stochastic layer, without free bits.",
     )
 
     @model_validator(mode="after")
     def _dreg_of_samples(self) -> Self:
         if self.gradient == "dreg" and self.samples == 1:
             raise ValueError("gradient = 'dreg' is for samples above 1; it must be 'plain' for samples = 1")
+        if self.gradient == "dreg" and self.free_bits:
+            raise ValueError(
+                f"gradient = 'dreg' is biased with free bits; free_bits = {self.free_bits:g} must be 0 for it"
+            )
         return self
 
 
