@@ -111,6 +111,15 @@ def package_digest(place: Path) -> str:
     return digest.hexdigest()
 
 
+def digests_of(places: Iterable[Path]) -> dict[str, str]:
+    """Returns the digest of each package or module, by its name.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    return {place.stem: package_digest(place) for place in places}
+
+
 def package_files(folder: Path) -> list[Path]:
     """Returns the files of a package, sorted: all but hidden ones, `__pycache__` and `*.pyc`.
 

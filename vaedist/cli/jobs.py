@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaedist.cli.options import LocalPath, dashboard_option, job_argument, json_option, run_values
+from vaedist.cli.options import LocalPath, changed_code_option, dashboard_option, job_argument, json_option, run_values
 from vaedist.cli.output import console, print_pairs, status_line
 from vaedist.config import Experiment, Sweep
 from vaedist.errors import ConfigError, Interrupted, JobError
@@ -31,6 +31,7 @@ job_name_argument = click.argument("name", metavar="JOB")
 @click.option("--runs", metavar="DIR", help="Folder or URI that holds the runs.  [default: the job's run.folder]")
 @click.option("--resume", is_flag=True, help="Resume the run or sweep if it exists.")
 @click.option("--retry-errored", is_flag=True, help="With --tune --resume: retry failed trials.")
+@changed_code_option
 @click.option(
     "--env", "environment", multiple=True, metavar="image|pip|NAME=VALUE",
     help="image: run with the packages of the cluster's image, the default; pip: install the versions of this machine; "
@@ -56,6 +57,7 @@ def submit(
     runs: str | None,
     resume: bool,
     retry_errored: bool,
+    changed_code: bool,
     environment: tuple[str, ...],
     from_node: tuple[str, ...],
     packages: tuple[Path, ...],
@@ -82,9 +84,11 @@ def submit(
     from vaedist.launch.jobs import submission as launch
 
     if isinstance(read, Sweep):
-        arguments = launch.sweep_arguments(read, overrides, resume=resume, retry_failed=retry_errored)
+        arguments = launch.sweep_arguments(
+            read, overrides, resume=resume, retry_failed=retry_errored, changed_code=changed_code
+        )
     else:
-        arguments = launch.training_arguments(resume=resume)
+        arguments = launch.training_arguments(resume=resume, changed_code=changed_code)
     submission = launch.Submission(read, arguments, job, installed, extras, variables, from_node, own)
     cluster = _jobs(address)
     identity = cluster.submit(submission, progress=_say)

@@ -57,6 +57,14 @@ def _checked(value: str) -> str:
     return value
 
 
+def changed_code_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--changed-code, to resume with a model whose code has changed."""
+    return click.option(
+        "--changed-code", is_flag=True,
+        help="With --resume: accept that the package that holds the model has changed since.",
+    )(command)  # fmt: skip
+
+
 def run_values(name: str | None, runs: str | None) -> dict[str, str]:
     """What --name and --runs say, by the keys of a job that they stand for."""
     given = {"run.name": name, "run.folder": runs}

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from vaedist.cli.options import address_option, job_argument, run_values
+from vaedist.cli.options import address_option, changed_code_option, job_argument, run_values
 from vaedist.cli.output import echo_result, quoted_location, user_stream
 from vaedist.config import Experiment
 
@@ -16,6 +16,7 @@ from vaedist.config import Experiment
 @click.option("--name", metavar="NAME", help="Name of the run.  [default: the job's run.name, or its file's name]")
 @click.option("--runs", metavar="DIR", help="Folder that holds the runs, or its URI.  [default: the job's run.folder]")
 @click.option("--resume", is_flag=True, help="Go on with a run that exists, from its newest checkpoint.")
+@changed_code_option
 @address_option
 def train(
     job: Path,
@@ -23,6 +24,7 @@ def train(
     name: str | None,
     runs: str | None,
     resume: bool,
+    changed_code: bool,
     address: str | None,
 ) -> None:
     """Train the experiment in the file JOB with Ray Train.
@@ -42,7 +44,7 @@ def train(
         terminal.status("starting")
         from vaedist.launch.training.trainer import train as launch
 
-        run = launch(experiment, resume=resume, address=address, observe=terminal.show)
+        run = launch(experiment, resume=resume, changed_code=changed_code, address=address, observe=terminal.show)
     _print_result(run, time.monotonic() - begin)
 
 

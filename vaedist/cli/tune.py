@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaedist.cli.options import LocalPath, Location, address_option, run_values, set_option
+from vaedist.cli.options import LocalPath, Location, address_option, changed_code_option, run_values, set_option
 from vaedist.cli.output import console, echo_result, print_pairs, quoted_location, user_stream
 from vaedist.config import Sweep, told
 from vaedist.errors import ConfigError, StorageError
@@ -43,6 +43,7 @@ def tune() -> None:
 @click.option("--runs", metavar="DIR", help="Folder that holds the sweep's.  [default: the job's run.folder]")
 @click.option("--resume", metavar="DIR", type=Location(), help="Go on with the sweep in this folder.")
 @click.option("--retry-errored", is_flag=True, help="With --resume: try those trials again that failed.")
+@changed_code_option
 @click.option("--dry-run", is_flag=True, help="Print the trials and what each takes of the cluster; start none.")
 @address_option
 def run(
@@ -52,6 +53,7 @@ def run(
     runs: str | None,
     resume: str | Path | None,
     retry_errored: bool,
+    changed_code: bool,
     dry_run: bool,
     address: str | None,
 ) -> None:
@@ -78,7 +80,12 @@ def run(
         from vaedist.launch.tuning.sweep import tune as launch
 
         folder = launch(
-            sweep, resume=resume is not None, retry_failed=retry_errored, address=address, observe=terminal.show
+            sweep,
+            resume=resume is not None,
+            retry_failed=retry_errored,
+            changed_code=changed_code,
+            address=address,
+            observe=terminal.show,
         )
     folder.refresh()
     _print_result(folder)

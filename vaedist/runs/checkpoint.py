@@ -42,6 +42,7 @@ class Position:
             the validation images were scored.
         meters: sums that the next row of metrics continues.
         validation_elbo: as `test_elbo`, of the validation images.
+        packages: digest of each package of a user's own code that the model is in, by name.
     """
 
     epoch: int
@@ -51,6 +52,7 @@ class Position:
     test_elbo: float | None = None
     meters: Mapping[str, float] = field(default_factory=dict)
     validation_elbo: float | None = None
+    packages: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def elbo(self) -> float | None:

@@ -1,5 +1,7 @@
 """Checks before a run begins: that it may be started or resumed, and whether it is complete."""
 
+from collections.abc import Mapping
+
 from vaedist.config import Experiment, differences
 from vaedist.data.manifest import Manifest
 from vaedist.errors import CheckpointError, RunError
@@ -101,3 +103,22 @@ def check_same_data(what: str, position: Position | None, manifest: Manifest, pa
             f"{what} was trained on data {position.fingerprint[:12]}, and {path} is {manifest.fingerprint[:12]}: "
             f"resume it with the data that it was started with, or use --name to start another"
         )
+
+
+def check_same_code(what: str, position: Position | None, digests: Mapping[str, str]) -> None:
+    """Checks that a run or a sweep is resumed with the user's code that it was started with.
+
+    Args:
+        what: is resumed, as in "run runs/x".
+        position: of a checkpoint; None if there is none.
+        digests: of the packages that the model is in now, by name.
+
+    Raises:
+        RunError: a package differs, or is not used any more.
+    """
+    for name, before in (position.packages if position is not None else {}).items():
+        if (now := digests.get(name)) != before:
+            raise RunError(
+                f"{what} was trained with package {name} {before[:12]}, which is {now[:12] if now else 'not used'} now: "
+                "--changed-code resumes with the code as it is, --name starts another"
+            )

@@ -22,6 +22,7 @@ from vaedist.evaluation.importance import ImportanceEvaluator
 from vaedist.evaluation.test_pass import Evaluator
 from vaedist.models.model import Model
 from vaedist.monitor.events import Saved, Started
+from vaedist.packages import digests_of, user_packages
 from vaedist.runs.async_checkpointer import AsyncCheckpointer
 from vaedist.runs.checkpoint import Checkpoint, Position
 from vaedist.runs.checkpoint_store import CheckpointStore
@@ -75,6 +76,7 @@ class Loop:
             experiment, model, strategy, steps_per_epoch=self.steps_per_epoch, global_batch=training.global_batch
         )
         self.evaluator = Evaluator(model, strategy, inputs.scored, seed=experiment.seed)
+        self.packages = digests_of(user_packages(experiment.model.model_dump()))
         self.taken, saved, self.best = 0, None, -math.inf
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -239,6 +241,7 @@ class Loop:
             test_elbo=elbo if self.inputs.split == "test" else None,
             meters=self.meters.state(),
             validation_elbo=elbo if self.inputs.split == "validation" else None,
+            packages=self.packages,
         )
         weights, slots, notify = named_variables(self.model), named_slots(self.model, self.step), self.recorder.notify
         write = partial(

@@ -90,17 +90,19 @@ class Submission:
         return env
 
 
-def training_arguments(*, resume: bool) -> list[str]:
+def training_arguments(*, resume: bool, changed_code: bool = False) -> list[str]:
     """Returns the arguments of `vaedist` that train job.toml."""
-    return ["train", JOB_FILE, *(["--resume"] if resume else [])]
+    return ["train", JOB_FILE, *(["--resume"] if resume else []), *(["--changed-code"] if changed_code else [])]
 
 
-def sweep_arguments(sweep: Sweep, overrides: Sequence[str], *, resume: bool, retry_failed: bool) -> list[str]:
+def sweep_arguments(
+    sweep: Sweep, overrides: Sequence[str], *, resume: bool, retry_failed: bool, changed_code: bool = False
+) -> list[str]:
     """Returns the arguments of `vaedist` that run the sweep of job.toml, or resume it in its folder."""
     if not resume:
         return ["tune", "run", JOB_FILE]
     options = [part for override in overrides for part in ("--set", override)]
-    retry = ["--retry-errored"] if retry_failed else []
+    retry = ["--retry-errored"] * retry_failed + ["--changed-code"] * changed_code
     return ["tune", "run", "--resume", join_uri(sweep.run.folder, sweep.run.name), *retry, *options]
 
 

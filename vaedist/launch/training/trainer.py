@@ -26,9 +26,10 @@ from vaedist.launch.training.locked_folder import RAY_LOG, owned, record_name, r
 from vaedist.launch.training.ray_worker import work
 from vaedist.launch.user_code import code_of
 from vaedist.monitor.events import Event, Notice, Started, Waiting
+from vaedist.packages import digests_of
 from vaedist.runs.checkpoint_store import checkpoints_of
 from vaedist.runs.folder import RunFolder
-from vaedist.runs.resuming import check_run, check_same_data, is_complete
+from vaedist.runs.resuming import check_run, check_same_code, check_same_data, is_complete
 from vaedist.storage.uri import absolute_location, is_remote
 
 E = TypeVar("E", bound=Experiment)
@@ -48,6 +49,7 @@ def train(
     experiment: Experiment,
     *,
     resume: bool = False,
+    changed_code: bool = False,
     address: str | None = None,
     observe: Callable[[Event], None] = lambda _: None,
     stop: StopRequest | None = None,
@@ -58,6 +60,7 @@ def train(
     Args:
         experiment: what to train; `run.name` must be set.
         resume: go on with the run of that name, or return it if it is complete; without it, one that exists is refused.
+        changed_code: resume although the code of the user's package that the model is in has changed.
         address: of the Ray cluster, see `ray_session`.
         observe: called with each event, in this thread.
         stop: for another thread to stop the run by, as KeyboardInterrupt does in this one.
@@ -79,7 +82,10 @@ def train(
     observe(Waiting("checking the data"))
     manifest = check_data(experiment)
     if exists:
-        check_same_data(f"run {run.location}", checkpoints_of(run).reached(), manifest, experiment.data.path)
+        what, position = f"run {run.location}", checkpoints_of(run).reached()
+        check_same_data(what, position, manifest, experiment.data.path)
+        if not changed_code:
+            check_same_code(what, position, digests_of(packages))
     busy = f"run {run.location} is being trained by another process"
     joined = address or os.environ.get("RAY_ADDRESS")
     observe(Waiting(f"joining Ray at {joined}" if joined else "starting Ray"))

@@ -27,7 +27,8 @@ from vaedist.launch.tuning.search import Proposer, TrialSearch, make_proposer
 from vaedist.launch.tuning.trial import TrialRunner
 from vaedist.launch.user_code import code_of
 from vaedist.monitor.sweep_events import SweepEvent, SweepNotice, SweepStarted
-from vaedist.runs.resuming import check_same_data
+from vaedist.packages import digests_of
+from vaedist.runs.resuming import check_same_code, check_same_data
 from vaedist.sweeps import SweepFolder, Trial, TrialLog
 from vaedist.sweeps.resuming import check_same_split, check_sweep, ended_trials, reached_by_trials
 
@@ -82,6 +83,7 @@ def tune(
     *,
     resume: bool = False,
     retry_failed: bool = False,
+    changed_code: bool = False,
     address: str | None = None,
     observe: Callable[[SweepEvent], None] = lambda _: None,
     quiet: bool = True,
@@ -93,6 +95,7 @@ def tune(
         resume: resume the sweep of that name: trials that ended stay as they are, others resume from their
             checkpoints. Only the number of trials, their time, and where they run may differ.
         retry_failed: when resuming, retry trials that failed.
+        changed_code: resume although the code of a user's package that the model is in has changed.
         address: of the Ray cluster, see `ray_session`.
         observe: called with each event, in this thread.
         quiet: send what Ray prints to logs/ray.log in the sweep's folder instead of the terminal.
@@ -116,7 +119,10 @@ def tune(
         check_model_class(kind)
     manifest = check_data(sweep.experiment({}, name="trial"))
     if resume:
-        check_same_data(f"sweep {folder.location}", reached_by_trials(folder), manifest, sweep.data.path)
+        what, position = f"sweep {folder.location}", reached_by_trials(folder)
+        check_same_data(what, position, manifest, sweep.data.path)
+        if not changed_code:
+            check_same_code(what, position, digests_of(packages))
         check_same_split(folder, sweep, manifest.selection_split)
     split = manifest.selection_split
     busy = f"sweep {folder.location} is being run by another process"

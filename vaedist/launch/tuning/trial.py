@@ -73,6 +73,7 @@ class TrialRunner(Trainable):
             run = train(
                 experiment.model_copy(update={"scaling": scaling}),
                 resume=store.exists(),
+                changed_code=True,
                 observe=observe,
                 stop=self._stop,
             )
