@@ -119,6 +119,6 @@ def check_same_code(what: str, position: Position | None, digests: Mapping[str, 
     for name, before in (position.packages if position is not None else {}).items():
         if (now := digests.get(name)) != before:
             raise RunError(
-                f"{what} was trained with package {name} {before[:12]}, which is {now[:12] if now else 'not used'} now: "
+                f"{what} was trained with package {name} {before[:12]}, which is {now[:12] if now else 'unused'} now: "
                 "--changed-code resumes with the code as it is, --name starts another"
             )
