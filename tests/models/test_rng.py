@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vaedist.models import rng as noise
-from vaedist.models.rng import POSTERIOR, numbered_bits, pixel_uniform, row_bits, row_normal, row_uniform
+from vaedist.models.rng import POSTERIOR, numbered_bits, pixel_uniform, row_bits, row_noise, row_normal, row_uniform
 
 STREAMS = [
     noise.POSTERIOR, noise.OBSERVATION, noise.EVALUATION, noise.EVALUATION_OBSERVATION, noise.PRIOR, noise.IMPORTANCE,
@@ -78,6 +78,47 @@ def test_pixels_are_drawn_alike_in_xla_for_rows_of_any_numbers():
     np.testing.assert_array_equal(drawn, pixel_uniform(numbers, 21))
     np.testing.assert_array_equal(drawn[7], pixel_uniform(numbers[7:8], 21)[0])
     assert abs(drawn.mean() - 0.5) < 4 / math.sqrt(12 * drawn.size)
+
+
+SHAPES = {"top": (3,), "whole": (2, 2, 5), "scalar": ()}
+SUM = 3 + 20 + 1
+
+
+def test_noise_of_one_name_is_that_of_its_rows():
+    found = row_noise(7, POSTERIOR, 11, 5, 6, {"z": (4, 3)})
+    assert list(found) == ["z"]
+    expected = draw(seed=7, step=11, first_row=5, rows=6, width=12)
+    np.testing.assert_array_equal(found["z"], expected.reshape(6, 4, 3))
+
+
+@pytest.mark.parametrize("samples", [None, 1, 4])
+def test_noise_of_several_names_is_cut_from_one_run_of_each_row(samples):
+    found = row_noise(7, POSTERIOR, 11, 5, 6, SHAPES, samples)
+    leading = (6,) if samples is None else (6, samples)
+    assert {name: part.shape for name, part in found.items()} == {name: (*leading, *s) for name, s in SHAPES.items()}
+    joined = np.concatenate([part.numpy().reshape(*leading, -1) for part in found.values()], axis=-1)
+    run = draw(seed=7, step=11, first_row=5, rows=6, width=(samples or 1) * SUM)
+    np.testing.assert_array_equal(joined, run.reshape(*leading, SUM))
+    assert len(np.unique(joined)) == joined.size
+
+
+@pytest.mark.parametrize("samples", [None, 3])
+def test_rows_split_over_replicas_have_the_noise_of_the_whole_batch(samples):
+    def noise_of(first, rows):
+        return row_noise(7, POSTERIOR, tf.constant(3, tf.int64), first, rows, SHAPES, samples)
+
+    drawn = tf.function(noise_of, jit_compile=True)
+    whole = drawn(tf.constant(0, tf.int64), 13)
+    for first, rows in ((0, 6), (6, 6), (12, 1)):
+        for name, part in drawn(tf.constant(first, tf.int64), rows).items():
+            np.testing.assert_array_equal(part, whole[name][first : first + rows])
+
+
+def test_noise_of_float64_is_that_of_float32():
+    narrow, wide = (row_noise(7, POSTERIOR, 0, 0, 4, SHAPES, dtype=dtype) for dtype in ("float32", "float64"))
+    for name, part in wide.items():
+        assert part.dtype == tf.float64
+        np.testing.assert_array_equal(part, narrow[name].numpy().astype(np.float64))
 
 
 def test_another_seed_stream_step_or_row_gives_other_numbers():
