@@ -20,7 +20,7 @@ SHAPE = (4, 6, 3)
 def logged(tmp_path):
     """A run's folder with a row of training means, the latents, pictures and the projector, and the model."""
     rng = np.random.default_rng(0)
-    run, model = RunFolder(tmp_path / "run"), TinyHierarchy(SHAPE)
+    run, model = RunFolder.at(tmp_path / "run"), TinyHierarchy(SHAPE)
     run.path.mkdir()
     probe = Probe(rng.integers(0, 256, (16, *SHAPE), np.uint8), np.arange(16) % 2, ("cat", "dog"))
     columns = score_layout(model).columns[1:]
