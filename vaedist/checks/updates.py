@@ -15,7 +15,6 @@ from vaedist.devices.compilation import compiled
 from vaedist.evaluation.scoring import score, training_noise
 from vaedist.models.model import Model
 from vaedist.models.rng import POSTERIOR, row_noise
-from vaedist.objectives.objective import normalised_weights
 from vaedist.training.build import build_step
 from vaedist.training.step import TrainStep
 
@@ -92,9 +91,7 @@ def _update_eagerly(step: TrainStep, images: np.ndarray) -> None:
             scored = score(step.model, batch, eps, u, samples=objective.drawn, training=True)
             groups = objective.group_kl(scored)
             means = tf.stop_gradient(tf.reduce_mean(groups, axis=list(range(groups.shape.rank - 1))))
-            if path is not None:
-                path.weights = normalised_weights(objective.log_weights(scored, number, means))
-            loss = -tf.reduce_sum(objective.value(scored, number, means)) / step.global_batch
+            loss = -tf.reduce_sum(objective.value(scored, number, means, path)) / step.global_batch
         gradients = tape.gradient(loss, step.weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         if step.update.clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, step.update.clip_norm)

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
-from keras.src.utils.naming import reset_uids
 
 from vaedist.config import Experiment
 from vaedist.config.model_types import model_class
@@ -26,7 +25,6 @@ def build_model(experiment: Experiment, image_shape: tuple[int, int, int], dtype
     with user_code(f"model.type = {options.type!r}: the model cannot be made"):
         preprocessing = options.preprocessing(binarize)
         keras.utils.set_random_seed(experiment.seed)  # of initializers that have no seed of their own
-        reset_uids()  # so that layers without a name are called alike in each model of a process
         with layers_of(dtype):
             return kind(image_shape, options, preprocessing=preprocessing, seed=experiment.seed, dtype=dtype)
 

@@ -1,11 +1,13 @@
 """Gradients of a model's weights, for models that declare products as well as for those that do not."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from vaedist.errors import ModelError
 from vaedist.models.model import Model
 from vaedist.models.products import Factors, products_seen
 
@@ -20,9 +22,18 @@ class WeightGradients:
         kernels: numbers of the weights whose gradients may be taken as `Factors`.
         supports: where a kernel may be nonzero, [in, out], boolean, by number, for those that are restricted; entries
             outside must be 0, and their gradients are not masked.
+
+    Raises:
+        ModelError: two variables of the model have the same path, by which checkpoints tell them apart.
     """
 
     def __init__(self, model: Model) -> None:
+        counts = Counter(variable.path for variable in model.variables)
+        if twice := [path for path, count in counts.items() if count > 1]:
+            raise ModelError(
+                f"model {type(model).__name__} has two variables with the path {twice[0]}: each of its layers needs a "
+                "name of its own"
+            )
         self._paths = [variable.path for variable in model.trainable_variables]
         declared = {self._paths.index(product.kernel.path): product for product in model.products}
         self.kernels: tuple[int, ...] = tuple(declared)

@@ -1,6 +1,6 @@
 """Variables of a model that are not trained, such as the moving statistics of normalisation layers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,13 +10,25 @@ from vaedist.errors import ModelError
 from vaedist.models.model import Model
 
 
-def state_variables(model: Model) -> list[Any]:
-    """Returns the model's variables that are not trained; all of them hold floating-point numbers.
+def state_variables(model: Model, score: Callable[[], Any]) -> list[Any]:
+    """Returns the variables that a training step assigns without training them; all hold floating-point numbers.
+
+    Other variables that are not trained, such as those of a frozen layer, are constants.
+
+    Args:
+        model: the model.
+        score: scores a batch as a training step does; called once, to see which variables it assigns.
 
     Raises:
         ModelError: one is of another type, as the state of a random number generator is.
     """
-    variables = list(model.non_trainable_variables)
+    untrained = list(model.non_trainable_variables)
+    scope = keras.StatelessScope(state_mapping=[(variable, variable.value) for variable in untrained])
+    before = [scope.get_current_value(variable) for variable in untrained]
+    with scope:
+        score()
+    after = [scope.get_current_value(variable) for variable in untrained]
+    variables = [variable for variable, old, new in zip(untrained, before, after, strict=True) if new is not old]
     for variable in variables:
         if "float" not in str(variable.dtype):
             raise ModelError(

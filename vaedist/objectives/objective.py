@@ -8,7 +8,7 @@ from typing import Any, Literal
 from keras import ops
 
 from vaedist.models.model import Score
-from vaedist.models.reparameterization import doubly_reparameterized
+from vaedist.models.reparameterization import PathGradients, doubly_reparameterized
 from vaedist.objectives.elbo import bound
 
 Gradient = Literal["plain", "dreg"]
@@ -24,12 +24,15 @@ class Objective:
     the ELBO. With K samples, L = E log 1/K sum_k exp(log w_k), where log w_k is the expression above at sample k
     (Burda et al. 2016, equation 8); KL_j is then a mean over samples too.
 
+    The doubly reparameterized gradient is unbiased with warm-up, but not with free bits: which part of log q they
+    drop is known by group, and not by component of the sample.
+
     Attributes:
         warmup: updates until the KL divergence counts in full.
         free_bits: lambda, in nats.
         group: neighbouring groups of a layer's KL that are taken together; 0 takes all of a layer.
         samples: K.
-        gradient: "plain", or "dreg" for the doubly reparameterized gradient (Tucker et al. 2019).
+        gradient: "plain", or "dreg" for the doubly reparameterized gradient (Tucker et al. 2019), without free bits.
     """
 
     warmup: int = 0
@@ -40,8 +43,8 @@ class Objective:
 
     @property
     def is_elbo(self) -> bool:
-        """True if the objective is the ELBO itself, without warm-up, free bits or further samples."""
-        return not (self.warmup or self.free_bits or self.samples > 1)
+        """True if the objective is the ELBO itself, without warm-up, free bits or further samples, and its gradient."""
+        return not (self.warmup or self.free_bits or self.samples > 1 or self.gradient == "dreg")
 
     @property
     def drawn(self) -> int | None:
@@ -60,15 +63,22 @@ class Objective:
         """Returns the KL divergence by group of free bits, S + [groups], in nats."""
         return ops.concatenate([self._grouped(kl) for kl in score.kl.values()], axis=-1)
 
-    def value(self, score: Score, step: Any, group_means: Any = None) -> Any:
+    def value(self, score: Score, step: Any, group_means: Any = None, path: PathGradients | None = None) -> Any:
         """Returns L as one term for each image, [B]; its mean over the batch is L.
+
+        With log w = log p(x|z) + beta (log p(z) - log q(z|x)), the factors on the gradients with respect to samples are
+        1 - beta (1 - w_k), with normalised weights w_k: the expectation of w_k d log q(z_k|x)/d phi at fixed z_k is
+        that of w_k (1 - w_k) d log w_k/dz_k dz_k/d phi (Tucker et al. 2019), and enters L with -beta.
 
         Args:
             score: of the batch, S = [B], or [B, K] where `drawn` is K.
             step: number of the update.
             group_means: KL_j over the whole batch, [groups]; not read without free bits.
+            path: the context in which the batch was scored, see `path`; its weights are set.
         """
         log_w = self.log_weights(score, step, group_means)
+        if path is not None:
+            path.weights = 1.0 - ops.cast(self.kl_weight(step), log_w.dtype) * (1.0 - normalised_weights(log_w))
         return log_w if self.drawn is None else log_mean_exp(log_w)
 
     def log_weights(self, score: Score, step: Any, group_means: Any = None) -> Any:

@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from vaedist.errors import ModelError
 from vaedist.evaluation.scoring import Batch, row_sums, score, score_layout, training_noise
 from vaedist.models.gradients import WeightGradients
 from vaedist.models.model import Model, Score
 from vaedist.models.rng import POSTERIOR, row_noise
 from vaedist.models.state import state_updates, state_variables
-from vaedist.objectives.objective import Objective, normalised_weights
+from vaedist.objectives.objective import Objective
 
 
 class ReplicaVariables(NamedTuple):
@@ -34,7 +35,13 @@ class BatchGradient:
 
     Attributes:
         columns: names of the sums over rows.
+        state: the model's variables that a step assigns without training them.
         kernels: numbers of the weights whose gradients may be taken as `Factors`.
+        sums_rows: whether such a gradient is a sum over rows of the batch, without any for padding.
+
+    Raises:
+        ModelError: the model's gradient cannot be doubly reparameterized, as the objective asks, or its state cannot be
+            averaged over devices.
     """
 
     def __init__(
@@ -45,10 +52,13 @@ class BatchGradient:
         self.global_batch, self.parts, self.kernel_first = global_batch, accumulation_steps, kernel_first
         self.layout = score_layout(model)
         self.columns = self.layout.columns if objective.is_elbo else (*self.layout.columns, "objective")
-        self.state = state_variables(model)
+        self.state = self._traced_state()
         self._gradients = WeightGradients(model)
         # Of a batch that is taken in parts there is a sum only, and no factors.
         self.kernels = self._gradients.kernels if accumulation_steps == 1 else ()
+        # Several samples of an image have as many rows of factors; copies of rows take the place of padding, see
+        # `_score`.
+        self.sums_rows = objective.drawn is None and not self.state
 
     @property
     def supports(self) -> dict[int, Any]:
@@ -93,6 +103,30 @@ class BatchGradient:
         shapes = [*(weight.shape for weight in weights), (width,)]
         *gradients, sums = self._over_parts(batch, of, shapes, weights[0].dtype)
         return gradients, sums
+
+    def _traced_state(self) -> list[Any]:
+        """Returns the state, from tracing a score as a step takes it, and compares the model with the objective."""
+        model, samples = self.model, self.objective.drawn
+        if not model.non_trainable_variables and self.objective.gradient == "plain":
+            return []
+        leading = (2,) if samples is None else (2, samples)
+        images = tf.TensorSpec((2, *model.image_shape), tf.uint8)
+        eps = {name: tf.TensorSpec((*leading, *shape), model.compute_dtype) for name, shape in model.noise.items()}
+        u = tf.TensorSpec((2, *model.image_shape), tf.float32) if model.preprocessing.noisy else None
+        state = []
+
+        def traced(*batch: Any) -> None:
+            with self.objective.path() as path:
+                state.extend(state_variables(model, lambda: score(model, *batch, samples=samples, training=True)))
+            if path is not None and (len(model.noise) != 1 or path.samples != 1):
+                raise ModelError(
+                    f"model {type(model).__name__} has {len(model.noise)} stream(s) of noise and draws {path.samples} "
+                    "sample(s) by vaedist.models.reparameterization.sample_normal; objective.gradient = 'dreg' is for "
+                    "models with one of each, and 'plain' for all"
+                )
+
+        tf.function(traced, autograph=False).get_concrete_function(images, eps, u)
+        return state
 
     def _score(self, variables: ReplicaVariables, batch: Batch, step: Any) -> tuple[Score, list[Any]]:
         """The model's score of a batch at the step's noise, and its new state."""
@@ -151,7 +185,8 @@ class BatchGradient:
                 scored, state = self._score(variables, batch, step)
             sums, value = self._sums(batch, scored, step, group_sums, path)
             count = tf.cast(batch.count, sums.dtype)
-            moved = [count * tf.reshape(tf.cast(value, sums.dtype), [-1]) for value in state]
+            moved = [tf.reshape(tf.cast(value, sums.dtype), [-1]) for value in state]
+            moved = [tf.where(count > 0, count * value, 0.0) for value in moved]
             return -value / self.global_batch, tf.concat([sums, *moved], 0) if moved else sums
 
         gradients, sums = self._gradients(loss, variables.weights, factored=factored, kernel_first=self.kernel_first)
@@ -166,7 +201,5 @@ class BatchGradient:
         if self.objective.free_bits:
             whole = self._sum_groups(batch, scored) if group_sums is None else group_sums
             means = tf.stop_gradient(whole[:-1] / whole[-1])
-        if path is not None:
-            path.weights = normalised_weights(self.objective.log_weights(scored, step, means))
-        sums = row_sums(batch, scored, self.layout, self.objective.value(scored, step, means))
+        sums = row_sums(batch, scored, self.layout, self.objective.value(scored, step, means, path))
         return sums, sums[-1]

@@ -170,7 +170,9 @@ class Loop:
         bad = [name for name, value in zip(self.step.sums, row, strict=False) if not np.isfinite(value)]
         became = "became NaN or infinite"
         if not bad:  # the same for all workers, who look together
-            bad = [f"the gradient of {name}" for name in self.step.weights_at_fault(chunk, len(metrics) - 1, step - 1)]
+            state = {variable.path for variable in self.step.gradient.state}
+            found = self.step.weights_at_fault(chunk, len(metrics) - 1, step - 1)
+            bad = [f"the new value of {name}" if name in state else f"the gradient of {name}" for name in found]
             became += ", or too large to be squared"
         what = (", ".join(bad[:MOST_NAMED]) or "the gradient") + (", ..." if bad[MOST_NAMED:] else "")
         where = f"step {step} (epoch {first // self.steps_per_epoch + 1}): {what} {became}"

@@ -46,7 +46,9 @@ def load_weights(model: Model, checkpoint: Checkpoint, ema_decay: float = 0.0) -
     if ema_decay and checkpoint.position.step:
         slots, whole = checkpoint.optimizer(), np.float32(mass(ema_decay, checkpoint.position.step))
         averages = {path: slots[f"{AVERAGE}/{path}"] for path in arrays if f"{AVERAGE}/{path}" in slots}
-        arrays = {path: average / whole for path, average in averages.items()}
+        constants = {variable.path for variable in model.non_trainable_variables}  # where they have no average
+        arrays = {path: array for path, array in arrays.items() if path in constants}
+        arrays |= {path: average / whole for path, average in averages.items()}
     assign({v.path: v.value for v in model.variables}, arrays, str(checkpoint.path))
 
 

@@ -61,8 +61,7 @@ class TrainStep:
         self._zeros: dict[tuple[int, ...], Any] = {}
         self._packing = Packing(
             [weight.shape for weight in self.weights],
-            # Several samples of an image have as many rows of factors.
-            self.gradient.kernels if objective.drawn is None else (),
+            self.gradient.kernels if self.gradient.sums_rows else (),
             rows=global_batch, dtype=self.dtype.name, reduce_dtype=reduce_dtype or self.dtype.name, split=not gpus,
         )  # fmt: skip
         with strategy.scope():
@@ -101,21 +100,23 @@ class TrainStep:
         return metrics.numpy()[: int(taken)], bool(finite)
 
     def weights_at_fault(self, chunk: Chunk, k: int, step: int) -> list[str]:
-        """The paths of the weights for which batch k of a chunk gives gradients that are not finite; takes its time.
+        """Returns the paths of the variables for which batch k of a chunk gives numbers that are not finite.
 
-        All workers call this, each with its rows, or none; the weights are taken as they are now.
+        These are gradients of weights, and new values of the model's state. All workers call this, each with its rows,
+        or none; the variables are taken as they are now. It compiles a program of its own.
         """
-        faults_of = compiled(self._faults)
+        faults_of, number = compiled(self._faults), tf.constant(step, tf.int64)
 
         def replica(batches: Batch) -> Any:
-            batch = Batch(*(part[k] for part in batches))
-            faults = faults_of(batch, tf.constant(step, tf.int64), local_replica(self.strategy))
-            context = tf.distribute.get_replica_context()
+            own = local_replica(self.strategy)
+            batch, context = Batch(*(part[k] for part in batches)), tf.distribute.get_replica_context()
+            faults = faults_of(batch, number, own, self._summed_groups(batch, number, own))
             return context.all_reduce(tf.distribute.ReduceOp.SUM, faults)
 
         faults = traced(self.strategy.run)(replica, args=(self._on_devices(chunk),))
         counts = first_local(self.strategy, faults).numpy()
-        return [weight.path for weight, count in zip(self.model.trainable_variables, counts, strict=True) if count]
+        variables = [*self.model.trainable_variables, *self.gradient.state]
+        return [variable.path for variable, count in zip(variables, counts, strict=True) if count]
 
     def program(self, chunk: Chunk) -> str:
         """XLA's optimized text of what a step runs on this process's first replica: of the gradients, then the update.
@@ -169,11 +170,7 @@ class TrainStep:
         def replica(batches: Batch, k: Any, step: Any) -> Any:
             own = local_replica(self.strategy)
             batch, context = Batch(*(part[k] for part in batches)), tf.distribute.get_replica_context()
-            group_sums = None
-            if self.objective.free_bits:  # which groups are to be pushed down is the whole batch's to say
-                group_sums = self._compiled_group_sums(batch, step, own)
-                group_sums = context.all_reduce(tf.distribute.ReduceOp.SUM, group_sums)
-            packed = self._compiled_gradients(batch, step, stop, own, group_sums)
+            packed = self._compiled_gradients(batch, step, stop, own, self._summed_groups(batch, step, own))
             summed = [context.all_reduce(tf.distribute.ReduceOp.SUM, part) for part in packed]
             return self._compiled_update(summed, step, own)
 
@@ -202,6 +199,13 @@ class TrainStep:
         """The copies of a replica, by its number among the process's."""
         return ReplicaVariables(*([one.values[own] for one in some] for some in (self.weights, self.state)))
 
+    def _summed_groups(self, batch: Batch, step: Any, own: int) -> Any:
+        """Sums over all replicas of the KL by group, as the whole batch decides which groups count; None if all do."""
+        if not self.objective.free_bits:
+            return None
+        sums = self._compiled_group_sums(batch, step, own)
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, sums)
+
     def _group_sums(self, batch: Batch, step: Any, own: int) -> Any:
         return self.gradient.group_sums(self._variables(own), batch, step)
 
@@ -218,11 +222,14 @@ class TrainStep:
         columns = len(self.sums) + 1
         return self.update(gradients, sums[:columns], step, own, state=sums[columns:])
 
-    def _faults(self, batch: Batch, step: Any, own: int) -> Any:
-        """1 for each weight whose gradient is not finite or too large to be squared, 0 for others."""
-        gradients, _ = self._gradients(batch, step, tf.zeros((), self.dtype), own, factored=self.gradient.kernels)
-        faults = [tf.logical_not(fits(bound_of_squares(gradient))) for gradient in gradients]
-        return tf.cast(tf.stack(faults), self.dtype)
+    def _faults(self, batch: Batch, step: Any, own: int, group_sums: Any) -> Any:
+        """1 for each weight whose gradient is not finite or too large to be squared, and for state; 0 for others."""
+        stop = tf.zeros((), self.dtype)
+        gradients, sums = self._gradients(batch, step, stop, own, group_sums, factored=self.gradient.kernels)
+        state = self.update.state_parts(sums[len(self.sums) + 1 :])
+        right = [fits(bound_of_squares(gradient)) for gradient in gradients]
+        right += [tf.reduce_all(tf.math.is_finite(value)) for value in state]
+        return tf.cast(tf.logical_not(tf.stack(right)), self.dtype)
 
     def _packed_gradients(self, batch: Batch, step: Any, stop: Any, own: int, group_sums: Any) -> Any:
         factored = sorted(self._packing.factored)

@@ -178,10 +178,13 @@ class Update:
             variable.assign(value)
         return updated[0]
 
+    def state_parts(self, vector: Any) -> list[Any]:
+        """Returns the numbers of each variable of the state, from all of them side by side."""
+        return tf.split(vector, [variable.shape.num_elements() for variable in self.state]) if self.state else []
+
     def _move(self, values: Any, finite: Any, own: int) -> None:
         """Assign new values, side by side in one vector, to the state, and take their moving averages."""
-        sizes = [variable.shape.num_elements() for variable in self.state]
-        for i, (mirrored, value) in enumerate(zip(self.state, tf.split(values, sizes), strict=True)):
+        for i, (mirrored, value) in enumerate(zip(self.state, self.state_parts(values), strict=True)):
             variable = mirrored.values[own]
             value = tf.cast(tf.reshape(value, variable.shape), variable.dtype)
             value = tf.where(finite, value, variable.read_value())
