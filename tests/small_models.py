@@ -17,7 +17,7 @@ LATENT = 3
 class Plain(Model):
     """Dense layers of Keras, made with names by their number, and one sample of the latents at a time."""
 
-    bias = True
+    bias, activation = True, "tanh"
 
     def __init__(self, image_shape=(4, 4, 1), seed=0):
         super().__init__(image_shape, preprocessing=preprocessing_of("bernoulli", "none"), seed=seed)
@@ -35,7 +35,7 @@ class Plain(Model):
         return layer
 
     def make(self):
-        self.hidden = self.dense(self.pixels, 6, activation="tanh")
+        self.hidden = self.dense(self.pixels, 6, activation=self.activation)
         self.out = self.dense(6, 2 * LATENT)
         self.pixels_of = self.dense(LATENT, self.pixels)
 
@@ -66,6 +66,8 @@ class BiasFree(Plain):
 
 class Normalised(Plain):
     """The encoder normalises a batch, and keeps moving statistics of it."""
+
+    activation = None
 
     def make(self):
         super().make()
