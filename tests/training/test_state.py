@@ -1,0 +1,162 @@
+"""Variables that are not trained: saved, averaged, and out of reach of faults and padding."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_models import Dropped, Normalised, Plain
+
+from vaedist.config import Experiment
+from vaedist.devices.strategy import first_local
+from vaedist.errors import ModelError
+from vaedist.models.state import state_updates
+from vaedist.objectives.objective import Objective
+from vaedist.runs.checkpoint import CheckpointStore, Position
+from vaedist.training.batch_gradient import BatchGradient
+from vaedist.training.optimizer import Adam, Averaged, Schedule, mass
+from vaedist.training.state import averaged, load_variables, load_weights, named_slots, named_variables
+from vaedist.training.step import TrainStep
+
+import keras  # isort: skip
+
+SHAPE, BATCH, DECAY = (4, 6, 3), 16, 0.9
+
+
+@pytest.fixture(scope="module")
+def step():
+    """A step of a model that normalises, on one device, with averages."""
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        model = Normalised(SHAPE)
+    return TrainStep(
+        model, strategy, Averaged(Adam(Schedule(0.01)), DECAY), Objective(), global_batch=BATCH, steps_per_call=3,
+        norm_every=1, seed=1,
+    )  # fmt: skip
+
+
+def statistics(model):
+    return model.norm.moving_mean.numpy(), model.norm.moving_variance.numpy()
+
+
+def moved(model, images):
+    """Keras's own moving statistics after a batch, from a copy of the model."""
+    copy = type(model)(model.image_shape)
+    copy.set_weights(model.get_weights())
+    copy.encode(tf.constant(images), training=True)
+    return statistics(copy)
+
+
+def test_a_step_moves_the_statistics_as_keras_does_and_leaves_padding_out(step, reader):
+    lanes = reader(BATCH)
+    for number, count in ((0, 16), (1, 16), (3, 5)):  # the last batch has 5 rows
+        chunk = lanes.read(0, number, 1, 3)
+        assert int(chunk.counts[0, 0]) == count
+        images = chunk.images[0, 0, :count].reshape(-1, *SHAPE)
+        repeated = images[np.arange(BATCH) % count]
+        expected = moved(step.model, repeated)
+        assert step.run(chunk, number)[1]
+        for found, wanted in zip(statistics(step.model), expected, strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_averages_of_statistics_are_used_in_their_context_and_in_a_model_that_is_loaded(step, reader, tmp_path):
+    model, chunk, seen = step.model, reader(BATCH).read(0, 0, 1, 3), []
+    for variable in (*step.slots["average"], *step.update.state_averages):
+        variable.assign(tf.zeros_like(variable))
+    for number in range(3):
+        assert step.run(chunk, number)[1]
+        seen.append(np.concatenate(statistics(model)))
+    powers = DECAY ** np.arange(3)[::-1]
+    expected = np.tensordot(powers, np.array(seen), 1) / powers.sum()
+    with averaged(model, step, 3):
+        np.testing.assert_allclose(np.concatenate(statistics(model)), expected, rtol=1e-5)
+    np.testing.assert_array_equal(np.concatenate(statistics(model)), seen[-1])
+    store = CheckpointStore(tmp_path, keep=1)
+    position = Position(0, 3, "data", SHAPE)
+    store.save(position, named_variables(model), named_slots(model, step), Experiment().to_toml())
+    checkpoint = store.newest()
+    loaded = Normalised(SHAPE, seed=9)
+    load_weights(loaded, checkpoint, DECAY)
+    np.testing.assert_allclose(np.concatenate(statistics(loaded)), expected, rtol=1e-5)
+    assert mass(DECAY, 3) == pytest.approx(powers.sum() * (1 - DECAY))
+    before = [variable.numpy() for variable in (*model.variables, *step.update.state_averages)]
+    for variable in (*model.variables, *step.update.state_averages):
+        variable.assign(tf.ones_like(variable))
+    load_variables(model, step, checkpoint)
+    for variable, value in zip((*model.variables, *step.update.state_averages), before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+def test_a_new_value_that_is_not_finite_changes_nothing_and_is_named(step, reader):
+    chunk = reader(BATCH).read(0, 0, 1, 3)
+    kernel = step.model.hidden.kernel
+    right = kernel.numpy()
+    kernel.assign(1e25 * right)  # the variance overflows, by which the normalised values are 0, and the loss is finite
+    before = [variable.numpy() for variable in (*step.model.variables, *step.update.state_averages)]
+    metrics, finite = step.run(chunk, 0)
+    assert not finite
+    assert np.isfinite(metrics[0, : len(step.sums)]).all()
+    for variable, value in zip((*step.model.variables, *step.update.state_averages), before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+    assert "batch_normalization/moving_variance" in step.weights_at_fault(chunk, 0, 0)
+    kernel.assign(right)
+    assert step.run(chunk, 0)[1]
+
+
+def test_a_step_assigns_nothing_to_the_model_while_it_takes_gradients(step, reader):
+    batches = step._on_devices(reader(BATCH).read(0, 0, 1, 3))
+    batch = type(batches)(*(first_local(step.strategy, part)[0] for part in batches))
+
+    def taken(batch):
+        return step._gradients(batch, tf.constant(0, tf.int64), tf.constant(0.0), 0)
+
+    graph = tf.function(taken, autograph=False).get_concrete_function(batch).graph
+    assert [op.type for op in graph.get_operations() if "Assign" in op.type] == []
+    gradients, _ = taken(batch)
+    for weight, gradient in zip(step.model.trainable_variables, gradients, strict=True):
+        if weight.path != "dense/bias":  # which normalisation takes out again
+            assert np.abs(gradient).max() > 1e-4, weight.path
+
+
+def test_every_instance_of_a_model_has_the_same_paths():
+    paths = [[variable.path for variable in Normalised(SHAPE).variables] for _ in range(2)]
+    assert paths[0] == paths[1]
+    assert len(set(paths[0])) == len(paths[0])
+
+
+def gradient_of(model):
+    return BatchGradient(model, Objective(), global_batch=4, accumulation_steps=1, kernel_first=False, seed=0)
+
+
+def test_state_that_cannot_be_averaged_is_refused():
+    with pytest.raises(ModelError, match=r"model Dropped has the variable seed_generator/.* of type int64") as error:
+        gradient_of(Dropped())
+    assert "\n" not in str(error.value)
+
+
+def test_two_variables_with_one_path_are_refused():
+    class Twice(Plain):
+        def dense(self, *sizes, **options):
+            return super().dense(*sizes, **options, name="same")
+
+    with pytest.raises(ModelError, match="model Twice has two variables with the path same/kernel: each of its layers"):
+        gradient_of(Twice())
+
+
+def test_a_frozen_layer_is_a_constant():
+    class Frozen(Normalised):
+        def make(self):
+            super().make()
+            self.hidden.trainable = False
+
+    gradient = gradient_of(Frozen())
+    assert [variable.path for variable in gradient.state] == [
+        "batch_normalization/moving_mean", "batch_normalization/moving_variance"
+    ]  # fmt: skip
+
+
+def test_values_that_a_model_assigns_in_a_context_are_collected_and_not_assigned():
+    variable = keras.Variable([1.0, 2.0], trainable=False)
+    with state_updates([variable], [tf.constant([5.0, 6.0])]) as updates:
+        variable.assign(variable + 1)
+    np.testing.assert_array_equal(updates[0], [6.0, 7.0])
+    np.testing.assert_array_equal(variable, [1.0, 2.0])
