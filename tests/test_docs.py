@@ -22,11 +22,18 @@ PAGES = [
     README,
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
+    ROOT / "docs/extending.md",
     ROOT / "docs/performance.md",
     ROOT / "docs/security.md",
 ]
 JOBS = sorted((ROOT / "jobs").glob("*.toml"))
 MADE = ("data", "runs")  # folders of the root that are made by use
+
+
+@pytest.fixture(autouse=True)
+def example(monkeypatch):
+    """The package of the example can be imported."""
+    monkeypatch.syspath_prepend(ROOT / "examples/conv_vae")
 
 
 def fences(page: Path, language: str) -> list[str]:
