@@ -132,7 +132,7 @@ def test_averages_that_were_not_kept_are_refused(place, invoke):
     with pytest.raises(RunError, match="kept no moving averages of its weights"):
         vaedist.load_run(place / "grey", ema=True)
     done = invoke("evaluate", "grey", "--bits-per-dim", "--samples", 5, code=2)
-    assert "has no bits/dim: model.likelihood = 'bernoulli' on grey values is a score" in done.stderr
+    assert "the model scores pixel values in [0, 1] by a score that is not a density or a probability" in done.stderr
     assert not list(place.glob("grey/evaluations/test-k5-*"))
 
 

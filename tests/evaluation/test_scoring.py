@@ -1,6 +1,5 @@
 """Scores of any model: their names and shapes, what is refused, and several samples of an image."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -143,19 +142,6 @@ def test_a_score_that_does_not_fit_is_refused_in_one_line(case):
     with pytest.raises(ModelError, match=f"^model Changed: {message}$") as refused:
         score_layout(changed(**parts))
     assert "\n" not in str(refused.value)
-
-
-def test_a_model_that_draws_its_own_noise_is_refused_by_the_name_of_the_layer():
-    from vaedist.models.state import state_variables
-
-    class Dropping(TinyHierarchy):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            self.drop = keras.layers.Dropout(0.5, name="drop")
-
-    assert state_variables(TinyHierarchy(SHAPE)) == []
-    with pytest.raises(ModelError, match=r"^model Dropping has the variable .*seed.* of type .*int.*Dropout"):
-        state_variables(Dropping(SHAPE))
 
 
 @pytest.mark.parametrize("leading", [(4,), (4, 3)])

@@ -2,118 +2,117 @@
 
 import json
 import shutil
-import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+import tomli_w
 from command import run as vaedist
+from command import start
 
-from vaedist.config import Experiment, Sweep
-from vaedist.errors import RunError
-from vaedist.launch.training.trainer import train
-from vaedist.launch.tuning.sweep import tune
-from vaedist.monitor.events import Notice, Progress
 from vaedist.runs.checkpoint_store import checkpoints_of
+from vaedist.runs.folder import RunFolder
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "conv_vae"
-SMALL = [
-    "model.width=4",
-    "model.latent=8",
-    "training.global_batch=16",
-    "training.eval_batch=32",
-    "scaling.cpus_per_worker=1",
-]
+# Two workers, 2 epochs of 100 steps, a checkpoint every 30.
+KEYS = {
+    "model.width": 4, "model.latent": 8, "training.global_batch": 16, "training.eval_batch": 32, "training.epochs": 2,
+    "scaling.workers": 2, "scaling.cpus_per_worker": 1, "checkpoint.every_steps": 30, "monitor.log_every": 5,
+}  # fmt: skip
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory):
-    """A copy of the example, whose package can be imported here."""
-    folder = tmp_path_factory.mktemp("example")
-    shutil.copytree(EXAMPLE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "runs", "data"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        yield folder
-    for name in [name for name in sys.modules if name.partition(".")[0] == "conv_vae"]:
-        del sys.modules[name]
+def folder(tmp_path_factory):
+    """A copy of the example, in which commands are run."""
+    copy = tmp_path_factory.mktemp("example")
+    shutil.copytree(EXAMPLE, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "runs", "data"))
+    return copy
 
 
 @pytest.fixture(scope="module")
-def experiment(package, blob_data, tmp_path_factory):
-    """Two workers, 2 epochs of 100 steps, a checkpoint every 30."""
-    places = [f"data.path={blob_data}", f"run.folder={tmp_path_factory.mktemp('runs')}"]
-    more = ["scaling.workers=2", "training.epochs=2", "checkpoint.every_steps=30", "monitor.log_every=5"]
-    return Experiment.from_file(package / "job.toml", [*places, *SMALL, *more])
+def arguments(blob_data):
+    """Options of `vaedist train` and `vaedist tune run`."""
+    keys = {"data.path": blob_data, "run.folder": "runs", **KEYS}
+    return [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]
 
 
 @pytest.fixture(scope="module")
-def trained(cluster, experiment):
+def trained(folder, arguments):
     """The run as nothing disturbs it."""
-    return train(experiment.with_values({"run.name": "trained"}))
+    vaedist("train", "job.toml", "--name", "trained", *arguments, cwd=folder, PYTHONPATH=".")
+    return RunFolder.at(folder / "runs" / "trained")
 
 
-def test_the_example_is_short():
-    assert len((EXAMPLE / "conv_vae" / "__init__.py").read_text().splitlines()) < 120
+def rows(run):
+    return [json.loads(line) for line in run.metrics.read_text().splitlines()] if run.metrics.exists() else []
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_two_workers_learn_and_a_killed_one_changes_nothing(trained, experiment, processes):
-    killed, events = [], []
-
-    def kill(event):
-        events.append(event)
-        if isinstance(event, Progress) and event.step >= 75 and not killed:
-            killed.append(processes("RayTrainWorker")[-1])
-            killed[-1].kill()
-
-    run = train(experiment.with_values({"run.name": "killed"}), observe=kill)
-    assert len(killed) == 1
-    assert any(isinstance(event, Notice) and "starting again" in event.text for event in events)
+def test_a_killed_worker_changes_nothing(trained, folder, arguments):
+    run = RunFolder.at(folder / "runs" / "killed")
+    command = start("train", "job.toml", "--name", "killed", *arguments, cwd=folder, PYTHONPATH=".")
+    deadline = time.monotonic() + 300
+    while not any(row["step"] >= 75 for row in rows(run)):
+        assert command.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    workers = [
+        process
+        for process in psutil.Process(command.pid).children(recursive=True)
+        if "RayTrainWorker" in " ".join(process.cmdline())
+    ]
+    workers[-1].kill()
+    said = "".join(command.communicate(timeout=300))
+    assert command.returncode == 0, said
+    assert "starting again from the newest checkpoint" in said
     weights, expected = (checkpoints_of(each).newest().weights() for each in (run, trained))
     for name, value in expected.items():
         np.testing.assert_array_equal(weights[name], value)
-    rows = [json.loads(line) for line in trained.metrics.read_text().splitlines()]
-    elbos = [row["elbo"] for row in rows if row["kind"] == "train"]
+    elbos = [row["elbo"] for row in rows(trained) if row["kind"] == "train"]
     assert elbos[-1] > elbos[0]
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_run_is_resumed_with_its_own_code_only_unless_the_user_says_so(trained, experiment, package):
-    longer = experiment.with_values({"run.name": "trained", "training.epochs": 3})
-    module = package / "conv_vae" / "__init__.py"
+def test_a_run_is_resumed_with_its_own_code_unless_the_user_says_so(trained, folder, arguments):
+    shutil.copytree(trained.path, folder / "runs" / "longer")
+    resume = ["train", "job.toml", "--name", "longer", *arguments, "--set", "training.epochs=3", "--resume"]
+    module = folder / "conv_vae" / "__init__.py"
     text = module.read_text()
     module.write_text(text + "\n# another version\n")
     try:
-        with pytest.raises(RunError, match=r"was trained with package conv_vae .* --changed-code resumes"):
-            train(longer, resume=True)
+        _, said = vaedist(*resume, cwd=folder, code=2, PYTHONPATH=".")
+        assert "was trained with package conv_vae" in said
+        assert "--changed-code resumes" in said
+        vaedist(*resume, "--changed-code", cwd=folder, PYTHONPATH=".")
     finally:
         module.write_text(text)
-    position = checkpoints_of(trained).reached()
-    assert (position.epoch, list(position.packages)) == (2, ["conv_vae"])
+    before, after = (checkpoints_of(RunFolder.at(folder / "runs" / name)).reached() for name in ("trained", "longer"))
+    assert (before.epoch, after.epoch) == (2, 3)
+    assert before.packages["conv_vae"] != after.packages["conv_vae"]
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_every_command_takes_it(trained, package, tmp_path):
-    path = {"PYTHONPATH": str(package)}
-    out, _ = vaedist("evaluate", trained.path, "--samples", 4, "--limit", 32, "--json", **path)
-    assert json.loads(out)["bits_per_dim"]["4"]["mean"] < 8.1
-    out, _ = vaedist("check", trained.path, **path)
+def test_every_command_takes_it(trained, folder):
+    out, _ = vaedist("evaluate", trained.path, "--samples", 4, "--limit", 32, "--json", cwd=folder, PYTHONPATH=".")
+    assert 0 < json.loads(out)["bits_per_dim"]["4"]["mean"] < 9
+    out, _ = vaedist("check", trained.path, cwd=folder, PYTHONPATH=".")
     assert "all 4 checks passed" in out
     for command in ("sample", "reconstruct"):
-        vaedist(command, trained.path, "-n", 4, "-o", tmp_path / f"{command}.png", **path)
-        assert (tmp_path / f"{command}.png").stat().st_size > 100
+        vaedist(command, trained.path, "-n", 4, "-o", f"{command}.png", cwd=folder, PYTHONPATH=".")
+        assert (folder / f"{command}.png").stat().st_size > 100
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_sweep_varies_its_own_keys(cluster, experiment, tmp_path):
-    tables = experiment.with_values({"run.name": "sweep", "run.folder": str(tmp_path), "scaling.workers": 1,
-                                     "training.epochs": 1}).model_dump(exclude_none=True)  # fmt: skip
-    sweep = Sweep.from_dict({**tables, "tune": {"search": "grid", "space": {"model.width": {"grid": [2, 4]}}}})
-    folder = tune(sweep)
-    trials = folder.read_trials()
-    assert sorted(trial.params["model.width"] for trial in trials) == [2, 4]
-    assert all(trial.state == "done" for trial in trials)
+def test_a_sweep_varies_its_keys(folder, blob_data):
+    keys = KEYS | {"scaling.workers": 1, "training.epochs": 1, "data.path": str(blob_data), "run.folder": "runs"}
+    job = {
+        "model": {"type": "conv_vae:ConvVAE"},
+        "tune": {"search": "grid", "space": {"model.width": {"grid": [2, 4]}}},
+    }
+    for key, value in keys.items():
+        section, _, name = key.partition(".")
+        job.setdefault(section, {})[name] = value
+    (folder / "sweep.toml").write_text(tomli_w.dumps(job))
+    vaedist("tune", "run", "sweep.toml", cwd=folder, PYTHONPATH=".")
+    out, _ = vaedist("tune", "best", "runs/sweep", cwd=folder, PYTHONPATH=".")
+    assert "conv_vae:ConvVAE" in out

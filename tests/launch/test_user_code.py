@@ -1,4 +1,4 @@
-"""Workers import what the driver does: by PYTHONPATH in a Ray of its own, by copies in one that runs already."""
+"""Workers of a Ray of its own import what the driver does, by PYTHONPATH."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import ray
 
 from vaedist.launch.user_code import python_path, staged
 
@@ -77,11 +76,3 @@ def test_only_code_is_staged(code):
 def test_a_ray_of_this_process_imports_them_where_they_are(code, below, path):
     expected = [str(code / "alone.py"), str(code / "my_vae" / "model.py")]
     assert imported("", code.parent / below, path) == expected
-
-
-@pytest.mark.ray
-def test_a_cluster_that_runs_already_gets_copies(cluster, code):
-    files = imported(ray.get_runtime_context().gcs_address, code.parent, "code")
-    assert [Path(file).name for file in files] == ["alone.py", "model.py"]
-    for file in files:
-        assert "py_modules_files" in file

@@ -10,7 +10,9 @@ from vaedist.devices.strategy import first_local
 from vaedist.errors import ModelError
 from vaedist.models.state import state_updates
 from vaedist.objectives.objective import Objective
-from vaedist.runs.checkpoint import CheckpointStore, Position
+from vaedist.runs.checkpoint import Position
+from vaedist.runs.checkpoint_store import CheckpointStore
+from vaedist.runs.folder import RunFolder
 from vaedist.training.batch_gradient import BatchGradient
 from vaedist.training.optimizer import Adam, Averaged, Schedule, mass
 from vaedist.training.state import averaged, load_variables, load_weights, named_slots, named_variables
@@ -70,7 +72,7 @@ def test_averages_of_statistics_are_used_in_their_context_and_in_a_model_that_is
     with averaged(model, step, 3):
         np.testing.assert_allclose(np.concatenate(statistics(model)), expected, rtol=1e-5)
     np.testing.assert_array_equal(np.concatenate(statistics(model)), seen[-1])
-    store = CheckpointStore(tmp_path, keep=1)
+    store = CheckpointStore(RunFolder.at(tmp_path), keep=1)
     position = Position(0, 3, "data", SHAPE)
     store.save(position, named_variables(model), named_slots(model, step), Experiment().to_toml())
     checkpoint = store.newest()
