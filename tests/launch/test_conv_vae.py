@@ -114,5 +114,6 @@ def test_a_sweep_varies_its_keys(folder, blob_data):
         job.setdefault(section, {})[name] = value
     (folder / "sweep.toml").write_text(tomli_w.dumps(job))
     vaedist("tune", "run", "sweep.toml", cwd=folder, PYTHONPATH=".")
-    out, _ = vaedist("tune", "best", "runs/sweep", cwd=folder, PYTHONPATH=".")
-    assert "conv_vae:ConvVAE" in out
+    vaedist("tune", "best", "runs/sweep", "-o", "best.toml", cwd=folder, PYTHONPATH=".")
+    out, _ = vaedist("config", "show", "best.toml", cwd=folder, PYTHONPATH=".")
+    assert 'type = "conv_vae:ConvVAE"' in out
