@@ -172,7 +172,7 @@ def test_the_release_that_was_checked_is_the_one_that_is_pinned_and_installed():
 
 
 class Listener:
-    """Writes down what it is told."""
+    """Records the messages that it receives."""
 
     def __init__(self):
         self.heard = []

@@ -12,7 +12,7 @@ from vaedist.models.likelihoods import Bernoulli
 from vaedist.models.preprocessing import Scaled
 from vaedist.models.reparameterization import sample_normal
 
-TOP, BOTTOM, CHANNELS = 2, (2, 3), 3  # shapes of z_2 and z_1: 2 places of 3 channels, whose KL is told by channel
+TOP, BOTTOM, CHANNELS = 2, (2, 3), 3  # shapes of z_2 and z_1; the KL of z_1 is by channel
 
 
 class TinyHierarchy(Model):

@@ -1,4 +1,4 @@
-"""What is logged of a model with two stochastic layers."""
+"""Metrics, curves and pictures that are logged of a model with two stochastic layers."""
 
 import numpy as np
 import pytest

@@ -29,8 +29,9 @@ def check(
 ) -> None:
     """Prove a model right, in float64: that of RUN, a run's folder, or the first one of JOB, a TOML file.
 
-    Masks, log-determinant, inverse, probabilities that add up to 1, the gradient, the compiled update against an eager
-    one, and one device against two. Exit code 1 if one of them fails.
+    The gradient, the compiled update against an eager one, and one device against two; where the model declares them,
+    its flows (dependencies, log-determinant, inverse) and probabilities that add up to 1. Exit code 1 if one of them
+    fails.
     """
     is_run = isinstance(target, str) or (is_there(target) and target.is_dir())
     if is_run and overrides:

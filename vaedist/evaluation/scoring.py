@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 
     @property
     def real(self) -> Any:
-        """A mask of the rows that are not padding, [Q], boolean."""
+        """True for the rows that are not padding, [Q], boolean."""
         return tf.range(self.images.shape[0]) < self.count
 
 

@@ -78,7 +78,7 @@ class TrainStep:
         self._compiled_group_sums = compiled(self._group_sums)
         self._compiled_gradients = compiled(self._packed_gradients)
         self._compiled_update = compiled(self._packed_update)
-        self._compiled_masking = compiled(self.update.clear)
+        self._compiled_clear = compiled(self.update.clear)
 
     def run(self, chunk: Chunk, step: int, *, stop: bool = False) -> tuple[np.ndarray, bool]:
         """Take the steps of a chunk, the first of which has the number `step`, counted over the whole run.
@@ -174,7 +174,7 @@ class TrainStep:
             summed = [context.all_reduce(tf.distribute.ReduceOp.SUM, part) for part in packed]
             return self._compiled_update(summed, step, own)
 
-        self.strategy.run(lambda: self._compiled_masking(local_replica(self.strategy)))
+        self.strategy.run(lambda: self._compiled_clear(local_replica(self.strategy)))
 
         def take(k: Any, step: Any) -> Any:
             result = self.strategy.run(replica, args=(batches, k, step))

@@ -143,7 +143,7 @@ class Jobs:
         Args:
             name: the job's id.
             write: is given pieces of the log.
-            notice: is told when the connection is lost, and when it is there again.
+            notice: called when the connection is lost, and when it is back.
 
         Raises:
             ClusterError: the cluster is gone.

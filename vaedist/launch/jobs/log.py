@@ -27,7 +27,7 @@ def follow_log(dashboard: Dashboard, name: str, write: Callable[[str], None], no
         dashboard: of the cluster.
         name: the job's id.
         write: is given pieces of the log.
-        notice: is told when the connection is lost, and when it is there again.
+        notice: called when the connection is lost, and when it is back.
 
     Raises:
         ClusterError: for `GONE_SECONDS` nothing listened at the cluster's address, or what did had no such job or

@@ -26,7 +26,7 @@ class TensorflowCluster(BackendConfig):
 
     Attributes:
         run: path or URI of the run's folder, whose writer lease each new group takes over.
-        channel: the run's, which is told of each new group.
+        channel: of the run; notified of each new worker group.
         ports: first and last of those that TensorFlow's servers may take; any free ones if empty.
     """
 

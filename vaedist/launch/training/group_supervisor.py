@@ -16,7 +16,7 @@ SAVE_SECONDS = 120.0  # for a checkpoint before a resize; without it the next gr
 class GroupSupervisor:
     """Listens to Ray Train in the process of a run's controller; see `GroupListener`.
 
-    Ray Train's own budget of failures is one number for the whole run, however long; it is told not to count.
+    Ray Train's own limit on failures is one number for the whole run, however long, so it is disabled.
 
     Args:
         channel: the run's.
