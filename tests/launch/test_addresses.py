@@ -53,6 +53,7 @@ def test_hosts(address, host, loopback):
     assert (host_of(address), is_loopback(address)) == (host, loopback)
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_ray_is_not_started_where_its_processes_could_not_start(tmp_path, monkeypatch):
     """Ray encodes the current folder's path as UTF-8, after it has started processes."""
     from vaedist.errors import StorageError
