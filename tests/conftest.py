@@ -158,11 +158,11 @@ def strategy():
 @pytest.fixture
 def make_model(strategy):
     """Makes a small model under the strategy."""
-    from vaedist.models import VAE
+    from mlp_vae import vae
 
     def make(**sizes):
         with strategy.scope():
-            return VAE(SHAPE, **({"hidden": 16, "latent": 5, "flow_depth": 2, "flow_width": 7, "seed": 3} | sizes))
+            return vae(SHAPE, **({"hidden": 16, "latent": 5, "flow_depth": 2, "flow_width": 7, "seed": 3} | sizes))
 
     return make
 

@@ -4,8 +4,9 @@ import math
 
 import vaedist.models  # noqa: F401 - chooses Keras's backend
 from vaedist.models.densities import log_standard_normal
-from vaedist.models.likelihoods import LIKELIHOODS, preprocessing_of
+from vaedist.models.likelihoods import LIKELIHOODS
 from vaedist.models.model import Model, Score
+from vaedist.models.preprocessing import PREPROCESSING
 from vaedist.models.reparameterization import sample_normal
 
 import keras  # isort: skip
@@ -20,7 +21,7 @@ class Plain(Model):
     bias, activation = True, "tanh"
 
     def __init__(self, image_shape=(4, 4, 1), seed=0):
-        super().__init__(image_shape, preprocessing=preprocessing_of("bernoulli", "none"), seed=seed)
+        super().__init__(image_shape, preprocessing=PREPROCESSING["bernoulli"], seed=seed)
         self.noise = {"z": (LATENT,)}
         self.pixels = math.prod(self.image_shape)
         self.likelihood = LIKELIHOODS["bernoulli"]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from mlp_vae import vae
 from synthetic import source
 
 from vaedist.data.manifest import load_manifest
@@ -13,7 +14,6 @@ from vaedist.evaluation import importance
 from vaedist.evaluation.active_units import active_units_doubt, latent_moments
 from vaedist.evaluation.bounds import effective_sample_size, half_bound, importance_bounds, monte_carlo_variances
 from vaedist.evaluation.importance import ImportanceEvaluator
-from vaedist.models import VAE
 from vaedist.models.rng import IMPORTANCE, pixel_uniform, row_normal
 from vaedist.objectives.elbo import bits_per_dim, bound
 
@@ -21,7 +21,7 @@ SHAPE, SEED = (4, 6, 3), 9
 
 
 def model(**sizes):
-    made = VAE(SHAPE, **({"hidden": 16, "latent": 5, "flow_depth": 2, "flow_width": 7, "seed": 3} | sizes))
+    made = vae(SHAPE, **({"hidden": 16, "latent": 5, "flow_depth": 2, "flow_width": 7, "seed": 3} | sizes))
     rng = np.random.default_rng(0)
     made.set_weights([rng.normal(0, 0.3, w.shape) for w in made.get_weights()])
     return made
@@ -179,7 +179,7 @@ def hundred(tmp_path_factory):
 
 def thirty_of_200(**flow):
     """A model of 200 latents, of which the encoder tells 30 what it sees; the others are N(0, 1) for every image."""
-    made = VAE(SHAPE, hidden=16, latent=200, seed=3, **flow)
+    made = vae(SHAPE, hidden=16, latent=200, seed=3, **flow)
     for weight in [*made.flow.weights, *made.encoder.out.weights]:
         weight.assign(np.zeros(weight.shape))
     kernel = np.zeros(made.encoder.out.kernel.shape, np.float32)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from mlp_vae import vae
 
 from vaedist.evaluation import inspection
 from vaedist.evaluation.active_units import active_units, latent_moments
-from vaedist.models import VAE
 from vaedist.models.rng import INSPECTION, pixel_uniform, row_normal
 from vaedist.training.run_logger import STATISTICS_IMAGES
 
@@ -16,7 +16,7 @@ SEED = 5
 @pytest.mark.parametrize("binarize", ["dynamic", pytest.param("none", marks=pytest.mark.slow)])
 def test_statistics_of_the_latents_are_those_of_samples_taken_one_by_one(binarize, monkeypatch):
     shape = (4, 6, 1 if binarize == "dynamic" else 3)
-    model = VAE(shape, hidden=12, latent=5, flow_depth=2, flow_width=9, binarize=binarize, seed=1)
+    model = vae(shape, hidden=12, latent=5, flow_depth=2, flow_width=9, binarize=binarize, seed=1)
     model.encoder.set_weights([3 * weight for weight in model.encoder.get_weights()])  # so that some units are active
     monkeypatch.setattr(inspection, "BLOCK", 8)
     images = np.random.default_rng(0).integers(0, 256, (21, *shape), np.uint8)
@@ -39,14 +39,14 @@ def test_statistics_of_the_latents_are_those_of_samples_taken_one_by_one(binariz
 @pytest.mark.parametrize("count", [STATISTICS_IMAGES, 20])
 def test_hardly_any_unit_is_active_for_the_noise_of_its_samples(count):
     """With as many images as are looked at after an epoch, or fewer; one unit in 1,400 is to be expected."""
-    model = VAE((4, 6, 3), hidden=12, latent=500, flow_depth=1, flow_width=2, flow_transform="location", seed=1)
+    model = vae((4, 6, 3), hidden=12, latent=500, flow_depth=1, flow_width=2, flow_transform="location", seed=1)
     model.set_weights([0 * weight for weight in model.get_weights()])  # q(z|x) = N(0, I) for all x
     images = np.random.default_rng(0).integers(0, 256, (count, 4, 6, 3), np.uint8)
     assert inspection.latent_statistics(model, images, seed=SEED).active_units <= 2
 
 
 def test_without_a_flow_units_are_counted_by_the_encoders_mean():
-    model = VAE((4, 6, 3), hidden=12, latent=50, flow_depth=0, seed=1)
+    model = vae((4, 6, 3), hidden=12, latent=50, flow_depth=0, seed=1)
     model.encoder.out.set_weights([0 * weight for weight in model.encoder.out.get_weights()])
     kernel = np.zeros(model.encoder.out.kernel.shape)
     kernel[:, :7] = np.random.default_rng(0).normal(0, 1, (12, 7))

@@ -7,6 +7,7 @@ depends on its pixels alone.
 import numpy as np
 import pytest
 import tensorflow as tf
+from mlp_vae import vae
 from synthetic import row_of, source
 
 from vaedist.config import Experiment
@@ -17,7 +18,6 @@ from vaedist.data.worker_data import open_inputs, open_probe
 from vaedist.evaluation import importance, inspection
 from vaedist.evaluation.importance import ImportanceEvaluator
 from vaedist.evaluation.test_pass import Evaluator
-from vaedist.models import VAE
 from vaedist.models.rng import INSPECTION, pixel_uniform, row_normal
 from vaedist.monitor.pictures import to_uint8
 from vaedist.training.build import build_step
@@ -44,7 +44,7 @@ def data(tmp_path_factory):
 
 def model(strategy=None, **arguments):
     with (strategy or tf.distribute.MirroredStrategy(["CPU:0"])).scope():
-        made = VAE(SHAPE, hidden=5, latent=3, flow_depth=0, **arguments)
+        made = vae(SHAPE, hidden=5, latent=3, flow_depth=0, **arguments)
     for weight in made.weights:
         weight.assign(tf.zeros_like(weight))
     bias = made.decoder.out.bias
@@ -96,7 +96,7 @@ def test_pictures_show_and_score_the_pixels_of_the_test_pass(data, arguments):
 @pytest.mark.parametrize("binarize", ["dynamic", "fixed"])
 def test_what_is_encoded_is_what_is_shown_beside_the_reconstruction(binarize):
     """An encoder that tells two images apart by their pixels finds the ones that `observed` gives."""
-    made = VAE(SHAPE, hidden=9, latent=3, flow_depth=0, binarize=binarize, seed=1)
+    made = vae(SHAPE, hidden=9, latent=3, flow_depth=0, binarize=binarize, seed=1)
     images = np.full((300, *SHAPE), 100, np.uint8)  # more than a block
     shown = to_uint8(inspection.observed(made, images))
     assert set(np.unique(shown)) == {0, 255}

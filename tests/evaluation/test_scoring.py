@@ -8,12 +8,14 @@ from tiny import TinyHierarchy
 from vaedist.errors import ModelError
 from vaedist.evaluation.scoring import Batch, row_sums, score, score_layout, side_by_side
 from vaedist.models import VAE
-from vaedist.models.preprocessing import Dynamic
+from vaedist.models.mlp.options import MLPFlowOptions, MLPOptions
+from vaedist.models.preprocessing import Dequantised, Dynamic
 from vaedist.objectives.elbo import bound
 
 SHAPE = (4, 6, 3)
+SMALL = MLPOptions(hidden=8, latent=5, likelihood="gaussian", flow=MLPFlowOptions(depth=2, width=7))
 MODELS = {
-    "mlp": (VAE, {"hidden": 8, "latent": 5, "flow_depth": 2, "flow_width": 7, "likelihood": "gaussian"}),
+    "mlp": (VAE, {"options": SMALL, "preprocessing": Dequantised()}),
     "hierarchy": (TinyHierarchy, {"preprocessing": Dynamic()}),
 }
 
@@ -58,7 +60,7 @@ def test_samples_of_an_image_score_alike_whether_the_model_shares_the_encoding_o
 
 
 def test_the_layout_tells_the_names_and_sizes_in_a_score():
-    layout = score_layout(VAE(SHAPE, **MODELS["mlp"][1]))
+    layout = score_layout(VAE(SHAPE, SMALL))
     assert layout.layers == {"z": 5}
     assert layout.latents == {"z": (5,)}
     assert layout.metrics == ("log_det_1", "log_det_2", "gate_1", "gate_2")

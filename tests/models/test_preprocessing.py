@@ -6,9 +6,9 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from mlp_vae import vae
 
 from vaedist.errors import NoiseError
-from vaedist.models import VAE
 from vaedist.models.preprocessing import Binned, Dequantised, Dynamic, Fixed, Scaled, Threshold
 
 ALL = [Scaled(), Binned(), Dequantised(), Threshold(), Dynamic(), Fixed()]
@@ -55,7 +55,7 @@ def test_dequantised_pixels_are_spread_over_their_own_bins(images, seed):
     "arguments", [{"binarize": "dynamic"}, {"binarize": "fixed"}, {"likelihood": "continuous_bernoulli"}], ids=str
 )
 def test_pixels_that_are_drawn_are_never_taken_without_noise(arguments):
-    model, images = VAE((2, 2, 1), hidden=3, latent=2, flow_depth=0, **arguments), np.full((3, 2, 2, 1), 90, np.uint8)
+    model, images = vae((2, 2, 1), hidden=3, latent=2, flow_depth=0, **arguments), np.full((3, 2, 2, 1), 90, np.uint8)
     for call in (model, model.encode):
         with pytest.raises(NoiseError, match="noise is missing: this model's pixels are"):
             call(images)
@@ -89,7 +89,7 @@ def test_dynamic_pixels_are_1_as_often_as_they_are_bright():
     ],
 )
 def test_a_model_knows_whether_it_has_bits_per_dim(likelihood, binarize, levels, noisy, proper):
-    model = VAE((2, 2, 1), hidden=3, latent=2, flow_depth=0, likelihood=likelihood, binarize=binarize)
+    model = vae((2, 2, 1), hidden=3, latent=2, flow_depth=0, likelihood=likelihood, binarize=binarize)
     assert (model.levels, model.preprocessing.noisy, model.preprocessing.proper) == (levels, noisy, proper)
     x = model.encode(np.array([[[[0], [100]], [[200], [255]]]], np.uint8), 0.5).x.numpy()
     assert x.shape == (1, 4)

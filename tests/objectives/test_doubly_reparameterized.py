@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from mlp_vae import vae
 from small_models import Layered, OwnSample, Plain
 
 from vaedist.devices.compilation import compiled
 from vaedist.errors import ModelError
 from vaedist.evaluation.scoring import Batch
-from vaedist.models import VAE
 from vaedist.models.rng import POSTERIOR, row_noise
 from vaedist.objectives.objective import Objective
 from vaedist.training.batch_gradient import BatchGradient, ReplicaVariables
@@ -37,7 +37,7 @@ def perturbed(model):
 
 
 @pytest.mark.parametrize(
-    "make", [Plain, lambda shape: VAE(shape, hidden=6, latent=3, flow_depth=0)], ids=["repeated", "broadcast"]
+    "make", [Plain, lambda shape: vae(shape, hidden=6, latent=3, flow_depth=0)], ids=["repeated", "broadcast"]
 )
 @pytest.mark.parametrize("beta", [1.0, 0.5])
 def test_it_is_the_formula(make, beta):
@@ -100,11 +100,11 @@ def moments(model, gradient, **options):
 
 
 def deep():
-    return VAE((2, 2, 1), hidden=5, latent=2, flow_depth=2, flow_width=5)
+    return vae((2, 2, 1), hidden=5, latent=2, flow_depth=2, flow_width=5)
 
 
 CASES = {
-    "no flow": (lambda: VAE((2, 2, 1), hidden=5, latent=2, flow_depth=0), {}),
+    "no flow": (lambda: vae((2, 2, 1), hidden=5, latent=2, flow_depth=0), {}),
     "flow": (deep, {}),
     "flow in the warm-up": (deep, {"warmup": 50_000}),  # beta from 0 to 1/5
 }
@@ -126,7 +126,7 @@ def test_it_has_the_mean_of_the_plain_gradient(case):
 
 def test_of_one_sample_only_the_path_is_left():
     """sum_k w_k^2 d log w_k/dz_k dz_k/d phi with w_1 = 1: the gradient of Roeder et al. 2017."""
-    model = perturbed(VAE((2, 2, 1), hidden=5, latent=2, flow_depth=0))
+    model = perturbed(vae((2, 2, 1), hidden=5, latent=2, flow_depth=0))
     objective = Objective(gradient="dreg")
     assert not objective.is_elbo
     assert objective.drawn == 1

@@ -6,8 +6,8 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from linear_gaussian import LinearGaussian, closed_kl, normal, plain_score, score_of, within_standard_errors
+from mlp_vae import vae
 
-from vaedist.models import VAE
 from vaedist.models.flows.inverse_autoregressive import InverseAutoregressiveFlow
 from vaedist.models.mlp.model import Encoding
 from vaedist.objectives.elbo import bits_per_dim, bound
@@ -16,7 +16,7 @@ toy = LinearGaussian()
 
 
 def test_the_elbo_is_reconstruction_less_kl():
-    score = VAE((2, 2, 3), hidden=5, latent=3, flow_depth=2, flow_width=6)(np.zeros((4, 2, 2, 3), np.uint8))
+    score = vae((2, 2, 3), hidden=5, latent=3, flow_depth=2, flow_width=6)(np.zeros((4, 2, 2, 3), np.uint8))
     parts = bound(score)
     assert [part.shape for part in tf.nest.flatten(parts)] == [(4,)] * 4
     np.testing.assert_array_equal(parts.elbo, parts.reconstruction - parts.kl)
@@ -54,7 +54,7 @@ def test_chapter_fault_the_kl_is_summed_over_latents_so_it_grows_with_their_numb
 
 
 def test_without_a_flow_the_mean_of_the_kl_estimates_is_the_closed_form():
-    model = VAE((2, 2, 3), hidden=5, latent=3, flow_depth=0, dtype="float64")
+    model = vae((2, 2, 3), hidden=5, latent=3, flow_depth=0, dtype="float64")
     mu, log_sigma, count = np.array([0.5, -1.0, 0.0]), np.array([-0.7, 0.3, 0.0]), 100_000
     x, h = (tf.zeros((count, size), tf.float64) for size in (12, 0))
     encoding = Encoding(x, *(tf.constant(np.broadcast_to(v, (count, 3))) for v in (mu, log_sigma)), h)
@@ -88,7 +88,7 @@ def test_elsewhere_the_elbo_is_below_the_evidence_by_the_kl_to_the_exact_posteri
 @pytest.mark.parametrize("seed", range(3))
 def test_no_flow_lifts_the_elbo_above_the_evidence_and_its_weights_average_to_the_evidence(depth, seed):
     """E exp(log p(x, z) - log q(z)) = p(x) whatever the flow, which a wrong log_det breaks."""
-    model = VAE((1, 1, 3), hidden=2, latent=2, flow_depth=depth, flow_width=6, dtype="float64")
+    model = vae((1, 1, 3), hidden=2, latent=2, flow_depth=depth, flow_width=6, dtype="float64")
     rng = np.random.default_rng(seed)
     assert isinstance(model.flow, InverseAutoregressiveFlow)
     model.flow.set_weights([rng.normal(0, 0.5, w.shape) for w in model.flow.get_weights()])

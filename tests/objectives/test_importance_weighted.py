@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from mlp_vae import vae
 from small_models import Layered, Plain
 
 from vaedist.data.manifest import load_manifest
@@ -17,7 +18,6 @@ from vaedist.devices.compilation import compiled
 from vaedist.evaluation import importance
 from vaedist.evaluation.bounds import importance_bounds
 from vaedist.evaluation.scoring import Batch, score
-from vaedist.models import VAE
 from vaedist.models.model import Score
 from vaedist.models.products import Factors
 from vaedist.models.rng import POSTERIOR, row_noise
@@ -60,7 +60,7 @@ def gradients_of(model, objective, images, *, count=None, step=0, factored=False
 
 @pytest.mark.parametrize("how", [compiled, lambda function: function], ids=["compiled", "eager"])
 @pytest.mark.parametrize(
-    "make", [Plain, lambda: VAE((4, 4, 1), hidden=6, latent=3, flow_depth=1, flow_width=5)], ids=["layers", "flow"]
+    "make", [Plain, lambda: vae((4, 4, 1), hidden=6, latent=3, flow_depth=1, flow_width=5)], ids=["layers", "flow"]
 )
 def test_one_sample_gives_the_gradient_of_the_elbo_bit_by_bit(make, how):
     model = make()
@@ -120,7 +120,7 @@ def test_the_bound_of_training_is_that_of_evaluation_on_the_same_noise(small_dat
     monkeypatch.setattr(importance, "IMPORTANCE", POSTERIOR)
     rows = SplitRows(str(small_dataset), load_manifest(str(small_dataset)), "test")
     images = rows.read(0, 19)
-    model = VAE((4, 6, 3), hidden=8, latent=3, flow_depth=1, flow_width=5)
+    model = vae((4, 6, 3), hidden=8, latent=3, flow_depth=1, flow_width=5)
     evaluator = importance.ImportanceEvaluator(model, rows, samples=K, seed=SEED)
     assert (evaluator.rounds, evaluator.blocks) == (1, 1)  # so that sample k of row r has the same noise in both
     evaluated = evaluator.summary(list(evaluator.scores()))
@@ -207,7 +207,7 @@ import tensorflow as tf
 from small_models import Layered, Plain
 from vaedist.data.lanes import LanePlan
 from vaedist.data.lane_reader import LaneReader
-from vaedist.models import VAE
+from mlp_vae import vae
 from vaedist.objectives.objective import Objective
 from vaedist.training.optimizer import Adam, Schedule
 from vaedist.training.step import TrainStep
@@ -217,7 +217,7 @@ alone = tf.distribute.MirroredStrategy(both.extended.worker_devices[:1])
 images = np.random.default_rng(0).integers(0, 256, (22, 4, 4, 1), dtype=np.uint8)
 lanes = [images[lane::4] for lane in range(4)]
 CASES = {
-    "samples": (lambda: VAE((4, 4, 1), hidden=20, latent=4, flow_depth=0), Objective(samples=5)),
+    "samples": (lambda: vae((4, 4, 1), hidden=20, latent=4, flow_depth=0), Objective(samples=5)),
     "dreg": (Plain, Objective(samples=5, gradient="dreg", warmup=4)),
     "free bits": (Layered, Objective(warmup=4, free_bits=0.2, group=0, samples=3)),
 }

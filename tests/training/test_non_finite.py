@@ -20,7 +20,7 @@ import tensorflow as tf
 from small_models import BiasFree, Convolutional, Normalised, Plain
 from vaedist.data.lanes import LanePlan
 from vaedist.data.lane_reader import LaneReader
-from vaedist.models import VAE
+from mlp_vae import vae
 from vaedist.models.products import Factors
 from vaedist.objectives.objective import Objective
 from vaedist.training.optimizer import Adam, Adamax, Averaged, Schedule
@@ -31,12 +31,12 @@ strategies = {1: tf.distribute.MirroredStrategy(both.extended.worker_devices[:1]
 images = np.random.default_rng(0).integers(0, 256, (16, 4, 4, 1), dtype=np.uint8)
 rate = Schedule(0.01)
 ADAM, ADAMW, ADAMAX = Adam(rate), Adam(rate, weight_decay=0.1), Adamax(rate)
-MLP = lambda: VAE((4, 4, 1), hidden=6, latent=3, flow_depth=1, flow_width=5)
+MLP = lambda: vae((4, 4, 1), hidden=6, latent=3, flow_depth=1, flow_width=5)
 # model, optimizer, devices, objective, other settings
 CASES = {
     "mlp": (MLP, ADAM, 1, Objective(), {}),
     "mlp of factors, clipped": (
-        lambda: VAE((4, 4, 1), hidden=80, latent=40, flow_depth=0), Averaged(ADAMW, 0.9), 2, Objective(),
+        lambda: vae((4, 4, 1), hidden=80, latent=40, flow_depth=0), Averaged(ADAMW, 0.9), 2, Objective(),
         {"clip_norm": 1.0},
     ),
     "mlp, samples": (MLP, ADAMAX, 1, Objective(samples=3, gradient="dreg"), {}),

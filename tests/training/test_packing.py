@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from mlp_vae import vae
 
 from vaedist.evaluation.scoring import Batch
-from vaedist.models import VAE
 from vaedist.models.products import Factors
 from vaedist.training.packing import Packing
 
 
 @pytest.fixture(scope="module")
 def model():
-    return VAE((32, 32, 3))
+    return vae((32, 32, 3))
 
 
 def packing_of(model, rows, *, reduce_dtype="float32", split=True):

@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+FIND = f"import sys; sys.path.append({str(Path(__file__).parents[1])!r})\n"  # for `mlp_vae`
 
 # The second replica's gradient of a kernel overflows, or of a bias; its loss, and all of the first replica, are finite.
 FAULT = """
@@ -12,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from vaedist.data.lanes import LanePlan
 from vaedist.data.lane_reader import LaneReader
-from vaedist.models import VAE
+from mlp_vae import vae
 from vaedist.objectives.objective import Objective
 from vaedist.training.optimizer import Adam, Schedule
 from vaedist.training.step import TrainStep
@@ -22,7 +25,7 @@ configure_devices(threads=1, gpus=0, logical_devices=2)
 strategy = make_strategy(workers=1)
 assert strategy.num_replicas_in_sync == 2
 with strategy.scope():
-    model = VAE((4, 4, 3), hidden=8, latent=4, flow_depth=1, flow_width=8)
+    model = vae((4, 4, 3), hidden=8, latent=4, flow_depth=1, flow_width=8)
 step = TrainStep(
     model, strategy, Adam(Schedule(0.01)), Objective(), global_batch=8, steps_per_call=2, norm_every=9, seed=0
 )
@@ -57,7 +60,7 @@ NARROW = """
 import numpy as np
 from vaedist.data.lanes import LanePlan
 from vaedist.data.lane_reader import LaneReader
-from vaedist.models import VAE
+from mlp_vae import vae
 from vaedist.objectives.objective import Objective
 from vaedist.training.optimizer import Adam, Schedule
 from vaedist.training.step import TrainStep
@@ -70,7 +73,7 @@ chunk = LaneReader(LanePlan(16, 4, 8), [images[lane::4] for lane in range(4)], r
 moments = []
 for reduce_dtype in (None, "float32", "bfloat16"):
     with strategy.scope():
-        model = VAE((4, 4, 3), hidden=8, latent=4, flow_depth=1, flow_width=8)
+        model = vae((4, 4, 3), hidden=8, latent=4, flow_depth=1, flow_width=8)
     step = TrainStep(
         model, strategy, Adam(Schedule(0.01)), Objective(), global_batch=8, steps_per_call=2, norm_every=1,
         reduce_dtype=reduce_dtype, seed=0,
@@ -93,7 +96,7 @@ import numpy as np
 import tensorflow as tf
 from vaedist.data.lanes import LanePlan
 from vaedist.data.lane_reader import LaneReader
-from vaedist.models import VAE
+from mlp_vae import vae
 from vaedist.objectives.objective import Objective
 from vaedist.training.optimizer import Adam, Schedule
 from vaedist.training.step import TrainStep
@@ -108,7 +111,7 @@ found = []
 for strategy in (alone, both):
     replicas = strategy.num_replicas_in_sync
     with strategy.scope():
-        model = VAE((4, 4, 3), hidden=40, latent=20, flow_depth=2, flow_width=48)
+        model = vae((4, 4, 3), hidden=40, latent=20, flow_depth=2, flow_width=48)
     step = TrainStep(
         model, strategy, Adam(Schedule(0.01)), Objective(), global_batch=8, steps_per_call=3, norm_every=1,
         clip_norm=clip_norm, accumulation_steps=parts if replicas > 1 else 1, seed=0,
@@ -133,7 +136,7 @@ CASES = (22, 0.0, 1), (18, 0.0, 3)
 )
 def test_replicas_give_the_weights_that_one_device_gives(rows, clip_norm, parts):
     said = subprocess.run(
-        [sys.executable, "-c", FACTORS, str(rows), str(clip_norm), str(parts)],
+        [sys.executable, "-c", FIND + FACTORS, str(rows), str(clip_norm), str(parts)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert said.returncode == 0, said.stderr[-3000:]
@@ -145,7 +148,7 @@ def test_replicas_give_the_weights_that_one_device_gives(rows, clip_norm, parts)
 
 @pytest.mark.slow
 def test_gradients_summed_in_bfloat16_are_close_and_not_the_same():
-    said = subprocess.run([sys.executable, "-c", NARROW], capture_output=True, text=True, check=False)
+    said = subprocess.run([sys.executable, "-c", FIND + NARROW], capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr[-3000:]
     same, apart = said.stdout.splitlines()[-1].split()
     assert same == "True"
@@ -155,6 +158,6 @@ def test_gradients_summed_in_bfloat16_are_close_and_not_the_same():
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ["vae/decoder/out/kernel", "vae/decoder/out/bias"])
 def test_a_gradient_that_overflows_on_another_replica_changes_no_weight_and_is_named(path):
-    said = subprocess.run([sys.executable, "-c", FAULT, path], capture_output=True, text=True, check=False)
+    said = subprocess.run([sys.executable, "-c", FIND + FAULT, path], capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr[-3000:]
     assert said.stdout.splitlines()[-1] == path

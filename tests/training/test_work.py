@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,6 +69,8 @@ def test_python_calls_a_step(strategy, tmp_path):
     assert within.mean() / 64 < CALLS_A_STEP
 
 
+FIND = f"import sys; sys.path.append({str(Path(__file__).parents[1])!r})\n"  # for `mlp_vae`
+
 # Prints the collectives that the program of a step holds, and the type of what they carry, as one of two workers.
 COLLECTIVES = """
 import json, os, sys
@@ -78,7 +81,7 @@ from vaedist.data.lanes import LanePlan
 from vaedist.data.lane_reader import LaneReader
 from vaedist.launch.training.packet_filter import LOOPBACK_NETWORKS
 from vaedist.launch.training.server_port import ServerPort
-from vaedist.models import VAE
+from mlp_vae import vae
 from vaedist.objectives.objective import Objective
 from vaedist.training.optimizer import Adam, Schedule
 from vaedist.training.step import TrainStep
@@ -91,7 +94,7 @@ port = int(config["cluster"]["worker"][rank].rpartition(":")[2])
 with ServerPort((port, port)).admitting(LOOPBACK_NETWORKS, print):
     strategy = make_strategy(workers=2)
 with strategy.scope():
-    model = VAE((4, 4, 3), hidden=8, latent=4, flow_depth=1, flow_width=8)
+    model = vae((4, 4, 3), hidden=8, latent=4, flow_depth=1, flow_width=8)
 step = TrainStep(
     model, strategy, Adam(Schedule(0.01)), Objective(), global_batch=8, steps_per_call=2, norm_every=1,
     reduce_dtype=sys.argv[2], seed=0,
@@ -116,7 +119,7 @@ def test_one_collective_a_step_and_one_for_the_metrics_where_gradients_are_narro
     configs = [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}} for rank in range(2)]
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", COLLECTIVES, json.dumps(config), reduce_dtype],
+            [sys.executable, "-c", FIND + COLLECTIVES, json.dumps(config), reduce_dtype],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for config in configs

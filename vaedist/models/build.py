@@ -8,7 +8,6 @@ import keras
 
 from vaedist.config import Experiment
 from vaedist.config.model_types import model_class
-from vaedist.models.mlp.options import MLPOptions
 from vaedist.user_code import user_code
 
 
@@ -20,8 +19,6 @@ def build_model(experiment: Experiment, image_shape: tuple[int, int, int], dtype
     """
     options, binarize = experiment.model, experiment.data.binarize
     kind = model_class(options.type)
-    if isinstance(options, MLPOptions):
-        return kind(image_shape, **_mlp_arguments(options), binarize=binarize, seed=experiment.seed, dtype=dtype)
     with user_code(f"model.type = {options.type!r}: the model cannot be made"):
         preprocessing = options.preprocessing(binarize)
         keras.utils.set_random_seed(experiment.seed)  # of initializers that have no seed of their own
@@ -38,20 +35,3 @@ def layers_of(dtype: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
-
-
-def _mlp_arguments(options: MLPOptions) -> dict[str, Any]:
-    """Returns the arguments of the MLP's constructor that its options stand for."""
-    flow = options.flow
-    return {
-        "hidden": options.hidden,
-        "layers": options.layers,
-        "latent": options.latent,
-        "likelihood": options.likelihood,
-        "flow_depth": flow.depth,
-        "flow_width": flow.width,
-        "flow_layers": flow.layers,
-        "flow_transform": flow.transform,
-        "flow_context": flow.context,
-        "gate_bias": flow.gate_bias,
-    }

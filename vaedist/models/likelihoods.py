@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from vaedist.models.densities import log_normal
-from vaedist.models.preprocessing import BINARIZE, PREPROCESSING, Preprocessing
+from vaedist.models.preprocessing import PREPROCESSING, Preprocessing
 
 LOG_TOGETHER = 8  # factors of a logarithm
 SERIES = 0.25  # below it, functions that are 0 / 0 at 0 are taken from their power series
@@ -238,8 +238,3 @@ LIKELIHOODS: dict[str, Likelihood] = {
     "gaussian": Gaussian(),
     "discretized_logistic": DiscretizedLogistic(),
 }
-
-
-def preprocessing_of(likelihood: str, binarize: str) -> Preprocessing:
-    """Returns how pixels become x, for a key of `LIKELIHOODS` and one of `BINARIZE`."""
-    return BINARIZE[binarize] or LIKELIHOODS[likelihood].preprocessing

