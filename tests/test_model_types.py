@@ -13,12 +13,13 @@ from test_config import message_of, only_config_errors, tables_of, toml_values
 from toys import NAME, TOY
 
 import vaedist
-from vaedist.config import Experiment, ModelOptions, Section, Sweep, differences, keys, with_options
-from vaedist.config.model_types import BUILT_IN, check_model_class, model_class, options_class
+from vaedist.config import Experiment, ModelOptions, Section, Sweep, check_classes, differences, keys, with_options
+from vaedist.config.model_options import MODELS
 from vaedist.config.reading import placed
 from vaedist.errors import ConfigError, UserCodeError
 from vaedist.models.preprocessing import Binned, Threshold
 
+TABLES = {"model": {"type": TOY}}
 KEYS = ["model.type", "model.channels", "model.norm", "model.stage.blocks", "model.stage.name"]
 
 
@@ -45,9 +46,9 @@ def test_the_public_name_of_the_base_class():
     assert vaedist.ModelOptions is ModelOptions
 
 
-@pytest.mark.parametrize("kind", [*BUILT_IN, TOY])
+@pytest.mark.parametrize("kind", [*MODELS.built_in, TOY])
 def test_every_key_of_a_model_has_a_description_and_a_valid_default(kind):
-    options = options_class(kind)
+    options = MODELS.options_class(kind)
     assert next(iter(options.model_fields)) == "type"
     sections = [options]
     for section in sections:
@@ -65,7 +66,7 @@ def test_an_experiment_has_the_options_of_its_model(toy):
     assert (toy.model.type, toy.model.channels, toy.model.stage.blocks) == (TOY, 8, 3)
     assert toy.model.values() == {"channels": 8, "norm": "batch", "stage.blocks": 3, "stage.name": "first"}
     assert toy.model.changed() == {"channels": 8}
-    assert [key for key in keys(with_options(Experiment, TOY)) if key.startswith("model.")] == KEYS
+    assert [key for key in keys(with_options(Experiment, TABLES)) if key.startswith("model.")] == KEYS
     assert len({toy, Experiment.from_toml(toy.to_toml())}) == 1
 
 
@@ -76,7 +77,7 @@ def test_a_job_without_a_type_is_of_the_mlp():
 
 
 def test_options_can_be_given_as_an_instance():
-    options = options_class(TOY)
+    options = MODELS.options_class(TOY)
     assert Experiment(model=options(type=TOY, channels=4)).model.channels == 4
     for wrong in (options(channels=4), options(type="mlp")):
         with pytest.raises(ValueError, match=r"model\.type\n.*must be"):
@@ -126,7 +127,7 @@ def test_differences_of_two_models_are_their_types(toy):
 
 
 def test_the_schema_shows_the_keys_of_the_model():
-    shown = with_options(Sweep, TOY).model_json_schema()
+    shown = with_options(Sweep, TABLES).model_json_schema()
     options = shown["$defs"]["ToyOptions"]["properties"]
     assert options["type"]["default"] == TOY
     assert options["channels"]["minimum"] == 1
@@ -170,7 +171,7 @@ def test_a_type_that_names_no_model_is_refused_in_one_line(monkeypatch, kind, re
     assert message.startswith(f"job.toml: model.type = {kind!r}: {reason}")
     assert message_of(Experiment().with_overrides, f"model.type='{kind}'", "model.channels=3").startswith("--set")
     with pytest.raises(ConfigError) as error:
-        model_class(kind)
+        MODELS.load(kind)
     assert str(error.value).startswith(f"model.type = {kind!r}: {reason}")
     assert pickle.loads(pickle.dumps(error.value)).reason == error.value.reason
 
@@ -181,7 +182,7 @@ def test_an_option_without_a_default_must_be_given():
     made = Experiment.from_dict({"model": demanding | {"rate": 2.0}})
     assert made.model.changed() == {"rate": 2.0}
     assert Experiment.from_toml(made.to_toml()) == made
-    assert "rate" in with_options(Sweep, demanding["type"]).model_json_schema()["$defs"]["Options"]["required"]
+    assert "rate" in with_options(Sweep, {"model": demanding}).model_json_schema()["$defs"]["Options"]["required"]
 
 
 def test_text_that_may_be_missing_is_taken_as_it_stands():
@@ -281,15 +282,15 @@ def test_the_model_itself_is_varied_where_all_of_them_have_the_keys():
 
 
 def test_built_in_models_are_not_imported_to_be_checked(path):
-    code = "import sys; from vaedist.config.model_types import check_model_class; check_model_class('mlp')"
+    code = "import sys; from vaedist.config import Experiment, check_classes; check_classes(Experiment())"
     elsewhere(f"{code}; assert 'keras' not in sys.modules", path)
 
 
 def test_a_class_that_does_not_fit_the_interface_is_refused():
     interface = pytest.importorskip("vaedist.models.model").Model
     with pytest.raises(ConfigError, match=r"light:Toy': class Toy must be a subclass of vaedist\.models\.Model$"):
-        check_model_class(TOY)
+        MODELS.check(TOY)
     missing = ", ".join(sorted(interface.__abstractmethods__ - {"encode", "decode"}))
     assert "score" in missing
     with pytest.raises(ConfigError, match=rf"class Partial lacks {missing}, which vaedist\.models\.Model requires$"):
-        check_model_class(f"{NAME}.models:Partial")
+        check_classes(Experiment.from_dict({"model": {"type": f"{NAME}.models:Partial"}}))

@@ -107,6 +107,67 @@ class Whole(Partial):
     def latents(self, encoding, eps):
         return {}
 """,
+    "flows.py": """
+from keras import ops
+
+from vaedist import Flow, FlowOptions, FlowOutput
+
+
+class Scaling(Flow):
+    Options = FlowOptions
+
+    def __init__(self, latent, options, *, context, seed, **kwargs):
+        super().__init__(latent, options, context=context, seed=seed, **kwargs)
+        if options.depth == 13:
+            raise ZeroDivisionError("thirteen steps")
+
+    def call(self, z, h):
+        return FlowOutput(2 * z, ops.full_like(z, 0.6931471805599453))
+
+
+class ByImage(Scaling):
+    '''The log-determinant has no axis of latents.'''
+
+    def call(self, z, h):
+        return FlowOutput(2 * z, ops.sum(ops.full_like(z, 0.6931471805599453), axis=-1), {"size": ops.sum(z, -1)})
+
+
+class Bare(Scaling):
+    def call(self, z, h):
+        return 2 * z
+
+
+class Short(Scaling):
+    def call(self, z, h):
+        return FlowOutput(z[..., 1:], z)
+
+
+class Narrow(Scaling):
+    def call(self, z, h):
+        return FlowOutput(z, z[..., :2])
+
+
+class Raising(Scaling):
+    def call(self, z, h):
+        return FlowOutput(z, self.no_such_thing)
+
+
+class Partial(Flow):
+    Options = FlowOptions
+
+
+class NoFlow:
+    Options = FlowOptions
+
+
+class NoOptions(Flow):
+    def call(self, z, h):
+        return FlowOutput(z, z)
+
+
+class WrongOptions(NoOptions):
+    Options = int
+""",
 }
 NAME = "toys_of_test"
 TOY = f"{NAME}.light:Toy"

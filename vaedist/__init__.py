@@ -14,13 +14,32 @@ if TYPE_CHECKING:
     from vaedist.config import Experiment, ModelOptions, Sweep
     from vaedist.launch.training.trainer import train
     from vaedist.launch.tuning.sweep import tune
+    from vaedist.models.flows.flow import Flow, FlowOutput
+    from vaedist.models.flows.options import FlowOptions
     from vaedist.models.model import Model, Score
     from vaedist.runs.summary import list_runs
 
-__all__ = ["Experiment", "Model", "ModelOptions", "Run", "Score", "Sweep", "list_runs", "load_run", "train", "tune"]
+__all__ = [
+    "Experiment",
+    "Flow",
+    "FlowOptions",
+    "FlowOutput",
+    "Model",
+    "ModelOptions",
+    "Run",
+    "Score",
+    "Sweep",
+    "list_runs",
+    "load_run",
+    "train",
+    "tune",
+]
 
 _HOMES = {
     "Experiment": "vaedist.config",
+    "Flow": "vaedist.models.flows.flow",
+    "FlowOptions": "vaedist.models.flows.options",
+    "FlowOutput": "vaedist.models.flows.flow",
     "Model": "vaedist.models.model",
     "ModelOptions": "vaedist.config",
     "Run": "vaedist.api",

@@ -60,6 +60,23 @@ def test_a_model_that_does_not_fit_the_interface_is_refused_before_ray_starts(pl
     assert line == f"error: model.type = '{TOY}': class Toy must be a subclass of vaedist.models.Model"
 
 
+@pytest.mark.parametrize("command", ["train", "bench"])
+def test_a_flow_that_does_not_fit_the_interface_is_refused_before_ray_starts(place, command):
+    (place / "job.toml").write_text((place / "job.toml").read_text().replace(f'type = "{TOY}"', ""))
+    line = refused(place, command, "job.toml", "--set", f"model.flow.type={NAME}.flows:Partial")
+    assert (
+        line
+        == f"error: model.flow.type = '{NAME}.flows:Partial': class Partial lacks call, which vaedist.Flow requires"
+    )
+
+
+def test_the_schema_has_the_keys_of_a_flow(place):
+    kind = f"{NAME}.flows:Scaling"
+    schema = json.loads(run("config", "schema", "--flow", kind)[0])
+    assert schema["$defs"]["FlowOptions"]["properties"]["type"]["default"] == kind
+    assert "IAFOptions" not in schema["$defs"]
+
+
 def test_an_exception_of_a_users_module_is_shown_with_its_own_lines(place):
     process = start("train", "job.toml", "--set", f"model.type={NAME}.broken:Model", cwd=place)
     out, err = process.communicate(timeout=60)

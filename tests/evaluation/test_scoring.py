@@ -8,12 +8,13 @@ from tiny import TinyHierarchy
 from vaedist.errors import ModelError
 from vaedist.evaluation.scoring import Batch, row_sums, score, score_layout, side_by_side
 from vaedist.models import VAE
-from vaedist.models.mlp.options import MLPFlowOptions, MLPOptions
+from vaedist.models.flows.options import IAFOptions
+from vaedist.models.mlp.options import MLPOptions
 from vaedist.models.preprocessing import Dequantised, Dynamic
 from vaedist.objectives.elbo import bound
 
 SHAPE = (4, 6, 3)
-SMALL = MLPOptions(hidden=8, latent=5, likelihood="gaussian", flow=MLPFlowOptions(depth=2, width=7))
+SMALL = MLPOptions(hidden=8, latent=5, likelihood="gaussian", flow=IAFOptions(depth=2, width=7))
 MODELS = {
     "mlp": (VAE, {"options": SMALL, "preprocessing": Dequantised()}),
     "hierarchy": (TinyHierarchy, {"preprocessing": Dynamic()}),

@@ -18,7 +18,7 @@ def test_the_mlp_is_made_of_its_options_and_made_again_from_its_config():
         "model.flow.layers=2", "model.flow.transform=affine", "model.flow.context=false", "model.flow.gate_bias=1.5",
         "data.binarize=threshold", "seed=7",
     )  # fmt: skip
-    assert experiment.model.values().keys() == experiment.model.changed().keys() | {"likelihood"}
+    assert experiment.model.values().keys() == experiment.model.changed().keys() | {"likelihood", "flow.type"}
     model = build_model(experiment, (2, 3, 1), "float64")
     assert model.options is experiment.model
     again = type(model).from_config(json.loads(json.dumps(model.get_config())))

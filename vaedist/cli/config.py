@@ -7,7 +7,7 @@ import click
 
 from vaedist.cli.options import job_argument
 from vaedist.config import Sweep, read_job, with_options
-from vaedist.config.model_types import DEFAULT
+from vaedist.config.reading import placed
 
 
 @click.group()
@@ -23,11 +23,13 @@ def show(job: Path, overrides: tuple[str, ...]) -> None:
 
 
 @config.command()
-@click.option("--model", "kind", metavar="TYPE", default=DEFAULT, show_default=True,
-              help="Show the options of this model: a value of model.type.")  # fmt: skip
-def schema(kind: str) -> None:
+@click.option("--model", metavar="TYPE", help="Show the options of this model: a value of model.type.")
+@click.option("--flow", metavar="TYPE", help="Show the options of this flow: a value of model.flow.type.")
+def schema(model: str | None, flow: str | None) -> None:
     """Print the JSON schema of a job: every key with its type, range, default and meaning.
 
     Only sweeps have the [tune] part.
     """
-    click.echo(json.dumps(with_options(Sweep, kind).model_json_schema(), indent=2))
+    named = {"model.type": model, "model.flow.type": flow}
+    tables = placed({}, {key: name for key, name in named.items() if name is not None})
+    click.echo(json.dumps(with_options(Sweep, tables).model_json_schema(), indent=2))

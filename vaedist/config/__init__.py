@@ -3,8 +3,10 @@
 `vaedist config schema` prints every key with its type, its range and its default.
 """
 
+from vaedist.config.class_choice import ClassChoice
+from vaedist.config.class_options import ClassOptions, of_its_type
 from vaedist.config.dimension import Dimension, Value, told
-from vaedist.config.experiment import Experiment, differences
+from vaedist.config.experiment import Experiment, check_classes, differences
 from vaedist.config.keys import keys, with_options
 from vaedist.config.model_options import ModelOptions
 from vaedist.config.sections import (
@@ -20,6 +22,8 @@ from vaedist.config.sweep import Sweep, TuneSection, read_job
 __all__ = [
     "EVALUATION_SAMPLES",
     "NAME_PATTERN",
+    "ClassChoice",
+    "ClassOptions",
     "Dimension",
     "Experiment",
     "ModelOptions",
@@ -30,8 +34,10 @@ __all__ = [
     "TrainingSection",
     "TuneSection",
     "Value",
+    "check_classes",
     "differences",
     "keys",
+    "of_its_type",
     "read_job",
     "told",
     "with_options",

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Self
 
 import tomli_w
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
 
-from vaedist.config.keys import keys, with_options
-from vaedist.config.model_options import ModelOptions
-from vaedist.config.model_types import DEFAULT, ModelTypeError, options_class
+from vaedist.config.class_choice import ClassChoice
+from vaedist.config.class_options import ClassOptions, class_sections, of_its_type
+from vaedist.config.keys import with_options
+from vaedist.config.model_options import MODELS, ModelOptions
 from vaedist.config.reading import first_fault, nearby_jobs, parse, parsed, placed
 from vaedist.config.sections import (
     CheckpointSection,
@@ -33,30 +33,7 @@ class SweepGivenError(ConfigError):
     """A single experiment is wanted, and a sweep was given."""
 
 
-def _options(given: Any) -> Any:
-    """Returns a [model] table as an instance of the model's class of options."""
-    if not isinstance(given, Mapping | ModelOptions):
-        return given
-    kind = given.type if isinstance(given, ModelOptions) else given.get("type", DEFAULT)
-    try:
-        options = options_class(kind if isinstance(kind, str) else repr(kind))
-    except ModelTypeError as error:
-        raise _wrong_type(kind, error.reason) from None
-    if isinstance(given, Mapping):
-        with user_code(f"model.type = {kind!r}: its options raise an exception", ValueError):
-            return options.model_validate({**given, "type": kind})
-    if type(given) is not options:
-        raise _wrong_type(kind, f"must be the model that {type(given).__qualname__} is the options of")
-    return given
-
-
-def _wrong_type(kind: Any, reason: str) -> ValidationError:
-    """Returns a fault of the key `model.type`."""
-    fault = PydanticCustomError("model_type_unknown", "{reason}", {"reason": reason})
-    return ValidationError.from_exception_data("model", [{"type": fault, "loc": ("type",), "input": kind}])
-
-
-OptionsByType = Annotated[ModelOptions, BeforeValidator(_options)]
+OptionsByType = Annotated[ModelOptions, BeforeValidator(of_its_type(ModelOptions))]
 
 
 class Experiment(Section):
@@ -65,7 +42,7 @@ class Experiment(Section):
     seed: int = Field(default=0, ge=0, lt=2**31, description="Key of every random number in the run.")
     run: RunSection = RunSection()
     data: DataSection = DataSection()
-    model: SerializeAsAny[OptionsByType] = Field(default_factory=lambda: options_class(DEFAULT)())
+    model: SerializeAsAny[OptionsByType] = Field(default_factory=lambda: MODELS.options_class(MODELS.default)())
     objective: ObjectiveSection = ObjectiveSection()
     training: TrainingSection = TrainingSection()
     scaling: ScalingSection = ScalingSection()
@@ -88,17 +65,17 @@ class Experiment(Section):
         return self
 
     @classmethod
-    def of_model_in(cls, tables: Mapping[str, Any]) -> type[Self]:
-        """Returns this class with the options of the model that nested tables name, see `with_options`.
+    def of_classes_in(cls, tables: Mapping[str, Any]) -> type[Self]:
+        """Returns this class with the options of the classes that nested tables name, see `with_options`.
 
-        If there is no such model, the options are those of the default model.
+        In the place of a class that there is not, those of the default.
         """
-        model = tables.get("model")
-        kind = model.get("type", DEFAULT) if isinstance(model, Mapping) else DEFAULT
-        try:
-            return with_options(cls, str(kind))
-        except ModelTypeError:
-            return with_options(cls, DEFAULT)
+        return with_options(cls, tables, or_default=True)
+
+    def classes(self) -> Iterator[tuple[str, str, ClassChoice]]:
+        """Yields each key that names a class, the class, and the classes that the key may name."""
+        for key, options in class_sections(self):
+            yield f"{key}.type", options.type, options.choice
 
     @classmethod
     def from_dict(cls, tables: Mapping[str, Any], where: str = "experiment") -> Self:
@@ -114,7 +91,7 @@ class Experiment(Section):
         try:
             return cls.model_validate(tables)
         except ValidationError as error:
-            raise ConfigError(f"{where}: {first_fault(cls.of_model_in(tables), error)}") from None
+            raise ConfigError(f"{where}: {first_fault(cls.of_classes_in(tables), error)}") from None
 
     @classmethod
     def from_toml(cls, text: str, where: str = "experiment") -> Self:
@@ -150,7 +127,7 @@ class Experiment(Section):
             raise ConfigError(f"cannot read job file {path}: {error.strerror}") from None
         tables = parse(text, str(path))
         cls.from_dict(tables, str(path))  # so that the file's own faults are told as the file's
-        merged = placed(tables, parsed(overrides, cls.of_model_in, tables))
+        merged = placed(tables, parsed(overrides, cls.of_classes_in, tables))
         cls.from_dict(merged, "--set")
         merged = placed(merged, values or {})
         if not cls.from_dict(merged, "command line").run.name:
@@ -160,23 +137,30 @@ class Experiment(Section):
     def with_values(self, values: Mapping[str, Any]) -> Self:
         """Returns a new experiment with some values replaced, by dotted key.
 
-        With another `model.type`, the options that are not given are that model's defaults.
+        With another `model.type` or `model.flow.type`, the options of that class that are not given are its defaults.
 
         Raises:
             ConfigError: a key is unknown, or a value is not allowed.
         """
-        return self.from_dict(placed(self._tables_for(values.get("model.type")), values))
+        return self.from_dict(placed(self.tables_for(values), values))
 
     def with_overrides(self, *overrides: str) -> Self:
         """Returns a new experiment with `section.key=value` overrides applied, as `with_values` applies values."""
-        values = parsed(overrides, self.of_model_in, self._tables_for(None))
-        return self.from_dict(placed(self._tables_for(values.get("model.type")), values), "--set")
+        values = parsed(overrides, self.of_classes_in, self.tables_for({}))
+        return self.from_dict(placed(self.tables_for(values), values), "--set")
 
-    def _tables_for(self, kind: Any) -> dict[str, Any]:
-        """Returns the experiment as nested tables, without its model's options if another type of model is given."""
+    def tables_for(self, values: Mapping[str, Any], *, keep_changed: bool = False) -> dict[str, Any]:
+        """Returns the experiment as nested tables, without the options of the classes that values replace.
+
+        Args:
+            values: by dotted key.
+            keep_changed: keep those options that differ from their defaults.
+        """
         tables = self.model_dump(exclude_none=True)
-        if kind is not None and kind != self.model.type:
-            tables["model"] = {}
+        for key, options in class_sections(self):
+            if values.get(f"{key}.type", options.type) != options.type:
+                kept = options.changed() if keep_changed else {}
+                tables = placed(tables, {key: {}, **{f"{key}.{name}": value for name, value in kept.items()}})
         return tables
 
     def to_toml(self) -> str:
@@ -184,21 +168,28 @@ class Experiment(Section):
         return tomli_w.dumps(self.model_dump(exclude_none=True))
 
 
-def differences(old: Experiment, new: Experiment) -> Iterator[tuple[str, Any, Any]]:
+def check_classes(job: Experiment) -> None:
+    """Refuses an experiment or a sweep that names a user's class which does not fit its interface.
+
+    Built-in classes are not imported.
+
+    Raises:
+        ClassNameError, UserCodeError: as `ClassChoice.load` raises them.
+    """
+    for key, name, choice in job.classes():
+        choice.check(name, key)
+
+
+def differences(old: Section, new: Section, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Returns the keys in which two experiments, or two sweeps, differ, with both values.
 
-    Of different models, only their types are compared.
+    Of the options of different classes, only the types are compared.
     """
-    same_model = old.model.type == new.model.type
-    for key in keys(with_options(type(old), old.model.type)):
-        if same_model or key == "model.type" or not key.startswith("model."):
-            before, after = (_lookup(experiment, key) for experiment in (old, new))
-            if before != after:
-                yield key, before, after
-
-
-def _lookup(experiment: Experiment, key: str) -> Any:
-    value: Any = experiment
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
+    for name in type(old).model_fields:
+        before, after = getattr(old, name), getattr(new, name)
+        if isinstance(before, ClassOptions) and before.type != after.type:
+            yield f"{prefix}{name}.type", before.type, after.type
+        elif isinstance(before, Section):
+            yield from differences(before, after, f"{prefix}{name}.")
+        elif before != after:
+            yield prefix + name, before, after

@@ -1,54 +1,98 @@
-"""Dotted keys of the sections of an experiment, with the options of one model."""
+"""Dotted keys of the sections of an experiment, with the options of the classes that it names."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
 
-from vaedist.config.model_options import ModelOptions
-from vaedist.config.model_types import DEFAULT, options_class
+from vaedist.config.class_choice import ClassChoice, ClassNameError
+from vaedist.config.class_options import ClassOptions
 from vaedist.config.sections import Section
 
 S = TypeVar("S", bound=Section)
 
 
-def with_options(section: type[S], kind: str) -> type[S]:
-    """Returns the class of an experiment or a sweep whose [model] part has the options of one model.
+class ClassKey(NamedTuple):
+    """A key that names a class.
+
+    Attributes:
+        key: the dotted key, such as "model.type".
+        name: the class that it names.
+        choice: the classes that it may name.
+    """
+
+    key: str
+    name: str
+    choice: ClassChoice
+
+    def owns(self, key: str) -> bool:
+        """Returns True for a key of the options of this class."""
+        return key.startswith(self.key.removesuffix("type"))
+
+
+def with_options(section: type[S], tables: Mapping[str, Any] | None = None, *, or_default: bool = False) -> type[S]:
+    """Returns the class of a section, such as an experiment, with the options of the classes that tables name.
 
     It describes keys and is never instantiated: every experiment is an instance of the class that is passed in.
 
     Args:
         section: the class.
-        kind: a value of `model.type`.
+        tables: nested tables; where they name no class, options are those of the default.
+        or_default: take the default for the name of a class that there is not.
 
     Raises:
-        ModelTypeError, UserCodeError: as `options_class` raises them.
+        ClassNameError, UserCodeError: as `ClassChoice.options_class` raises them.
     """
-    return _with_options(section, kind, options_class(kind))
+    changed: list[tuple[str, type[Section], str]] = []
+    for name, field in section.model_fields.items():
+        kind, inner = field.annotation, (tables or {}).get(name)
+        if not isinstance(kind, type) or not issubclass(kind, Section):
+            continue
+        inner = inner if isinstance(inner, Mapping) else {}
+        of, named = kind, ""
+        if issubclass(kind, ClassOptions) and "choice" in vars(kind):
+            of, named = _options_of(kind.choice, inner.get("type", kind.choice.default), or_default=or_default)
+        described = with_options(of, inner, or_default=or_default)
+        if named or described is not kind:
+            changed.append((name, described, named))
+    return _with_sections(section, tuple(changed)) if changed else section
+
+
+def _options_of(choice: ClassChoice, name: Any, *, or_default: bool) -> tuple[type[Section], str]:
+    try:
+        return choice.options_class(str(name)), str(name)
+    except ClassNameError:
+        if not or_default:
+            raise
+        return choice.options_class(choice.default), choice.default
 
 
 @cache
-def _with_options(section: type[S], kind: str, options: type[ModelOptions]) -> type[S]:
-    field = options.model_fields["type"]
-    if field.default != kind:
-        named = (str, Field(default=kind, description=field.description))
-        options = create_model(options.__name__, __base__=options, __doc__=options.__doc__, type=named)
-    model = (options, Field(default_factory=options))
-    return create_model(section.__name__, __base__=section, __doc__=section.__doc__, model=model)
+def _with_sections(section: type[S], changed: tuple[tuple[str, type[Section], str], ...]) -> type[S]:
+    """Returns a subclass of a section in which some fields have other sections, of classes of certain names."""
+    fields: dict[str, Any] = {}
+    for name, options, type_name in changed:
+        if type_name and options.model_fields["type"].default != type_name:
+            named = (str, Field(default=type_name, description=options.model_fields["type"].description))
+            options = create_model(options.__name__, __base__=options, __doc__=options.__doc__, type=named)
+        fields[name] = (options, Field(default_factory=options))
+    return create_model(section.__name__, __base__=section, __doc__=section.__doc__, **fields)
 
 
-def model_type_of(section: type[Section]) -> str:
-    """Returns the `model.type` that a class of `with_options` is of; of any other class, the default."""
-    field = section.model_fields.get("model")
-    options = field and _section_of(field)
-    return options.model_fields["type"].default if options else DEFAULT
+def class_keys(section: type[Section], prefix: str = "") -> Iterator[ClassKey]:
+    """Yields each key of a section that names a class; those of outer sections come first."""
+    for name, field in section.model_fields.items():
+        if inner := _section_of(field):
+            if issubclass(inner, ClassOptions):
+                yield ClassKey(f"{prefix}{name}.type", inner.model_fields["type"].default, inner.choice)
+            yield from class_keys(inner, f"{prefix}{name}.")
 
 
 def keys(section: type[Section], prefix: str = "") -> Iterator[str]:
-    """Returns every dotted key of a section and of the sections in it; those of [model] are the default model's."""
+    """Returns every dotted key of a section and of the sections in it; the options are those of default classes."""
     for name, field in section.model_fields.items():
         if inner := _section_of(field):
             yield from keys(inner, f"{prefix}{name}.")
@@ -86,6 +130,9 @@ def _is_text(kind: Any) -> bool:
 def _section_of(field: FieldInfo) -> type[Section] | None:
     """Returns the section that is the type of a field, if it is one."""
     kind = field.annotation
-    if kind is ModelOptions:
-        return options_class(DEFAULT)
-    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+    if not isinstance(kind, type) or not issubclass(kind, Section):
+        return None
+    if issubclass(kind, ClassOptions) and "choice" in vars(kind):
+        options: type[Section] = kind.choice.options_class(kind.choice.default)
+        return options
+    return kind

@@ -1,17 +1,28 @@
-"""Base of the options of models, the [model] part of an experiment."""
+"""Base of the options of models, the [model] part of an experiment, and the models that it may name."""
 
-from collections.abc import Iterator
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
-from pydantic_core import PydanticUndefined
 
-from vaedist.config.sections import Section
+from vaedist.config.class_choice import ClassChoice
+from vaedist.config.class_options import ClassOptions
+
+MODELS = ClassChoice(
+    noun="model",
+    key="model.type",
+    base="vaedist.models.model:Model",
+    public="vaedist.models.Model",
+    built_in={"mlp": "vaedist.models.mlp.model:VAE"},
+    built_in_options={"mlp": "vaedist.models.mlp.options:MLPOptions"},
+    options=("vaedist.config.model_options:ModelOptions", "vaedist.ModelOptions"),
+)
 
 
-class ModelOptions(Section):
+class ModelOptions(ClassOptions):
     """Options of a model: a subclass adds its keys, each with a type, a default, a range and a description."""
+
+    choice: ClassVar[ClassChoice] = MODELS
 
     type: str = Field(
         default="", description="A built-in model, or a class of one's own, written 'package.module:Class'."
@@ -30,30 +41,3 @@ class ModelOptions(Section):
         """
         preprocessing = import_module("vaedist.models.preprocessing")  # which stands above config/
         return preprocessing.BINARIZE[binarize] or preprocessing.Binned()
-
-    def values(self) -> dict[str, Any]:
-        """Returns all options but the type, by dotted key."""
-        return {key: value for key, value, _ in _leaves(self, None)}
-
-    def changed(self) -> dict[str, Any]:
-        """Returns the options that differ from their defaults, by dotted key."""
-        return {key: value for key, value, default in _leaves(self, None) if value != default}
-
-
-def _leaves(section: Section, default: Section | None, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The dotted keys of a section with their values and their defaults, without the model's type.
-
-    Args:
-        section: the section.
-        default: one of the same class, whose values are the defaults; None takes those of the class.
-        prefix: of the keys.
-    """
-    for name, field in type(section).model_fields.items():
-        if name == "type" and isinstance(section, ModelOptions):
-            continue
-        value = getattr(section, name)
-        usual = field.get_default(call_default_factory=True) if default is None else getattr(default, name)
-        if isinstance(value, Section):
-            yield from _leaves(value, None if usual is PydanticUndefined else usual, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value, usual

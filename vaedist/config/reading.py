@@ -8,8 +8,7 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import ValidationError
 
-from vaedist.config.keys import keys, model_type_of, tables, text_keys
-from vaedist.config.model_types import DEFAULT
+from vaedist.config.keys import ClassKey, class_keys, keys, tables, text_keys
 from vaedist.config.sections import Section
 from vaedist.errors import ConfigError
 
@@ -31,7 +30,7 @@ def parsed(
 
     Args:
         overrides: the texts, in any order; of several of one key, the last one counts.
-        section_for: returns the class of an experiment whose model is the one that nested tables name.
+        section_for: returns the class of an experiment with the options of the classes that nested tables name.
         nested: the tables that the values are for.
 
     Raises:
@@ -40,8 +39,7 @@ def parsed(
     given = [*map(_Override.parse, overrides)]
     if not given:
         return {}
-    kinds = [_text(each.value, spaced=each.spaced) for each in given if each.key == "model.type"]
-    section = section_for(placed(nested, {"model.type": kinds[-1]}) if kinds else nested)
+    section = _section_with(given, section_for, nested)
     known, texts = set(keys(section)), set(text_keys(section))
     values: dict[str, Any] = {}
     for each in given:
@@ -49,6 +47,23 @@ def parsed(
             raise ConfigError(f"--set {each.shown}: {unknown_key(each.key, section, known)}")
         values[each.key] = _text(each.value, spaced=each.spaced) if each.key in texts else _toml_value(each.value)
     return values
+
+
+def _section_with(
+    given: "list[_Override]", section_for: Callable[[Mapping[str, Any]], type[Section]], nested: Mapping[str, Any]
+) -> type[Section]:
+    """Returns the class of an experiment with the options of the classes that overrides name, or else nested tables.
+
+    The options of a class that is named may name a further one.
+    """
+    named: dict[str, str] = {}
+    while True:
+        section = section_for(nested)
+        known = {each.key for each in class_keys(section)} - named.keys()
+        found = {each.key: _text(each.value, spaced=each.spaced) for each in given if each.key in known}
+        if not found:
+            return section
+        nested, named = placed(nested, found), named | found
 
 
 class _Override(NamedTuple):
@@ -131,10 +146,15 @@ def first_fault(section: type[Section], error: ValidationError) -> str:
 
 
 def unknown_key(key: str, section: type[Section], known: Iterable[str]) -> str:
-    """Returns what is said of a key that an experiment does not have: the model it is not of, and the nearest key."""
-    kind = model_type_of(section)
-    of = f" of model.type = {kind!r}" if key.startswith("model.") and kind != DEFAULT else ""
-    return f"unknown key {key!r}{of}{nearest(key, known, kind)}"
+    """Returns what is said of a key that an experiment does not have: the class that lacks it, and the nearest key."""
+    owners = [each for each in _chosen(section) if each.owns(key)]
+    of = f" of {owners[-1].key} = {owners[-1].name!r}" if owners else ""
+    return f"unknown key {key!r}{of}{nearest(key, known, section)}"
+
+
+def _chosen(section: type[Section]) -> list[ClassKey]:
+    """Returns the keys that name other classes than the default ones."""
+    return [each for each in class_keys(section) if each.name != each.choice.default]
 
 
 def _short(value: Any) -> str:
@@ -146,10 +166,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:60]}...{text[-15:]}"
 
 
-def nearest(key: str, known: Iterable[str], kind: str = DEFAULT) -> str:
+def nearest(key: str, known: Iterable[str], section: type[Section] | None = None) -> str:
     """Returns a hint that names the valid key most like `key`, by the whole key or else by its last part.
 
-    Without one it names the command that lists those of an experiment with `model.type` = `kind`.
+    Without one it names the command that lists those of a section with the options of certain classes.
     """
     known = list(known)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
@@ -157,8 +177,10 @@ def nearest(key: str, known: Iterable[str], kind: str = DEFAULT) -> str:
         leaf = key.rpartition(".")[2]
         leaves = {k.rpartition(".")[2]: k for k in known}
         close = [leaves[match] for match in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.6)]
-    model = "" if kind == DEFAULT else f" --model {kind}"
-    return f"; did you mean {close[0]!r}?" if close else f"; `vaedist config schema{model}` lists the valid ones"
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    options = "".join(f" --{each.key.split('.')[-2]} {each.name}" for each in _chosen(section)) if section else ""
+    return f"; `vaedist config schema{options}` lists the valid ones"
 
 
 def nearby_jobs(path: Path) -> str:

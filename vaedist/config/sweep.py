@@ -2,17 +2,17 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from vaedist.config.class_choice import ClassChoice, ClassNameError
 from vaedist.config.dimension import Dimension, Value
 from vaedist.config.experiment import Experiment, SweepGivenError
-from vaedist.config.keys import keys, with_options
-from vaedist.config.model_types import ModelTypeError
+from vaedist.config.keys import class_keys, keys, with_options
 from vaedist.config.reading import first_fault, nearest, placed
 from vaedist.config.sections import Section
 from vaedist.errors import ConfigError
@@ -100,10 +100,22 @@ class Sweep(Experiment):
         return self
 
     @property
-    def model_types(self) -> list[str]:
-        """The values of `model.type` that trials may have."""
-        varied = self.tune.space.get("model.type")
-        return [str(kind) for kind in varied.extremes] if varied else [self.model.type]
+    def class_values(self) -> list[dict[str, Value]]:
+        """Returns each combination of values of the varied keys that name classes, by key; [{}] if none is varied."""
+        models = self.tune.space.get("model.type")
+        tables: list[Mapping[str, Any]] = [{"model": {"type": kind}} for kind in models.extremes] if models else []
+        names = {each.key for one in (self.model_dump(), *tables) for each in class_keys(self.of_classes_in(one))}
+        varied = {key: dimension.extremes for key, dimension in self.tune.space.items() if key in names}
+        return [dict(zip(varied, values, strict=True)) for values in itertools.product(*varied.values())]
+
+    def classes(self) -> Iterator[tuple[str, str, ClassChoice]]:
+        """Yields each key that names a class, the class, and the classes that the key may name, of all trials."""
+        found = {}
+        for values in self.class_values:
+            for each in class_keys(with_options(Experiment, self._trial(values))):
+                found[each.key, each.name] = each.choice
+        for (key, name), choice in found.items():
+            yield key, name, choice
 
     def _check_key(self, key: str) -> None:
         """Refuses a key that some trial lacks, or that must have the same value in all trials."""
@@ -112,26 +124,30 @@ class Sweep(Experiment):
                 f"tune.space has the key {key!r}, which cannot be varied: {key.partition('.')[0]} is the same in all "
                 "trials"
             )
-        for kind in self.model_types:
+        for values in self.class_values:
             try:
-                known = [known for known in keys(with_options(Experiment, kind)) if not known.startswith(FIXED)]
-            except ModelTypeError as error:
+                section = with_options(Experiment, self._trial(values))
+            except ClassNameError as error:
                 raise ValueError(f"tune.space: {error}") from None
+            known = [known for known in keys(section) if not known.startswith(FIXED)]
             if key not in known:
-                of = f" in a trial of model.type = {kind!r}" if len(self.model_types) > 1 else ""
+                of = " and ".join(f"{name} = {value!r}" for name, value in values.items())
+                where = f" in a trial of {of}" if len(self.class_values) > 1 else ""
                 raise ValueError(
-                    f"tune.space has the key {key!r}, which cannot be varied{of}{nearest(key, known, kind)}"
+                    f"tune.space has the key {key!r}, which cannot be varied{where}{nearest(key, known, section)}"
                 )
 
     def _check_value(self, key: str, value: Value) -> None:
         """Refuses a value that no trial can have; invalid combinations of values are found by their trials."""
-        for kind in [value] if key == "model.type" else self.model_types:
+        for values in self.class_values:
+            if values.get(key, value) != value:
+                continue
+            tables = self._trial({**values, key: value})
             try:
-                Experiment.model_validate(self._trial({"model.type": kind, key: value}))
+                Experiment.model_validate(tables)
             except ValidationError as error:
-                if key == "model.type" or any(_key_of(fault).startswith(key) for fault in error.errors()):
-                    fault = first_fault(with_options(Experiment, str(kind)), error)
-                    raise ValueError(f"tune.space: {fault}") from None
+                if key in values or any(_key_of(fault).startswith(key) for fault in error.errors()):
+                    raise ValueError(f"tune.space: {first_fault(Experiment.of_classes_in(tables), error)}") from None
 
     def _check_bits_per_dim(self) -> None:
         """Refuses the metric bits/dim if neither the sweep's own model nor one with a varied option reports them."""
@@ -196,13 +212,11 @@ class Sweep(Experiment):
     def _trial(self, params: Mapping[str, Value]) -> dict[str, Any]:
         """Returns a trial's experiment as nested tables.
 
-        A trial with another `model.type` than the sweep's inherits its options that differ from their defaults.
+        A trial with another `model.type` or `model.flow.type` than the sweep's inherits the options of that class which
+        differ from their defaults.
         """
-        tables = self.model_dump(exclude={"tune"})
-        if params.get("model.type", self.model.type) != self.model.type:
-            tables["model"] = {}
-            tables = placed(tables, {f"model.{key}": value for key, value in self.model.changed().items()})
-        return placed(tables, params)
+        tables = self.tables_for(params, keep_changed=True)
+        return placed({name: table for name, table in tables.items() if name != "tune"}, params)
 
 
 def read_job(path: str | Path, overrides: tuple[str, ...] = ()) -> Experiment:

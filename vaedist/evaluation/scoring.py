@@ -11,6 +11,7 @@ from vaedist.errors import ModelError
 from vaedist.models.model import Model, Score
 from vaedist.models.rng import OBSERVATION, pixel_uniform, row_uniform
 from vaedist.objectives.elbo import bound
+from vaedist.user_code import user_code
 
 # What is logged beside the columns of a score; a model's metrics must have other names.
 RESERVED = frozenset(
@@ -72,6 +73,7 @@ def score_layout(model: Model) -> ScoreLayout:
 
     Raises:
         ModelError: the score has other shapes than `Score` says, or a metric a name that something else has.
+        UserCodeError: a user's model, or its flow or likelihood, raises an exception.
     """
     if model in _LAYOUTS:
         return _LAYOUTS[model]
@@ -82,7 +84,8 @@ def score_layout(model: Model) -> ScoreLayout:
     def traced(images: Any, eps: Any, u: Any) -> Any:
         return score(model, images, eps, u)._asdict()
 
-    function = tf.function(traced, autograph=False).get_concrete_function(images, eps, u)
+    with user_code(f"model {type(model).__name__}: it cannot score images"):
+        function = tf.function(traced, autograph=False).get_concrete_function(images, eps, u)
     found = function.structured_outputs
     _require_shape(model, "log_px", found["log_px"], "[B]")
     for part, shape in (("kl", "[B, groups]"), ("latents", "[B, ...]"), ("metrics", "[B]")):

@@ -10,8 +10,7 @@ from typing import Any
 import ray
 
 from vaedist.bench.record import WORKERS, Measure, Record
-from vaedist.config import Experiment, ScalingSection
-from vaedist.config.model_types import check_model_class
+from vaedist.config import Experiment, ScalingSection, check_classes
 from vaedist.errors import Interrupted
 from vaedist.launch.actors import ended
 from vaedist.launch.session import COMPUTING, ray_session, resources_per_worker
@@ -52,7 +51,7 @@ def bench(
         raise ValueError(f"workers = {tuple(workers)}, rounds = {rounds}: must be counts from 1 on")
     experiment = with_absolute_paths(experiment.with_values({"run.name": "bench"}))
     runs = {count: _short(experiment, count) for count in workers}
-    check_model_class(experiment.model.type)
+    check_classes(experiment)
     check_data(experiment.with_values({"scaling.workers": max(workers)}))  # once: it may read all of it
     progress("joining Ray")
     with ray_session(address, code_of(experiment)):

@@ -9,8 +9,7 @@ import ray
 from ray.util.actor_pool import ActorPool
 
 from vaedist.api import Run
-from vaedist.config import ScalingSection
-from vaedist.config.model_types import check_model_class
+from vaedist.config import ScalingSection, check_classes
 from vaedist.evaluation.importance import BLOCKS_AT_ONCE, BlockScores
 from vaedist.evaluation.results import Evaluation
 from vaedist.launch.actors import ended
@@ -44,7 +43,7 @@ def evaluate_on_ray(
         WorkerError: a worker died more often than it may be started again.
     """
     run = replace(run)  # without the model, should it be loaded already
-    check_model_class(run.experiment.model.type)
+    check_classes(run.experiment)
     with ray_session(address, code_of(run.experiment)):
         resources = resources_per_worker(ScalingSection(workers=workers, gpus_per_worker=gpus_per_worker))
         threads = max(1, int(resources["CPU"]))

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from vaedist.config import Experiment
-from vaedist.config.model_types import model_class
+from vaedist.config.model_options import MODELS
 from vaedist.user_code import user_code
 
 
@@ -15,10 +15,10 @@ def build_model(experiment: Experiment, image_shape: tuple[int, int, int], dtype
     """Returns the model that an experiment describes, with its initial weights.
 
     Raises:
-        ModelTypeError, UserCodeError: the model is a user's, and cannot be used, see `model_class`.
+        ClassNameError, UserCodeError: the model is a user's, and cannot be used, see `ClassChoice.load`.
     """
     options, binarize = experiment.model, experiment.data.binarize
-    kind = model_class(options.type)
+    kind = MODELS.load(options.type)
     with user_code(f"model.type = {options.type!r}: the model cannot be made"):
         preprocessing = options.preprocessing(binarize)
         keras.utils.set_random_seed(experiment.seed)  # of initializers that have no seed of their own

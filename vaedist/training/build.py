@@ -1,8 +1,11 @@
 """From an experiment to the training step that it describes."""
 
+import math
 from typing import Any
 
 from vaedist.config import Experiment
+from vaedist.errors import ConfigError
+from vaedist.evaluation.scoring import score_layout
 from vaedist.models.model import Model
 from vaedist.objectives.objective import Objective
 from vaedist.training.optimizer import make_optimizer
@@ -12,7 +15,7 @@ from vaedist.training.step import TrainStep
 def build_step(
     experiment: Experiment, model: Model, strategy: Any, *, steps_per_epoch: int, global_batch: int
 ) -> TrainStep:
-    """The update that an experiment describes.
+    """Returns the update that an experiment describes.
 
     Args:
         experiment: names the optimizer, the objective and what is logged.
@@ -20,8 +23,12 @@ def build_step(
         strategy: whose replicas share the work.
         steps_per_epoch: by which epochs become numbers of updates.
         global_batch: rows of a full batch.
+
+    Raises:
+        ConfigError: free bits are for smaller groups than the model has.
     """
     training, goal = experiment.training, experiment.objective
+    _require_groups(experiment, model)
     return TrainStep(
         model,
         strategy,
@@ -41,3 +48,18 @@ def build_step(
         reduce_dtype=training.reduce_dtype if model.compute_dtype == "float32" else None,  # a check is exact
         seed=experiment.seed,
     )
+
+
+def _require_groups(experiment: Experiment, model: Model) -> None:
+    """Refuses free bits by group of latents where the KL divergence of a layer is one number for all its latents."""
+    if not (experiment.objective.free_bits and experiment.objective.free_bits_group):
+        return
+    layout = score_layout(model)
+    for name, groups in layout.layers.items():
+        latents = math.prod(layout.latents.get(name, (1,)))
+        if groups == 1 and latents > 1:
+            raise ConfigError(
+                f"objective.free_bits_group = {experiment.objective.free_bits_group}: the KL divergence of layer "
+                f"{name!r} is one number for its {latents} latents, so that free bits can only be those of the whole "
+                "layer; it must be 0 for this model, and objective.free_bits the nats of all latents together"
+            )

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-from vaedist.config import Experiment, ScalingSection
-from vaedist.config.model_types import check_model_class
+from vaedist.config import Experiment, ScalingSection, check_classes
 from vaedist.data.lanes import LanePlan
 from vaedist.data.manifest import Manifest, SplitName, load_manifest, verify
 from vaedist.data.worker_data import check_images
@@ -78,7 +77,7 @@ def train(
     if exists and is_complete(run, experiment):
         observe(Notice(f"run {run.location} is complete: its {experiment.training.epochs} epochs are made"))
         return run
-    check_model_class(experiment.model.type)
+    check_classes(experiment)
     observe(Waiting("checking the data"))
     manifest = check_data(experiment)
     if exists:

@@ -14,8 +14,7 @@ from typing import Any
 from ray import tune as ray_tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from vaedist.config import Sweep
-from vaedist.config.model_types import check_model_class
+from vaedist.config import Sweep, check_classes
 from vaedist.errors import RunError
 from vaedist.launch.authentication import SECRET_NAME
 from vaedist.launch.ray_internals import withhold_from_trials
@@ -115,8 +114,7 @@ def tune(
     proposer = make_proposer(sweep)
     if resume and _told_of_its_end(sweep, folder, proposer, observe, retry_failed=retry_failed):
         return folder
-    for kind in sweep.model_types:
-        check_model_class(kind)
+    check_classes(sweep)
     manifest = check_data(sweep.experiment({}, name="trial"))
     if resume:
         what, position = f"sweep {folder.location}", reached_by_trials(folder)

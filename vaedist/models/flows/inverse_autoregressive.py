@@ -13,13 +13,13 @@ import numpy as np
 from keras import ops
 
 from vaedist.models.flows.autoregressive import AutoregressiveNetwork
-from vaedist.models.flows.flow import Dependency, FlowOutput
+from vaedist.models.flows.flow import Dependency, Flow, FlowOutput
+from vaedist.models.flows.options import IAFOptions
 from vaedist.models.flows.transforms import make_transform
 from vaedist.models.products import Dense, Product
 
 
-@keras.saving.register_keras_serializable("vaedist")
-class InverseAutoregressiveFlow(keras.layers.Layer):
+class InverseAutoregressiveFlow(Flow):
     """A stack of steps, each a `Transform` with the parameters of an `AutoregressiveNetwork`.
 
     Each step takes the latents in the reverse of the order of the one before it, by the masks of its network: nothing
@@ -27,30 +27,17 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
 
     Args:
         latent: number of latents.
-        depth: number of steps; 0 is the identity.
-        width, layers: sizes of each step's network.
+        options: sizes and formula of the steps.
         context: width of h; 0 does without.
-        transform: "gated", "affine" or "location".
-        gate_bias: added to the logits of gates.
-        seed: of the initialisation.
+        seed: key of the initial weights.
     """
 
-    def __init__(
-        self,
-        latent: int,
-        depth: int,
-        width: int,
-        layers: int = 1,
-        *,
-        context: int = 0,
-        transform: str = "gated",
-        gate_bias: float = 2.0,
-        seed: int = 0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.latent, self.context_width = latent, context
-        self.transform = make_transform(transform, gate_bias)
+    Options = IAFOptions
+
+    def __init__(self, latent: int, options: IAFOptions, *, context: int = 0, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(latent, options, context=context, seed=seed, **kwargs)
+        depth, width = options.depth, options.width
+        self.transform = make_transform(options.transform, options.gate_bias)
         *seeds, last = (int(s) for s in np.random.SeedSequence(seed).generate_state(depth + 1))
         self.context = None
         if context and depth:
@@ -66,7 +53,7 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
             AutoregressiveNetwork(
                 latent,
                 width,
-                layers,
+                options.layers,
                 parameters=self.transform.parameters,
                 reverse=bool(i % 2),
                 seed=seed,
@@ -77,15 +64,16 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
         ]
 
     def build(self, input_shape: Any) -> None:
-        """Make the weights of every step."""
+        """Makes the weights of every step."""
         if self.context is not None:
             self.context.build((None, self.context_width))
         for network in self.networks:
             network.build((None, self.latent))
+        self.built = True
 
     @property
     def products(self) -> list[Product]:
-        """That of the context, and those of each step."""
+        """Returns the product of the context, and those of each step."""
         own = [] if self.context is None else [self.context.product]
         return own + [product for network in self.networks for product in network.products]
 
@@ -108,7 +96,7 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
         return FlowOutput(z, log_det, {**dets, **scales})
 
     def inverse(self, z: Any, h: Any) -> Any:
-        """The z_0 that the flow takes to z_T [B, latent]: unit by unit, `latent` times the cost of `call`."""
+        """Returns the z_0 that the flow maps to z_T [B, latent], unit by unit, at `latent` times the cost of `call`."""
         for network, context in reversed(list(zip(self.networks, self.contexts(h), strict=True))):
             after, z = z, ops.zeros_like(z)
             for unit in network.order:  # the parameters of a unit are right when all units before it are
@@ -117,7 +105,7 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
         return z
 
     def contexts(self, h: Any) -> list[Any]:
-        """What h adds to the first hidden layer of each step, [..., width] each; None where there is no context."""
+        """Returns what h adds to the first hidden layer of each step, [..., width]; None where there is no context."""
         if self.context is None:
             return [None] * len(self.networks)
         return ops.split(self.context(h), len(self.networks), axis=-1)

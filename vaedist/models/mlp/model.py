@@ -1,4 +1,4 @@
-"""A VAE with MLP encoder and decoder and an inverse autoregressive flow posterior.
+"""A VAE with MLP encoder and decoder and a flow posterior.
 
     x -> encoder -> mu, log_sigma, h; z_0 = mu + sigma * eps; z_T = flow(z_0; h); z_T -> decoder -> p(x|z_T)
 
@@ -14,8 +14,8 @@ import numpy as np
 from keras import ops
 
 from vaedist.models.densities import log_standard_normal
+from vaedist.models.flows.build import make_flow
 from vaedist.models.flows.flow import FlowCase
-from vaedist.models.flows.inverse_autoregressive import InverseAutoregressiveFlow
 from vaedist.models.likelihoods import LIKELIHOODS, Likelihood
 from vaedist.models.mlp.options import MLPOptions
 from vaedist.models.model import Model, Score
@@ -47,7 +47,7 @@ class Posterior(NamedTuple):
     Attributes:
         z: z_T, [..., latent].
         log_q: contributions to log q(z|x), whose sum over the last axis is the log-density in nats: [..., latent], or
-            [..., 1] where the flow tells only a total.
+            [..., 1] where the flow gives only a total.
         metrics: the flow's.
     """
 
@@ -125,22 +125,10 @@ class VAE(Model):
         self.likelihood = LIKELIHOODS[options.likelihood]
         self.clips = self.likelihood.clips
         encoder_seed, flow_seed, decoder_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(3))
-        self.context = self.latent if flow.context and flow.depth else 0
         sizes: dict[str, Any] = {"hidden": options.hidden, "layers": options.layers, "dtype": self.dtype_policy}
-        parameters = 2 * self.latent + self.context
+        self.flow = make_flow(flow, self.latent, seed=flow_seed, name="flow", dtype=self.dtype_policy)
+        parameters = 2 * self.latent + self.flow.context_width
         self.encoder = MLP(self.pixels, outputs=parameters, seed=encoder_seed, name="encoder", **sizes)
-        self.flow = InverseAutoregressiveFlow(
-            self.latent,
-            flow.depth,
-            flow.width,
-            flow.layers,
-            context=self.context,
-            transform=flow.transform,
-            gate_bias=flow.gate_bias,
-            seed=flow_seed,
-            name="flow",
-            dtype=self.dtype_policy,
-        )
         outputs = self.likelihood.outputs * self.pixels
         self.decoder = MLP(self.latent, outputs=outputs, seed=decoder_seed, name="decoder", **sizes)
         self.build((None, *self.image_shape))
@@ -163,7 +151,6 @@ class VAE(Model):
     def build(self, input_shape: Any) -> None:
         """Makes every weight, so that they exist before the first call."""
         self.encoder.build((None, self.pixels))
-        self.flow.build((None, self.latent))
         self.decoder.build((None, self.latent))
         self.built = True
 
@@ -225,11 +212,11 @@ class VAE(Model):
 
     def posterior_mean(self, encoding: Encoding) -> dict[str, Any] | None:
         """Returns E[z|x] = mu, [B, latent], where there is no flow; else None."""
-        return None if self.flow.networks else {Z: encoding.mu}
+        return None if self.options.flow.depth else {Z: encoding.mu}
 
     def flow_cases(self, images: Any, eps: Mapping[str, Any], u: Any = None) -> Sequence[FlowCase]:
         """Returns the flow at z_0 and h of some images; nothing where there are no steps."""
-        if not self.flow.networks:
+        if not self.options.flow.depth:
             return ()
         encoding = self.encode(images, u)
         return [FlowCase(self.flow, sample_normal(encoding.mu, encoding.log_sigma, eps[Z])[0], encoding.h)]

@@ -1,0 +1,93 @@
+"""Options of the classes that an experiment names: each class brings a section of its own."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
+
+from pydantic import Field, ValidationError
+from pydantic_core import PydanticCustomError
+
+from vaedist.config.class_choice import ClassChoice, ClassNameError
+from vaedist.config.sections import Section
+from vaedist.user_code import user_code
+
+
+class ClassOptions(Section):
+    """Base of the options of a class, which their key `type` names.
+
+    Each kind of class, such as models, has a base of its own, which sets `choice`.
+    """
+
+    choice: ClassVar[ClassChoice]
+
+    type: str = Field(default="", description="A built-in class, or one of one's own, written 'package.module:Class'.")
+
+    def values(self) -> dict[str, Any]:
+        """Returns all options but the type, by dotted key."""
+        return {key: value for key, value, _ in _leaves(self, None)}
+
+    def changed(self) -> dict[str, Any]:
+        """Returns the options that differ from their defaults, by dotted key."""
+        return {key: value for key, value, default in _leaves(self, None) if value != default}
+
+
+def of_its_type(base: type[ClassOptions]) -> Callable[[Any], Any]:
+    """Returns a validator that reads a table as the options of the class that the table's key `type` names.
+
+    Args:
+        base: of the options, which says what the key may name.
+    """
+    choice = base.choice
+
+    def read(given: Any) -> Any:
+        if not isinstance(given, Mapping | base):
+            return given
+        kind = given.type if isinstance(given, ClassOptions) else given.get("type", choice.default)
+        try:
+            options = choice.options_class(kind if isinstance(kind, str) else repr(kind))
+        except ClassNameError as error:
+            raise _wrong_type(kind, error.reason) from None
+        if isinstance(given, Mapping):
+            with user_code(f"{choice.key} = {kind!r}: its options raise an exception", ValueError):
+                return options.model_validate({**given, "type": kind})
+        if type(given) is not options:
+            raise _wrong_type(kind, f"must be the {choice.noun} that {type(given).__qualname__} is the options of")
+        return given
+
+    return read
+
+
+def class_sections(section: Section, prefix: str = "") -> Iterator[tuple[str, ClassOptions]]:
+    """Yields the options of each class that a section names, with their dotted name; the outer ones come first."""
+    for name in type(section).model_fields:
+        inner = getattr(section, name)
+        if isinstance(inner, ClassOptions):
+            yield prefix + name, inner
+        if isinstance(inner, Section):
+            yield from class_sections(inner, f"{prefix}{name}.")
+
+
+def _wrong_type(kind: Any, reason: str) -> ValidationError:
+    """Returns a fault of the key `type`."""
+    fault = PydanticCustomError("class_unknown", "{reason}", {"reason": reason})
+    return ValidationError.from_exception_data("type", [{"type": fault, "loc": ("type",), "input": kind}])
+
+
+def _leaves(section: Section, default: Section | None, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The dotted keys of a section with their values and their defaults, without the section's own type.
+
+    Args:
+        section: the section.
+        default: one of the same class, whose values are the defaults; None takes those of the class.
+        prefix: of the keys.
+    """
+    for name, field in type(section).model_fields.items():
+        if name == "type" and isinstance(section, ClassOptions):
+            continue
+        value = getattr(section, name)
+        usual = field.get_default(call_default_factory=True) if default is None else getattr(default, name)
+        if isinstance(value, ClassOptions):
+            yield f"{prefix}{name}.type", value.type, getattr(usual, "type", value.choice.default)
+        if isinstance(value, Section):
+            yield from _leaves(value, usual if type(usual) is type(value) else None, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value, usual

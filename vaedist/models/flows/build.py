@@ -1,0 +1,28 @@
+"""From the options of a flow to the flow."""
+
+from typing import Any
+
+from vaedist.models.flows.flow import Flow, Identity
+from vaedist.models.flows.options import FLOWS, FlowOptions
+from vaedist.user_code import user_code
+
+
+def make_flow(options: FlowOptions, latent: int, *, seed: int = 0, **kwargs: Any) -> Flow:
+    """Returns the flow that options describe, with its initial weights.
+
+    Args:
+        options: of the flow; the identity for a depth of 0.
+        latent: number of latents.
+        seed: key of the initial weights.
+        kwargs: name and dtype of the layer.
+
+    Raises:
+        ClassNameError, UserCodeError: the flow is a user's, and cannot be used, see `ClassChoice.load`.
+    """
+    if not options.depth:
+        return Identity(latent, options, seed=seed, **kwargs)
+    kind = FLOWS.load(options.type)
+    with user_code(f"{FLOWS.key} = {options.type!r}: the flow cannot be made"):
+        flow: Flow = kind(latent, options, context=options.context_width(latent), seed=seed, **kwargs)
+        flow.build((None, latent))
+        return flow
