@@ -4,7 +4,7 @@ import math
 
 import vaedist.models  # noqa: F401 - chooses Keras's backend
 from vaedist.models.densities import log_standard_normal
-from vaedist.models.likelihoods import LIKELIHOODS
+from vaedist.models.likelihoods import Bernoulli
 from vaedist.models.model import Model, Score
 from vaedist.models.preprocessing import PREPROCESSING
 from vaedist.models.reparameterization import sample_normal
@@ -24,7 +24,7 @@ class Plain(Model):
         super().__init__(image_shape, preprocessing=PREPROCESSING["bernoulli"], seed=seed)
         self.noise = {"z": (LATENT,)}
         self.pixels = math.prod(self.image_shape)
-        self.likelihood = LIKELIHOODS["bernoulli"]
+        self.likelihood = Bernoulli()
         self.made = 0
         self.make()
 

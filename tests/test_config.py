@@ -161,7 +161,8 @@ def test_a_wrong_value_is_told_with_its_key_and_place(tmp_path, key):
     [
         (
             "model.likelihood=poisson",
-            "must be 'bernoulli', 'continuous_bernoulli', 'gaussian' or 'discretized_logistic'",
+            "must be 'bernoulli', 'continuous_bernoulli', 'gaussian', 'discretized_logistic' or a class of your own, "
+            "'package.module:Class'",
         ),
         ("training.epochs=0", "greater than or equal to 1"),
         ("model.flow.depth=65", "less than or equal to 64"),

@@ -168,6 +168,71 @@ class NoOptions(Flow):
 class WrongOptions(NoOptions):
     Options = int
 """,
+    "likelihoods.py": """
+from keras import ops
+
+from vaedist import Likelihood
+from vaedist.models.preprocessing import Binned, Threshold
+
+
+class Partial(Likelihood):
+    preprocessing = Binned()
+
+    def log_prob(self, raw, x):
+        return ops.sum(raw * x, axis=-1)
+
+
+class Uniform(Partial):
+    '''All 256 levels are as likely.'''
+
+    def log_prob(self, raw, x):
+        return ops.sum(0 * raw - 5.545177444479562 + 0 * x, axis=-1)
+
+    def mean(self, raw):
+        return 0 * raw + 0.5
+
+    def sample(self, raw, uniform):
+        return uniform
+
+
+class Wrong(Uniform):
+    '''Its probabilities add up to 2.'''
+
+    def log_prob(self, raw, x):
+        return ops.sum(0 * raw - 4.852030263919617 + 0 * x, axis=-1)
+
+
+class Coin(Uniform):
+    '''A distribution of pixels of 0 and 1, also without data.binarize.'''
+
+    binary = True
+    preprocessing = Threshold()
+
+    def log_prob(self, raw, x):
+        return -ops.sum(ops.softplus((1 - 2 * x) * raw), axis=-1)
+
+
+class NoPixels(Uniform):
+    preprocessing = "binned"
+
+
+class NoOutputs(Uniform):
+    outputs = 1.5
+
+
+class Raising(Uniform):
+    def __init__(self):
+        raise ZeroDivisionError("no pixels")
+
+
+class Faulty(Uniform):
+    def log_prob(self, raw, x):
+        return self.no_such_thing
+
+
+class NoLikelihood:
+    preprocessing = Binned()
+""",
 }
 NAME = "toys_of_test"
 TOY = f"{NAME}.light:Toy"

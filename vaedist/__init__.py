@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vaedist.launch.tuning.sweep import tune
     from vaedist.models.flows.flow import Flow, FlowOutput
     from vaedist.models.flows.options import FlowOptions
+    from vaedist.models.likelihoods import Likelihood
     from vaedist.models.model import Model, Score
     from vaedist.runs.summary import list_runs
 
@@ -24,6 +25,7 @@ __all__ = [
     "Flow",
     "FlowOptions",
     "FlowOutput",
+    "Likelihood",
     "Model",
     "ModelOptions",
     "Run",
@@ -40,6 +42,7 @@ _HOMES = {
     "Flow": "vaedist.models.flows.flow",
     "FlowOptions": "vaedist.models.flows.options",
     "FlowOutput": "vaedist.models.flows.flow",
+    "Likelihood": "vaedist.models.likelihoods",
     "Model": "vaedist.models.model",
     "ModelOptions": "vaedist.config",
     "Run": "vaedist.api",

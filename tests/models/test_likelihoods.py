@@ -1,6 +1,5 @@
 import itertools
 import math
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,9 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import integrate, stats
 
-from vaedist.models.likelihoods import LIKELIHOODS, Bernoulli, ContinuousBernoulli, DiscretizedLogistic, Gaussian
-from vaedist.models.options import LikelihoodOptions
+from vaedist.models import options
+from vaedist.models.likelihoods import Bernoulli, ContinuousBernoulli, DiscretizedLogistic, Gaussian
+from vaedist.models.options import make_likelihood
+from vaedist.models.preprocessing import PREPROCESSING
 
+LIKELIHOODS = {name: make_likelihood(name) for name in options.LIKELIHOODS.built_in}
 bernoulli, continuous, gaussian, logistic = Bernoulli(), ContinuousBernoulli(), Gaussian(), DiscretizedLogistic()
 
 
@@ -34,8 +36,11 @@ def value_and_gradient(function, raw):
     return value.numpy(), tape.gradient(value, raw).numpy()
 
 
-def test_the_experiment_and_the_model_name_the_same_likelihoods():
-    assert set(LIKELIHOODS) == set(get_args(LikelihoodOptions.model_fields["likelihood"].annotation))
+def test_what_options_say_of_a_likelihood_without_keras_is_what_it_says_itself():
+    assert LIKELIHOODS.keys() == PREPROCESSING.keys()
+    for name, likelihood in LIKELIHOODS.items():
+        assert likelihood.preprocessing is PREPROCESSING[name]
+        assert likelihood.binary == (name in options.BINARY)
 
 
 @given(hnp.arrays(np.float64, (3, 4), elements=st.floats(-12, 12)), st.integers(0, 2**31))

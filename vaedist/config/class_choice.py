@@ -7,7 +7,7 @@ Keras. A user's class is imported from `sys.path` as the user set it, and from n
 import difflib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -35,9 +35,8 @@ class ClassChoice:
         base: import string of the base of users' classes.
         public: name of the base, for messages.
         built_in: import strings of the built-in classes, by name; the first is the default.
-        built_in_options: import strings of their options, by the same names.
-        options: import string and public name of the base of the options of users' classes; None where classes have no
-            options.
+        built_in_options: import strings of their options, by the same names; empty where classes have no options.
+        options: import string and public name of the base of the options of users' classes; None where they have none.
     """
 
     noun: str
@@ -45,7 +44,7 @@ class ClassChoice:
     base: str
     public: str
     built_in: Mapping[str, str]
-    built_in_options: Mapping[str, str]
+    built_in_options: Mapping[str, str] = field(default_factory=dict)
     options: tuple[str, str] | None = None
 
     @property
@@ -73,9 +72,9 @@ class ClassChoice:
         found = self._users_class(name, key)
         options = getattr(found, "Options", None)
         if options is None:
-            raise self._refusal(name, key, f"class {found.__qualname__} has no Options, a subclass of {public}")
+            raise self.refusal(name, key, f"class {found.__qualname__} has no Options, a subclass of {public}")
         if not isinstance(options, type) or not issubclass(options, base):
-            raise self._refusal(name, key, f"{found.__qualname__}.Options must be a subclass of {public}")
+            raise self.refusal(name, key, f"{found.__qualname__}.Options must be a subclass of {public}")
         return options
 
     def load(self, name: str, key: str | None = None) -> Any:
@@ -92,10 +91,10 @@ class ClassChoice:
         with quiet_tensorflow():
             found, base = self._users_class(name, key), _imported(self.base)
         if not issubclass(found, base):
-            raise self._refusal(name, key, f"class {found.__qualname__} must be a subclass of {self.public}")
+            raise self.refusal(name, key, f"class {found.__qualname__} must be a subclass of {self.public}")
         if missing := sorted(getattr(found, "__abstractmethods__", ())):
             lacks = f"class {found.__qualname__} lacks {', '.join(missing)}, which {self.public} requires"
-            raise self._refusal(name, key, lacks)
+            raise self.refusal(name, key, lacks)
         return found
 
     def check(self, name: str, key: str | None = None) -> None:
@@ -107,19 +106,25 @@ class ClassChoice:
         if name not in self.built_in:
             self.load(name, key)
 
+    def refusal(self, name: str, key: str | None, reason: str) -> ClassNameError:
+        """Returns an error about a name; `key` is the one whose value it is, None the usual one."""
+        error = ClassNameError(f"{key or self.key} = {name!r}: {reason}")
+        error.reason = reason
+        return error
+
     def _users_class(self, name: str, key: str | None) -> type:
         module_name, _, class_name = name.partition(":")
         if not all(part.isidentifier() for part in (*module_name.split("."), class_name)):
             names, hint = ", ".join(map(repr, self.built_in)), _nearest(name, self.built_in)
-            raise self._refusal(name, key, f"must be {names} or a class of your own, 'package.module:Class'{hint}")
+            raise self.refusal(name, key, f"must be {names} or a class of your own, 'package.module:Class'{hint}")
         module = self._users_module(name, key, module_name)
         if not hasattr(module, class_name):
             classes = [word for word, value in vars(module).items() if isinstance(value, type)]
             reason = f"module {module_name} has no class {class_name}{_nearest(class_name, classes)}"
-            raise self._refusal(name, key, reason)
+            raise self.refusal(name, key, reason)
         found = getattr(module, class_name)
         if not isinstance(found, type):
-            raise self._refusal(name, key, f"{class_name} in module {module_name} is not a class")
+            raise self.refusal(name, key, f"{class_name} in module {module_name} is not a class")
         return found
 
     def _users_module(self, name: str, key: str | None, module: str) -> Any:
@@ -134,12 +139,7 @@ class ClassChoice:
                     f"there is no module {error.name} in PYTHONPATH ({path or 'not set'}) or among the installed "
                     "packages; set PYTHONPATH to the folder that holds it, or send it along with a job by --package"
                 )
-                raise self._refusal(name, key, reason) from None
-
-    def _refusal(self, name: str, key: str | None, reason: str) -> ClassNameError:
-        error = ClassNameError(f"{key or self.key} = {name!r}: {reason}")
-        error.reason = reason
-        return error
+                raise self.refusal(name, key, reason) from None
 
 
 def _imported(import_string: str) -> Any:

@@ -1,7 +1,8 @@
 """Distributions of the pixels given the decoder's raw output; a sigmoid is applied here and nowhere else."""
 
 import math
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -13,54 +14,72 @@ LOG_TOGETHER = 8  # factors of a logarithm
 SERIES = 0.25  # below it, functions that are 0 / 0 at 0 are taken from their power series
 
 
-class Likelihood(Protocol):
-    """p(x|z) of one image, factorised over its D pixel values.
+class Likelihood(ABC):
+    """p(x|z) of one image, factorised over its D pixel values; made without arguments.
 
-    outputs: decoder outputs a pixel value.
-    clips: whether `mean` and `sample` are cut off at 0 and 1, outside of which the distribution has mass.
-    preprocessing: how pixels become the x that it is a distribution of.
+    Attributes:
+        outputs: decoder outputs for each pixel value.
+        clips: whether `mean` and `sample` are cut off at 0 and 1, outside of which the distribution has mass.
+        binary: whether it is a distribution of pixels of 0 and 1, which data.binarize makes.
     """
 
-    outputs: int
-    clips: bool
-    preprocessing: Preprocessing
+    outputs: int = 1
+    clips: bool = False
+    binary: bool = False
 
+    @property
+    @abstractmethod
+    def preprocessing(self) -> Preprocessing:
+        """Returns how pixels become the x that it is a distribution of; an attribute of the class will do."""
+
+    @abstractmethod
     def log_prob(self, raw: Any, x: Any) -> Any:
-        """Decoder output [..., outputs * D] and x [..., D] in [0, 1] -> log p(x|z), [...], in nats."""
-        ...
+        """Returns log p(x|z), [...], in nats.
 
+        Args:
+            raw: decoder output, [..., outputs * D]: the first output of all pixel values, then the second.
+            x: [..., D] in [0, 1]; leading axes broadcast with those of `raw`.
+        """
+
+    @abstractmethod
     def mean(self, raw: Any) -> Any:
-        """Decoder output [..., outputs * D] -> E[x|z], [..., D], in [0, 1]."""
-        ...
+        """Returns E[x|z], [..., D], in [0, 1], from the decoder's output [..., outputs * D]."""
 
+    @abstractmethod
     def sample(self, raw: Any, uniform: Any) -> Any:
-        """Decoder output [..., outputs * D] and uniform noise [..., D] in (0, 1) -> x ~ p(x|z), [..., D], in [0, 1].
+        """Returns x ~ p(x|z), [..., D], in [0, 1], from the decoder's output and uniform noise [..., D] in (0, 1).
 
         By the inverse of the distribution function, so that the same noise gives like pictures.
         """
-        ...
 
-    def quadrature(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def quadrature(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Returns values of x and weights, such that sum_j weight_j p(x_j) = 1 for each pixel value.
+
+        Unless a subclass says otherwise, the values that `preprocessing` makes of the 256 levels of a pixel, with
+        weight 1; None, for a distribution that is not checked, where it draws them or they are scored by no
+        distribution.
 
         Args:
             raw: decoder outputs of N pixel values, [N, outputs].
 
         Returns:
-            values and weights, each [N, M] or [1, M].
+            values and weights, each [N, M] or [1, M]; or None.
         """
-        ...
+        if self.preprocessing.noisy or not self.preprocessing.proper:
+            return None
+        levels = np.arange(256, dtype=np.uint8)
+        values = np.unique(np.asarray(self.preprocessing(levels), np.float64))[None]
+        return values, np.ones_like(values)
 
 
-class Bernoulli:
+class Bernoulli(Likelihood):
     """log p(x|z) = sum_i x_i log p_i + (1 - x_i) log(1 - p_i), with p = sigmoid(logits).
 
     On binary pixels it is a distribution. On grey values x = pixel / 255 in (0, 1) it is a score whose best
     value is the entropy of x, not a density: it must never be turned into bits/dim.
     """
 
-    outputs = 1
-    clips = False
+    binary = True
     preprocessing: Preprocessing = PREPROCESSING["bernoulli"]
 
     def log_prob(self, raw: Any, x: Any) -> Any:
@@ -90,7 +109,7 @@ class Bernoulli:
         return np.array([[0.0, 1.0]]), np.ones((1, 2))
 
 
-class ContinuousBernoulli:
+class ContinuousBernoulli(Likelihood):
     """The Bernoulli's score made a density on [0, 1] (Loaiza-Ganem and Cunningham 2019).
 
     p(x) = C lambda^x (1 - lambda)^(1 - x), with lambda = sigmoid(l) of the logits l and C = 2 artanh(1 - 2 lambda) /
@@ -101,8 +120,6 @@ class ContinuousBernoulli:
     S is even and smooth, so that nothing is special about lambda = 1/2, where l = 0.
     """
 
-    outputs = 1
-    clips = False
     preprocessing: Preprocessing = PREPROCESSING["continuous_bernoulli"]
 
     def log_prob(self, raw: Any, x: Any) -> Any:
@@ -133,7 +150,7 @@ class ContinuousBernoulli:
         return ((parts + 0.5 * (nodes + 1)) / 128).reshape(1, -1), np.tile(0.5 * weights / 128, 128)[None]
 
 
-class Gaussian:
+class Gaussian(Likelihood):
     """x_i ~ N(mu_i, sigma_i^2) with mu and log sigma from the decoder, a density over dequantised pixels."""
 
     outputs = 2
@@ -162,7 +179,7 @@ class Gaussian:
         return mu + 12 * sigma * nodes, 12 * sigma * weights
 
 
-class DiscretizedLogistic:
+class DiscretizedLogistic(Likelihood):
     """A logistic distribution, cut into the 256 levels of a pixel (Kingma et al. 2016, section 6.2).
 
     With mu and log s from the decoder and F(v) = sigmoid((v - mu) / s), level k of 0, ..., 255 has the probability
@@ -173,7 +190,6 @@ class DiscretizedLogistic:
     """
 
     outputs = 2
-    clips = False
     preprocessing: Preprocessing = PREPROCESSING["discretized_logistic"]
     width = 1 / 256
 
@@ -211,11 +227,6 @@ class DiscretizedLogistic:
         v = mu + ops.exp(log_s) * (ops.log(uniform) - ops.log1p(-uniform))
         return ops.clip(ops.floor(ops.clip(v, 0.0, 1.0) / self.width), 0.0, 255.0) / 255.0
 
-    def quadrature(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the middles of the 256 levels, with weight 1."""
-        values = (np.arange(256) + 0.5)[None] / 256
-        return values, np.ones_like(values)
-
     @staticmethod
     def _parameters(raw: Any) -> tuple[Any, Any]:
         mu, log_s = ops.split(raw, 2, axis=-1)
@@ -230,11 +241,3 @@ def _log_sinhc(a: Any) -> Any:
     series = square * (1 / 6 - square * (1 / 180 - square * (1 / 2835 - square / 37800)))
     far = ops.where(near, 1.0, size)
     return ops.where(near, series, far + ops.log1p(-ops.exp(-2 * far)) - ops.log(2 * far))
-
-
-LIKELIHOODS: dict[str, Likelihood] = {
-    "bernoulli": Bernoulli(),
-    "continuous_bernoulli": ContinuousBernoulli(),
-    "gaussian": Gaussian(),
-    "discretized_logistic": DiscretizedLogistic(),
-}

@@ -1,19 +1,69 @@
 """Options that several models share."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, cast
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from vaedist.config import ModelOptions
+from vaedist.config import ClassChoice, ModelOptions
+from vaedist.config.class_choice import ClassNameError
 from vaedist.models.preprocessing import BINARIZE, PREPROCESSING, Preprocessing
+from vaedist.user_code import user_code
+
+if TYPE_CHECKING:
+    from vaedist.models.likelihoods import Likelihood
+
+LIKELIHOODS = ClassChoice(
+    noun="likelihood",
+    key="model.likelihood",
+    base="vaedist.models.likelihoods:Likelihood",
+    public="vaedist.Likelihood",
+    built_in={
+        "bernoulli": "vaedist.models.likelihoods:Bernoulli",
+        "continuous_bernoulli": "vaedist.models.likelihoods:ContinuousBernoulli",
+        "gaussian": "vaedist.models.likelihoods:Gaussian",
+        "discretized_logistic": "vaedist.models.likelihoods:DiscretizedLogistic",
+    },
+)
+BINARY = ("bernoulli",)  # the built-in ones that score pixels of 0 and 1
+
+
+def make_likelihood(name: str) -> "Likelihood":
+    """Returns the likelihood of a name, which loads Keras.
+
+    Raises:
+        ClassNameError, UserCodeError: it is a user's, and cannot be used, see `ClassChoice.load`.
+    """
+    kind = LIKELIHOODS.load(name)
+    with user_code(f"{LIKELIHOODS.key} = {name!r}: the likelihood cannot be made"):
+        made = kind()
+        preprocessing, outputs = made.preprocessing, made.outputs
+    if not isinstance(preprocessing, Preprocessing):
+        reason = f"{kind.__qualname__}.preprocessing must be one of vaedist.models.preprocessing, such as Binned()"
+        raise LIKELIHOODS.refusal(name, None, reason)
+    if type(outputs) is not int or outputs < 1:
+        reason = f"{kind.__qualname__}.outputs = {outputs!r}: must be a number of decoder outputs for each pixel value"
+        raise LIKELIHOODS.refusal(name, None, reason)
+    return cast("Likelihood", made)
 
 
 class LikelihoodOptions(ModelOptions):
-    """Base of the options of models with one of the likelihoods of `vaedist.models.likelihoods`."""
+    """Base of the options of models with one of the likelihoods of `vaedist.models.likelihoods`, or a user's own."""
 
-    likelihood: Literal["bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic"] = Field(
-        default="bernoulli", description="Distribution of the pixels."
+    likelihood: str = Field(
+        default="bernoulli",
+        description=f"Distribution of the pixels: {', '.join(LIKELIHOODS.built_in)}, or a class of one's own, written "
+        "'package.module:Class'.",
     )
+
+    @field_validator("likelihood")
+    @classmethod
+    def _a_likelihood(cls, name: str) -> str:
+        if name not in LIKELIHOODS.built_in:
+            try:
+                make_likelihood(name)
+            except ClassNameError as error:
+                raise ValueError(error.reason) from None
+        return name
 
     def preprocessing(self, binarize: str) -> Preprocessing:
         """Returns how pixels become the x that the likelihood is a distribution of.
@@ -21,9 +71,14 @@ class LikelihoodOptions(ModelOptions):
         Raises:
             ValueError: pixels are binarised, for a likelihood that does not score binary pixels.
         """
-        if binarize != "none" and self.likelihood != "bernoulli":
+        if self.likelihood in LIKELIHOODS.built_in:  # without Keras
+            own, binary = PREPROCESSING[self.likelihood], self.likelihood in BINARY
+        else:
+            likelihood = make_likelihood(self.likelihood)
+            own, binary = likelihood.preprocessing, likelihood.binary
+        if binarize != "none" and not binary:
             raise ValueError(
                 f"data.binarize = {binarize!r} makes pixels 0 or 1, which model.likelihood = 'bernoulli' scores, not "
                 f"{self.likelihood!r}"
             )
-        return BINARIZE[binarize] or PREPROCESSING[self.likelihood]
+        return BINARIZE[binarize] or own

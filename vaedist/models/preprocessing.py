@@ -12,11 +12,12 @@ Where x is drawn, the noise is always given: an x without it would be another on
 on, and scores better (a threshold in the place of random pixels, or the middle of a bin).
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from vaedist.errors import NoiseError
 
 
+@runtime_checkable
 class Preprocessing(Protocol):
     """A map from stored pixels to the x that a model encodes and scores.
 
@@ -131,10 +132,6 @@ PREPROCESSING: dict[str, Preprocessing] = {
     "continuous_bernoulli": Dequantised(),
     "gaussian": Dequantised(),
     "discretized_logistic": Binned(),
-}
-
-NAMED: dict[str, Preprocessing] = {
-    type(each).__name__: each for each in (*BINARIZE.values(), *PREPROCESSING.values()) if each is not None
 }
 
 

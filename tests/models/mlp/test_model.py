@@ -149,6 +149,12 @@ def test_chapter_fault_the_gaussian_decoder_does_not_take_the_encoders_place():
     assert [w.shape for w in model.decoder.weights] == [(4, 9), (9,), (9, 2 * pixels), (2 * pixels,)]
     paths = [w.path for w in model.weights]
     assert len(set(paths)) == len(paths) == 4 + len(model.flow.weights) + 4
+    # The names in checkpoints, in the order in which norms are summed; another order rounds otherwise.
+    assert [*dict.fromkeys("/".join(path.split("/")[:2]) for path in paths)] == [
+        "vae/encoder",
+        "vae/flow",
+        "vae/decoder",
+    ]
 
     before, raw = model.encode(images(3), MIDDLE), model.decoder(normal(3, 4))
     for w in model.decoder.weights:

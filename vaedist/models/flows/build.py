@@ -7,12 +7,13 @@ from vaedist.models.flows.options import FLOWS, FlowOptions
 from vaedist.user_code import user_code
 
 
-def make_flow(options: FlowOptions, latent: int, *, seed: int = 0, **kwargs: Any) -> Flow:
-    """Returns the flow that options describe, with its initial weights.
+def make_flow(options: FlowOptions, latent: int, *, context: int, seed: int, **kwargs: Any) -> Flow:
+    """Returns the flow that options describe, to be built by the model.
 
     Args:
         options: of the flow; the identity for a depth of 0.
         latent: number of latents.
+        context: width of h.
         seed: key of the initial weights.
         kwargs: name and dtype of the layer.
 
@@ -20,9 +21,8 @@ def make_flow(options: FlowOptions, latent: int, *, seed: int = 0, **kwargs: Any
         ClassNameError, UserCodeError: the flow is a user's, and cannot be used, see `ClassChoice.load`.
     """
     if not options.depth:
-        return Identity(latent, options, seed=seed, **kwargs)
+        return Identity(latent, options, context=context, seed=seed, **kwargs)
     kind = FLOWS.load(options.type)
     with user_code(f"{FLOWS.key} = {options.type!r}: the flow cannot be made"):
-        flow: Flow = kind(latent, options, context=options.context_width(latent), seed=seed, **kwargs)
-        flow.build((None, latent))
+        flow: Flow = kind(latent, options, context=context, seed=seed, **kwargs)
         return flow

@@ -16,10 +16,11 @@ from keras import ops
 from vaedist.models.densities import log_standard_normal
 from vaedist.models.flows.build import make_flow
 from vaedist.models.flows.flow import FlowCase
-from vaedist.models.likelihoods import LIKELIHOODS, Likelihood
+from vaedist.models.likelihoods import Likelihood
 from vaedist.models.mlp.options import MLPOptions
 from vaedist.models.model import Model, Score
-from vaedist.models.preprocessing import NAMED, Preprocessing
+from vaedist.models.options import make_likelihood
+from vaedist.models.preprocessing import BINARIZE, Preprocessing
 from vaedist.models.products import Dense, Product
 from vaedist.models.reparameterization import sample_normal
 
@@ -122,13 +123,15 @@ class VAE(Model):
         preprocessing = preprocessing or options.preprocessing("none")
         super().__init__(image_shape, preprocessing=preprocessing, seed=seed, **{"name": "vae", **kwargs})
         self.latent, self.pixels, flow = options.latent, math.prod(image_shape), options.flow
-        self.likelihood = LIKELIHOODS[options.likelihood]
+        self.likelihood = make_likelihood(options.likelihood)
         self.clips = self.likelihood.clips
         encoder_seed, flow_seed, decoder_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(3))
         sizes: dict[str, Any] = {"hidden": options.hidden, "layers": options.layers, "dtype": self.dtype_policy}
-        self.flow = make_flow(flow, self.latent, seed=flow_seed, name="flow", dtype=self.dtype_policy)
-        parameters = 2 * self.latent + self.flow.context_width
+        context = flow.context_width(self.latent) if flow.depth else 0
+        parameters = 2 * self.latent + context
         self.encoder = MLP(self.pixels, outputs=parameters, seed=encoder_seed, name="encoder", **sizes)
+        layer = {"name": "flow", "dtype": self.dtype_policy}
+        self.flow = make_flow(flow, self.latent, context=context, seed=flow_seed, **layer)
         outputs = self.likelihood.outputs * self.pixels
         self.decoder = MLP(self.latent, outputs=outputs, seed=decoder_seed, name="decoder", **sizes)
         self.build((None, *self.image_shape))
@@ -151,15 +154,17 @@ class VAE(Model):
     def build(self, input_shape: Any) -> None:
         """Makes every weight, so that they exist before the first call."""
         self.encoder.build((None, self.pixels))
+        self.flow.build((None, self.latent))
         self.decoder.build((None, self.latent))
         self.built = True
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which `from_config` makes the model again."""
+        binarize = next((name for name, each in BINARIZE.items() if each is self.preprocessing), "none")
         return {
             "image_shape": self.image_shape,
             "options": self.options.model_dump(),
-            "preprocessing": type(self.preprocessing).__name__,
+            "binarize": binarize,
             "seed": self.seed,
             "name": self.name,
             "dtype": self.dtype_policy.name,
@@ -169,7 +174,8 @@ class VAE(Model):
     def from_config(cls, config: dict[str, Any]) -> "VAE":
         """Makes the model that `get_config` describes."""
         config = dict(config)
-        options, preprocessing = MLPOptions.model_validate(config.pop("options")), NAMED[config.pop("preprocessing")]
+        options = MLPOptions.model_validate(config.pop("options"))
+        preprocessing = options.preprocessing(config.pop("binarize"))
         return cls(config.pop("image_shape"), options, preprocessing=preprocessing, **config)
 
     def encode(self, images: Any, u: Any = None, *, training: bool = False) -> Encoding:
