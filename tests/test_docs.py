@@ -33,7 +33,8 @@ MADE = ("data", "runs")  # folders of the root that are made by use
 @pytest.fixture(autouse=True)
 def example(monkeypatch):
     """The package of the example can be imported."""
-    monkeypatch.syspath_prepend(ROOT / "examples/conv_vae")
+    for example in (ROOT / "examples").iterdir():
+        monkeypatch.syspath_prepend(example)
 
 
 def fences(page: Path, language: str) -> list[str]:

@@ -37,7 +37,8 @@ def test_an_example_is_trained_and_taken_by_every_command(name, tmp_path, blob_d
     assert f"all {CHECKS[name]} checks passed" in out
     out, _ = vaedist("evaluate", run.path, "--samples", 4, "--limit", 32, "--json", **here)
     assert 0 < json.loads(out)["bits_per_dim"]["4"]["mean"] < 10
-    vaedist("sample", run.path, "-n", 4, "-o", "samples.png", **here)
+    vaedist("sample", run.path, "-n", 4, "--pixels", "sample", "-o", "samples.png", **here)
+    assert (tmp_path / "samples.png").stat().st_size > 100
     module = tmp_path / name / "__init__.py"
     module.write_text(module.read_text() + "\n# another version\n")
     _, said = vaedist(*train, "--set", "training.epochs=2", "--resume", code=2, **here)
