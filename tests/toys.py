@@ -35,6 +35,7 @@ class ToyOptions(ModelOptions):
 ''',
     "light.py": '''
 from toys_of_test.options import ToyOptions
+from vaedist.models.flows.options import AnyFlowOptions, IAFOptions
 
 
 class Toy:
@@ -62,6 +63,11 @@ class Demanding(Toy):
         rate: float
         note: str | None = None
         sizes: tuple[int, ...] = (3, 3)
+
+
+class Flowing(Toy):
+    class Options(ToyOptions):
+        flow: AnyFlowOptions = IAFOptions()
 
 
 class NoOptions:

@@ -74,6 +74,11 @@ def test_a_flow_without_a_type_is_the_inverse_autoregressive_one():
     assert old.model.changed() == {"flow.depth": 2, "flow.width": 8}
 
 
+def test_a_type_that_is_no_text_is_refused():
+    message = message_of(Experiment.from_toml, "model.flow.type = 3")
+    assert message.startswith("experiment: model.flow.type = 3: must be 'iaf' or")
+
+
 def test_another_flow_has_its_own_defaults():
     assert experiment().with_overrides("model.flow.type=iaf").model.flow == Experiment().model.flow
     assert experiment().with_values({"model.flow.type": PLANAR, "seed": 1}).model == experiment().model
@@ -81,6 +86,23 @@ def test_another_flow_has_its_own_defaults():
     assert list(differences(wide, wide.with_overrides(f"model.flow.type={PLANAR}"))) == [
         ("model.flow.type", "iaf", PLANAR)
     ]
+
+
+def test_a_users_model_may_have_any_flow():
+    changes = [
+        f"model.type={NAME}.light:Flowing",
+        f"model.flow.type={PLANAR}",
+        "model.flow.scale=2",
+        "model.channels=3",
+    ]
+    for overrides in (changes, changes[::-1]):
+        made = Experiment().with_overrides(*overrides)
+        assert (made.model.channels, made.model.flow.type, made.model.flow.scale) == (3, PLANAR, 2)
+    assert made.model.changed() == {"channels": 3, "flow.type": PLANAR, "flow.scale": 2}
+    assert message_of(made.with_overrides, "model.flow.with=1").endswith("did you mean 'model.flow.depth'?")
+    assert "unknown key 'model.chanels' of model.type = " in message_of(made.with_overrides, "model.chanels=1")
+    hint = f"`vaedist config schema --model {NAME}.light:Flowing --flow {PLANAR}` lists"
+    assert hint in message_of(made.with_overrides, "qqqq=1")
 
 
 @pytest.mark.parametrize(
