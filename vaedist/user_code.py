@@ -1,6 +1,7 @@
 """Exceptions in a user's own code, shown with the user's lines of the traceback and without the libraries'."""
 
 import os
+import re
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from vaedist.errors import UserCodeError, VaedistError
 PACKAGE = Path(__file__).parent
 STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 LIBRARIES = {"keras", "optree", "pydantic", "ray", "tensorflow", "vaedist"}  # between the command and a user's code
+STYLE = re.compile(r"\x1b\[[0-9;]*m")  # of terminals, which Keras puts into messages
 # Starts of the lines that TensorFlow writes when it is loaded.
 GREETING = (
     b"I0000 ",
@@ -45,7 +47,7 @@ def user_error(title: str, error: BaseException) -> UserCodeError:
     """Returns an error that shows an exception, and the lines of a user's code that led to it."""
     shown = TracebackException.from_exception(error)
     _trim(shown)
-    return UserCodeError(f"{title}:\n{''.join(shown.format()).rstrip()}")
+    return UserCodeError(f"{title}:\n{STYLE.sub('', ''.join(shown.format())).rstrip()}")
 
 
 def is_user_frame(path: str) -> bool:
