@@ -1,4 +1,4 @@
-"""What one worker does, from nothing to the end of a run. Who starts workers, and how, is not its business."""
+"""Training as one worker of a run; independent of how workers are started."""
 
 import math
 import os
@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vaedist.config import Experiment
-from vaedist.data.manifest import load_manifest
+from vaedist.data.manifest import Manifest, load_manifest
 from vaedist.data.rows import SplitRows
-from vaedist.data.worker_data import open_inputs
+from vaedist.data.worker_data import WorkerData, open_inputs
 from vaedist.devices.strategy import configure_devices, local_devices, make_strategy, require_replicas
 from vaedist.errors import DataError, RunError
 from vaedist.evaluation.importance import ImportanceEvaluator
 from vaedist.models.build import build_model
+from vaedist.models.model import Model
 from vaedist.monitor.events import Event, Finished, Notice
 from vaedist.runs.checkpoint import Checkpoint
 from vaedist.runs.checkpoint_store import CheckpointStore
@@ -27,17 +28,18 @@ from vaedist.training.run_logger import RunLogger
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker's place and its ways to the outside.
+    """A worker's rank and resources, and its callbacks to the launcher.
 
     Attributes:
-        rank, workers: which one it is, and of how many.
-        threads: CPUs that it was given.
-        notify: takes the events of the first worker.
-        should_stop: whether the user asked to stop.
-        should_save: whether the first worker is asked to save, in its own good time before the group is ended.
-        agree: gives every worker what the first one passed in.
-        may_write: asked before anything is written; raises when others write now.
-        guard: context in which TensorFlow's server is started, should the worker have one.
+        rank: rank of the worker.
+        workers: number of workers.
+        threads: CPUs of the worker.
+        notify: called with each event, on rank 0.
+        should_stop: returns True once a stop was requested.
+        should_save: returns True if a checkpoint is requested, before the worker group is replaced; on rank 0.
+        agree: broadcasts rank 0's value to all workers.
+        may_write: called before each write; raises if another worker group holds the writer lease.
+        guard: context in which TensorFlow's server is started, if the worker has one.
     """
 
     rank: int = 0
@@ -52,16 +54,52 @@ class Worker:
 
 
 def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, float]:
-    """Train a run, from its newest intact checkpoint if it has one, to its end.
+    """Trains a run to its end, from its newest intact checkpoint if it has one.
 
-    Every worker of a run calls this, in a process where TensorFlow was not used before.
+    Every worker of a run calls this, in a process that has not used TensorFlow before.
 
     Returns:
-        the means of the last pass over the split that is scored, in nats an image.
+        Means of the last pass over the evaluated split, in nats an image.
 
     Raises:
-        VaedistError: whatever the user has to know; what was committed stays.
+        VaedistError: the run cannot be trained further; committed checkpoints stay.
     """
+    strategy = _make_strategy(experiment, worker)
+    manifest = load_manifest(experiment.data.path, seconds=RUN_SECONDS)
+    inputs = open_inputs(
+        experiment, manifest, rank=worker.rank, workers=worker.workers, replicas=local_devices(strategy)
+    )
+    _check_same_data(experiment, worker, inputs.fingerprint)
+    with ExitStack() as stack:
+        run, checkpoints = stack.enter_context(
+            workspace(
+                run, experiment.checkpoint.keep,
+                first=worker.rank == 0, notify=worker.notify, may_write=worker.may_write,
+            )
+        )  # fmt: skip
+        checkpoint = _newest_checkpoint(checkpoints, worker)
+        with strategy.scope():
+            model = build_model(experiment, manifest.shape)
+        logger = importance = None
+        if worker.rank == 0:
+            step = checkpoint.position.step if checkpoint else None
+            if step is not None:
+                checkpoints.drop_after(step)
+            logger = stack.enter_context(_logger(run, experiment, inputs, worker, step))
+            importance = _importance_evaluator(experiment, manifest, inputs, model)
+        loop = Loop(
+            experiment, model, strategy, inputs, checkpoints, checkpoint=checkpoint, recorder=logger,
+            importance=importance, workers=worker.workers,
+            should_stop=worker.should_stop, should_save=worker.should_save,
+        )  # fmt: skip
+        means = loop.run()
+    if worker.rank == 0:  # after the workspace has pushed everything to the run's folder
+        worker.notify(Finished(experiment.training.epochs, loop.total_steps, means["elbo"], inputs.split))
+    return means
+
+
+def _make_strategy(experiment: Experiment, worker: Worker) -> Any:
+    """Configures the worker's devices, and returns the strategy over those of all workers."""
     scaling = experiment.scaling
     configure_devices(
         worker.threads, math.ceil(scaling.gpus_per_worker), scaling.logical_devices,
@@ -70,53 +108,40 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
     with worker.guard:
         strategy = make_strategy(worker.workers)
     require_replicas(strategy, worker.workers, scaling.devices_per_worker)
-    manifest = load_manifest(experiment.data.path, seconds=RUN_SECONDS)
-    inputs = open_inputs(
-        experiment, manifest, rank=worker.rank, workers=worker.workers, replicas=local_devices(strategy)
-    )
-    first = worker.agree(inputs.fingerprint)
-    if inputs.fingerprint != first:
+    return strategy
+
+
+def _check_same_data(experiment: Experiment, worker: Worker, fingerprint: str) -> None:
+    """Compares the fingerprint of this worker's data with that of rank 0."""
+    first = worker.agree(fingerprint)
+    if fingerprint != first:
         raise DataError(
             f"worker {worker.rank} on {os.uname().nodename} finds other data at {experiment.data.path} than the first "
-            f"worker: {inputs.fingerprint[:12]}, not {first[:12]}; data.path must be the same data on all machines"
+            f"worker: {fingerprint[:12]}, not {first[:12]}; data.path must be the same data on all machines"
         )
-    with ExitStack() as stack:
-        run, checkpoints = stack.enter_context(
-            workspace(
-                run, experiment.checkpoint.keep,
-                first=worker.rank == 0, notify=worker.notify, may_write=worker.may_write,
-            )
-        )  # fmt: skip
-        checkpoint = _checkpoint(checkpoints, worker)
-        with strategy.scope():
-            model = build_model(experiment, manifest.shape)
-        recorder = importance = None
-        if worker.rank == 0:
-            step = checkpoint.position.step if checkpoint else None
-            if step is not None:
-                checkpoints.drop_after(step)
-            recorder = stack.enter_context(
-                RunLogger(
-                    run, experiment, split=inputs.split, resume_step=step, workers=worker.workers,
-                    notify=worker.notify,
-                )
-            )  # fmt: skip
-            if samples := experiment.monitor.importance_samples:
-                rows = SplitRows(experiment.data.path, manifest, inputs.split)
-                importance = ImportanceEvaluator(model, rows, samples=samples, seed=experiment.seed)
-        loop = Loop(
-            experiment, model, strategy, inputs, checkpoints, checkpoint=checkpoint, recorder=recorder,
-            importance=importance, workers=worker.workers,
-            should_stop=worker.should_stop, should_save=worker.should_save,
-        )  # fmt: skip
-        means = loop.run()
-    if worker.rank == 0:  # all is where it belongs by now, be it on a store
-        worker.notify(Finished(experiment.training.epochs, loop.total_steps, means["elbo"], inputs.split))
-    return means
 
 
-def _checkpoint(checkpoints: CheckpointStore, worker: Worker) -> Checkpoint | None:
-    """Returns the checkpoint that the first worker finds to be the newest intact one; every worker opens it."""
+def _logger(
+    run: RunFolder, experiment: Experiment, inputs: WorkerData, worker: Worker, resume_step: int | None
+) -> RunLogger:
+    return RunLogger(
+        run, experiment, split=inputs.split, resume_step=resume_step, workers=worker.workers, notify=worker.notify
+    )
+
+
+def _importance_evaluator(
+    experiment: Experiment, manifest: Manifest, inputs: WorkerData, model: Model
+) -> ImportanceEvaluator | None:
+    """Returns the evaluator of the importance-weighted bound after each epoch, None if it is disabled."""
+    samples = experiment.monitor.importance_samples
+    if not samples:
+        return None
+    rows = SplitRows(experiment.data.path, manifest, inputs.split)
+    return ImportanceEvaluator(model, rows, samples=samples, seed=experiment.seed)
+
+
+def _newest_checkpoint(checkpoints: CheckpointStore, worker: Worker) -> Checkpoint | None:
+    """Opens the newest intact checkpoint, as found by rank 0, on every worker; returns None if there is none."""
     name = None
     if worker.rank == 0:
         newest = checkpoints.newest(lambda text: worker.notify(Notice(text)))
