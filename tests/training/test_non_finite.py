@@ -1,4 +1,4 @@
-"""No gradient that is not finite enters a variable: whichever weight it is of, for any model and optimizer."""
+"""A non-finite gradient of any weight never enters a variable, for any model and optimizer."""
 
 import itertools
 import json
@@ -122,5 +122,5 @@ def test_no_weight_slot_average_or_state_changes(found, case):
     assert state == (2 if "normalised" in case else 0)
 
 
-def test_all_cases_are_asked_for(found):
+def test_all_cases_are_covered(found):
     assert list(itertools.chain(found)) == list(CASES)

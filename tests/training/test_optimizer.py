@@ -15,7 +15,7 @@ CONSTANT = Schedule(0.01)
 
 
 def steps(optimizer, reference, count=50, shape=(5, 3)):
-    """Weights after the same gradients, by the optimizer and by Keras's."""
+    """Returns the weights after the same gradients, by the optimizer and by Keras's."""
     rng = np.random.default_rng(0)
     start = rng.normal(size=shape).astype(np.float32)
     theirs = keras.Variable(start)
@@ -104,7 +104,7 @@ def test_moments_and_averages_are_those_of_float64():
     assert np.mean(slots[2] / average) == pytest.approx(1, abs=1e-5)
 
 
-def test_an_average_is_the_mean_of_the_weights_that_were_with_powers_of_the_decay():
+def test_an_average_weights_earlier_parameters_by_powers_of_the_decay():
     decay, count = 0.9, 30
     optimizer = Averaged(Adam(CONSTANT), decay)
     rng, weight, slots = np.random.default_rng(0), tf.constant([[1.0, -1.0]]), [tf.zeros((1, 2))] * 3

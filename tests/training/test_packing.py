@@ -1,4 +1,4 @@
-"""What the replicas of a step sum."""
+"""Tensors that the replicas of a step reduce."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def packing_of(model, rows, *, reduce_dtype="float32", split=True):
 
 
 def rows_of(packing, rng, first, count, room):
-    """Random gradients of a replica's rows, of which padding is NaN, and the batch that they are of."""
+    """Returns random gradients of a replica's rows, with NaN in padding, and their batch."""
     images, numbers = tf.zeros((room, 1, 1, 1), tf.uint8), tf.zeros(room, tf.int64)
     batch = Batch(images, tf.constant(first, tf.int64), tf.constant(count), numbers)
     parts = iter(packing.shapes)
@@ -59,7 +59,7 @@ def test_the_sum_over_replicas_is_the_gradient_of_the_whole_batch(model, reduce_
 
 
 @pytest.mark.parametrize(("rows", "numbers", "tensors"), [(32, 0.70e6, 1), (256, 6.58e6, 5), (1024, 6.58e6, 5)])
-def test_what_travels_in_a_step_at_the_sizes_of_the_chapter(model, rows, numbers, tensors):
+def test_numbers_and_tensors_that_a_step_reduces_at_full_size(model, rows, numbers, tensors):
     packing = packing_of(model, rows)
     assert sum(packing.sizes) < numbers
     assert sum(packing.alone) + 1 == tensors

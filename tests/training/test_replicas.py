@@ -1,4 +1,4 @@
-"""The step on two replicas: logical devices of one process, which TensorFlow splits its CPU into only once."""
+"""The step on two logical devices; each test has its own process, as TensorFlow splits a CPU only once."""
 
 import subprocess
 import sys

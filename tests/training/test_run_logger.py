@@ -1,4 +1,4 @@
-"""Metrics, curves and pictures that are logged of a model with two stochastic layers."""
+"""Logged metrics, curves and pictures of a model with two stochastic layers."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ SHAPE = (4, 6, 3)
 
 @pytest.fixture
 def logged(tmp_path):
-    """A run's folder with a row of training means, the latents, pictures and the projector, and the model."""
+    """Returns a run's folder with a row of training means, latents, pictures and projector, and the model."""
     rng = np.random.default_rng(0)
     run, model = RunFolder.at(tmp_path / "run"), TinyHierarchy(SHAPE)
     run.path.mkdir()
@@ -32,7 +32,7 @@ def logged(tmp_path):
     return run, model, probe
 
 
-def test_metrics_and_the_kl_of_each_layer_have_names_of_their_own(logged):
+def test_metrics_and_the_kl_of_each_layer_have_separate_names(logged):
     run, model, _ = logged
     board = EventAccumulator(str(run.tensorboard), size_guidance={"histograms": 0})
     board.Reload()

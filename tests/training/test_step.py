@@ -24,13 +24,13 @@ FREE_BITS = Objective(warmup=2, free_bits=0.05, group=2)
 
 @pytest.fixture(scope="module")
 def compiled():
-    """Steps that were compiled before, with their models; compilation is most of a test."""
+    """Cache of compiled steps and their models, as compilation takes most of a test's time."""
     return {}
 
 
 @pytest.fixture
 def get_step(compiled, make_model, strategy):
-    """Gives a step, whose `model` and slots are as if just made; for changes that are not to a function of the step."""
+    """Returns a function that makes a step with a fresh model and fresh slots, compiled only once."""
 
     def get(likelihood="bernoulli", **changes):
         key = (likelihood, *sorted(changes.items()))
@@ -57,7 +57,7 @@ def snapshot(model):
 
 
 def eager_epoch(model, reader, steps):
-    """Train eagerly over the first steps of an epoch; returns each step's means and the gradient's norm."""
+    """Trains eagerly over the first steps of an epoch; returns each step's means and the norm of its gradient."""
     optimizer, rows = keras.optimizers.Adam(RATE), []
     for step in range(steps):
         chunk = reader.read(0, step, 1, 1)
@@ -108,7 +108,7 @@ def test_steps_per_call_changes_nothing(get_step, reader):
 @pytest.mark.parametrize(
     "objective", [ELBO, pytest.param(FREE_BITS, marks=pytest.mark.slow)], ids=["elbo", "free bits"]
 )
-def test_a_batch_in_parts_gives_the_update_of_the_whole(get_step, reader, objective, parts):
+def test_gradient_accumulation_gives_the_update_of_the_whole_batch(get_step, reader, objective, parts):
     lanes, results = reader(BATCH), []
     for accumulation_steps in (1, parts):
         step = get_step(objective=objective, accumulation_steps=accumulation_steps)
@@ -196,7 +196,7 @@ def test_the_norm_is_taken_where_asked(get_step, reader):
     assert metrics[2, -1] == 0
 
 
-def test_a_wish_to_stop_is_seen_in_every_step(get_step, reader):
+def test_a_stop_request_is_seen_in_every_step(get_step, reader):
     step = get_step()
     column = step.names.index("stop")
     for stop in (False, True):

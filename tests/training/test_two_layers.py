@@ -24,7 +24,7 @@ OBJECTIVES = {
 
 @pytest.fixture
 def make_model(strategy):
-    """Makes the model under the strategy."""
+    """Creates the model in the strategy's scope."""
 
     def make():
         with strategy.scope():
@@ -45,7 +45,7 @@ def snapshot(model):
 
 
 def value_of(objective, scored, step):
-    """The objective of each image, by its definition for one group of each layer."""
+    """Returns the objective of each image, by its definition for one group in each layer."""
     layers = {name: tf.reduce_sum(kl, axis=-1) for name, kl in scored.kl.items()}
     if objective.free_bits:
         active = [name for name, kl in layers.items() if tf.reduce_mean(kl) > FREE]
@@ -58,7 +58,7 @@ def value_of(objective, scored, step):
 
 
 def eager_epoch(model, reader, objective):
-    """Train eagerly over the four steps of an epoch; returns the columns of each step, and the layers that count."""
+    """Trains eagerly over the four steps of an epoch; returns each step's columns, and the layers above free bits."""
     optimizer, rows, active = keras.optimizers.Adam(RATE), [], []
     samples = objective.samples if objective.samples > 1 else None
     for step in range(4):
@@ -106,7 +106,7 @@ def test_the_compiled_step_is_the_eager_one(make_model, strategy, reader, name):
         assert [len(layers) for layers in active] == [2, 2, 1, 0]
 
 
-def test_a_batch_in_parts_has_the_free_bits_of_the_whole(make_model, strategy, reader):
+def test_gradient_accumulation_has_the_free_bits_of_the_whole_batch(make_model, strategy, reader):
     results = []
     for parts in (1, 3):
         model = make_model()

@@ -44,7 +44,7 @@ def slots(update):
 
 
 def poisons(gradients):
-    """The gradients with one number of one of them replaced, each in turn, and what was done."""
+    """Yields the gradients with one number of each of them replaced in turn, and a description of the replacement."""
     for i, gradient in enumerate(gradients):
         for bad, place in itertools.product(BAD, {0, gradient.size - 1}):
             poisoned = gradient.copy()

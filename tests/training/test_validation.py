@@ -1,4 +1,4 @@
-"""Training on data with a validation split: that split is scored and selects; the test images are not even there."""
+"""Training on data with a validation split, which is scored and selects the best epoch; the test images are deleted."""
 
 import json
 import re
@@ -38,7 +38,7 @@ train(experiment, RunFolder.of(experiment), Worker(notify=lambda event: print(re
 
 
 def noise(split):
-    """Images [4, 4, 1] about a grey that tells the split, one batch."""
+    """Yields one batch of images [4, 4, 1], around a grey level that identifies the split."""
     rng = np.random.default_rng(GREY[split])
     images = GREY[split] + rng.integers(-30, 30, (ROWS[split], 4, 4, 1))
     yield images.astype(np.uint8), np.zeros(ROWS[split], np.int32)
@@ -46,7 +46,7 @@ def noise(split):
 
 @dataclass(frozen=True)
 class Trained:
-    """A run of three epochs, what its worker told, and its data, whose test shards were taken away before."""
+    """A run of three epochs, its worker's events, and its data, whose test shards were deleted before training."""
 
     run: RunFolder
     told: str
@@ -136,7 +136,7 @@ def test_the_test_images_are_left_to_evaluate(trained):
     assert "is missing" in refused.stderr
 
 
-def test_a_split_that_is_not_there_is_one_line(tmp_path):
+def test_a_missing_split_is_refused_in_one_line(tmp_path):
     rows = {split: ROWS[split] for split in ("train", "test")}
     source = ImageSource("noise", (4, 4, 1), ("a",), Source(kind="folder", name="noise"), rows, noise)
     prepare(source, str(tmp_path / "noise"), shards=4)

@@ -1,4 +1,4 @@
-"""How much work training is, counted and not timed: so that nothing makes it slower unnoticed."""
+"""Operations and bytes of training, counted and not timed, so that a slowdown does not go unnoticed."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ def reader(rows, batch, shape, **options):
     return LaneReader(LanePlan(rows, 8, batch), [images[lane::8] for lane in range(8)], **options)
 
 
-def test_a_step_at_the_sizes_of_the_chapter(strategy):
+def test_a_step_at_full_size(strategy):
     experiment = Experiment().with_overrides(f"training.steps_per_call={CAPACITY}")
     with strategy.scope():
         model = build_model(experiment, (32, 32, 3))

@@ -1,1 +1,1 @@
-"""Training: strategy, the compiled step, the loop, evaluation and checkpoints. It knows no Ray."""
+"""Training: the compiled step, optimizers, the training loop and its logs; independent of Ray."""

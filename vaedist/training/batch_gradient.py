@@ -1,4 +1,4 @@
-"""The gradient of the objective over a replica's rows of a batch, taken at once or in parts."""
+"""Gradient of the objective over a replica's rows of a batch, with or without gradient accumulation."""
 
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
@@ -15,33 +15,33 @@ from vaedist.objectives.objective import Objective
 
 
 class ReplicaVariables(NamedTuple):
-    """A replica's copies of a model's variables: those that are trained, and the model's state."""
+    """A replica's copies of a model's variables: trainable weights, and non-trainable state."""
 
     weights: Sequence[Any]
     state: Sequence[Any]
 
 
 class BatchGradient:
-    """Sums over a replica's rows that an update is made from; its methods are parts of compiled programs.
+    """Computes a replica's gradients and metric sums; its methods are parts of compiled programs.
 
     Args:
         model: the model.
-        objective: to be maximised.
-        global_batch: rows of a full batch; the loss is a sum over rows divided by this, so that every row weighs the
-            same.
-        accumulation_steps: parts in which rows are taken, one after another, adding up their gradients.
+        objective: the objective to maximise.
+        global_batch: rows of a full batch. The loss is a sum over rows divided by this number, so every row has the
+            same weight.
+        accumulation_steps: number of parts of a batch whose gradients are accumulated.
         kernel_first: see `kernel_first_product`.
         seed: key of the noise.
 
     Attributes:
         columns: names of the sums over rows.
-        state: the model's variables that a step assigns without training them.
-        kernels: numbers of the weights whose gradients may be taken as `Factors`.
-        sums_rows: whether such a gradient is a sum over rows of the batch, without any for padding.
+        state: non-trainable variables that a step assigns.
+        kernels: indices of the weights whose gradients can be returned as `Factors`.
+        sums_rows: True if such a gradient is a sum over the rows of the batch, with no terms for padding.
 
     Raises:
-        ModelError: the model's gradient cannot be doubly reparameterized, as the objective asks, or its state cannot be
-            averaged over devices.
+        ModelError: the objective needs a doubly reparameterized gradient, which the model does not support, or the
+            model's state cannot be averaged over devices.
     """
 
     def __init__(
@@ -54,19 +54,19 @@ class BatchGradient:
         self.columns = self.layout.columns if objective.is_elbo else (*self.layout.columns, "objective")
         self.state = self._traced_state()
         self._gradients = WeightGradients(model)
-        # Of a batch that is taken in parts there is a sum only, and no factors.
+        # Gradient accumulation adds up gradients, not factors.
         self.kernels = self._gradients.kernels if accumulation_steps == 1 else ()
-        # Several samples of an image have as many rows of factors; copies of rows take the place of padding, see
-        # `_score`.
+        # Several samples of an image mean several rows of factors for it, and with state `_score` fills padding with
+        # copies of rows.
         self.sums_rows = objective.drawn is None and not self.state
 
     @property
     def supports(self) -> dict[int, Any]:
-        """Where kernels may be nonzero, see `WeightGradients`."""
+        """Masks of the entries in which kernels may be nonzero, see `WeightGradients`."""
         return self._gradients.supports
 
     def group_sums(self, variables: ReplicaVariables, batch: Batch, step: Any) -> Any:
-        """Returns sums over the real rows of the KL by group of free bits, and their number, [groups + 1]."""
+        """Returns the KL by group of free bits, summed over the real rows, followed by their number, [groups + 1]."""
 
         def of(part: Batch) -> list[Any]:
             return [self._sum_groups(part, self._score(variables, part, step)[0])]
@@ -80,17 +80,17 @@ class BatchGradient:
     ) -> tuple[list[Any], Any]:  # fmt: skip
         """Returns the gradient of each weight, and sums over rows.
 
-        The gradients of kernels with a support are as if they had none: it is applied where they are used.
+        Supports are not applied to the gradients of kernels here, but in the update.
 
         Args:
-            variables: the replica's.
+            variables: the replica's variables.
             batch: the replica's rows.
             step: number of the update.
-            group_sums: those of the whole batch, where it has other parts.
-            factored: numbers of the kernels whose gradients are returned as `Factors`.
+            group_sums: `group_sums` of the whole batch, if other replicas hold parts of it.
+            factored: indices of the kernels whose gradients are returned as `Factors`.
 
         Returns:
-            gradients, and a vector: `columns`, then the new state, times the number of rows that it was taken from.
+            The gradients, and one vector: the sums of `columns`, then the new state times the number of real rows.
         """
         if self.parts > 1 and self.objective.free_bits and group_sums is None:
             group_sums = self.group_sums(variables, batch, step)
@@ -105,7 +105,7 @@ class BatchGradient:
         return gradients, sums
 
     def _traced_state(self) -> list[Any]:
-        """Returns the state, from tracing a score as a step takes it, and compares the model with the objective."""
+        """Returns the state, found by tracing a score in training mode, and checks the model against the objective."""
         model, samples = self.model, self.objective.drawn
         if not model.non_trainable_variables and self.objective.gradient == "plain":
             return []
@@ -129,7 +129,7 @@ class BatchGradient:
         return state
 
     def _score(self, variables: ReplicaVariables, batch: Batch, step: Any) -> tuple[Score, list[Any]]:
-        """The model's score of a batch at the step's noise, and its new state."""
+        """Returns the model's score of a batch with the step's noise, and the new state."""
         model, samples = self.model, self.objective.drawn
         rows = batch.images.shape[0]
         with tf.name_scope("noise"):
@@ -138,7 +138,7 @@ class BatchGradient:
             )
             u = training_noise(model, self.seed, step, batch.first_row, batch.numbers)
         images = batch.images
-        if self.state:  # statistics of a batch are of its real rows, as often as there is room
+        if self.state:  # repeat real rows in place of padding, which must not enter the statistics of the batch
             images = tf.gather(images, tf.range(rows) % tf.maximum(batch.count, 1))
         with state_updates(self.state, variables.state) as state:
             scored = score(model, images, eps, u, samples=samples, training=True)
@@ -154,7 +154,7 @@ class BatchGradient:
     def _over_parts(
         self, batch: Batch, function: Callable[[Batch], Sequence[Any]], shapes: Sequence[Any], dtype: Any
     ) -> list[Any]:
-        """Sums over the parts of a batch, one after another, of what a function gives: tensors of these shapes."""
+        """Calls a function on each part of a batch, and sums the tensors that it returns, which have these shapes."""
         parts, (rows, *image) = self.parts, batch.images.shape
         if parts == 1:
             return list(function(batch))
@@ -178,7 +178,7 @@ class BatchGradient:
     def _part(
         self, variables: ReplicaVariables, batch: Batch, step: Any, group_sums: Any, factored: Collection[int]
     ) -> list[Any]:
-        """The gradients and, as the last, the sums of rows that are taken together."""
+        """Returns the gradients of one part of the batch, followed by its sums over rows."""
 
         def loss() -> tuple[Any, Any]:
             with self.objective.path() as path:
@@ -193,7 +193,7 @@ class BatchGradient:
         return [*gradients, sums]
 
     def _sums(self, batch: Batch, scored: Score, step: Any, group_sums: Any, path: Any) -> tuple[Any, Any]:
-        """The columns' sums, and the objective's."""
+        """Returns the sums over rows by column, and the sum of the objective."""
         if self.objective.is_elbo:
             sums = row_sums(batch, scored, self.layout)
             return sums, sums[1]

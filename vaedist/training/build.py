@@ -1,4 +1,4 @@
-"""From an experiment to the training step that it describes."""
+"""Building the training step of an experiment."""
 
 import math
 from typing import Any
@@ -15,13 +15,13 @@ from vaedist.training.step import TrainStep
 def build_step(
     experiment: Experiment, model: Model, strategy: Any, *, steps_per_epoch: int, global_batch: int
 ) -> TrainStep:
-    """Returns the update that an experiment describes.
+    """Returns the training step of an experiment.
 
     Args:
-        experiment: names the optimizer, the objective and what is logged.
-        model: made under the strategy's scope.
-        strategy: whose replicas share the work.
-        steps_per_epoch: by which epochs become numbers of updates.
+        experiment: settings of the optimizer, the objective and the logs.
+        model: the model, created in the strategy's scope.
+        strategy: the strategy whose replicas share the work.
+        steps_per_epoch: updates in an epoch, to convert warm-up and schedule to updates.
         global_batch: rows of a full batch.
 
     Raises:
@@ -45,7 +45,7 @@ def build_step(
         norm_every=experiment.monitor.log_every,
         clip_norm=training.clip_norm,
         accumulation_steps=training.accumulation_steps,
-        reduce_dtype=training.reduce_dtype if model.compute_dtype == "float32" else None,  # a check is exact
+        reduce_dtype=training.reduce_dtype if model.compute_dtype == "float32" else None,  # float64 checks are exact
         seed=experiment.seed,
     )
 

@@ -1,8 +1,7 @@
-"""The training loop: from a position to the end of the run, on whatever strategy a worker has.
+"""The training loop of a worker: from a position in the run to its end, with any strategy.
 
-Every worker runs the same loop over the same steps; the first one also records. A position is (epoch, step) and
-nothing else: the rows of a batch, the noise and the update follow from it, so that a run that was interrupted goes on
-to the same weights as one that was not.
+All workers run the same steps; rank 0 also logs and saves. A position is an epoch and a step. It determines the rows of
+each batch, the noise and the update, so that a resumed run reaches the same weights as an uninterrupted one.
 """
 
 import math
@@ -31,23 +30,24 @@ from vaedist.training.metric_sums import MetricSums, Stopwatch
 from vaedist.training.run_logger import RunLogger
 from vaedist.training.state import averaged, load_variables, named_slots, named_variables
 
-MOST_NAMED = 3  # numbers that an error names
+MOST_NAMED = 3  # non-finite values that an error names
 
 
 class Loop:
-    """One worker's part in a run.
+    """Training loop of one worker.
 
     Args:
-        experiment: what to train.
-        model, strategy: the model, made under the strategy's scope.
-        inputs: the worker's rows.
+        experiment: the experiment to train.
+        model, strategy: the model, created in the strategy's scope.
+        inputs: the worker's data.
         store: the run's checkpoints.
-        checkpoint: where to go on from; None starts anew.
-        recorder: on the first worker; None on the others.
-        importance: takes the importance-weighted bound after each epoch, on the first worker; None takes none.
-        workers: how many there are.
-        should_stop: asked before every call of the step; when one worker says yes, all stop after the same step.
-        should_save: asked on the first worker after every call of the step; others need not know of a checkpoint.
+        checkpoint: the checkpoint to resume from; None starts a new run.
+        recorder: the run's logger, on rank 0; None on other workers.
+        importance: computes the importance-weighted bound after each epoch, on rank 0; None skips it.
+        workers: number of workers.
+        should_stop: called before every call of the step; if it returns True on any worker, all stop after the same
+            step.
+        should_save: called after every call of the step, on rank 0 only, which alone saves checkpoints.
     """
 
     def __init__(
@@ -85,20 +85,19 @@ class Loop:
         self.clock, self.waited = Stopwatch(), 0.0
 
     def run(self) -> dict[str, float]:
-        """Train to the end.
+        """Trains to the end of the run.
 
         Returns:
-            the means of the last pass over the split that is scored.
+            Means of the last pass over the evaluated split.
 
         Raises:
-            NonFiniteError: a loss, a gradient or an ELBO after an epoch was not finite; what was committed before
-                stays.
-            Interrupted: somebody asked to stop; the position reached is committed.
+            NonFiniteError: a loss, a gradient or the ELBO of an epoch is not finite; earlier checkpoints stay.
+            Interrupted: a stop was requested; a checkpoint of the last step is committed.
             StorageError: the run's folder cannot be written.
         """
         self._announce()
         means: dict[str, float] = {}
-        if self.taken == self.total_steps:  # resumed at its end
+        if self.taken == self.total_steps:  # resumed after the last step
             with averaged(self.model, self.step, self.taken):
                 means = self.evaluator.run(self._epoch)
                 self._finish()
@@ -113,7 +112,7 @@ class Loop:
                     means = self._end_epoch(asked=asked)
                 elif stop or asked or self._due(self.experiment.checkpoint.every_steps):
                     self._save(asked=asked)
-                if stop or asked:  # somebody waits for it
+                if stop or asked:  # the requester waits for the checkpoint
                     self.saver.settle()
                 if stop and self.taken < self.total_steps:
                     raise Interrupted(f"stopped at step {self.taken} of {self.total_steps}, which is saved")
@@ -122,7 +121,7 @@ class Loop:
 
     @property
     def _epoch(self) -> int:
-        """Passes completed."""
+        """Number of completed epochs."""
         return self.taken // self.steps_per_epoch
 
     def _due(self, every: int) -> bool:
@@ -132,7 +131,7 @@ class Loop:
         return self.recorder is not None and self.should_save()
 
     def _requests(self) -> Iterator[tuple[int, int, int]]:
-        """Chunks from here to the end, cut at epochs and at checkpoints."""
+        """Yields the epoch, first step and length of each remaining chunk; none crosses an epoch or a checkpoint."""
         step, every = self.taken, self.experiment.checkpoint.every_steps
         while step < self.total_steps:
             epoch, within = divmod(step, self.steps_per_epoch)
@@ -149,7 +148,7 @@ class Loop:
         return chunk
 
     def _take(self, chunk: Chunk) -> bool:
-        """Take a chunk's steps and record them; returns whether anyone wants to stop."""
+        """Runs and logs the steps of a chunk; returns True if any worker requested a stop."""
         first, start = self.taken, time.perf_counter()
         metrics, finite = self.step.run(chunk, first, stop=self.should_stop())
         computed = time.perf_counter() - start
@@ -165,18 +164,18 @@ class Loop:
         return bool(metrics[:, columns].any())
 
     def _fail(self, chunk: Chunk, metrics: np.ndarray, first: int) -> NoReturn:
-        """Name what was not finite in the last step that was taken."""
+        """Raises an error that names the non-finite values of the last step."""
         step, row = first + len(metrics), metrics[-1]
         bad = [name for name, value in zip(self.step.sums, row, strict=False) if not np.isfinite(value)]
         became = "became NaN or infinite"
-        if not bad:  # the same for all workers, who look together
+        if not bad:  # the same on all workers, so all of them call `weights_at_fault`
             state = {variable.path for variable in self.step.gradient.state}
             found = self.step.weights_at_fault(chunk, len(metrics) - 1, step - 1)
             bad = [f"the new value of {name}" if name in state else f"the gradient of {name}" for name in found]
             became += ", or too large to be squared"
         what = (", ".join(bad[:MOST_NAMED]) or "the gradient") + (", ..." if bad[MOST_NAMED:] else "")
         where = f"step {step} (epoch {first // self.steps_per_epoch + 1}): {what} {became}"
-        if self.recorder is None:  # only the first worker knows what is saved
+        if self.recorder is None:  # only rank 0 knows the last checkpoint
             raise NonFiniteError(where)
         raise NonFiniteError(
             f"{where}; the run stopped, and checkpoints up to step {self._last_saved()} are intact; "
@@ -184,7 +183,7 @@ class Loop:
         )
 
     def _last_saved(self) -> int:
-        with suppress(VaedistError):  # there is something more important to be told
+        with suppress(VaedistError):  # the non-finite value is the more important error
             self.saver.settle()
         newest = self.store.newest()
         return newest.position.step if newest else 0
@@ -203,13 +202,13 @@ class Loop:
     def _end_epoch(self, *, asked: bool) -> dict[str, float]:
         with averaged(self.model, self.step, self.taken):
             means = self._test()
-            if self.taken == self.total_steps:  # before the last checkpoint, after which nothing is to be made up for
+            if self.taken == self.total_steps:  # before the last checkpoint: a resumed run does not repeat it
                 self._finish()
         self._save(means["elbo"], asked=asked)
         return means
 
     def _test(self) -> dict[str, float]:
-        """Score the validation split, or the test split where there is none, and look at the model."""
+        """Evaluates the validation split, or the test split if there is none, and logs latents and pictures."""
         means = self.evaluator.run(self._epoch)
         train_elbo = self.meters.epoch()["elbo"]
         if not math.isfinite(means["elbo"]):
@@ -230,7 +229,7 @@ class Loop:
         return means
 
     def _save(self, elbo: float | None = None, *, asked: bool) -> None:
-        """Begin a checkpoint; `asked` tells whether somebody wants one of this step or a later one."""
+        """Begins to save a checkpoint; `asked` is True if one was requested, of this step or a later one."""
         if self.recorder is None:
             return
         self.saver.make_room()
@@ -256,7 +255,7 @@ class Loop:
         position = checkpoint.position
         if position.fingerprint != self.inputs.fingerprint:
             raise RunError(
-                f"the data has changed under the run: checkpoint {checkpoint.path} was made on data "
+                f"the data has changed: checkpoint {checkpoint.path} was trained on data "
                 f"{position.fingerprint[:12]}, and {self.experiment.data.path} is {self.inputs.fingerprint[:12]}"
             )
         if position.step > self.total_steps:

@@ -13,16 +13,16 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate of each update: a linear warm-up to the peak, then constant, or half a cosine down to 0.
+    """Learning rate schedule: a linear warm-up to the peak, then constant or a cosine decay to 0.
 
-    rate(t) = peak min(1, (t + 1) / warmup) c(t), with c(t) = (1 + cos(pi (t - warmup) / (total - warmup))) / 2 from
-    the end of the warm-up on, where `total` is given, and 1 otherwise (Loshchilov and Hutter 2017, without restarts).
-    It is computed as c(t) = sin^2(pi / 2 (total - t) / (total - warmup)), where nothing cancels towards the end.
+    rate(t) = peak min(1, (t + 1) / warmup) c(t). If `total` is given, c(t) = (1 + cos(pi (t - warmup) / (total -
+    warmup))) / 2 after the warm-up (Loshchilov and Hutter 2017, without restarts); otherwise c(t) = 1. It is computed
+    as c(t) = sin^2(pi / 2 (total - t) / (total - warmup)), which avoids cancellation near the end.
 
     Args:
         peak: the highest rate.
-        warmup: updates until it is reached.
-        total: updates until the cosine is at 0; 0 keeps the rate constant.
+        warmup: updates of the warm-up.
+        total: updates until the cosine reaches 0; 0 keeps the rate constant.
     """
 
     peak: float
@@ -30,8 +30,8 @@ class Schedule:
     total: int = 0
 
     def __call__(self, step: Any) -> Any:
-        """The rate of update number `step`, counted from 0, a scalar float32 tensor."""
-        rate, t = tf.constant(self.peak), tf.cast(step, tf.int64)  # float32 does not count beyond 2^24
+        """Returns the rate of update number `step`, counted from 0, a scalar float32 tensor."""
+        rate, t = tf.constant(self.peak), tf.cast(step, tf.int64)  # float32 cannot count beyond 2^24
         if self.warmup:
             rate *= tf.minimum(1.0, tf.cast(t + 1, tf.float32) / self.warmup)
         if self.total:
@@ -41,53 +41,53 @@ class Schedule:
 
 
 class Optimizer(Protocol):
-    """How a weight changes by its gradient.
+    """Update formula of a weight.
 
-    `slots` names what is kept of each weight from update to update, shaped like it and 0 at first.
+    `slots` are an optimizer's variables for each weight, such as moments. They have the weight's shape, and start at 0.
     """
 
     @property
     def schedule(self) -> Schedule:
-        """The learning rate."""
+        """Learning rate schedule."""
         ...
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """Names of what is kept of each weight."""
+        """Names of the slots of each weight."""
         ...
 
     def rates(self, step: Any) -> tuple[Any, ...]:
         """Returns the scalars of update number `step`, counted from 0, float32.
 
-        With all of them 0, and a gradient of 0, neither the weight nor the slots change.
+        If all of them are 0, and the gradient is 0, neither the weight nor the slots change.
         """
         ...
 
     def update(self, rates: tuple[Any, ...], weight: Any, gradient: Any, *slots: Any) -> tuple[Any, ...]:
-        """The new weight, and the new slots."""
+        """Returns the new weight and the new slots."""
         ...
 
 
 def decayed(beta: float, step: Any) -> Any:
-    """Returns 1 - beta^(step + 1), by which moments are corrected at update number `step`, a scalar float32 tensor.
+    """Returns 1 - beta^(step + 1), the bias correction of moments at update number `step`, a scalar float32 tensor.
 
-    In float32 the difference itself would lose 1e-5 of its value where beta^(step + 1) is near 1.
+    It uses expm1: subtracting in float32 has a relative error of 1e-5 where beta^(step + 1) is close to 1.
     """
     return -tf.math.expm1(tf.cast(step + 1, tf.float32) * math.log(beta))
 
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam with bias correction (Kingma and Ba 2015, algorithm 1, in the form of the end of section 2), and AdamW.
+    """Adam with bias correction (Kingma and Ba 2015, algorithm 1, as reordered at the end of section 2), and AdamW.
 
     m' = beta_1 m + (1 - beta_1) g;  v' = beta_2 v + (1 - beta_2) g^2;
     p' = p - rate_t m' / (sqrt(v') + epsilon),  rate_t = rate(t) sqrt(1 - beta_2^t) / (1 - beta_1^t).
 
     The moments are computed as m' = m + (1 - beta_1) (g - m): beta_2 rounded to float32 and 1 - beta_2 rounded to
-    float32 add up to 1.000000013, which would make v too large by 1.3e-5.
+    float32 add up to 1.000000013, which would make v too large by a factor of 1 + 1.3e-5.
 
-    With a weight decay d, each kernel also shrinks by rate(t) d p, apart from its gradient (Loshchilov and Hutter
-    2019, algorithm 2); biases do not.
+    A weight decay d also subtracts rate(t) d p from each kernel, decoupled from its gradient (Loshchilov and Hutter
+    2019, algorithm 2), but not from biases.
     """
 
     schedule: Schedule
@@ -95,11 +95,11 @@ class Adam:
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """Both moments."""
+        """Names of the first and second moments."""
         return "m", "v"
 
     def rates(self, step: Any) -> tuple[Any, ...]:
-        """Returns rate_t, 1 - beta_1, 1 - beta_2, and rate(t) d where kernels decay."""
+        """Returns rate_t, 1 - beta_1, 1 - beta_2, and with weight decay rate(t) d."""
         rate = self.schedule(step)
         corrected = rate * tf.sqrt(decayed(BETA_2, step)) / decayed(BETA_1, step)
         scalars = (corrected, tf.constant(1.0 - BETA_1), tf.constant(1.0 - BETA_2))
@@ -118,7 +118,7 @@ class Adam:
 
 @dataclass(frozen=True)
 class Adamax:
-    """Adam by the infinity norm (Kingma and Ba 2015, algorithm 2); Kingma et al. 2016 trained with it.
+    """Adamax: Adam based on the infinity norm (Kingma and Ba 2015, algorithm 2), as used by Kingma et al. 2016.
 
     m' = beta_1 m + (1 - beta_1) g;  u' = max(beta_2 u, |g|);  p' = p - rate(t) / (1 - beta_1^t) m' / (u' + epsilon).
     """
@@ -127,7 +127,7 @@ class Adamax:
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """The first moment, and the norm."""
+        """Names of the first moment and of the norm."""
         return "m", "u"
 
     def rates(self, step: Any) -> tuple[Any, ...]:
@@ -145,11 +145,11 @@ class Adamax:
 
 @dataclass(frozen=True)
 class Averaged:
-    """An optimizer that also keeps an exponential moving average of the weights: a' = decay a + (1 - decay) p'.
+    """Optimizer that also keeps an exponential moving average (EMA) of the weights: a' = decay a + (1 - decay) p'.
 
-    It starts at 0, and is divided by `mass` where it is used, so that the first weights do not weigh more than others
-    (as Adam corrects its moments). Computed as a + (1 - decay) (p' - a), as those are: with a decay of 0.99999, the two
-    roundings would make it 0.14 % too small.
+    The average starts at 0. Where it is used it is divided by `mass`, the same bias correction as that of Adam's
+    moments. It is computed as a + (1 - decay) (p' - a): with a decay of 0.99999, the rounding of decay and 1 - decay
+    would otherwise make it 0.14 % too small.
     """
 
     inner: Optimizer
@@ -157,16 +157,16 @@ class Averaged:
 
     @property
     def schedule(self) -> Schedule:
-        """The inner optimizer's."""
+        """Learning rate schedule of the inner optimizer."""
         return self.inner.schedule
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """The inner optimizer's, and the average."""
+        """Names of the inner optimizer's slots, and of the average."""
         return (*self.inner.slots, "average")
 
     def rates(self, step: Any) -> tuple[Any, ...]:
-        """Returns the inner optimizer's, and 1 - decay."""
+        """Returns the inner optimizer's scalars, and 1 - decay."""
         return (*self.inner.rates(step), tf.constant(1.0 - self.decay))
 
     def update(self, rates: tuple[Any, ...], weight: Any, gradient: Any, *slots: Any) -> tuple[Any, ...]:
@@ -177,12 +177,12 @@ class Averaged:
 
 
 def mass(decay: float, step: int) -> float:
-    """What the weights of an average after `step` updates add up to, 1 - decay^step."""
+    """Returns 1 - decay^step, the sum of the coefficients of a moving average after `step` updates."""
     return -math.expm1(step * math.log(decay))
 
 
 def make_optimizer(training: TrainingSection, total_steps: int) -> Optimizer:
-    """The optimizer of an experiment that makes `total_steps` updates in all."""
+    """Returns the optimizer of an experiment with `total_steps` updates."""
     schedule = Schedule(
         training.learning_rate, training.warmup_steps, total_steps if training.schedule == "cosine" else 0
     )

@@ -1,10 +1,10 @@
-"""What the replicas of a step sum to have the gradient of the whole batch: as few numbers, in as few tensors, as serve.
+"""Packing of gradients for the all-reduce, with as few numbers in as few tensors as possible.
 
-A kernel's gradient is x^T dy, a sum over the rows of the batch. Where these are so few that x and dy are much smaller
-than the kernel, replicas exchange them instead, and each makes the product itself: every replica gives its rows of
-them, with zeros for the rows of the others, and the sum is x and dy of the whole batch, in the order of its rows. At
-the sizes of the chapter and 32 rows that is a tenth of the numbers. (Xie et al. 2016 broadcast such factors; Zhang et
-al. 2017, Poseidon, choose layer by layer, as is done here.)
+A kernel's gradient is x^T dy, a sum over the rows of the batch. For small batches x and dy are much smaller than the
+kernel. Replicas then exchange x and dy, and each computes the product itself: every replica contributes its own rows,
+and zeros for the rows of the others, so that the sum is x and dy of the whole batch in row order. With the default
+model and a batch of 32 this is a tenth of the numbers. Xie et al. 2016 broadcast such factors; Zhang et al. 2017
+(Poseidon) choose layer by layer, as is done here.
 """
 
 import math
@@ -16,23 +16,23 @@ import tensorflow as tf
 from vaedist.evaluation.scoring import Batch
 from vaedist.models.products import Factors
 
-WORTHWHILE = 2  # so many times fewer numbers must the factors be, as their product is then taken by every replica
-ALONE = 2**19  # numbers from which a tensor is summed by itself: each costs half a millisecond, the copies more
+WORTHWHILE = 2  # required ratio of the sizes of gradient and factors, since every replica then computes the product
+ALONE = 2**19  # size from which a tensor is reduced by itself: a tensor costs half a millisecond, copying it more
 
 
 class Packing:
-    """Gradients, or their factors, and a vector of sums as the tensors that the all-reduce takes.
+    """Packs gradients, or their factors, and a vector of sums into the tensors of the all-reduce.
 
-    Small ones are joined to one vector. Where gradients are to be summed in another type than they have, the sums stay
-    as they are, as one more.
+    Small tensors are concatenated. If gradients are reduced in another data type, the sums are a tensor of their own,
+    which keeps its type.
 
     Args:
-        shapes: of the weights.
-        kernels: which of them are multiplied by rows, by their numbers.
-        rows: of a global batch.
-        dtype: of the weights, by its name.
-        reduce_dtype: type that gradients are summed in, by its name.
-        split: whether to sum large tensors by themselves: a ring of CPUs then sends one while it adds another.
+        shapes: shapes of the weights.
+        kernels: indices of the weights whose gradients can be factors.
+        rows: rows of a global batch.
+        dtype: name of the data type of the weights.
+        reduce_dtype: name of the data type that gradients are reduced in.
+        split: True to reduce large tensors separately, which lets a ring of CPUs send one while it adds another.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class Packing:
     ) -> None:  # fmt: skip
         self.rows, self.dtype, self.reduce_dtype = rows, dtype, reduce_dtype
         self.factored = {i for i in kernels if WORTHWHILE * rows * sum(shapes[i]) <= math.prod(shapes[i])}
-        self.shapes: list[tuple[int, ...]] = []  # of what is summed, in the order of the weights
+        self.shapes: list[tuple[int, ...]] = []  # of the gradients and factors, in the order of the weights
         for i, shape in enumerate(shapes):
             self.shapes += [(rows, size) for size in shape] if i in self.factored else [tuple(shape)]
         self.sizes = [math.prod(shape) for shape in self.shapes]
         self.alone = [split and size >= ALONE for size in self.sizes]
 
     def pack(self, batch: Batch, gradients: Sequence[Any], sums: Any) -> tuple[Any, ...]:
-        """A replica's tensors, from the `Factors` of each weight that is `factored` and the gradients of the others."""
+        """Returns a replica's tensors, from the `Factors` of each `factored` weight and the gradients of the others."""
         parts: list[Any] = []
         for i, gradient in enumerate(gradients):
             parts += [self._in_place(batch, factor) for factor in gradient] if i in self.factored else [gradient]
@@ -60,7 +60,7 @@ class Packing:
         return (*alone, tf.concat(joined, 0), sums)
 
     def unpack(self, tensors: Sequence[Any]) -> tuple[list[Any], Any]:
-        """The gradient of each weight, as `Factors` where it is factored, and the sums."""
+        """Returns the gradient of each weight, as `Factors` if it is factored, and the sums."""
         vector, *others = tensors[sum(self.alone) :]
         sizes = [size for size, by_itself in zip(self.sizes, self.alone, strict=True) if not by_itself]
         *joined, rest = tf.split(vector, [*sizes, vector.shape[0] - sum(sizes)])
@@ -78,8 +78,8 @@ class Packing:
         return gradients, others[0] if others else rest
 
     def _in_place(self, batch: Batch, part: Any) -> Any:
-        """Real rows [Q, n] at their places in the whole batch, [rows, n], and zeros at those of other replicas."""
+        """Returns real rows [Q, n] at their positions in the global batch, [rows, n], and zeros elsewhere."""
         real = tf.where(batch.real[:, None], part, tf.zeros((), part.dtype))
         padded = tf.pad(real, [[self.rows, self.rows], [0, 0]])
-        first = tf.minimum(tf.cast(batch.first_row, tf.int32), self.rows)  # beyond, where the replica has no row at all
+        first = tf.minimum(tf.cast(batch.first_row, tf.int32), self.rows)  # `rows` if the replica has no real row
         return tf.slice(padded, [self.rows - first, 0], [self.rows, part.shape[1]])

@@ -1,4 +1,4 @@
-"""What the first worker writes while a run goes on: metrics, TensorBoard, pictures; and what it tells the terminal."""
+"""Logs of a running training, written by rank 0: metrics, TensorBoard, pictures, and events for the terminal."""
 
 from collections.abc import Callable, Mapping
 from typing import Self
@@ -14,30 +14,30 @@ from vaedist.monitor.pictures import encode_png, grid, save_encoded, side_by_sid
 from vaedist.monitor.tensorboard import TensorBoardWriter
 from vaedist.runs.folder import RunFolder
 
-PICTURE_SCALE = 2  # screen pixels a pixel
+PICTURE_SCALE = 2  # screen pixels per image pixel
 PICTURE_COLUMNS = 8
 CAPTIONS = {
-    "reconstructions": "Test images as the model sees them, each beside the mean E[x|z] at a sample of q(z|x).",
-    "samples": "Means E[x|z] for z drawn from the prior; the pixels themselves are not drawn from p(x|z).",
-    "interpolations": "Means E[x|z] along great circles in z between samples of q(z|x) of two test images.",
+    "reconstructions": "Preprocessed test images, each beside its reconstruction E[x|z], with z drawn from q(z|x).",
+    "samples": "Means E[x|z] with z drawn from the prior; pixels are not sampled from p(x|z).",
+    "interpolations": "Means E[x|z] along great circles in latent space, between samples of q(z|x) of two test images.",
 }
 STATISTICS_IMAGES = 128
 RATES = ("learning_rate", "gradient_norm", "images_per_second", "step_seconds", "input_wait")
 
 
 class RunLogger:
-    """The one writer of a run's folder, checkpoints aside.
+    """Writes a run's metrics, TensorBoard events and pictures, and reports its events.
 
     Args:
-        run: the folder.
-        experiment: is shown as text in TensorBoard.
-        split: that is scored after each epoch, "validation" or "test".
-        resume_step: step of the checkpoint that the run goes on from; None for a new run.
-        workers: over which the rate is divided.
-        notify: told of each event.
+        run: the run's folder.
+        experiment: the experiment, which TensorBoard shows as text.
+        split: the split that is evaluated after each epoch, "validation" or "test".
+        resume_step: step of the checkpoint that the run resumes from; None for a new run.
+        workers: number of workers, for the throughput per worker.
+        notify: called with each event.
 
     Raises:
-        StorageError: from every method, when the folder cannot be written.
+        StorageError: by any method, if the folder cannot be written.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class RunLogger:
         self.board.close()
 
     def train(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        """A row of training means: the ELBO's columns, learning_rate, gradient_norm and the rates of the loop."""
+        """Logs a row of training means: the ELBO and its parts, learning rate, gradient norm and throughput."""
         self.may_write()
         self.metrics.append("train", epoch, step, values)
         scalars = {
@@ -91,7 +91,7 @@ class RunLogger:
         self.notify(Progress(epoch, step, *numbers))
 
     def epoch(self, epoch: int, step: int, values: Mapping[str, float], train_elbo: float, *, best: bool) -> None:
-        """The means of a pass over the split that is scored, and the training ELBO over the epoch before it."""
+        """Logs the means over the evaluated split, and the training ELBO of the epoch."""
         self.may_write()
         self.metrics.append(self.split, epoch, step, {**values, "train_elbo": train_elbo, "best": best})
         scalars = {
@@ -105,14 +105,14 @@ class RunLogger:
             scalars[f"elbo/bits_per_dim_{self.split}"] = bits
         bound = values.get("importance_bound")
         if bound is not None:
-            of = "" if self.split == "test" else f"_{self.split}"  # the names that curves of test images always had
+            of = "" if self.split == "test" else f"_{self.split}"  # curves of the test split keep their old names
             scalars |= {f"elbo/importance_weighted{of}": bound, f"elbo/gap{of}": bound - values["elbo"]}
         self.board.scalars(step, scalars)
         elbo, reconstruction, kl = (values[k] for k in ("elbo", "reconstruction", "kl"))
         self.notify(Tested(epoch, step, elbo, reconstruction, kl, best, bits, bound, self.split))
 
     def latents(self, step: int, model: Model, probe: Probe) -> None:
-        """Active units and the KL of each unit, over some of the probe's images."""
+        """Logs active units and the KL of each unit, over some of the probe's images."""
         statistics = inspection.latent_statistics(model, probe.images[:STATISTICS_IMAGES], seed=self.seed)
         if statistics.active_units is not None:
             self.board.scalars(step, {"latent/active_units": statistics.active_units})
@@ -121,7 +121,7 @@ class RunLogger:
             self.board.histogram(f"latent/kl_per_unit{of}", step, kl)
 
     def pictures(self, epoch: int, step: int, model: Model, probe: Probe) -> None:
-        """Originals beside reconstructions, samples and interpolations, for TensorBoard and as PNG."""
+        """Writes originals beside reconstructions, samples and interpolations, to TensorBoard and as PNG files."""
         self.may_write()
         count, seed = self.settings.pictures, self.seed
         chosen = probe.images[:count]
@@ -142,11 +142,11 @@ class RunLogger:
                 save_encoded(self.run.pictures / place, content)
 
     def finish(self, step: int, model: Model, probe: Probe) -> None:
-        """The probe's latents and the pixels that they are of, for TensorBoard's projector."""
+        """Writes the probe's latents and images for TensorBoard's embedding projector."""
         z = inspection.encode(model, probe.images, seed=self.seed)
         labels = [probe.classes[label] for label in probe.labels]
         self.board.projector("latents", step, z, labels, to_uint8(inspection.observed(model, probe.images)))
 
     def flush(self) -> None:
-        """Have TensorBoard's events on disk."""
+        """Flushes TensorBoard's events to disk."""
         self.board.flush()

@@ -1,4 +1,4 @@
-"""The state of a training, as named arrays: what goes into a checkpoint and comes back out of it."""
+"""Variables of the model and the optimizer as named arrays, for saving and restoring checkpoints."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ def named_slots(model: Model, step: TrainStep) -> dict[str, np.ndarray]:
 
 
 def load_variables(model: Model, step: TrainStep, checkpoint: Checkpoint) -> None:
-    """Gives the model and the optimizer the checkpoint's numbers.
+    """Restores the variables of the model and the optimizer from a checkpoint.
 
     Raises:
         CheckpointError: a tensor is missing or has another shape; nothing was changed.
@@ -37,7 +37,12 @@ def load_variables(model: Model, step: TrainStep, checkpoint: Checkpoint) -> Non
 
 
 def load_weights(model: Model, checkpoint: Checkpoint, ema_decay: float = 0.0) -> None:
-    """Gives the model the checkpoint's variables, or their moving averages, where they were kept with a decay.
+    """Restores the model's variables from a checkpoint: their moving averages if the run kept them.
+
+    Args:
+        model: the model to change.
+        checkpoint: the checkpoint.
+        ema_decay: decay of the run's moving averages; 0 if it kept none.
 
     Raises:
         CheckpointError: a tensor is missing or has another shape; nothing was changed.
@@ -46,7 +51,7 @@ def load_weights(model: Model, checkpoint: Checkpoint, ema_decay: float = 0.0) -
     if ema_decay and checkpoint.position.step:
         slots, whole = checkpoint.optimizer(), np.float32(mass(ema_decay, checkpoint.position.step))
         averages = {path: slots[f"{AVERAGE}/{path}"] for path in arrays if f"{AVERAGE}/{path}" in slots}
-        constants = {variable.path for variable in model.non_trainable_variables}  # where they have no average
+        constants = {variable.path for variable in model.non_trainable_variables}  # used if they have no average
         arrays = {path: array for path, array in arrays.items() if path in constants}
         arrays |= {path: average / whole for path, average in averages.items()}
     assign({v.path: v.value for v in model.variables}, arrays, str(checkpoint.path))
@@ -54,12 +59,12 @@ def load_weights(model: Model, checkpoint: Checkpoint, ema_decay: float = 0.0) -
 
 @contextmanager
 def averaged(model: Model, step: TrainStep, taken: int) -> Iterator[None]:
-    """Gives the model the moving averages of its variables in this context, where the optimizer keeps these.
+    """Sets the model's variables to their moving averages within the context, if the optimizer keeps any.
 
     Args:
-        model: whose variables.
-        step: with the averages.
-        taken: updates made.
+        model: the model.
+        step: the training step that holds the averages.
+        taken: number of updates made.
     """
     optimizer = step.optimizer
     if not isinstance(optimizer, Averaged) or not taken:
@@ -78,7 +83,11 @@ def averaged(model: Model, step: TrainStep, taken: int) -> Iterator[None]:
 
 
 def assign(variables: Mapping[str, Any], arrays: Mapping[str, np.ndarray], where: str) -> None:
-    """Assigns arrays to the variables of the same names, all or none."""
+    """Assigns arrays to the variables of the same names.
+
+    Raises:
+        CheckpointError: an array is missing or has another shape; nothing was changed.
+    """
     missing = sorted(variables.keys() - arrays.keys())
     if missing:
         raise CheckpointError(f"checkpoint {where} does not fit the model: it has no {missing[0]}")

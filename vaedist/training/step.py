@@ -1,10 +1,9 @@
-"""The compiled training step: several batches a call, one all-reduce a batch, no update from a non-finite gradient.
+"""The compiled training step: several steps a call, one all-reduce a step, no update from a non-finite gradient.
 
-A lone device runs all steps of a call in one XLA program, or each in one where the model has convolutions. Several
-replicas cannot (XLA compiles no all-reduce on
-CPUs), so each compiles the gradients, joins one all-reduce of all that is summed (in few tensors, see `Packing`), and
-compiles the update of its own copy of the weights. Either way a step is the same function of weights, batch and step
-number.
+On a single device, all steps of a call are one XLA program, or each step is one if the model has convolutions. With
+several replicas this is not possible, as XLA compiles no all-reduce on CPUs. Each replica then runs one program for the
+gradients, takes part in one all-reduce of all gradients and sums (in few tensors, see `Packing`), and runs one program
+that updates its own copy of the weights. Either way a step is the same function of weights, batch and step number.
 """
 
 from collections.abc import Sequence
@@ -26,18 +25,19 @@ from vaedist.training.update import Update, bound_of_squares, fits
 
 
 class TrainStep:
-    """The update of a model that raises its objective, over the replicas of a strategy.
+    """Training step of a model, over the replicas of a strategy.
 
     Args:
-        model: made under the strategy's scope.
+        model: the model, created in the strategy's scope.
         strategy: MirroredStrategy or MultiWorkerMirroredStrategy.
-        optimizer: its slots are made here, under the strategy's scope, see `Update`.
-        objective: what is maximised.
-        global_batch: rows of a full batch; the loss is a sum over rows divided by this, so every row weighs the same.
-        steps_per_call: the most batches that one call takes.
+        optimizer: the optimizer; its slots are created here, in the strategy's scope, see `Update`.
+        objective: the objective to maximise.
+        global_batch: rows of a full batch. The loss is a sum over rows divided by this number, so every row has the
+            same weight.
+        steps_per_call: the largest number of steps in a call.
         norm_every, clip_norm: see `Update`.
-        reduce_dtype: type in which the gradients of several replicas are summed; None keeps that of the weights.
-        accumulation_steps: parts in which a replica takes its rows of a batch, adding up their gradients.
+        reduce_dtype: data type of the all-reduce of gradients; None uses that of the weights.
+        accumulation_steps: number of parts of a replica's batch whose gradients are accumulated.
         seed: key of the noise.
     """
 
@@ -71,7 +71,7 @@ class TrainStep:
             )  # fmt: skip
         self.slots = self.update.slots
         alone = strategy.num_replicas_in_sync == 1
-        # Inside a loop XLA's CPU compiler finds no fast form of a convolution's gradients: each step is a program then.
+        # XLA's CPU compiler generates slow gradients of convolutions inside a loop, so each step is then a program.
         self._by_step = alone and self.gradient.layout.convolutional and not gpus
         self._call = traced(self._together) if not alone else (traced if self._by_step else compiled)(self._alone)
         self._compiled_one = compiled(self._one)
@@ -81,14 +81,17 @@ class TrainStep:
         self._compiled_clear = compiled(self.update.clear)
 
     def run(self, chunk: Chunk, step: int, *, stop: bool = False) -> tuple[np.ndarray, bool]:
-        """Take the steps of a chunk, the first of which has the number `step`, counted over the whole run.
+        """Runs the steps of a chunk.
 
-        `stop` is this worker's wish to end; every worker reads the sum of all in the column "stop".
+        Args:
+            chunk: the batches.
+            step: number of the first step, counted over the whole run.
+            stop: True if this worker requests a stop; every worker reads the number of requests in the column "stop".
 
         Returns:
-            metrics, [steps taken, len(names)]: sums over the batch's rows (scale and log_det too), then "stop" and the
-            norm of the gradient; and whether all was finite. If not, the last row belongs to the step at fault, which
-            has changed no weight, and no later one was taken.
+            Metrics, [steps taken, len(names)]: sums over the rows of the batch, "stop", and the norm of the gradient.
+            And True if everything was finite. If not, the last row belongs to the step at fault, which has changed no
+            weight, and the remaining steps were not run.
         """
         batches = self._on_devices(chunk)
         scalars = tf.constant(chunk.steps), scalar(step, tf.int64), scalar(stop, self.dtype)
@@ -100,10 +103,10 @@ class TrainStep:
         return metrics.numpy()[: int(taken)], bool(finite)
 
     def weights_at_fault(self, chunk: Chunk, k: int, step: int) -> list[str]:
-        """Returns the paths of the variables for which batch k of a chunk gives numbers that are not finite.
+        """Returns the paths of the variables for which batch k of a chunk gives non-finite numbers.
 
-        These are gradients of weights, and new values of the model's state. All workers call this, each with its rows,
-        or none; the variables are taken as they are now. It compiles a program of its own.
+        These numbers are gradients of weights, and new values of the model's state, at the current variables. All
+        workers must call this, each with its own rows. It compiles a separate program.
         """
         faults_of, number = compiled(self._faults), tf.constant(step, tf.int64)
 
@@ -119,10 +122,10 @@ class TrainStep:
         return [variable.path for variable, count in zip(variables, counts, strict=True) if count]
 
     def program(self, chunk: Chunk) -> str:
-        """XLA's optimized text of what a step runs on this process's first replica: of the gradients, then the update.
+        """Returns the optimized HLO of a step on this process's first replica: gradients, then update.
 
-        Where all steps of a call are one program, of that; it holds the step as the body of its loop. And a step that
-        takes its batch in parts holds what is done for each as the body of another.
+        If all steps of a call are one program, the HLO is of that program, with the step as the body of its loop. With
+        gradient accumulation, the work on a part of the batch is the body of a further loop.
         """
         batches = Batch(*(first_local(self.strategy, part) for part in self._on_devices(chunk)))
         first, stop = tf.constant(0, tf.int64), tf.zeros((), self.dtype)
@@ -137,13 +140,13 @@ class TrainStep:
         return gradients + program_text(self._compiled_update, packed, first, 0)
 
     def _on_devices(self, chunk: Chunk) -> Batch:
-        """The batches of a chunk, each replica's part on its device."""
+        """Returns the batches of a chunk, each replica's part on its device."""
         parts = (chunk.images, chunk.first_rows, chunk.counts)
         images, first_rows, counts = (per_replica(self.strategy, part) for part in parts)
         return Batch(images, first_rows, counts, self._numbers(chunk.numbers))
 
     def _numbers(self, numbers: np.ndarray) -> Any:
-        """The rows' numbers, which are sent to the devices where a step depends on them; else zeros, sent once."""
+        """Returns the rows' numbers on the devices; zeros, copied only once, if the step does not depend on them."""
         if self.model.preprocessing.fixed:
             return per_replica(self.strategy, numbers)
         if numbers.shape not in self._zeros:
@@ -151,7 +154,7 @@ class TrainStep:
         return self._zeros[numbers.shape]
 
     def _alone(self, batches: Batch, steps: Any, first_step: Any, stop: Any) -> Any:
-        """All steps of a call on the one device."""
+        """Runs all steps of a call on a single device."""
         self.update.clear(0)
         one = self._compiled_one if self._by_step else self._one
 
@@ -161,11 +164,11 @@ class TrainStep:
         return self._loop(take, steps, first_step)
 
     def _one(self, batch: Batch, step: Any, stop: Any) -> Any:
-        """A step on the one device."""
+        """Runs a step on a single device."""
         return self._updated(*self._gradients(batch, step, stop, 0, factored=self.gradient.kernels), step, 0)
 
     def _together(self, batches: Batch, steps: Any, first_step: Any, stop: Any) -> Any:
-        """Each step joined by all replicas, of all workers."""
+        """Runs all steps of a call on the replicas of all workers."""
 
         def replica(batches: Batch, k: Any, step: Any) -> Any:
             own = local_replica(self.strategy)
@@ -183,7 +186,7 @@ class TrainStep:
         return self._loop(take, steps, first_step)
 
     def _loop(self, take: Any, steps: Any, first_step: Any) -> Any:
-        """Call take(k, step) -> (finite, metrics) until the chunk ends or something was not finite."""
+        """Calls take(k, step) -> (finite, metrics) until the chunk ends or something is not finite."""
 
         def more(k: Any, finite: Any, _: Any) -> Any:
             return tf.logical_and(k < steps, finite)
@@ -196,11 +199,11 @@ class TrainStep:
         return tf.while_loop(more, body, (tf.constant(0), tf.constant(True), empty), maximum_iterations=self.capacity)
 
     def _variables(self, own: int) -> ReplicaVariables:
-        """The copies of a replica, by its number among the process's."""
+        """Returns a replica's copies of the variables, by its index among the replicas of this process."""
         return ReplicaVariables(*([one.values[own] for one in some] for some in (self.weights, self.state)))
 
     def _summed_groups(self, batch: Batch, step: Any, own: int) -> Any:
-        """Sums over all replicas of the KL by group, as the whole batch decides which groups count; None if all do."""
+        """Returns the KL by group, summed over all replicas, which free bits depend on; None without free bits."""
         if not self.objective.free_bits:
             return None
         sums = self._compiled_group_sums(batch, step, own)
@@ -212,18 +215,18 @@ class TrainStep:
     def _gradients(
         self, batch: Batch, step: Any, stop: Any, own: int, group_sums: Any = None, factored: Sequence[int] = ()
     ) -> tuple[list[Any], Any]:
-        """A replica's part of the gradient, one tensor a weight, and of the sums: columns, "stop", the state."""
+        """Returns a replica's part of the gradient, one tensor a weight, and of the sums: columns, "stop", state."""
         gradients, sums = self.gradient(self._variables(own), batch, step, group_sums=group_sums, factored=factored)
         columns = len(self.sums)
         return gradients, tf.concat([sums[:columns], [stop], sums[columns:]], 0)
 
     def _updated(self, gradients: Sequence[Any], sums: Any, step: Any, own: int) -> tuple[Any, Any]:
-        """Apply the gradients and the sums of the whole batch to a replica's copies."""
+        """Applies the gradients and sums of the whole batch to a replica's copies of the variables."""
         columns = len(self.sums) + 1
         return self.update(gradients, sums[:columns], step, own, state=sums[columns:])
 
     def _faults(self, batch: Batch, step: Any, own: int, group_sums: Any) -> Any:
-        """1 for each weight whose gradient is not finite or too large to be squared, and for state; 0 for others."""
+        """Returns 1 for each weight whose gradient is not finite or too large to be squared, else 0; then for state."""
         stop = tf.zeros((), self.dtype)
         gradients, sums = self._gradients(batch, step, stop, own, group_sums, factored=self.gradient.kernels)
         state = self.update.state_parts(sums[len(self.sums) + 1 :])

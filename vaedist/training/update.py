@@ -1,7 +1,7 @@
-"""The update of a replica's weights by the gradient of the whole batch.
+"""The update of a replica's weights from the gradient of the whole batch.
 
-All or nothing: no weight changes unless the loss and every number of the gradient are finite. This is told from a bound
-on the gradient's norm, which costs no pass over kernels whose gradients are products of rows.
+Updates are all or nothing: no weight changes unless the loss and every element of the gradient are finite. The check
+uses a bound on the norm of the gradient, which needs no pass over a kernel whose gradient is given as factors.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,22 +14,22 @@ import tensorflow as tf
 from vaedist.models.products import Factors, boolean_tensor
 from vaedist.training.optimizer import Averaged, Optimizer
 
-MARGIN = 256  # how far below the largest number a squared norm must stay, which covers the rounding of its bound
-FOLDS = 32  # slices that are added up in one loop
+MARGIN = 256  # factor by which a squared norm must stay below the largest number; covers the rounding of its bound
+FOLDS = 32  # slices that are added in one loop
 
 
 def sum_of_squares(x: Any) -> Any:
-    """Sum of squares; by rows first, which is both faster and more exact in float32 than all at once."""
+    """Returns the sum of squares. It sums over rows first, which is faster and more accurate in float32."""
     with tf.name_scope("norm"):
         squares = tf.square(x)
         return tf.reduce_sum(tf.reduce_sum(squares, axis=0) if squares.shape.rank else squares)
 
 
 def bound_of_squares(gradient: Any) -> Any:
-    """Returns the sum of squares of a gradient; of `Factors`, a bound on it that needs no product.
+    """Returns the sum of squares of a gradient, or for `Factors` an upper bound on it that needs no product.
 
-    The norm of x^T dy is at most the norm of x times that of dy (Cauchy and Schwarz). Where x or dy is NaN or infinite,
-    so is the bound.
+    The norm of x^T dy is at most the norm of x times that of dy (Cauchy-Schwarz). If x or dy has a NaN or an infinity,
+    the bound is not finite either.
     """
     if isinstance(gradient, Factors):
         return folded_sum_of_squares(gradient.x) * folded_sum_of_squares(gradient.dy)
@@ -37,10 +37,10 @@ def bound_of_squares(gradient: Any) -> Any:
 
 
 def folded_sum_of_squares(x: Any) -> Any:
-    """Returns the sum of squares, taken by adding up the squares of slices first.
+    """Returns the sum of squares; adds the squares of slices first, for speed.
 
-    XLA compiles squares and their addition to one loop, which is vectorised and parallel on CPUs. A long sum alone it
-    splits into windows; that takes about five times as long, and stores the squares.
+    XLA compiles the squares of slices and their addition to one loop, which is vectorised and parallel on CPUs. It
+    splits a single long sum into windows, which takes about five times as long and stores the squares.
     """
     with tf.name_scope("norm"):
         x = tf.reshape(x, [-1])
@@ -50,27 +50,27 @@ def folded_sum_of_squares(x: Any) -> Any:
 
 
 def fits(bound: Any) -> Any:
-    """Returns whether a gradient with this bound on its sum of squares is finite, and can be squared and summed.
+    """Returns True if a gradient with this bound on its sum of squares is finite, and small enough to be squared.
 
-    In float32 its norm may be 1.2e18. No moment of an optimizer overflows below that.
+    In float32 the norm may be up to 1.2e18, below which no moment of an optimizer overflows.
     """
     return bound < bound.dtype.max / MARGIN  # False where it is NaN
 
 
 class Update:
-    """An optimizer with the weights that it changes; its methods are parts of compiled programs.
+    """Applies an optimizer to its weights; its methods are parts of compiled programs.
 
-    Made under the scope of the strategy that the weights were made under. `own` is always the replica's number among
-    the process's: whose copies of the mirrored variables are read and written.
+    It must be created in the scope of the strategy that the weights were created in. In all methods, `own` is the index
+    of a replica among those of this process, whose copies of the mirrored variables are read and written.
 
     Args:
-        optimizer: the formula; what it keeps of each weight is made here, see `slots`.
+        optimizer: the update formula; its slots are created here.
         weights: mirrored variables, in the order in which a forward pass uses them.
-        supports: of kernels, by their numbers: where they are False neither the kernel nor its gradient counts.
-        norm_every: the gradient's norm is taken at every such step, and 0 in between.
-        state: mirrored variables that are not trained, whose new values come with a batch.
-        clip_norm: the most that the gradient's norm may be, or it is scaled down to it, and the norm is taken at every
-            step; 0 leaves it.
+        supports: masks of kernels, by index; where a mask is False, the kernel stays 0 and its gradient is ignored.
+        norm_every: steps between two computations of the gradient's norm, which is 0 at other steps.
+        state: mirrored non-trainable variables, whose new values are computed with the gradient.
+        clip_norm: largest norm of the gradient, to which a larger one is scaled down; the norm is then computed at
+            every step. 0 disables clipping.
     """
 
     def __init__(
@@ -90,9 +90,9 @@ class Update:
         )
 
     def clear(self, own: int) -> None:
-        """Sets kernels to 0 outside their supports, where they stay 0, as their gradients are cut off there too.
+        """Sets kernels to 0 outside their supports. They stay 0, since their gradients are masked too.
 
-        (To multiply by the supports in every step, as the model by itself does, takes a twelfth of it.)
+        Multiplying by the supports in every step, as the model by itself does, would take a twelfth of the step.
         """
         for i, support in self.supports.items():
             variable = self.weights[i].values[own]
@@ -102,18 +102,18 @@ class Update:
     def __call__(
         self, gradients: Sequence[Any], sums: Any, step: Any, own: int, *, state: Any = None
     ) -> tuple[Any, Any]:
-        """Apply the gradient of update number `step`.
+        """Applies the gradient of one update.
 
         Args:
-            gradients: of each weight, over the whole batch, as a tensor shaped like it or as `Factors`.
-            sums: number of rows and metrics, [n]; where one is not finite, nothing is changed.
-            step: counted from 0.
-            own: the replica.
-            state: sum over rows of the new values of `self.state`, side by side in one vector.
+            gradients: gradient of each weight over the whole batch, as a tensor of its shape or as `Factors`.
+            sums: number of rows and sums of metrics, [n]; if one of them is not finite, nothing is changed.
+            step: number of the update, counted from 0.
+            own: index of the replica.
+            state: the new values of `self.state`, summed over rows and concatenated to one vector.
 
         Returns:
-            whether all was finite (see `fits`), without which no weight changes; and the sums followed by the
-            gradient's norm, [n + 1].
+            True if everything was finite (see `fits`), without which nothing is changed. And the sums, followed by the
+            norm of the gradient, [n + 1].
         """
         bound = tf.add_n([bound_of_squares(gradient) for gradient in gradients])
         finite = tf.logical_and(tf.reduce_all(tf.math.is_finite(sums)), fits(bound))
@@ -124,7 +124,7 @@ class Update:
         return finite, tf.concat([sums, [norm]], 0)
 
     def _whole(self, gradients: Sequence[Any], finite: Any, step: Any, own: int) -> Any:
-        """Apply the gradient; returns its norm at steps where it is wanted, else 0."""
+        """Applies the gradient; returns its norm at every `norm_every`-th step, else 0."""
         wanted = tf.equal((step + 1) % self.norm_every, 0)
         squares, none = [], tf.zeros((), self.weights[0].dtype)
 
@@ -135,7 +135,7 @@ class Update:
         return tf.sqrt(tf.add_n(squares))
 
     def _clipped(self, gradients: Sequence[Any], finite: Any, step: Any, own: int) -> Any:
-        """Apply the gradient, scaled down to `clip_norm` where its norm is larger; returns the norm."""
+        """Applies the gradient, scaled down to `clip_norm` if its norm is larger; returns the norm before scaling."""
         gradients = [_product(gradient) for gradient in gradients]
         norm = tf.sqrt(tf.add_n([self._squares(i, gradient) for i, gradient in enumerate(gradients)]))
         scale = tf.minimum(self.clip_norm / tf.maximum(norm, 1e-30), 1.0)
@@ -146,11 +146,12 @@ class Update:
         self, gradients: Sequence[Any], finite: Any, step: Any, own: int,
         look: Callable[[int, Any], None] = lambda *_: None,
     ) -> None:  # fmt: skip
-        """Apply the gradient weight by weight, from the last layer to the first; `look` is shown each one whole.
+        """Applies the gradient weight by weight, from the last layer to the first.
 
-        Each kernel's gradient is made when the kernel before it has been updated, and so is used while it is in the
-        cache. XLA orders instructions by what they read, and would else make all gradients, then all moments, then
-        all weights, which takes a tenth of a step longer: so each layer reads one number of the kernel before it.
+        Each kernel's gradient is computed after the previous kernel was updated, and is used while it is in the cache.
+        XLA orders instructions by their inputs, and would otherwise compute all gradients, then all moments, then all
+        weights, which makes a step a tenth longer. To enforce the order, each layer reads one number of the previous
+        kernel. `look` is called with the index and the gradient of each weight.
         """
         rates = self.optimizer.rates(step)
         for i, gradient in reversed(list(enumerate(gradients))):
@@ -162,10 +163,10 @@ class Update:
                 finite = tf.logical_and(finite, tf.math.is_finite(tf.reshape(updated, [-1])[0]))
 
     def _apply(self, i: int, gradient: Any, rates: tuple[Any, ...], finite: Any, own: int) -> Any:
-        """Update weight i, and return it; where not all was finite, by a gradient of 0 at rates of 0.
+        """Updates weight i and returns it. Unless everything was finite, the gradient and the rates are set to 0.
 
-        (To choose between the new weight and the old instead costs a quarter of the step on a CPU, for XLA then updates
-        nothing in place.)
+        Choosing between the new and the old weight instead would take a quarter of the step on a CPU, as XLA would then
+        update nothing in place.
         """
         owned = [mirrored[i].values[own] for mirrored in (self.weights, *self.slots.values())]
         weight, *slots = (variable.read_value() for variable in owned)
@@ -179,11 +180,11 @@ class Update:
         return updated[0]
 
     def state_parts(self, vector: Any) -> list[Any]:
-        """Returns the numbers of each variable of the state, from all of them side by side."""
+        """Returns the values of each state variable, [n] each, from all of them in one vector."""
         return tf.split(vector, [variable.shape.num_elements() for variable in self.state]) if self.state else []
 
     def _move(self, values: Any, finite: Any, own: int) -> None:
-        """Assign new values, side by side in one vector, to the state, and take their moving averages."""
+        """Assigns new values, concatenated in one vector, to the state, and updates its moving averages."""
         for i, (mirrored, value) in enumerate(zip(self.state, self.state_parts(values), strict=True)):
             variable = mirrored.values[own]
             value = tf.cast(tf.reshape(value, variable.shape), variable.dtype)
@@ -196,16 +197,16 @@ class Update:
                 average.assign(tf.where(finite, moved, average.read_value()))
 
     def _squares(self, i: int, gradient: Any) -> Any:
-        """The sum of squares of the gradient of weight i."""
+        """Returns the sum of squares of the gradient of weight i, within its support."""
         return sum_of_squares(
             tf.where(boolean_tensor(self.supports[i]), gradient, 0.0) if i in self.supports else gradient
         )
 
 
 def _zero_unless(finite: Any, factors: Factors) -> Factors:
-    """Returns factors whose product is 0 unless all was finite, or NaN where they are not finite.
+    """Returns the factors unchanged if everything was finite; otherwise factors with a product of 0 or NaN.
 
-    Only the smaller factor depends on the condition, because that takes a copy of it.
+    Only the smaller factor depends on the condition, because that needs a copy of it.
     """
     x, dy = factors
     if x.shape[1] < dy.shape[1]:
