@@ -1,4 +1,4 @@
-"""What is handed to compiled functions."""
+"""Arguments of compiled functions."""
 
 import psutil
 import tensorflow as tf
@@ -8,7 +8,7 @@ from vaedist.devices.compilation import scalar
 CALLS = 50_000
 
 
-def test_a_number_is_not_kept_when_the_next_one_is_there():
+def test_a_number_is_not_cached():
     process = psutil.Process()
     for number in range(1000):
         scalar(number, tf.int64)

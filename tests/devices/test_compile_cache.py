@@ -1,4 +1,4 @@
-"""Compiled programs that are kept: used again, never if damaged, and no more of them than may be."""
+"""The cache of compiled programs: hits, damaged programs, and the size limit."""
 
 import os
 import subprocess
@@ -20,13 +20,13 @@ print(compiled(lambda x: tf.reduce_sum(tf.exp(x) @ x))(tf.linspace(0.0, 1.0, 64)
 
 
 def identity(path):
-    """What another file at the same path would not have."""
+    """Returns properties that identify a file, as opposed to another one at the same path."""
     return path.stat().st_ino, path.read_bytes()
 
 
 @pytest.fixture
 def compile_in(tmp_path):
-    """Compiles a function in a process of its own; returns what it computed, and the programs that are kept then."""
+    """Compiles a function in a separate process; returns its result, and the cached programs afterwards."""
 
     def compile_in(threads=1, **variables):
         done = subprocess.run(
@@ -59,12 +59,12 @@ def test_a_program_is_used_again_unless_it_was_damaged_or_is_for_other_threads(c
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variable", [{LIMIT: "0"}, {"TF_XLA_FLAGS": "--tf_xla_persistent_cache_directory="}])
-def test_nothing_is_kept_where_that_is_not_wanted(compile_in, variable):
+def test_the_cache_can_be_disabled(compile_in, variable):
     assert compile_in(**variable)[1] == {}
 
 
 @pytest.mark.slow
-def test_a_cache_that_cannot_be_written_is_done_without(compile_in, tmp_path):
+def test_a_cache_that_cannot_be_written_is_not_used(compile_in, tmp_path):
     (tmp_path / "programs").write_text("no folder")
     assert compile_in()[1] == {}
 
@@ -73,7 +73,7 @@ def refuse(**_):
     raise PermissionError("another's")
 
 
-def test_a_cache_of_another_user_is_done_without(tmp_path, monkeypatch):
+def test_a_cache_of_another_user_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setenv("VAEDIST_CACHE", str(tmp_path))
     monkeypatch.setenv("TF_XLA_FLAGS", "")
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # as such a folder does, but to those who may do all
@@ -85,7 +85,7 @@ def files(folder):
     return {path.name for path in folder.iterdir()}
 
 
-def test_what_does_not_match_its_digest_is_removed(tmp_path):
+def test_a_program_that_does_not_match_its_digest_is_removed(tmp_path):
     for name in ("whole", "changed", "cut"):
         (tmp_path / f"{name}.pb").write_bytes(b"program " + name.encode())
     seal(tmp_path)
@@ -102,7 +102,7 @@ def test_what_does_not_match_its_digest_is_removed(tmp_path):
     assert files(tmp_path) == {"whole.pb", "whole.sha256", "just compiled.pb"}
 
 
-def test_a_program_is_vouched_for_by_the_process_that_compiled_it_alone(tmp_path):
+def test_only_the_process_that_compiled_a_program_writes_its_digest(tmp_path):
     (tmp_path / "before.pb").write_bytes(b"")
     others = unsealed(tmp_path)
     (tmp_path / "ours.pb").write_bytes(b"program")
@@ -114,7 +114,7 @@ def test_a_program_is_vouched_for_by_the_process_that_compiled_it_alone(tmp_path
     assert files(tmp_path) == {"before.pb", "before.sha256", "ours.pb", "ours.sha256"}
 
 
-def test_the_oldest_make_room(tmp_path):
+def test_the_oldest_programs_are_removed_first(tmp_path):
     for age, name in enumerate(("a/1", "b/2", "a/3")):
         program = tmp_path / f"{name}.pb"
         program.parent.mkdir(exist_ok=True)
@@ -130,7 +130,7 @@ def test_the_oldest_make_room(tmp_path):
     }  # fmt: skip
 
 
-def test_the_least_recently_used_make_room_though_the_clock_is_set_back(tmp_path, monkeypatch):
+def test_the_least_recently_used_programs_are_removed_although_the_clock_was_set_back(tmp_path, monkeypatch):
     begin, utime = 1_700_000_000_000_000_000, os.utime
     for name in ("a/1", "b/2"):
         program = tmp_path / f"{name}.pb"
@@ -146,7 +146,7 @@ def test_the_least_recently_used_make_room_though_the_clock_is_set_back(tmp_path
     assert {path.name for path in tmp_path.glob("*/*.pb")} == {"1.pb"}
 
 
-def test_a_limit_that_is_no_number_is_named(monkeypatch):
+def test_a_limit_that_is_not_a_number_is_refused(monkeypatch):
     monkeypatch.setenv(LIMIT, "1 GB")
     with pytest.raises(ConfigError, match=f"{LIMIT} = '1 GB': must be a number of bytes"):
         program_bytes()

@@ -1,4 +1,4 @@
-"""A worker has the devices that it was promised, or ends: it never trains on others in silence."""
+"""A worker trains on the devices that it was assigned, or ends with an error; it never silently uses others."""
 
 import os
 import subprocess
@@ -75,18 +75,19 @@ def test_threads_and_devices_are_those_asked_for_or_an_error():
     assert said.returncode == 0, said.stderr[-3000:]
     lines = said.stdout.splitlines()
     assert lines == [
-        "ClusterError TensorFlow trains on 2 device(s), 2 of them this worker's, where 1 worker(s) of 1 were asked for",
+        "ClusterError TensorFlow trains on 2 device(s), 2 of them on this worker; "
+        "requested were 1 worker(s) of 1 device(s)",
         "too late",
     ]
 
 
 @pytest.mark.slow
-def test_a_worker_that_sees_fewer_gpus_than_it_was_promised_says_so_and_why(no_gpus):
+def test_a_worker_that_sees_fewer_gpus_than_assigned_says_so_and_why(no_gpus):
     said = run(PROMISED, CUDA_VISIBLE_DEVICES="0,1")
     assert said.returncode != 0, "it would train on the CPU"
     line = said.stderr.splitlines()[-1]
     assert line.startswith("vaedist.errors.ClusterError: a worker on ")
-    assert "was promised 2 GPU(s), and TensorFlow sees 0: " in line
+    assert "was assigned 2 GPU(s), and TensorFlow sees 0: " in line
     assert "driver" in line or "CUDA" in line
 
 

@@ -25,7 +25,7 @@ def test_a_job_for_a_gpu_that_is_not_there_ends_once_and_says_why(experiment):
         train(experiment.with_overrides("scaling.gpus_per_worker=1"), observe=events.append)
     said = str(error.value)
     assert said.isprintable()
-    assert "was promised 1 GPU(s), and TensorFlow sees 0: " in said
+    assert "was assigned 1 GPU(s), and TensorFlow sees 0: " in said
     assert not any(isinstance(event, Started | Notice) for event in events)  # and is not started again
     assert not list(Path(RunFolder.of(experiment).path).glob("checkpoints/*"))
 

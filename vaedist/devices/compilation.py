@@ -1,7 +1,7 @@
-"""How functions are compiled: as they are written, without AutoGraph.
+"""Compilation of functions of tensors, without AutoGraph.
 
-Loops and conditions over tensors are spelled out here (`tf.while_loop`, `tf.cond`), so that AutoGraph has nothing to
-translate. It would write a file for each function that it looks at, which a process that is killed leaves behind.
+vaedist writes loops and conditions over tensors as `tf.while_loop` and `tf.cond`, so AutoGraph has nothing to convert.
+It would write a temporary file for each function that it inspects, which a killed process leaves behind.
 """
 
 from collections.abc import Callable
@@ -12,24 +12,24 @@ import tensorflow as tf
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """A function of tensors as one XLA program for each shape of its arguments."""
+    """Compiles a function of tensors to one XLA program for each combination of argument shapes."""
     return tf.function(function, jit_compile=True, autograph=False)
 
 
 def scalar(value: float, dtype: Any) -> Any:
-    """A number, another one at each call, as a tensor.
+    """Returns a number as a tensor, without filling TensorFlow's cache of constants.
 
-    TensorFlow keeps the tensor of every Python number that `tf.constant` was ever given, 750 bytes each; of arrays it
-    keeps none.
+    TensorFlow caches a tensor for every Python number that `tf.constant` was ever given, 750 bytes each, but none for
+    arrays. Use this function for numbers that differ at each call, such as steps.
     """
     return tf.constant(np.array(value, tf.as_dtype(dtype).as_numpy_dtype))
 
 
 def program_text(function: Any, *args: Any) -> str:
-    """XLA's optimized HLO of what `compiled` gave, for these arguments."""
+    """Returns XLA's optimized HLO of a `compiled` function for these arguments."""
     return str(function.experimental_get_compiler_ir(*args)(stage="optimized_hlo"))
 
 
 def traced(function: Callable[..., Any]) -> Any:
-    """A function of tensors as a graph for each shape of its arguments, of TensorFlow's own kernels."""
+    """Traces a function of tensors to a graph of TensorFlow's kernels, one for each combination of argument shapes."""
     return tf.function(function, autograph=False)

@@ -1,9 +1,10 @@
-"""Compiled programs that are kept between runs, so that what was compiled once need not be again.
+"""Persistent cache of compiled programs.
 
-TensorFlow can keep in a folder what XLA compiled for a processor, and looks there first. It trusts what it finds: a
-file that is cut off ends the run, one with a changed byte would run. Here each has its digest beside it, and what does
-not match is removed before TensorFlow looks. A program is found again by what it computes; the folder is named by all
-else that it depends on: TensorFlow, the processor, the number of threads and the compiler's options.
+TensorFlow can save the programs that XLA compiles for the CPU in a folder, and loads them from there. It does not
+verify them: a truncated file ends the run, and a corrupted one would be executed. This module keeps a digest beside
+each program, and removes those that do not match before TensorFlow reads them. TensorFlow finds a program by the
+computation; the name of the folder covers everything else that it depends on: the version of TensorFlow, the processor,
+the number of threads and the compiler options.
 """
 
 import atexit
@@ -25,46 +26,46 @@ from vaedist.storage.paths import bytes_of, cache_folder
 
 LIMIT = "VAEDIST_PROGRAM_BYTES"
 DEFAULT_BYTES = 1 << 30
-ROOM_BYTES = 1 << 30  # free on the disk, or nothing is kept: a full one would end the run
-LOOK_SECONDS = 2.0
-TORN_SECONDS = 3600.0  # after which nobody still writes a file
-NEW_SECONDS = 60.0  # in which a program has its digest from the process that compiled it, if that lives
+ROOM_BYTES = 1 << 30  # required free disk space; without it nothing is cached, as a full disk would end the run
+LOOK_SECONDS = 2.0  # between two searches for new programs
+TORN_SECONDS = 3600.0  # age from which a temporary file counts as abandoned
+NEW_SECONDS = 60.0  # age up to which a program may still get its digest from the process that compiled it
 OPTIONS = "TF_XLA_FLAGS"
 KEPT = "--tf_xla_persistent_cache_directory"
 
 
 def program_bytes() -> int:
-    """How large the kept programs may be together: VAEDIST_PROGRAM_BYTES, or 1 GiB; 0 keeps none.
+    """Returns the size limit of the cache: VAEDIST_PROGRAM_BYTES, or 1 GiB; 0 disables the cache.
 
     Raises:
-        ConfigError: it is no number.
+        ConfigError: the variable is not a number.
     """
     return bytes_of(LIMIT, DEFAULT_BYTES)
 
 
 def keep_programs(threads: int) -> None:
-    """Have TensorFlow keep the programs that it compiles for the CPU, and use those that it kept.
+    """Makes TensorFlow cache the programs that it compiles for the CPU.
 
-    Must come before the first one is compiled. Where the cache cannot be written, all is compiled as ever.
+    It must be called before the first compilation. If the cache cannot be written, programs are compiled without it.
 
     Args:
-        threads: for operations on the CPU; a program is compiled for their number.
+        threads: threads for operations on the CPU, which programs are compiled for.
 
     Raises:
-        ConfigError: the limit in the environment is no number.
+        ConfigError: the limit in the environment is not a number.
     """
     limit, given = program_bytes(), os.environ.get(OPTIONS, "")
-    if KEPT in given or (given and not given.startswith("-")):  # by a call before, or by the user; or a file of options
+    if KEPT in given or (given and not given.startswith("-")):  # set before, or the variable names a file of options
         return
     try:
         folder = cache_folder() / "programs" / _key(threads)
-    except (OSError, RuntimeError):  # there is no home
+    except (OSError, RuntimeError):  # there is no home folder
         return
-    if not limit or any(letter.isspace() for letter in str(folder)):  # TensorFlow would take that for two options
+    if not limit or any(letter.isspace() for letter in str(folder)):  # TensorFlow would split the option at the space
         return
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryFile(dir=folder):  # it may be there, and another's
+        with tempfile.TemporaryFile(dir=folder):  # fails if the folder belongs to another user
             pass
         check(folder)
         make_room(folder.parent, limit)
@@ -80,7 +81,7 @@ def keep_programs(threads: int) -> None:
 
 
 def unsealed(folder: Path) -> set[tuple[str, int]]:
-    """Name and inode of each program that has no digest yet."""
+    """Returns the name and inode of each program that has no digest yet."""
     found = set()
     for program in folder.glob("*.pb"):
         with suppress(FileNotFoundError):
@@ -90,11 +91,11 @@ def unsealed(folder: Path) -> set[tuple[str, int]]:
 
 
 def seal(folder: Path, others: Collection[tuple[str, int]] = ()) -> None:
-    """Put digests beside new programs, which TensorFlow puts into their place whole.
+    """Writes the digests of new programs, which TensorFlow writes atomically.
 
     Args:
-        folder: of the programs.
-        others: that are not this process's to vouch for, as `unsealed` tells them.
+        folder: the folder of the programs.
+        others: programs that this process did not compile, as `unsealed` returns them; they get no digest.
     """
     for name, inode in unsealed(folder):
         if (name, inode) not in others:
@@ -103,9 +104,9 @@ def seal(folder: Path, others: Collection[tuple[str, int]] = ()) -> None:
 
 
 def check(folder: Path) -> None:
-    """Remove programs that are not as they were compiled, and mark the others as in use.
+    """Removes programs that do not match their digests, and marks the others as used.
 
-    One without a digest that is new stays: another process has just compiled it, and a third may be about to read it.
+    A new program without a digest stays: another process has just compiled it, and a third may be about to read it.
     """
     for program in folder.glob("*.pb"):
         with suppress(FileNotFoundError):
@@ -120,13 +121,13 @@ def check(folder: Path) -> None:
 
 
 def make_room(programs: Path, limit: int) -> None:
-    """Remove the programs that were used longest ago until all together are no larger than `limit` bytes.
+    """Removes the least recently used programs until the total size is at most `limit` bytes.
 
-    What is left of those that were not written to the end goes first.
+    Abandoned temporary files are removed first.
     """
     for part in programs.glob("*/*.tmp"):
         with suppress(FileNotFoundError):
-            if abs(_age(part)) > TORN_SECONDS:  # of the future: the clock was set back since
+            if abs(_age(part)) > TORN_SECONDS:  # negative if the clock was set back since
                 part.unlink()
     found = []
     for program in programs.glob("*/*.pb"):
@@ -147,7 +148,7 @@ def _remove(program: Path) -> None:
 
 
 def _age(path: Path) -> float:
-    """Seconds since it was written."""
+    """Returns the seconds since a file was written."""
     return time.time() - path.stat().st_mtime
 
 
@@ -177,7 +178,7 @@ def _key(threads: int) -> str:
 
 
 def _processor() -> str:
-    """The processor and all that it can do; a program for another may not run on it."""
+    """Returns the model and features of the processor; programs for another one may not run on it."""
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         wanted = ("model name", "flags", "Features", "CPU part", "CPU implementer")

@@ -1,4 +1,4 @@
-"""GPUs: whether TensorFlow sees those that a worker was promised, and why not; and how exact their products are."""
+"""GPUs of a worker: checks that TensorFlow sees them, with the reason if it does not, and the use of TF32."""
 
 import ctypes
 import os
@@ -15,20 +15,20 @@ def promised_gpus(count: int) -> list[tf.config.PhysicalDevice]:
     """Returns the first `count` GPUs that TensorFlow sees.
 
     Raises:
-        ClusterError: there are fewer; the message says why.
+        ClusterError: TensorFlow sees fewer; the message says why.
     """
     found = tf.config.list_physical_devices("GPU")
     if len(found) < count:
         raise ClusterError(
-            f"a worker on {os.uname().nodename} was promised {count} GPU(s), and TensorFlow sees {len(found)}: "
-            f"{missing_because(len(found))}; mend it, or start Ray there with the --num-gpus that it has "
-            "(`vaedist doctor` looks at every node)"
+            f"a worker on {os.uname().nodename} was assigned {count} GPU(s), and TensorFlow sees {len(found)}: "
+            f"{missing_because(len(found))}; fix it, or start Ray there with the --num-gpus that work "
+            "(`vaedist doctor` checks every node)"
         )
     return found[:count]
 
 
 def missing_because(seen: int) -> str:
-    """Returns why TensorFlow sees only `seen` GPUs, as far as can be told."""
+    """Returns why TensorFlow sees only `seen` GPUs, as far as it is known."""
     if not tf.test.is_built_with_cuda():
         return "this TensorFlow is built without CUDA"
     count, fault = _driver()
@@ -42,12 +42,12 @@ def missing_because(seen: int) -> str:
 
 
 def allow_tensor_float_32(allowed: bool) -> None:
-    """Sets whether GPUs may round the factors of float32 products to TF32, of what is compiled from now on."""
+    """Allows or forbids GPUs to round the factors of float32 products to TF32, in programs compiled from now on."""
     tf.config.experimental.enable_tensor_float_32_execution(allowed)
 
 
 def _driver() -> tuple[int, str]:
-    """Returns how many GPUs NVIDIA's driver shows this process, and what is wrong with it, if anything."""
+    """Returns the number of GPUs that NVIDIA's driver shows to this process, and the fault of the driver, if any."""
     try:
         driver = ctypes.CDLL(DRIVER)
     except OSError:

@@ -1,4 +1,4 @@
-"""Devices and tf.distribute strategies: which one a worker uses, and the few things asked of it."""
+"""Devices of a worker, and its tf.distribute strategy."""
 
 from typing import Any
 
@@ -9,31 +9,31 @@ from vaedist.devices.compile_cache import keep_programs
 from vaedist.devices.gpus import allow_tensor_float_32, promised_gpus
 from vaedist.errors import ClusterError
 
-# Bytes of each piece in which a ring of CPUs sends a tensor; TensorFlow's own 4096 take more of the processor, and of
-# pieces that are larger than 128 KiB, or whole, the memory is asked of the system each time.
+# Size of the chunks in which a ring of CPUs sends a tensor. TensorFlow's default of 4096 bytes takes more CPU time, and
+# memory for chunks above 128 KiB is allocated from the system each time.
 PIECE_BYTES = 32 << 10
 OPTIONS = tf.compat.v1.ConfigProto()
 OPTIONS.experimental.recv_buf_max_chunk = PIECE_BYTES
 
 
 def configure_devices(threads: int, gpus: int, logical_devices: int, *, tensor_float_32: bool = False) -> None:
-    """Set threads, GPU memory growth and logical devices; must come before anything else touches TensorFlow.
+    """Configures threads, GPU memory growth, logical devices and the cache of compiled programs (`keep_programs`).
 
-    Programs that are compiled for the CPU are kept (see `keep_programs`).
+    It must be called before TensorFlow is used for anything else.
 
     Args:
-        threads: for operations on the CPU.
-        gpus: GPUs that the worker was given; 0 hides any that are there.
-        logical_devices: devices that the CPU is split into.
-        tensor_float_32: let GPUs round the factors of float32 products to TF32, which TensorFlow does by itself.
+        threads: threads for operations on the CPU.
+        gpus: number of GPUs assigned to the worker; 0 hides all GPUs.
+        logical_devices: number of devices that the CPU is split into.
+        tensor_float_32: allow GPUs to round the factors of float32 products to TF32, TensorFlow's own default.
 
     Raises:
-        ConfigError: a variable of the environment that says how many programs are kept is no number.
-        ClusterError: TensorFlow sees fewer GPUs than the worker was given.
+        ConfigError: the size limit of the program cache in the environment is not a number.
+        ClusterError: TensorFlow sees fewer GPUs than the worker was assigned.
         RuntimeError: TensorFlow was used before.
     """
     keep_programs(threads)
-    tf.compat.v1.enable_eager_execution(OPTIONS)  # it is on already: this is how it takes options
+    tf.compat.v1.enable_eager_execution(OPTIONS)  # eager execution is on anyway; this call sets the options
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(max(2, logical_devices))
     visible = promised_gpus(gpus)
@@ -48,8 +48,8 @@ def configure_devices(threads: int, gpus: int, logical_devices: int, *, tensor_f
 
 
 def make_strategy(workers: int) -> Any:
-    """MirroredStrategy over a lone worker's devices; MultiWorkerMirroredStrategy, by TF_CONFIG, across several."""
-    gpus = tf.config.get_visible_devices("GPU")  # asking for logical ones would start TensorFlow's context too early
+    """Returns a MirroredStrategy for a single worker, or a MultiWorkerMirroredStrategy (by TF_CONFIG) for several."""
+    gpus = tf.config.get_visible_devices("GPU")  # listing logical ones would start TensorFlow's context too early
     if workers > 1:
         implementations = tf.distribute.experimental.CommunicationImplementation
         options = tf.distribute.experimental.CommunicationOptions(
@@ -61,47 +61,47 @@ def make_strategy(workers: int) -> Any:
 
 
 def local_devices(strategy: Any) -> int:
-    """Replicas that live in this process."""
+    """Returns the number of replicas in this process."""
     return len(strategy.extended.worker_devices)
 
 
 def require_replicas(strategy: Any, workers: int, devices: int) -> None:
-    """Compares a strategy's replicas with what was asked for.
+    """Checks that a strategy has the requested number of replicas.
 
     Args:
-        strategy: as `make_strategy` made it.
-        workers: of the run.
-        devices: of each of them.
+        strategy: a strategy made by `make_strategy`.
+        workers: number of workers of the run.
+        devices: number of devices of each worker.
 
     Raises:
-        ClusterError: there are more or fewer.
+        ClusterError: it has more or fewer.
     """
     local, together = local_devices(strategy), strategy.num_replicas_in_sync
     if (local, together) != (devices, workers * devices):
         raise ClusterError(
-            f"TensorFlow trains on {together} device(s), {local} of them this worker's, where {workers} worker(s) of "
-            f"{devices} were asked for"
+            f"TensorFlow trains on {together} device(s), {local} of them on this worker; requested were {workers} "
+            f"worker(s) of {devices} device(s)"
         )
 
 
 def on_gpus(strategy: Any) -> bool:
-    """Whether the replicas are on GPUs."""
+    """Returns True if the replicas are on GPUs."""
     return any("GPU" in device for device in strategy.extended.worker_devices)
 
 
 def local_replica(strategy: Any) -> int:
-    """Number, among this process's replicas, of the one that asks; not to be asked inside a compiled function."""
+    """Returns the calling replica's index among those of this process; must not be called in a compiled function."""
     replica = tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group)
     return int(replica) % local_devices(strategy)
 
 
 def per_replica(strategy: Any, parts: np.ndarray) -> Any:
-    """One tensor a local replica, from an array whose first axis counts the local replicas."""
+    """Returns one tensor for each local replica, from an array whose first axis is the local replica."""
     return strategy.experimental_distribute_values_from_function(
         lambda context: tf.convert_to_tensor(parts[context.replica_id_in_sync_group % len(parts)])
     )
 
 
 def first_local(strategy: Any, value: Any) -> Any:
-    """The value of this process's first replica, of one that all replicas agree on."""
+    """Returns this process's first replica's copy of a value that is the same on all replicas."""
     return strategy.experimental_local_results(value)[0]
