@@ -1,4 +1,4 @@
-"""The evidence lower bound and its parts: each formula once, for training, evaluation and tests.
+"""The evidence lower bound (ELBO) and its parts.
 
     ELBO(x) = E_q [ log p(x|z) + log p(z) - log q(z|x) ]  <=  log p(x)
 
@@ -14,13 +14,13 @@ from vaedist.models.model import Score
 
 
 class Bound(NamedTuple):
-    """One-sample estimates of each image, S = [B], or [B, K] for K samples of it, in nats.
+    """One-sample estimates of each image, in nats, of shape S = [B], or [B, K] for K samples of each image.
 
     Attributes:
         elbo: reconstruction - kl.
         reconstruction: estimate of E_q log p(x|z).
         kl: estimate of KL(q(z|x) || p(z)), summed over layers and groups.
-        by_layer: the same by stochastic layer.
+        by_layer: the same KL divergence by stochastic layer.
     """
 
     elbo: Any
@@ -38,15 +38,15 @@ def bound(score: Score) -> Bound:
 
 
 def bits_per_dim(log_px: Any, dims: int, levels: int) -> Any:
-    """Returns the bits that a code for an image takes per pixel value, -log p(x) / (D ln 2) + log2(levels).
+    """Returns the code length of an image in bits per pixel value, -log p(x) / (D ln 2) + log2(levels).
 
-    A density of x in [0, 1]^D, spread over bins of width 1 / levels, gives a bin the probability p(x) levels^-D, of
-    which -log2, divided by D, is the above. With levels = 256 the constant is 8 bits. Where log_px is a lower bound,
-    so is the probability, and the bits are an upper bound.
+    For a density of x in [0, 1]^D that was dequantised from bins of width 1 / levels, a bin has the probability
+    p(x) levels^-D, and the formula is -log2 of it, divided by D. With levels = 256 the constant is 8 bits. If log_px is
+    a lower bound, the result is an upper bound.
 
     Args:
-        log_px: log p(x) in nats an image, or a bound on it, any shape.
-        dims: D, pixel values of an image.
-        levels: bins that x was spread over; 1 where log_px is the logarithm of a probability. See `Model.levels`.
+        log_px: log p(x) in nats an image, or a bound on it, of any shape.
+        dims: D, number of pixel values of an image.
+        levels: number of bins of a pixel value; 1 if log_px is the logarithm of a probability. See `Model.levels`.
     """
     return -log_px / (dims * math.log(2)) + math.log2(levels)

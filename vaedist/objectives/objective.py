@@ -16,21 +16,23 @@ Gradient = Literal["plain", "dreg"]
 
 @dataclass(frozen=True)
 class Objective:
-    """The objective that training maximises: the ELBO, or a relative of it.
+    """The objective that training maximises: the ELBO, optionally modified, or the importance-weighted bound.
 
-    With one sample, L = E log p(x|z) - beta_t sum_j max(lambda, KL_j): groups j with a mean over the batch, KL_j, below
-    lambda = `free_bits` nats are not pushed further down (Kingma et al. 2016, section C.8), and
-    beta_t = min(1, (t + 1) / warmup) rises over the first `warmup` updates t (Bowman et al. 2016). With neither, L is
-    the ELBO. With K samples, L = E log 1/K sum_k exp(log w_k), where log w_k is the expression above at sample k
-    (Burda et al. 2016, equation 8); KL_j is then a mean over samples too.
+    With one sample, L = E log p(x|z) - beta_t sum_j max(lambda, KL_j). KL_j is the mean over the batch of the KL
+    divergence of group j. A group below lambda = `free_bits` nats gets no gradient (Kingma et al. 2016, section C.8).
+    The weight beta_t = min(1, (t + 1) / warmup) rises over the first `warmup` updates t (Bowman et al. 2016). Without
+    free bits and warm-up, L is the ELBO.
 
-    The doubly reparameterized gradient is unbiased with warm-up, but not with free bits: which part of log q they
-    drop is known by group, and not by component of the sample.
+    With K samples, L = E log 1/K sum_k exp(log w_k), where log w_k is the expression above for sample k (Burda et al.
+    2016, equation 8), and KL_j is a mean over samples too.
+
+    The doubly reparameterized gradient is unbiased with warm-up, but not with free bits: it is known by group which
+    part of log q they drop, but not by component of the sample.
 
     Attributes:
-        warmup: updates until the KL divergence counts in full.
+        warmup: updates until the KL divergence has its full weight.
         free_bits: lambda, in nats.
-        group: neighbouring groups of a layer's KL that are taken together; 0 takes all of a layer.
+        group: number of neighbouring groups of a layer's KL that are added up to one; 0 adds up all of a layer.
         samples: K.
         gradient: "plain", or "dreg" for the doubly reparameterized gradient (Tucker et al. 2019), without free bits.
     """
@@ -43,12 +45,12 @@ class Objective:
 
     @property
     def is_elbo(self) -> bool:
-        """True if the objective is the ELBO itself, without warm-up, free bits or further samples, and its gradient."""
+        """True for the plain ELBO: no warm-up, no free bits, one sample, plain gradient."""
         return not (self.warmup or self.free_bits or self.samples > 1 or self.gradient == "dreg")
 
     @property
     def drawn(self) -> int | None:
-        """Samples of each image to draw, as an axis of the noise; None draws one, without that axis."""
+        """Size of the noise's axis of samples; None for one sample without that axis."""
         return self.samples if self.samples > 1 or self.gradient == "dreg" else None
 
     def kl_weight(self, step: Any) -> Any:
@@ -64,17 +66,17 @@ class Objective:
         return ops.concatenate([self._grouped(kl) for kl in score.kl.values()], axis=-1)
 
     def value(self, score: Score, step: Any, group_means: Any = None, path: PathGradients | None = None) -> Any:
-        """Returns L as one term for each image, [B]; its mean over the batch is L.
+        """Returns each image's term of L, [B]; L is their mean over the batch.
 
         With log w = log p(x|z) + beta (log p(z) - log q(z|x)), the factors on the gradients with respect to samples are
         1 - beta (1 - w_k), with normalised weights w_k: the expectation of w_k d log q(z_k|x)/d phi at fixed z_k is
         that of w_k (1 - w_k) d log w_k/dz_k dz_k/d phi (Tucker et al. 2019), and enters L with -beta.
 
         Args:
-            score: of the batch, S = [B], or [B, K] where `drawn` is K.
+            score: score of the batch, S = [B], or [B, K] if `drawn` is K.
             step: number of the update.
-            group_means: KL_j over the whole batch, [groups]; not read without free bits.
-            path: the context in which the batch was scored, see `path`; its weights are set.
+            group_means: KL_j over the whole batch, [groups]; only used with free bits.
+            path: the context in which the batch was scored, as `self.path` returns it; its weights are set here.
         """
         log_w = self.log_weights(score, step, group_means)
         if path is not None:
@@ -96,7 +98,7 @@ class Objective:
         return doubly_reparameterized() if self.gradient == "dreg" else nullcontext()
 
     def _grouped(self, kl: Any) -> Any:
-        """Sums of neighbouring groups of a layer, S + [groups]."""
+        """Returns sums over neighbouring groups of a layer, S + [groups]."""
         *leading, count = kl.shape
         size = self.group or count
         kl = ops.pad(kl, (*((0, 0) for _ in leading), (0, -count % size)))
