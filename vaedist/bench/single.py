@@ -1,9 +1,9 @@
-"""One process's part of a benchmark: its device, its rows, its step and its test pass, measured in turn."""
+"""Benchmark of a single worker: its step, the parts of the step, its input and its test pass, measured in turn."""
 
 import itertools
 import math
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from vaedist.bench.hlo_cost import work_of
+from vaedist.bench.hlo_cost import Dot, work_of
 from vaedist.bench.machine import FLOAT, memory_task, products_task, update_task
 from vaedist.bench.record import Record
 from vaedist.bench.tasks import Task, in_turn
 from vaedist.config import Experiment
 from vaedist.data.lane_reader import Chunk, LaneReader
 from vaedist.data.manifest import load_manifest
-from vaedist.data.worker_data import open_inputs
+from vaedist.data.worker_data import WorkerData, open_inputs
 from vaedist.devices.strategy import configure_devices, local_devices, make_strategy
 from vaedist.evaluation.test_pass import Evaluator
 from vaedist.models.build import build_model
 from vaedist.training.build import build_step
 from vaedist.training.step import TrainStep
 
-# What the speed of a job depends on.
+# Keys that the speed of a job depends on.
 KEYS = ("data.path", "model", "objective", "training.global_batch", "training.accumulation_steps", "training.optimizer",
         "training.reduce_dtype", "training.steps_per_call")  # fmt: skip
 
@@ -33,13 +33,14 @@ KEYS = ("data.path", "model", "objective", "training.global_batch", "training.ac
 def measure(
     experiment: Experiment, *, threads: int, rounds: int, progress: Callable[[str], None] = lambda _: None
 ) -> Record:
-    """Measure what a lone worker does, in a process where TensorFlow was not used before.
+    """Measures the speed of a single worker, in a process that has not used TensorFlow before.
 
     Args:
-        experiment: the job; its data must be prepared. `scaling` says on how many devices, not in how many workers.
+        experiment: the job; its data must be prepared. The number of devices is that of `scaling`; its number of
+            workers is ignored.
         threads: CPUs to compute with.
-        rounds: measurements of each.
-        progress: told what is being done.
+        rounds: number of measurements of each quantity.
+        progress: called with a description of each step.
 
     Raises:
         VaedistError: the data cannot be read.
@@ -47,7 +48,7 @@ def measure(
     scaling, training = experiment.scaling, experiment.training
     configure_devices(
         threads, math.ceil(scaling.gpus_per_worker), scaling.logical_devices,
-        tensor_float_32=experiment.training.tensor_float_32,
+        tensor_float_32=training.tensor_float_32,
     )  # fmt: skip
     strategy = make_strategy(1)
     manifest = load_manifest(experiment.data.path)
@@ -57,47 +58,58 @@ def measure(
     plan = inputs.train.plan
     step = build_step(experiment, model, strategy, steps_per_epoch=plan.steps, global_batch=training.global_batch)
     evaluator = Evaluator(model, strategy, inputs.scored, seed=experiment.seed)
-
     progress("compiling")
-    steps = min(training.steps_per_call, plan.rows // training.global_batch)
-    chunk = inputs.train.read(0, 0, steps, training.steps_per_call)
-    # Those of a part of a batch are in the body of a loop, which counts once.
+    chunk = inputs.train.read(0, 0, min(training.steps_per_call, plan.rows // training.global_batch), step.capacity)
+    # With gradient accumulation, the products of a part are in the body of a loop, which is counted once.
     products = work_of(step.program(chunk)).products * step.accumulation_steps
-    shapes = [tuple(weight.shape) for weight in step.weights]
-    parameters = sum(map(math.prod, shapes))
-    slots = len(step.optimizer.slots)
-    images, capacity = steps * training.global_batch, training.steps_per_call
-    tasks = {
-        "step": Task(_stepping(step, chunk), images, "images/s"),
-        "products": products_task(products),
-        "update": update_task(step.optimizer, shapes),
-        "memory": memory_task(FLOAT * parameters),
-        "input": Task(_reading(inputs.train, steps, capacity), images, "images/s"),
-        "test": Task(lambda: evaluator.run(0), inputs.scored.plan.rows, "images/s"),
-    }
     return Record(
         machine=_machine(threads, strategy.num_replicas_in_sync),
         job={key: _value(experiment, key) for key in KEYS},
-        counts={
-            "parameters": parameters,
-            "images a step": training.global_batch,
-            "bytes an image": math.prod(manifest.shape),
-            "products": len(products),
-            "flops a step": sum(product.flops for product in products),
-            "bytes an update": FLOAT * parameters * (2 * (1 + slots) + 1),
-        },
-        measures=in_turn(tasks, rounds, progress),
+        counts=_counts(step, products, manifest.shape),
+        measures=in_turn(_tasks(step, chunk, products, inputs, evaluator), rounds, progress),
     )
 
 
+def _counts(step: TrainStep, products: Sequence[Dot], image_shape: Sequence[int]) -> dict[str, int]:
+    """Returns the counts of a record."""
+    parameters, slots = _parameters(step), len(step.optimizer.slots)
+    return {
+        "parameters": parameters,
+        "images a step": step.global_batch,
+        "bytes an image": math.prod(image_shape),
+        "products": len(products),
+        "flops a step": sum(product.flops for product in products),
+        "bytes an update": FLOAT * parameters * (2 * (1 + slots) + 1),
+    }
+
+
+def _tasks(
+    step: TrainStep, chunk: Chunk, products: Sequence[Dot], inputs: WorkerData, evaluator: Evaluator
+) -> dict[str, Task]:
+    """Returns the tasks to time: the step, its parts alone, the input and the test pass."""
+    images = chunk.steps * step.global_batch
+    return {
+        "step": Task(_stepping(step, chunk), images, "images/s"),
+        "products": products_task(products),
+        "update": update_task(step.optimizer, [tuple(weight.shape) for weight in step.weights]),
+        "memory": memory_task(FLOAT * _parameters(step)),
+        "input": Task(_reading(inputs.train, chunk.steps, step.capacity), images, "images/s"),
+        "test": Task(lambda: evaluator.run(0), inputs.scored.plan.rows, "images/s"),
+    }
+
+
+def _parameters(step: TrainStep) -> int:
+    return sum(math.prod(weight.shape) for weight in step.weights)
+
+
 def _stepping(step: TrainStep, chunk: Chunk) -> Callable[[], Any]:
-    """Takes a chunk's steps, again and again."""
+    """Returns a function that runs the steps of a chunk; each call continues the numbering of steps."""
     firsts = itertools.count(0, chunk.steps)
     return lambda: step.run(chunk, next(firsts))
 
 
 def _reading(reader: LaneReader, steps: int, capacity: int) -> Callable[[], Any]:
-    """Reads one chunk after another, epoch after epoch in the order of the first."""
+    """Returns a function that reads the next chunk at each call, and starts over at the end of the epoch."""
     firsts = itertools.cycle(range(0, reader.plan.steps - steps + 1, steps))
     return lambda: reader.read(0, next(firsts), steps, capacity)
 
@@ -125,7 +137,7 @@ def _machine(threads: int, devices: int) -> dict[str, str]:
 
 
 def _processor() -> str:
-    """The processor's name, as Linux has it; elsewhere as Python does."""
+    """Returns the name of the processor, from Linux, or elsewhere from Python."""
     path = Path("/proc/cpuinfo")
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
