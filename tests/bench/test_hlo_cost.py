@@ -1,4 +1,4 @@
-"""Counting a compiled program's work, against programs whose work is known."""
+"""Counting the work of compiled programs whose work is known."""
 
 import pytest
 import tensorflow as tf

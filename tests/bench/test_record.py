@@ -1,4 +1,4 @@
-"""Records of benchmarks: what they tell of a step, and that they survive a file."""
+"""Records of benchmarks: times of the parts of a step, and reading and writing files."""
 
 import json
 
@@ -52,14 +52,14 @@ def test_a_record_survives_a_file(tmp_path):
         '{"format": 1, "machine": 5, "job": {}, "counts": {}, "measures": {}}',
     ],
 )  # fmt: skip
-def test_what_is_no_record_is_said_to_be_none(tmp_path, text):
+def test_a_file_that_is_no_record_is_refused(tmp_path, text):
     path = tmp_path / "bench.json"
     path.write_text(text)
     with pytest.raises(ConfigError, match="holds no benchmark"):
         read_record(path)
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
         read_record(tmp_path / "none.json")
 
@@ -67,4 +67,4 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path):
 def test_comparing():
     assert ratio([2.0, 3.0, 4.0], [1.0, 1.5, 1.2]) == (2.5, True)
     assert ratio([1.0, 3.0, 4.0], [1.0, 1.5, 1.2]) == (2.5, False)
-    assert changed({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == ["b: 2, now 3", "c: not told, now 4"]
+    assert changed({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == ["b: 2, now 3", "c: unknown, now 4"]

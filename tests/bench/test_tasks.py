@@ -1,4 +1,4 @@
-"""Tasks are done in turn, and as often as fills a round."""
+"""Tasks take turns, and are repeated until a round is full."""
 
 import time
 

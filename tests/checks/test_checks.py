@@ -1,4 +1,4 @@
-"""Each check passes on a right model, and fails on one that is wrong in what it checks."""
+"""Each check passes for a correct model, and fails for a model with the fault that it checks for."""
 
 import json
 import os
@@ -163,7 +163,7 @@ WRONG = {
 
 @pytest.fixture(scope="module")
 def results():
-    """Number of checks, and names of those that failed, by case; in a process whose CPU is two devices."""
+    """Returns the number of checks and the names of failed ones by case, from a process with two CPU devices."""
     done = subprocess.run(
         [sys.executable, "-c", RUN, json.dumps(RIGHT), *(function for function, _ in WRONG.values())],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(MODELS), os.environ.get("PYTHONPATH"))))},
@@ -186,7 +186,7 @@ def test_a_right_model_passes(results, case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_found(results, case):
+def test_a_fault_is_found(results, case):
     assert WRONG[case][1] in results[case]
 
 

@@ -1,4 +1,4 @@
-"""Benchmarks on Ray: all is measured, and nothing is left."""
+"""Benchmarks on Ray measure everything, and leave nothing behind."""
 
 import json
 import os

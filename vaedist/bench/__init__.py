@@ -1,1 +1,1 @@
-"""How fast a machine trains a job, and how far that is from the most it can do; knows no Ray."""
+"""Benchmarks of training on a machine, and their comparison with its limits; independent of Ray."""

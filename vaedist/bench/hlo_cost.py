@@ -1,8 +1,8 @@
-"""What a compiled program does, counted and not timed: read from the text that XLA gives of it.
+"""Operations and bytes of a compiled program, counted from its optimized HLO.
 
-The text lists computations, each a list of instructions `name = shape operation(operands), attributes`. A fusion is one
-instruction, whatever it computes: it reads its operands and writes its result, once each; of an operand that it only
-cuts slices from, it reads these. A loop's body is counted once, not as often as it is run.
+HLO is a list of computations, each a list of instructions `name = shape operation(operands), attributes`. A fusion is a
+single instruction: it reads each operand and writes its result once. If it only takes slices of an operand, it reads
+just these. The body of a loop is counted once, not once per iteration.
 """
 
 import itertools
@@ -22,27 +22,28 @@ _NAME = re.compile(r"%([\w.\-]+)")
 _CONTRACTED = re.compile(r"[lr]hs_contracting_dims=\{([\d,]*)\}")
 _NUMBER = re.compile(r"\d+")
 _SLICES = {"slice", "dynamic-slice"}
-# They name or rearrange what is there, or run other computations, whose instructions are counted.
+# Instructions that move no data, or run other computations, whose instructions are counted.
 _FREE = {"parameter", "get-tuple-element", "tuple", "constant", "bitcast", "while", "conditional", "call"}
 
 
 class Array(NamedTuple):
-    """An array's element type, as in "f32", and its sizes."""
+    """Element type of an array, such as "f32", and its dimensions."""
 
     type: str
     sizes: tuple[int, ...]
 
     @property
     def bytes(self) -> int:
-        """What it takes in memory."""
+        """Size in memory."""
         bits = _NUMBER.search(self.type)
         return math.prod(self.sizes) * (max(1, int(bits.group()) // 8) if bits else 1)
 
 
 class Instruction(NamedTuple):
-    """One line of a computation.
+    """An instruction of a computation.
 
-    `result` has several arrays where it gives a tuple; `argument` is what stands in the parentheses, be it no operand.
+    `result` has several arrays if the instruction returns a tuple. `argument` is the text in the parentheses, which is
+    not always a list of operands.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Instruction(NamedTuple):
 
 
 class Dot(NamedTuple):
-    """A matrix product, [rows, inner] x [inner, columns], either of which may be kept transposed."""
+    """A matrix product, [rows, inner] x [inner, columns]; either operand may be stored transposed."""
 
     rows: int
     inner: int
@@ -64,17 +65,17 @@ class Dot(NamedTuple):
 
     @property
     def flops(self) -> int:
-        """Multiplications and additions."""
+        """Number of multiplications and additions."""
         return 2 * self.rows * self.inner * self.columns
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one run through a program does.
+    """Work of one run of a program.
 
     Attributes:
         products: its matrix products.
-        bytes: that its instructions read and write, each operand and each result once; caches save some of that.
+        bytes: bytes that its instructions read and write, each operand and result once; caches absorb part of them.
     """
 
     products: tuple[Dot, ...]
@@ -82,14 +83,14 @@ class Work:
 
     @property
     def flops(self) -> int:
-        """Of the matrix products."""
+        """Floating-point operations of the matrix products."""
         return sum(product.flops for product in self.products)
 
 
 def work_of(text: str) -> Work:
-    """Count what a program does, given as XLA's optimized HLO."""
+    """Counts the work of a program, given as optimized HLO."""
     computations = dict(_computations(text))
-    inside = set()  # of fusions, and of reductions
+    inside = set()  # computations that belong to fusions and reductions
     for one in itertools.chain(*computations.values()):
         if one.operation != "call":
             inside.update(_CALLED.findall(one.attributes))
@@ -115,7 +116,7 @@ def _bytes(arrays: Iterable[Array]) -> int:
 
 
 def _used(fused: list[Instruction]) -> list[int]:
-    """For each operand of a fusion, how many bytes of it are used at most: slices that are cut from it, or all."""
+    """Returns the number of bytes that a fusion reads of each operand: those of its slices, or all."""
     found = {}
     for parameter in fused:
         if parameter.operation == "parameter":
@@ -127,7 +128,7 @@ def _used(fused: list[Instruction]) -> list[int]:
 
 
 def _product(dot: Instruction, left: tuple[int, ...]) -> Dot:
-    """A `dot`, whose first operand has the sizes `left`."""
+    """Returns the matrix product of a `dot` instruction whose first operand has the dimensions `left`."""
     axes, right_axes = ([int(axis) for axis in _NUMBER.findall(found)] for found in _CONTRACTED.findall(dot.attributes))
     inner = math.prod(left[axis] for axis in axes)
     rows = math.prod(left) // inner
@@ -135,7 +136,7 @@ def _product(dot: Instruction, left: tuple[int, ...]) -> Dot:
 
 
 def _computations(text: str) -> Iterator[tuple[str, list[Instruction]]]:
-    """Each computation's name and instructions."""
+    """Yields each computation's name and instructions."""
     name, found = "", list[Instruction]()
     for line in text.splitlines():
         if header := _COMPUTATION.match(line):

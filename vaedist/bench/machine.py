@@ -1,4 +1,4 @@
-"""What a device can do at best: matrix products and memory, in compiled programs as those that train are."""
+"""Limits of a device, as tasks to time: matrix products, memory bandwidth and updates, in compiled programs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,12 +11,12 @@ from vaedist.bench.tasks import Task
 from vaedist.devices.compilation import compiled
 from vaedist.training.optimizer import Optimizer
 
-REPEATS = 4  # in one call, so that the call itself does not count
+REPEATS = 4  # per call, to make the overhead of the call negligible
 FLOAT = 4  # bytes of a float32
 
 
 def products_task(products: Sequence[Dot]) -> Task:
-    """Matrix products alone: each of its own float32 operands, kept as in the program, one after another."""
+    """Returns a task of matrix products alone, one after another, in float32 and in the program's memory layouts."""
     random = tf.random.Generator.from_seed(0)
 
     def kept(sizes: tuple[int, int], transposed: bool) -> Any:
@@ -31,7 +31,7 @@ def products_task(products: Sequence[Dot]) -> Task:
         def body(k: Any, results: Any) -> Any:
             found = []
             for product, (a, b), before in zip(products, pairs, results, strict=True):
-                # The smaller operand depends on the result before, or the compiler would multiply only once.
+                # The smaller operand depends on the previous result, or the compiler would multiply only once.
                 factor = 1.0 + 1e-30 * before[0, 0]
                 a, b = (a * factor, b) if product.rows <= product.columns else (a, b * factor)
                 found.append(tf.matmul(a, b, product.left_transposed, product.right_transposed))
@@ -46,9 +46,10 @@ def products_task(products: Sequence[Dot]) -> Task:
 
 
 def memory_task(array_bytes: int) -> Task:
-    """Three arrays that grow by a fourth: a <- a + s c reads two and writes one.
+    """Returns a task that adds an array to three others, a <- a + s c, which reads two arrays and writes one.
 
-    That is an update of weights with two moments without its arithmetic, so that caches hold as much of it.
+    It has the memory traffic of an update of weights with two moments, including its use of the caches, without the
+    arithmetic.
 
     Args:
         array_bytes: size of each of the four arrays.
@@ -70,7 +71,7 @@ def memory_task(array_bytes: int) -> Task:
 
 
 def update_task(optimizer: Optimizer, shapes: Sequence[Sequence[int]]) -> Task:
-    """An optimizer's updates of weights of these shapes alone, from gradients that are there."""
+    """Returns a task of an optimizer's updates alone, of weights of these shapes with constant gradients."""
     weights, gradients, *slots = (
         [tf.Variable(tf.fill(shape, value)) for shape in shapes]
         for value in (0.0, 1e-3, *(0.0 for _ in optimizer.slots))

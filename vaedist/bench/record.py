@@ -1,4 +1,4 @@
-"""What a benchmark found: samples of each measure, to be kept, shown and compared."""
+"""Records of benchmarks, with the samples of each measure, to be saved, shown and compared."""
 
 import json
 import statistics
@@ -12,16 +12,16 @@ from vaedist.files import display_path
 
 FORMAT = 1
 GIGA = 1e9
-WORKERS = "workers: "  # before their number, as the name of a measure
+WORKERS = "workers: "  # prefix of a measure's name, followed by the number of workers
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One thing that was measured some times.
+    """Samples of one quantity.
 
     Attributes:
-        unit: of the samples, as in "images/s".
-        samples: one a round.
+        unit: unit of the samples, such as "images/s".
+        samples: one sample per round.
     """
 
     unit: str
@@ -29,24 +29,24 @@ class Measure:
 
     @property
     def median(self) -> float:
-        """Of the samples."""
+        """Median of the samples."""
         return statistics.median(self.samples)
 
     @property
     def spread(self) -> float:
-        """From the least to the most, as a share of the median."""
+        """Range of the samples, divided by their median."""
         return (max(self.samples) - min(self.samples)) / self.median
 
 
 @dataclass(frozen=True)
 class Record:
-    """All of one benchmark.
+    """Record of a benchmark.
 
     Attributes:
         machine: processor, threads, devices and versions, by name.
-        job: its name and what its speed depends on, by key.
-        counts: what was counted, not timed: parameters, floating-point operations and bytes, by name.
-        measures: what was timed, by name.
+        job: the settings that the speed depends on, by key.
+        counts: numbers that are counted and not timed, by name: parameters, floating-point operations, bytes.
+        measures: timed quantities, by name.
     """
 
     machine: dict[str, str]
@@ -56,7 +56,7 @@ class Record:
 
     @property
     def seconds_a_step(self) -> dict[str, float]:
-        """What a step takes, and what its parts take alone: "step", "products", "update", "memory" and "input"."""
+        """Seconds of a step, and of its parts when run alone: "step", "products", "update", "memory" and "input"."""
         images = self.counts["images a step"]
         return {
             "step": images / self.measures["step"].median,
@@ -68,26 +68,26 @@ class Record:
 
     @property
     def share_of_limit(self) -> float:
-        """The time that the products, and the update's way through memory, take alone, over that of the step."""
+        """Time of the matrix products and the memory traffic of the update alone, divided by that of the step."""
         seconds = self.seconds_a_step
         return (seconds["products"] + seconds["memory"]) / seconds["step"]
 
     @property
     def scaling(self) -> dict[int, Measure]:
-        """Images a second of training, by the number of workers."""
+        """Images per second of training, by number of workers."""
         found = ((name.partition(WORKERS), measure) for name, measure in self.measures.items())
         return {int(count): measure for (_, prefix, count), measure in found if prefix}
 
     def to_json(self) -> str:
-        """Text that `from_json` reads."""
+        """Returns the record as JSON, which `from_json` reads."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Record":
-        """The record that `to_json` wrote.
+        """Returns the record that `to_json` wrote.
 
         Raises:
-            ValueError: it is none; the message says why.
+            ValueError: the text is not a record; the message says why.
         """
         found = json.loads(text)
         if not isinstance(found, dict) or found.get("format") != FORMAT:
@@ -106,10 +106,10 @@ class Record:
 
 
 def read_record(path: Path) -> Record:
-    """A benchmark that was kept.
+    """Reads the record of a benchmark from a file.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the file cannot be read or holds no record.
     """
     try:
         return Record.from_json(path.read_text(encoding="utf-8"))
@@ -121,13 +121,13 @@ def read_record(path: Path) -> Record:
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Which entries differ, each as `key: old, now new`."""
+    """Returns the entries that differ, each as `key: old, now new`."""
     keys = dict.fromkeys([*old, *new])
-    told = [(key, old.get(key, "not told"), new.get(key, "not told")) for key in keys]
+    told = [(key, old.get(key, "unknown"), new.get(key, "unknown")) for key in keys]
     return [f"{key}: {before}, now {now}" for key, before, now in told if before != now]
 
 
 def ratio(new: Sequence[float], old: Sequence[float]) -> tuple[float, bool]:
-    """Median over median, and whether the two sets of samples lie apart: none of one is within the other's range."""
+    """Returns the ratio of the medians, and True if the ranges of the two sets of samples do not overlap."""
     apart = min(new) > max(old) or max(new) < min(old)
     return statistics.median(new) / statistics.median(old), apart

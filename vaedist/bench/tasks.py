@@ -1,4 +1,4 @@
-"""Timing: tasks done in turn, round after round, so that a machine that slows down slows down all of them."""
+"""Timing of tasks, which alternate in each round, so that a slower phase of the machine affects all of them."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -7,17 +7,17 @@ from typing import Any
 
 from vaedist.bench.record import Measure
 
-ROUND_SECONDS = 0.5  # of a task in each round, about
+ROUND_SECONDS = 0.5  # approximate time of a task in each round
 
 
 @dataclass(frozen=True)
 class Task:
-    """Something to be timed.
+    """A task to time.
 
     Attributes:
-        run: does it, and returns when it is done.
-        amount: how much of it that is, in the unit's numerator.
-        unit: of the rate, as in "images/s".
+        run: runs the task once; returns when it has finished.
+        amount: amount of work of one run, in the numerator of the unit.
+        unit: unit of the rate, such as "images/s".
     """
 
     run: Callable[[], Any]
@@ -28,12 +28,12 @@ class Task:
 def in_turn(
     tasks: Mapping[str, Task], rounds: int, progress: Callable[[str], None] = lambda _: None
 ) -> dict[str, Measure]:
-    """The rate of each task, in each of some rounds.
+    """Measures the rate of each task in each round.
 
     Args:
-        tasks: by name. Each is run twice before, uncounted: the first time it may have to be compiled.
-        rounds: how many.
-        progress: told what is being done.
+        tasks: tasks by name. Each is first run twice for warm-up, as the first run may compile it.
+        rounds: number of rounds.
+        progress: called with a description of each step.
     """
     calls = {}
     for name, task in tasks.items():

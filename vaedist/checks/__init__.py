@@ -1,6 +1,6 @@
-"""Proofs on a built model, in float64: what the mathematics promises, and what the compiled step computes.
+"""Numerical checks of a model, in float64: of its mathematics, and of the compiled training step.
 
-Each check compares two ways to the same numbers, of which one is slow and plain: autograd Jacobians, finite
+Each check compares a result with one computed in a slow and simple way: Jacobians by automatic differentiation, finite
 differences, sums over all values of a pixel, an eager update.
 """
 
@@ -18,7 +18,7 @@ from vaedist.models.model import Model
 
 __all__ = ["IMAGES", "Check", "run_checks"]
 
-IMAGES = 8  # are enough: three batches, of which the last is short, and each uneven for two devices
+IMAGES = 8  # enough for three batches, the last one short, each split unevenly over two devices
 
 
 def run_checks(
@@ -27,13 +27,13 @@ def run_checks(
     images: np.ndarray,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Check]:
-    """All checks that apply to a model; TensorFlow must have two CPU devices.
+    """Runs all checks that apply to a model; TensorFlow must have two CPU devices.
 
     Args:
-        experiment: names the optimizer and the objective.
-        make_model: builds the model in float64, each time with the same weights.
+        experiment: settings of the optimizer and the objective.
+        make_model: builds the model in float64, with the same weights each time.
         images: uint8, [n, H, W, C], n >= 1; `IMAGES` are enough.
-        progress: told how many checks are done, of how many.
+        progress: called with the number of finished checks and of all checks.
     """
     with layers_of("float64"):
         model = make_model()

@@ -1,4 +1,4 @@
-"""What a check gives back."""
+"""Result of a check."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +8,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Check:
-    """What came of a comparison.
+    """Result of a check.
 
     Attributes:
-        name: what was checked.
-        against: what with.
-        error: the largest that was found.
-        allowed: the largest that passes.
+        name: the checked quantity.
+        against: the reference that it was compared with.
+        error: the largest error found.
+        allowed: the largest error that passes.
     """
 
     name: str
@@ -24,10 +24,10 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the error is allowed; one that is not a number is not."""
+        """True if the error is at most the allowed one; False if it is NaN."""
         return self.error <= self.allowed
 
 
 def largest(x: Any) -> float:
-    """The largest absolute value; NaN where one is."""
+    """Returns the largest absolute value; NaN if any value is NaN."""
     return float(np.max(np.abs(np.asarray(x))))

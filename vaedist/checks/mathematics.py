@@ -1,4 +1,4 @@
-"""Flows, likelihoods and gradients, each against a slow and plain computation."""
+"""Checks of flows, likelihoods and gradients against slow and simple computations."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -13,9 +13,9 @@ from vaedist.models.flows.flow import Autoregressive, FlowCase, Invertible
 from vaedist.models.model import Model
 from vaedist.objectives.elbo import bound
 
-PIXELS = 200  # of an image, that probabilities are added up for
-DIRECTIONS = 3  # that the gradient is looked at along
-DIFFERENCES = (1e-2, 1e-3, 1e-4, 1e-5)  # steps of finite differences; 1 changes what goes into a unit by about 1
+PIXELS = 200  # pixel values whose probabilities are summed
+DIRECTIONS = 3  # along which the gradient is checked
+DIFFERENCES = (1e-2, 1e-3, 1e-4, 1e-5)  # steps of finite differences; a step of 1 changes a unit's input by about 1
 
 
 def flows(model: Model, images: np.ndarray) -> Sequence[FlowCase]:
@@ -43,7 +43,7 @@ def log_determinant(case: FlowCase) -> Iterator[Check]:
 
 
 def inverse(case: FlowCase) -> Iterator[Check]:
-    """Checks that the flow can be undone, and that log q(z|x) at the result is what it was."""
+    """Checks the inverse of the flow, and that a round trip does not change log q(z|x)."""
     flow, z, h = case
     if not isinstance(flow, Invertible):
         return
@@ -65,19 +65,17 @@ def probabilities(model: Model, images: np.ndarray) -> Iterator[Check]:
     likelihood, raw = found
     each = np.stack(np.split(raw.numpy(), likelihood.outputs, axis=-1), axis=-1).reshape(-1, likelihood.outputs)
     each = each[:: max(1, len(each) // PIXELS)]
-    if (rule := likelihood.quadrature(each)) is None:
-        return
-    values, weights = rule
-    # One pixel value at a time: its outputs and the values of x are [N, 1, outputs] and [N or 1, M, 1].
+    values, weights = likelihood.quadrature(each)
+    # For each pixel value, its outputs are [N, 1, outputs], and the values of x are [N or 1, M, 1].
     p = np.exp(likelihood.log_prob(tf.constant(each[:, None]), tf.constant(values[..., None])).numpy())
     yield Check("probabilities of a pixel", "1", largest((p * weights).sum(axis=1) - 1), 1e-9)
 
 
 def gradient(model: Model, images: np.ndarray) -> Iterator[Check]:
-    """Checks the gradient of the ELBO, along random directions in all weights.
+    """Checks the gradient of the ELBO with respect to all weights, along random directions.
 
-    The error is relative to the root mean square of what such directions give. Of several steps h the one that suits
-    best counts: terms of order h^4 show in long ones, and rounding, of order 1e-16 ELBO / h, in short ones.
+    The error is relative to the root mean square of the derivative along such directions. The best of several steps h
+    counts, since long steps have an error of order h^4, and short steps a rounding error of order 1e-16 ELBO / h.
     """
     eps, u = noise(model, len(images)), uniform(model, len(images))
 
@@ -110,12 +108,12 @@ def gradient(model: Model, images: np.ndarray) -> Iterator[Check]:
 
 
 def noise(model: Model, rows: int) -> dict[str, Any]:
-    """Returns fixed standard normal noise for some images, in float64."""
+    """Returns fixed standard normal noise for a number of images, in float64."""
     return {name: _normal(rows, *shape, seed=seed) for seed, (name, shape) in enumerate(model.noise.items())}
 
 
 def uniform(model: Model, rows: int) -> Any:
-    """Returns fixed pixel noise for some images; None where the model takes none."""
+    """Returns fixed pixel noise for a number of images; None if the model uses none."""
     if not model.preprocessing.noisy:
         return None
     shape = (rows, *model.image_shape)
@@ -127,7 +125,7 @@ def _normal(*shape: int, seed: int = 0) -> Any:
 
 
 def _jacobian(function: Callable[[Any], Any], x: Any) -> np.ndarray:
-    """The derivatives of function(x) by x, image by image, [B, out, in]."""
+    """Returns the Jacobian of function(x) with respect to x for each image, [B, out, in]."""
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = function(x)
@@ -135,6 +133,6 @@ def _jacobian(function: Callable[[Any], Any], x: Any) -> np.ndarray:
 
 
 def _derivative(function: Callable[[float], float], h: float) -> float:
-    """f'(0) by central differences, but for terms of order h^4."""
+    """Returns f'(0) by central differences, with an error of order h^4."""
     near, far = (function(t) - function(-t) for t in (h, 2 * h))
     return (8 * near - far) / (12 * h)

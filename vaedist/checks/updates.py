@@ -1,4 +1,4 @@
-"""The compiled update, against the same one taken eagerly, and against itself on two devices."""
+"""Checks of the compiled update against an eager one, and against two devices."""
 
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -22,10 +22,10 @@ UPDATES = 3
 
 
 def eager(experiment: Experiment, make_model: Callable[[], Model], images: np.ndarray) -> Iterator[Check]:
-    """Compiled updates, and the same ones taken one operation at a time.
+    """Checks compiled updates against eager ones.
 
-    Where a gradient is hardly above the epsilon that optimizers add to its size, 1e-7, they raise its rounding error
-    by as much: 1e-15 becomes 1e-8 of an update.
+    If a gradient is as small as the optimizer's epsilon, 1e-7, its rounding error is amplified accordingly: an error of
+    1e-15 becomes 1e-8 of an update.
     """
     compiled, plain = (_step(experiment, make_model, images, 1) for _ in range(2))
     before = _state(plain)
@@ -35,7 +35,7 @@ def eager(experiment: Experiment, make_model: Callable[[], Model], images: np.nd
 
 
 def two_devices(experiment: Experiment, make_model: Callable[[], Model], images: np.ndarray) -> Iterator[Check]:
-    """Updates on one device, and on two that share the batches and have a copy of the weights each."""
+    """Checks updates on one device against updates on two, which share the batches and have a copy of the weights."""
     one, two = (_step(experiment, make_model, images, devices) for devices in (1, 2))
     before = _state(one)
     for step in (one, two):
@@ -45,24 +45,24 @@ def two_devices(experiment: Experiment, make_model: Callable[[], Model], images:
 
 
 def _step(experiment: Experiment, make_model: Callable[[], Model], images: np.ndarray, devices: int) -> TrainStep:
-    """The experiment's update, by batches of the images, for a model made anew."""
+    """Returns the experiment's training step of a new model, for batches of the images."""
     experiment = experiment.with_values({"training.steps_per_call": UPDATES})
     strategy = _strategy(devices)
     with strategy.scope():
         model = make_model()
     step = build_step(experiment, model, strategy, steps_per_epoch=1000, global_batch=_plan(images).global_batch)
     for own in range(devices):
-        step.update.clear(own)  # as a compiled step does; an eager update leaves it as it is
+        step.update.clear(own)  # compiled steps do this; the eager update does not
     return step
 
 
 def _plan(images: np.ndarray) -> LanePlan:
-    """The images as one lane, in `UPDATES` batches, or in fewer where there are not enough."""
+    """Returns a plan of the images as one lane, in `UPDATES` batches, or fewer if there are not enough images."""
     return LanePlan(len(images), 1, -(-len(images) // UPDATES))
 
 
 def _state(step: TrainStep, copy: int = 0) -> list[np.ndarray]:
-    """A device's copy of the weights and of the optimizer's slots."""
+    """Returns a device's copy of the weights and of the optimizer's slots."""
     return [
         variable.values[copy].numpy() for variables in (step.weights, *step.slots.values()) for variable in variables
     ]
@@ -70,19 +70,19 @@ def _state(step: TrainStep, copy: int = 0) -> list[np.ndarray]:
 
 @cache
 def _strategy(devices: int) -> Any:
-    """One for a process: a second strategy would number its all-reduces like the first, and mix them up with its."""
+    """Returns the process's only strategy; a second one would use the same keys for its all-reduces as the first."""
     return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(devices)])
 
 
 def _update(step: TrainStep, images: np.ndarray) -> None:
-    """Take a compiled step for each batch."""
+    """Runs a compiled step for each batch."""
     plan = _plan(images)
     reader = LaneReader(plan, [images], replicas=step.strategy.num_replicas_in_sync, seed=None)
     step.run(reader.read(0, 0, plan.steps, step.capacity), 0)
 
 
 def _update_eagerly(step: TrainStep, images: np.ndarray) -> None:
-    """Takes the steps one operation at a time: objective, gradient, clipping and the optimizer's formula, in turn."""
+    """Runs the steps eagerly: objective, gradient, clipping, and the optimizer's formula."""
     objective = step.objective
     for number in range(_plan(images).steps):
         batch = images[number * step.global_batch :][: step.global_batch]
@@ -103,9 +103,9 @@ def _update_eagerly(step: TrainStep, images: np.ndarray) -> None:
 
 @compiled
 def _drawn(step: TrainStep, number: Any, images: Any) -> tuple[Any, ...]:
-    """The parts of an update that are float32: the noise and the rates.
+    """Returns the float32 parts of an update: the noise and the rates.
 
-    By XLA as in the step, which rounds them otherwise than eager operations.
+    They are compiled as in the step, because XLA rounds them differently than eager operations do.
     """
     model, rows = step.model, images.shape[0]
     eps = row_noise(step.seed, POSTERIOR, number, 0, rows, model.noise, step.objective.drawn, dtype=model.compute_dtype)
@@ -115,7 +115,7 @@ def _drawn(step: TrainStep, number: Any, images: Any) -> tuple[Any, ...]:
 
 
 def _apart(before: list[np.ndarray], a: list[np.ndarray], b: list[np.ndarray]) -> float:
-    """How far two states are apart, as a share of how far they came from the one before; of the tensor at worst."""
+    """Returns the distance of two states relative to their distance from the initial state, maximised over tensors."""
     shares = [
         np.linalg.norm(x - y) / (np.linalg.norm(y - start) + 1e-12) for start, x, y in zip(before, a, b, strict=True)
     ]
