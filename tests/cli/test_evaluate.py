@@ -110,7 +110,7 @@ def test_what_is_known_of_a_bound_is_told(invoke):
     assert record["scored"] == "binary pixels drawn once for each image"
     shown = " ".join(invoke("evaluate", "flow", "--samples", 6).stdout.split())
     for text in ("log p(x) >= L_6", "NLL <=", "Monte-Carlo error", "L_6 - L_3", "effective samples",
-                 "not counted: 3 sqrt(2 / (N K (K - 1)))", "it takes K = 98 or N = 6,000"):  # fmt: skip
+                 "not counted: 3 sqrt(2 / (N K (K - 1)))", "this needs K = 98 or N = 6,000"):  # fmt: skip
         assert text in shown
     assert "bits/dim" not in shown  # of binary pixels
     one = json.loads(invoke("evaluate", "flow", "--samples", 1, "--json").stdout)

@@ -15,7 +15,7 @@ from vaedist.evaluation.active_units import (
 
 
 def samples_with(spreads, *, sigma=1.0, count=4, images=2000):
-    """[K, N, latent] samples whose posterior means have these standard deviations over images."""
+    """Returns samples [K, N, latent] whose posterior means have these standard deviations over images."""
     means = normal(1, images, len(spreads)) * np.asarray(spreads)
     return means + sigma * normal(count, images, len(spreads), seed=1)
 
@@ -39,25 +39,26 @@ def test_a_dead_unit_is_not_counted_for_the_noise_of_its_mean(count):
 
 
 @pytest.mark.parametrize(("images", "count"), [(100, 16), (1000, 2), (50, 5)])
-def test_the_noise_of_a_dead_unit_is_what_it_is_said_to_be(images, count):
-    """The spread, over units that follow the prior, of what is compared with the threshold."""
+def test_the_noise_of_a_dead_unit_is_as_predicted(images, count):
+    """Over units that follow the prior, the value that is compared with the threshold has the predicted spread."""
     moments = moments_of(samples_with([0.0] * 4000, count=count, images=images))
     between = moments.square / images - (moments.mean / images) ** 2 - moments.within / images
     assert 3 * between.std() == pytest.approx(dead_unit_noise(images, count), rel=0.06)
 
 
 @pytest.mark.parametrize("images", [1, 2, 19, 100, 128, 1000, 10_000, 179_999, 10**6])
-def test_so_many_samples_are_needed_and_no_fewer(images):
+def test_the_number_of_samples_needed_is_the_smallest(images):
     needed = samples_to_count(images)
     assert dead_unit_noise(images, needed) <= 0.01
     assert needed == 2 or dead_unit_noise(images, needed - 1) > 0.01
 
 
-def test_a_count_that_noise_could_make_up_is_doubted_and_says_what_it_takes():
+def test_a_count_that_may_be_noise_is_doubted_and_says_what_is_needed():
     few = moments_of(samples_with([0.0, 1.0], count=16, images=100))
     assert active_units_doubt(few) == (
         "3 sqrt(2 / (N K (K - 1))) = 0.027, three standard deviations of the estimate for a latent that carries "
-        "nothing, with N = 100 images and K = 16 samples of z, is above the threshold 0.01; it takes K = 43 or N = 750"
+        "nothing, with N = 100 images and K = 16 samples of z, is above the threshold 0.01; "
+        "this needs K = 43 or N = 750"
     )
     assert active_units_doubt(moments_of(samples_with([0.0, 1.0], count=43, images=100))) is None
     assert active_units_doubt(moments_of(samples_with([0.0, 1.0], count=16, images=750))) is None

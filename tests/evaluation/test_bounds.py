@@ -1,4 +1,4 @@
-"""Importance-weighted bounds by their definition, and against the known evidence of a linear Gaussian model."""
+"""Importance-weighted bounds against their definition, and against the exact evidence of a linear Gaussian model."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def test_bounds_of_small_k_by_their_definition():
 
 
 @given(st.integers(0, 7), st.floats(-1e5, 1e5), st.floats(0, 300), st.integers(0, 2**31))
-def test_bounds_never_fall_where_groups_use_up_the_samples_and_are_finite_for_any_weights(j, level, spread, seed):
+def test_bounds_never_fall_if_groups_cover_all_samples_and_are_finite_for_any_weights(j, level, spread, seed):
     log_w = level + spread * normal(3, 2**j, seed=seed)
     bounds = np.stack(list(importance_bounds(log_w).values()))
     assert np.isfinite(bounds).all()
@@ -42,7 +42,7 @@ def test_bounds_never_fall_where_groups_use_up_the_samples_and_are_finite_for_an
 
 
 def toy_weights(images, samples, *, shift=0.6, widen=0.3):
-    """log w of a posterior that is off, for as many repetitions of the one image."""
+    """Returns log w of an inexact posterior, for repetitions of one image."""
     mu, log_sigma = toy.mu + shift * np.exp(toy.log_sigma), toy.log_sigma + widen
     eps = normal(images * samples, 2, seed=3)
     return toy.elbo(plain_score(mu, log_sigma, eps)).reshape(images, samples)
@@ -61,7 +61,7 @@ def test_the_bounds_rise_to_the_known_evidence_and_stay_below_it_on_average():
 
 
 def test_the_bound_of_two_samples_is_the_integral_that_defines_it():
-    """E log((w_1 + w_2) / 2) over both samples by Gauss-Hermite quadrature, one latent off in its mean."""
+    """The bound is E log((w_1 + w_2) / 2) by Gauss-Hermite quadrature, for a posterior with a shifted mean."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
     weights = weights / weights.sum()
     shift = np.array([0.8, 0.0])
@@ -76,7 +76,7 @@ def test_the_bound_of_two_samples_is_the_integral_that_defines_it():
 @pytest.mark.parametrize(("spread", "low", "high"), [(0.3, 0.93, 1.07), (2, 0.8, 1.05), (10, 0.69, 1.0)])
 @pytest.mark.parametrize("samples", [16, 128, 11])
 def test_monte_carlo_errors_are_the_spread_over_other_samples(spread, low, high, samples):
-    """With weights alike, and with one that outweighs all, where the delta method is several times too small."""
+    """The cases have similar weights, or one dominant weight, where the delta method is several times too small."""
     log_w = spread * normal(20_000, samples)
     bounds, variances = importance_bounds(log_w), monte_carlo_variances(log_w)
     assert list(variances) == list(bounds)
@@ -104,6 +104,6 @@ def test_the_bound_of_half_as_many_samples_is_the_mean_of_two():
     np.testing.assert_allclose(half_bound(normal(4, 8)), importance_bounds(normal(4, 8))[4], rtol=1e-12)
 
 
-def test_the_effective_sample_size_is_k_for_equal_weights_and_1_for_one_that_outweighs_all():
+def test_the_effective_sample_size_is_k_for_equal_weights_and_1_for_a_dominant_one():
     log_w = np.array([[3.0] * 5, [1000.0, 0, 0, 0, 0], [0.0, 0.0, -2000, -2000, -2000]])
     np.testing.assert_allclose(effective_sample_size(log_w), [5, 1, 2])

@@ -1,4 +1,4 @@
-"""The evaluation with many samples against the same numbers computed one image and one sample at a time."""
+"""Evaluation with many samples against the same numbers computed for one image and one sample at a time."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def rows(small_dataset):
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    """Blocks of a few images: 16 rows of a decoder with one output a pixel value."""
+    """Limits blocks to a few images: 16 rows of a decoder with one output for each pixel value."""
     monkeypatch.setattr(importance, "BLOCK_BYTES", 16 * 4 * 72)
     monkeypatch.setattr(importance, "SAMPLES_AT_ONCE", 4)
 
@@ -47,7 +47,7 @@ def evaluate(evaluator):
 
 
 def one_by_one(made, evaluator, images):
-    """log w [N, K], log p(x|z) [N, K], z [N, K, latent] and KL by unit, without any sharing or padding."""
+    """Returns log w [N, K], log p(x|z) [N, K], z [N, K, latent] and KL by unit, without sharing or padding."""
     found = []
     for number in range(len(images)):
         first, place = divmod(number, evaluator.block)
@@ -129,7 +129,7 @@ def test_each_number_is_that_of_single_images_and_samples(rows, likelihood, samp
         )
 
 
-def test_the_scores_do_not_depend_on_who_scores_which_block(rows):
+def test_the_scores_do_not_depend_on_which_worker_scores_a_block(rows):
     made = model()
     one = ImportanceEvaluator(made, rows(), samples=6, seed=SEED)
     other = ImportanceEvaluator(made, rows(), samples=6, seed=SEED)
@@ -155,7 +155,7 @@ def test_another_seed_draws_other_samples(rows):
 
 
 def test_dead_latents_are_not_active_and_live_ones_are(rows):
-    """An encoder that tells two latents the brightness of the image, and three nothing."""
+    """Two latents depend on the brightness of the image, and three on nothing."""
     made = model(flow_depth=0)
     kernel, bias = made.encoder.out.kernel, made.encoder.out.bias
     weights = np.zeros(kernel.shape, np.float32)
@@ -171,15 +171,15 @@ def test_dead_latents_are_not_active_and_live_ones_are(rows):
 
 @pytest.fixture(scope="module")
 def hundred(tmp_path_factory):
-    """100 test images."""
+    """Returns 100 test images."""
     out = tmp_path_factory.mktemp("hundred") / "numbers"
     prepare(source(train=8, test=100), str(out), shards=8)
     return SplitRows(str(out), load_manifest(str(out)), "test")
 
 
 def thirty_of_200(**flow):
-    """A model of 200 latents, of which the encoder tells 30 what it sees; the others are N(0, 1) for every image."""
-    made = vae(SHAPE, hidden=16, latent=200, seed=3, **flow)
+    """Returns a model of 200 latents, of which 30 depend on the image; the others are N(0, 1)."""
+    made = VAE(SHAPE, hidden=16, latent=200, seed=3, **flow)
     for weight in [*made.flow.weights, *made.encoder.out.weights]:
         weight.assign(np.zeros(weight.shape))
     kernel = np.zeros(made.encoder.out.kernel.shape, np.float32)
@@ -189,12 +189,12 @@ def thirty_of_200(**flow):
 
 
 def test_active_units_are_counted_or_withheld_but_never_made_up_by_noise(hundred):
-    """Through a flow that changes nothing: 16 samples of 100 images would give 50 or so, and 43 are enough."""
+    """With an identity flow, 16 samples of 100 images would give about 50 active units; 43 samples are enough."""
     made = thirty_of_200(flow_depth=1, flow_width=8, flow_transform="location")
     few, enough = (evaluate(ImportanceEvaluator(made, hundred, samples=k, seed=SEED)) for k in (16, 43))
     assert few.active_units is None
     assert "N = 100 images and K = 16 samples of z" in few.active_units_withheld
-    assert few.active_units_withheld.endswith("it takes K = 43 or N = 750")
+    assert few.active_units_withheld.endswith("this needs K = 43 or N = 750")
     assert (enough.active_units, enough.active_units_withheld) == (30, None)
     assert evaluate(ImportanceEvaluator(made, hundred, samples=1, seed=SEED)).active_units is None
 

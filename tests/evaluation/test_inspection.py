@@ -1,4 +1,4 @@
-"""Statistics of the latents against the same ones taken sample by sample."""
+"""Statistics of the latents against the same statistics computed sample by sample."""
 
 import numpy as np
 import pytest
@@ -37,9 +37,9 @@ def test_statistics_of_the_latents_are_those_of_samples_taken_one_by_one(binariz
 
 
 @pytest.mark.parametrize("count", [STATISTICS_IMAGES, 20])
-def test_hardly_any_unit_is_active_for_the_noise_of_its_samples(count):
-    """With as many images as are looked at after an epoch, or fewer; one unit in 1,400 is to be expected."""
-    model = vae((4, 6, 3), hidden=12, latent=500, flow_depth=1, flow_width=2, flow_transform="location", seed=1)
+def test_hardly_any_dead_unit_is_active(count):
+    """Tests the number of images used after each epoch, or fewer; the expected number of active units is 1 in 1,400."""
+    model = VAE((4, 6, 3), hidden=12, latent=500, flow_depth=1, flow_width=2, flow_transform="location", seed=1)
     model.set_weights([0 * weight for weight in model.get_weights()])  # q(z|x) = N(0, I) for all x
     images = np.random.default_rng(0).integers(0, 256, (count, 4, 6, 3), np.uint8)
     assert inspection.latent_statistics(model, images, seed=SEED).active_units <= 2

@@ -32,7 +32,7 @@ NOISY = [
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """The same images in so many shards."""
+    """Returns the same images in the given number of shards."""
 
     def make(shards):
         out = tmp_path_factory.mktemp("grey") / "grey"
@@ -94,9 +94,9 @@ def test_pictures_show_and_score_the_pixels_of_the_test_pass(data, arguments):
 
 
 @pytest.mark.parametrize("binarize", ["dynamic", "fixed"])
-def test_what_is_encoded_is_what_is_shown_beside_the_reconstruction(binarize):
-    """An encoder that tells two images apart by their pixels finds the ones that `observed` gives."""
-    made = vae(SHAPE, hidden=9, latent=3, flow_depth=0, binarize=binarize, seed=1)
+def test_the_image_beside_a_reconstruction_is_the_encoded_one(binarize):
+    """An encoder that distinguishes two images by their pixels sees those that `observed` returns."""
+    made = VAE(SHAPE, hidden=9, latent=3, flow_depth=0, binarize=binarize, seed=1)
     images = np.full((300, *SHAPE), 100, np.uint8)  # more than a block
     shown = to_uint8(inspection.observed(made, images))
     assert set(np.unique(shown)) == {0, 255}
@@ -108,7 +108,7 @@ def test_what_is_encoded_is_what_is_shown_beside_the_reconstruction(binarize):
 
 
 def test_fixed_pixels_are_the_same_in_every_epoch_and_dynamic_ones_are_not(data):
-    """Sums over an epoch's training rows, which come in another order each time."""
+    """Returns sums over an epoch's training rows, whose order differs by epoch."""
     reader, strategy = readers(data[5]).train, tf.distribute.MirroredStrategy(["CPU:0"])
     sums = {}
     for binarize in ("fixed", "dynamic"):
@@ -128,7 +128,7 @@ def test_fixed_pixels_are_the_same_in_every_epoch_and_dynamic_ones_are_not(data)
     assert sums["fixed"][0] == pytest.approx(expected, abs=1e-3)
 
 
-def test_a_rows_number_tells_which_image_it_is_in_any_number_of_shards(data):
+def test_a_rows_number_identifies_its_image_for_any_number_of_shards(data):
     found = []
     for path in data.values():
         rows = SplitRows(path, load_manifest(path), "test")

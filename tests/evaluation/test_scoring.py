@@ -1,4 +1,4 @@
-"""Scores of any model: their names and shapes, what is refused, and several samples of an image."""
+"""Scores of any model: names, shapes, refused scores, and several samples of an image."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import tensorflow as tf
 from tiny import TinyHierarchy
 
 from vaedist.errors import ModelError
-from vaedist.evaluation.scoring import Batch, row_sums, score, score_layout, side_by_side
+from vaedist.evaluation.scoring import Batch, concatenated, row_sums, score, score_layout
 from vaedist.models import VAE
 from vaedist.models.flows.options import IAFOptions
 from vaedist.models.mlp.options import MLPOptions
@@ -38,7 +38,7 @@ def noise_of(model, *leading):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_samples_of_an_image_score_alike_whether_the_model_shares_the_encoding_or_not(name):
+def test_samples_have_the_same_scores_with_a_shared_encoding_and_without(name):
     cls, arguments = MODELS[name]
 
     class Copying(cls):
@@ -60,8 +60,8 @@ def test_samples_of_an_image_score_alike_whether_the_model_shares_the_encoding_o
             np.testing.assert_allclose(a[:, k], b, rtol=1e-9, atol=1e-9)
 
 
-def test_the_layout_tells_the_names_and_sizes_in_a_score():
-    layout = score_layout(VAE(SHAPE, SMALL))
+def test_the_layout_has_the_names_and_sizes_in_a_score():
+    layout = score_layout(VAE(SHAPE, **MODELS["mlp"][1]))
     assert layout.layers == {"z": 5}
     assert layout.latents == {"z": (5,)}
     assert layout.metrics == ("log_det_1", "log_det_2", "gate_1", "gate_2")
@@ -88,7 +88,7 @@ def test_the_layout_of_several_layers_has_a_column_for_the_kl_of_each():
 
 
 def changed(**parts):
-    """A model whose score has other parts, made by functions of the right score."""
+    """Model with changed parts of its score, computed by functions of the right score."""
 
     class Changed(TinyHierarchy):
         def score(self, encoding, eps, *, training=False):
@@ -148,9 +148,9 @@ def test_a_score_that_does_not_fit_is_refused_in_one_line(case):
 
 
 @pytest.mark.parametrize("leading", [(4,), (4, 3)])
-def test_layers_stand_side_by_side_in_their_order(leading):
+def test_layers_are_concatenated_in_order(leading):
     parts = {"b": normal(*leading, 2, 3), "a": normal(*leading, 4, seed=1), "c": normal(*leading, 1, 2, 2, seed=2)}
-    found = side_by_side(parts, axes=len(leading)).numpy()
+    found = concatenated(parts, axes=len(leading)).numpy()
     flat = [part.numpy().reshape(*leading, -1) for part in parts.values()]
     np.testing.assert_array_equal(found, np.concatenate(flat, axis=-1))
-    np.testing.assert_array_equal(side_by_side({"a": parts["a"]}, axes=len(leading)), parts["a"])
+    np.testing.assert_array_equal(concatenated({"a": parts["a"]}, axes=len(leading)), parts["a"])

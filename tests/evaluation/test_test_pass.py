@@ -1,4 +1,4 @@
-"""The test pass against the same mean taken row by row."""
+"""The test pass against the same mean computed row by row."""
 
 import numpy as np
 import pytest

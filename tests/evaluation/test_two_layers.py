@@ -39,7 +39,7 @@ def pixel_noise(numbers):
 
 
 def flat(parts):
-    """Latents, or KL, of both layers in one row, the top layer first."""
+    """Concatenates the latents, or the KL, of both layers, the top layer first."""
     return np.concatenate([parts[name].numpy().reshape(len(parts[name]), -1) for name in ("z_2", "z_1")], axis=1)
 
 
@@ -64,7 +64,7 @@ def test_the_test_pass_has_the_means_of_all_rows_by_layer(model, strategy, reade
 @pytest.mark.parametrize("shares", [True, False])
 @pytest.mark.parametrize("samples", [1, 6])
 def test_importance_weighted_bounds_are_those_of_single_images(small_dataset, monkeypatch, samples, shares):
-    """Of a model that shares its encodings, and of one that cannot."""
+    """The cases are a model that shares encodings among samples, and one that cannot."""
     monkeypatch.setattr(importance, "BLOCK_BYTES", 16 * 8 * 72)
     monkeypatch.setattr(importance, "SAMPLES_AT_ONCE", 4)
     model = make_model(TinyHierarchy if shares else type("Copying", (TinyHierarchy,), {"broadcasts": False}))
@@ -105,13 +105,13 @@ def test_importance_weighted_bounds_are_those_of_single_images(small_dataset, mo
 
 @pytest.fixture
 def shown(model, monkeypatch):
-    """The scores of the images at the noise of inspection, whose blocks are of a few images."""
+    """Returns the scores of images with the noise of inspection, in blocks of a few images."""
     monkeypatch.setattr(inspection, "BLOCK", 8)
     eps = row_noise(SEED, INSPECTION, 0, 0, 21, model.noise)
     return score(model, IMAGES, eps, pixel_noise(np.arange(21)))
 
 
-def test_latents_of_all_layers_stand_in_one_row_and_are_decoded_from_it(model, shown):
+def test_latents_of_all_layers_are_concatenated_and_decoded(model, shown):
     z = inspection.encode(model, IMAGES, seed=SEED)
     assert z.shape == (21, 2 + 6)
     np.testing.assert_allclose(z, flat(shown.latents), rtol=1e-4, atol=1e-5)

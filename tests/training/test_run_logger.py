@@ -49,7 +49,7 @@ def test_metrics_and_the_kl_of_each_layer_have_separate_names(logged):
     assert list(row)[3:] == [*score_layout(model).columns[1:], *RATES]
 
 
-def test_the_projector_has_the_latents_of_both_layers_side_by_side(logged):
+def test_the_projector_has_the_concatenated_latents_of_both_layers(logged):
     run, model, probe = logged
     (table,) = (path for path in run.tensorboard.rglob("*.tsv") if "meta" not in path.name)
     z = np.loadtxt(table, delimiter="\t")

@@ -1,7 +1,7 @@
-"""Evaluation with many samples of z an image: the variational bound, log p(x), and what the latents carry.
+"""Evaluation with many samples of z for each image: the ELBO, log p(x), and active units.
 
-The work is cut into blocks of images that depend on the model and the number of samples alone, and an image's noise
-on its number, so that the result is the same whoever scores which block.
+Images are scored in blocks. The size of a block depends only on the model and the number of samples, and the noise of
+an image only on its number, so the result is the same whichever worker scores a block.
 """
 
 import math
@@ -29,26 +29,27 @@ from vaedist.evaluation.bounds import (
     monte_carlo_variances,
 )
 from vaedist.evaluation.results import Evaluation, ImageScores, estimate_of
-from vaedist.evaluation.scoring import evaluation_noise, score_encoding, score_layout, side_by_side
+from vaedist.evaluation.scoring import concatenated, evaluation_noise, score_encoding, score_layout
 from vaedist.models.model import Model
 from vaedist.models.rng import IMPORTANCE, row_noise
 from vaedist.objectives.elbo import bits_per_dim, bound
 
-BLOCK_BYTES = 24 << 20  # of the largest tensors at a time, see `Model.sample_bytes`
-SAMPLES_AT_ONCE = 16  # of each image in a block, or as many more as it takes to be done in ROUNDS
-ROUNDS = 16  # over a block, at most: it takes a second or so on two cores, with however many samples
-BLOCKS_AT_ONCE = 2  # for not every part of a block's work keeps all cores busy
+BLOCK_BYTES = 24 << 20  # of the largest tensors of a round, see `Model.sample_bytes`
+SAMPLES_AT_ONCE = 16  # of each image in a round; more if ROUNDS rounds would not be enough
+ROUNDS = 16  # at most, so that a block takes about a second on two cores for any number of samples
+BLOCKS_AT_ONCE = 2  # scored at the same time, as parts of a block's work do not use all cores
 
 
 class BlockScores(NamedTuple):
-    """What the images of a block scored.
+    """Scores of the N images of a block, in nats.
 
-    rows: numbers of the images in their split, [N].
-    bounds, variances: L_k, and the Monte-Carlo variance of each, [N, len(group_sizes)].
-    half: L_h with h = K // 2 samples, [N].
-    reconstruction, kl, effective_sample_size: [N].
-    moments: of the latents; None for a single sample through a flow.
-    kl_per_unit: sum over the images, [latent].
+    Attributes:
+        rows: numbers of the images in their split, [N].
+        bounds, variances: L_k and its Monte-Carlo variance, [N, len(group_sizes)].
+        half: L_h with h = K // 2 samples, [N].
+        reconstruction, kl, effective_sample_size: [N].
+        moments: moments of the latents; None for a single sample through a flow.
+        kl_per_unit: sum over the images, [latent].
     """
 
     rows: np.ndarray
@@ -63,13 +64,13 @@ class BlockScores(NamedTuple):
 
 
 class ImportanceEvaluator:
-    """Scores a split's images, block by block.
+    """Scores the images of a split block by block.
 
     Args:
-        model: with the weights to be evaluated.
+        model: the model to evaluate.
         rows: the images.
-        samples: K, of z for each image.
-        seed: key of the noise of z; that of the pixels is the same in every evaluation.
+        samples: K, the number of samples of z for each image.
+        seed: key of the noise of z; the noise of pixels is the same in every evaluation.
     """
 
     def __init__(self, model: Model, rows: SplitRows, *, samples: int, seed: int) -> None:
@@ -83,11 +84,11 @@ class ImportanceEvaluator:
 
     @property
     def blocks(self) -> int:
-        """How many blocks there are."""
+        """Number of blocks."""
         return -(-self.rows.rows // self.block)
 
     def score(self, number: int) -> BlockScores:
-        """Score the images of a block.
+        """Returns the scores of a block.
 
         Raises:
             DataError: a shard is missing or damaged.
@@ -118,22 +119,22 @@ class ImportanceEvaluator:
         )
 
     def scores(self) -> Iterator[BlockScores]:
-        """The scores of all blocks in their order, `BLOCKS_AT_ONCE` of which are computed at a time."""
+        """Yields the scores of all blocks in order; computes `BLOCKS_AT_ONCE` at the same time."""
         with ThreadPoolExecutor(BLOCKS_AT_ONCE, thread_name_prefix="blocks") as pool:
             yield from pool.map(self.score, range(self.blocks))
 
     def program(self) -> str:
-        """XLA's optimized text of what scores a block; the samples of a round are the body of its loop."""
+        """Returns the optimized HLO of scoring a block; a round of samples is the body of its loop."""
         images = tf.zeros((self.block, *self.model.image_shape), tf.uint8)
         return program_text(self._score, images, tf.constant(0, tf.int64), tf.zeros(self.block, tf.int64))
 
     def summary(self, scores: Sequence[BlockScores]) -> Evaluation:
-        """The means over all images, from the scores of all blocks in their order."""
+        """Returns the means over all images, from the scores of all blocks in order."""
         rows, bounds, variances, half, reconstruction, kl, sizes = (
             np.concatenate([getattr(block, name) for block in scores]) for name in BlockScores._fields[:7]
         )
         units: int | None = None
-        doubt: str | None = "a single sample of z tells nothing of E_q[z] through a flow"
+        doubt: str | None = "with a flow, a single sample of z gives no estimate of E_q[z]"
         if moments := [block.moments for block in scores if block.moments is not None]:
             whole = sum(moments[1:], start=moments[0])
             doubt = active_units_doubt(whole)
@@ -159,11 +160,16 @@ class ImportanceEvaluator:
         )
 
     def _rounds(self, images: Any, first: Any, numbers: Any) -> tuple[Any, ...]:
-        """All samples of a block's images, whose rows have numbers in their split.
+        """Scores all samples of a block of images.
+
+        Args:
+            images: uint8, [B, H, W, C].
+            first: number of the first row.
+            numbers: numbers of the rows in their split, [B].
 
         Returns:
-            log w, [B, K]; sums over the samples in float64: log p(x|z), [B], z and z^2, [B, latents], and the KL by
-            group, [B, groups]; E_q[z], [B, latents], where it is known. Layers stand side by side.
+            log w, [B, K]. Sums over the samples, in float64: log p(x|z), [B], z and z^2, [B, latents], and the KL by
+            group, [B, groups]. E_q[z], [B, latents], if it is known. Layers are concatenated.
         """
         model, rows = self.model, self.block
         encoding = model.encode(images, evaluation_noise(model, numbers))
@@ -173,8 +179,8 @@ class ImportanceEvaluator:
             eps = row_noise(self.seed, IMPORTANCE, t, first, rows, model.noise, self.at_once, dtype=model.compute_dtype)
             scored = score_encoding(model, encoding, eps, samples=self.at_once)
             wanted = tf.range(self.at_once) < self.samples - t * self.at_once
-            z = side_by_side(scored.latents, 2)
-            parts = (scored.log_px, z, tf.square(z), side_by_side(scored.kl, 2))
+            z = concatenated(scored.latents, 2)
+            parts = (scored.log_px, z, tf.square(z), concatenated(scored.kl, 2))
             added = (tf.where(_like(wanted, part), part, 0.0) for part in parts)
             totals = tuple(
                 total + tf.cast(tf.reduce_sum(part, axis=1), tf.float64)
@@ -191,9 +197,9 @@ class ImportanceEvaluator:
         _, log_w, *totals = tf.while_loop(lambda t, *_: t < self.rounds, take, start, maximum_iterations=self.rounds)
         log_w = tf.reshape(tf.transpose(log_w, (1, 0, 2)), (rows, -1))[:, : self.samples]
         mean = model.posterior_mean(encoding)
-        return (log_w, *totals) if mean is None else (log_w, *totals, side_by_side(mean))
+        return (log_w, *totals) if mean is None else (log_w, *totals, concatenated(mean))
 
 
 def _like(wanted: Any, part: Any) -> Any:
-    """Which samples are wanted, [K], in a shape that goes with numbers of each sample, [B, K, ...]."""
+    """Reshapes a mask of samples, [K], so that it broadcasts with values of each sample, [B, K, ...]."""
     return tf.reshape(wanted, (1, -1, *[1] * (part.shape.rank - 2)))

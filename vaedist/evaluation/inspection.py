@@ -1,10 +1,10 @@
 """Reconstructions, samples, interpolations and latent statistics of a model.
 
-All of it is drawn from fixed noise, so that pictures of different epochs can be compared. Where pixels are seen through
-noise, image i of what is given is seen as row i of a split is in every evaluation (see `pixel_uniform`): the first test
-images, of which sheets are made, are the very pixels that the test pass scores.
+All noise is fixed, so that pictures of different epochs can be compared. If pixels are preprocessed with noise, image i
+of the given images gets the noise that row i of a split gets in every evaluation (see `pixel_uniform`). For the first
+test images, which the picture sheets show, these are the pixels that the test pass scores.
 
-Latents of several layers stand side by side in one row, [n, latents].
+Latents of several layers are concatenated, [n, latents].
 """
 
 import math
@@ -21,14 +21,14 @@ from vaedist.evaluation.active_units import (
     latent_moments,
     samples_to_count,
 )
-from vaedist.evaluation.scoring import ScoreLayout, evaluation_noise, score_layout, side_by_side
+from vaedist.evaluation.scoring import ScoreLayout, concatenated, evaluation_noise, score_layout
 from vaedist.evaluation.scoring import score as score_images
 from vaedist.models.model import Model
 from vaedist.models.rng import INSPECTION, PIXELS, PRIOR, row_noise, row_normal, row_uniform
 from vaedist.objectives.elbo import Bound, bound
 
 BLOCK = 256  # images at a time
-SAMPLES = 40  # of z an image, at least, from which statistics of the latents are taken
+SAMPLES = 40  # samples of z an image for statistics of the latents, at least
 
 Pixels = Literal["mean", "sample"]
 
@@ -37,7 +37,7 @@ class LatentStatistics(NamedTuple):
     """Information in the latents.
 
     Attributes:
-        active_units: number of latents with Var_x(E_q[z]) > 0.01; None where that cannot be told, as of one image.
+        active_units: number of latents with Var_x(E_q[z]) > 0.01; None if it is not reliable, as for one image.
         kl: KL divergence by group, [groups], in nats, by layer; a mean over images and samples.
     """
 
@@ -56,12 +56,12 @@ def reconstruct(model: Model, images: np.ndarray, *, seed: int = 0) -> np.ndarra
 
 
 def observed(model: Model, images: np.ndarray) -> np.ndarray:
-    """Returns the x that is encoded of uint8 images [n, H, W, C], float32 in [0, 1]; binary, where it is binarised."""
+    """Returns the x that is encoded for uint8 images [n, H, W, C], float32 in [0, 1]; binary if it is binarised."""
     return _in_blocks(images, lambda block, first: model.preprocessing(block, _noise(model, block, first)))
 
 
 def pixel_noise(model: Model, count: int) -> np.ndarray | None:
-    """Returns the noise through which `count` images are seen here, [count, H, W, C]; None without any."""
+    """Returns the pixel noise of `count` images, [count, H, W, C]; None if preprocessing uses none."""
     noise = evaluation_noise(model, tf.range(count, dtype=tf.int64))
     return None if noise is None else noise.numpy()
 
@@ -80,7 +80,7 @@ def decode(model: Model, z: np.ndarray) -> np.ndarray:
 def sample(model: Model, count: int, *, seed: int = 0, pixels: Pixels = "mean", temperature: float = 1.0) -> np.ndarray:
     """Returns new images from draws of the prior, [count, H, W, C], float32 in [0, 1].
 
-    They are E[x|z], or with `pixels` = "sample" drawn from p(x|z). Image i depends on seed and i only.
+    They are E[x|z], or with `pixels` = "sample" drawn from p(x|z). Image i depends only on seed and i.
     """
     width = sum(math.prod(shape) for shape in model.noise.values())
 
@@ -97,7 +97,7 @@ def sample(model: Model, count: int, *, seed: int = 0, pixels: Pixels = "mean", 
 def interpolate(model: Model, images: np.ndarray, *, steps: int = 8, seed: int = 0) -> np.ndarray:
     """Returns decoded paths in z between neighbours: for images [2 n, ...], [n * steps, H, W, C], float32 in [0, 1].
 
-    A path goes along the great circle, as z of the prior lies near a sphere (White 2016).
+    A path follows a great circle, since z drawn from the prior lies near a sphere (White 2016).
     """
     z = encode(model, images, seed=seed)
     t = np.linspace(0, 1, steps)[None, :, None]
@@ -113,11 +113,11 @@ def interpolate(model: Model, images: np.ndarray, *, steps: int = 8, seed: int =
 def latent_statistics(
     model: Model, images: np.ndarray, *, samples: int | None = None, seed: int = 0
 ) -> LatentStatistics:
-    """Returns active units and the KL divergence by group over some uint8 images, from several samples of z an image.
+    """Returns active units and the KL divergence by group over uint8 images, from several samples of z an image.
 
-    Active units are counted by E_q[z] where the model knows it. Otherwise they take as many samples as make
-    `dead_unit_noise` no larger than the threshold, `SAMPLES` for 128 images, and more for fewer, which is how many are
-    taken where `samples` is not given.
+    Active units are computed from E_q[z] if the model knows it. Otherwise they need as many samples as make
+    `dead_unit_noise` at most the threshold: `SAMPLES` for 128 images, and more for fewer images. This is the default of
+    `samples`.
     """
     samples, layout = samples or max(SAMPLES, samples_to_count(len(images))), score_layout(model)
     sums, squares, kl, *mean = _in_blocks(
@@ -134,16 +134,13 @@ def latent_statistics(
 def _latent_sums(
     model: Model, layout: ScoreLayout, images: Any, seed: int, samples: int, first: Any
 ) -> tuple[Any, ...]:
-    """Sums over some samples of z of each image: of z and z^2, [B, latents], and the KL, [B, groups], float64.
-
-    And E_q[z], where it is known.
-    """
+    """Returns sums over samples of z, z^2, [B, latents], and the KL, [B, groups], in float64; and E_q[z] if known."""
     rows = images.shape[0]
 
     def take(k: Any, *totals: Any) -> tuple[Any, ...]:
         scored = model.score(encoding, row_noise(seed, INSPECTION, k, first, rows, model.noise))
-        z = side_by_side(scored.latents)
-        parts = z, tf.square(z), side_by_side(scored.kl)
+        z = concatenated(scored.latents)
+        parts = z, tf.square(z), concatenated(scored.kl)
         return k + 1, *(total + tf.cast(part, tf.float64) for total, part in zip(totals, parts, strict=True))
 
     encoding = model.encode(images, _noise(model, images, first))
@@ -152,13 +149,13 @@ def _latent_sums(
     start = tf.constant(0), *(tf.zeros((rows, size), tf.float64) for size in sizes)
     _, *sums = tf.while_loop(lambda k, *_: k < samples, take, start, maximum_iterations=samples)
     mean = model.posterior_mean(encoding)
-    return (*sums,) if mean is None else (*sums, side_by_side(mean))
+    return (*sums,) if mean is None else (*sums, concatenated(mean))
 
 
 @traced
 def _encode(model: Model, images: Any, seed: int, first: Any) -> Any:
     eps = row_noise(seed, INSPECTION, 0, first, images.shape[0], model.noise)
-    return side_by_side(score_images(model, images, eps, _noise(model, images, first)).latents)
+    return concatenated(score_images(model, images, eps, _noise(model, images, first)).latents)
 
 
 @traced
@@ -168,12 +165,12 @@ def _score(model: Model, images: Any, seed: int, first: Any) -> Bound:
 
 
 def _by_layer(layout: ScoreLayout, z: Any) -> dict[str, Any]:
-    """Latents in a row, [n, latents], by layer."""
+    """Splits latents, [n, latents], by layer."""
     return _cut(layout.latents, z)
 
 
 def _by_stream(model: Model, eps: Any) -> dict[str, Any]:
-    """Noise in a row, [n, latents], by stream."""
+    """Splits noise, [n, latents], by stream."""
     return _cut(dict(model.noise), eps)
 
 

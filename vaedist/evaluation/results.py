@@ -1,4 +1,4 @@
-"""Results of an evaluation with many samples: means with their errors, the scores of each image, and differences."""
+"""Results of an evaluation with many samples: means and their errors, scores of each image, and paired differences."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -11,10 +11,10 @@ from vaedist.errors import RunError
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over images, and its standard error: the images' standard deviation over the root of their number.
+    """A mean over images, and its standard error: the standard deviation over images, divided by sqrt(images).
 
-    The standard error tells how far the mean may be from that over all images of the kind. An image's own Monte-Carlo
-    error spreads the images further apart, so that it is in there.
+    The standard error is that of the mean over a random set of images of this distribution. It includes the Monte-Carlo
+    error of each image, which adds to the spread of the images.
     """
 
     mean: float
@@ -23,13 +23,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ImageScores:
-    """What each image scored, [N] each, float64, in nats; images are in the stored order of their split.
+    """Scores of each image, [N] each, float64, in nats; images are in the stored order of their split.
 
     Attributes:
-        rows: number of each image in its split, see `LanePlan`; `Run.probe` gives the images 0, 1, ... of test.
+        rows: number of each image in its split, see `LanePlan`; `Run.probe` returns the images 0, 1, ... of test.
         elbo, importance_bound: L_1 and L_K.
         reconstruction, kl: parts of L_1.
-        effective_sample_size: of K.
+        effective_sample_size: between 1 and K.
     """
 
     rows: np.ndarray
@@ -42,13 +42,13 @@ class ImageScores:
 
 @dataclass(frozen=True)
 class Difference:
-    """Paired differences between what two models scored on the same images, in nats an image.
+    """Paired differences between the scores of two models on the same images, in nats an image.
 
     Attributes:
-        images: how many.
-        elbo, importance_bound, reconstruction, kl: of L_1, of L_K, and of the parts of L_1. The standard error is that
-            of the differences image by image, which is far smaller than those of the two means where the same images
-            are hard for both.
+        images: number of images.
+        elbo, importance_bound, reconstruction, kl: differences of L_1, of L_K, and of the parts of L_1. The standard
+            error is that of the differences by image, which is far smaller than those of the two means if the same
+            images are hard for both models.
     """
 
     images: int
@@ -60,26 +60,26 @@ class Difference:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model scored, in nats an image unless said otherwise.
+    """Scores of a model, in nats an image unless stated otherwise.
 
     Attributes:
-        images: how many were scored.
-        samples: K, of z for each of them.
+        images: number of images that were scored.
+        samples: K, the number of samples of z for each image.
         bounds: L_k, the importance-weighted bound with k samples, by k = 1, 2, 4, ..., K; L_1 is the ELBO.
-        monte_carlo_errors: how far each of these means may be from that of other samples of z for the same images, one
-            standard deviation by k; NaN for a single sample, see `monte_carlo_variances`.
-        rise: L_K - L_h with h = K // 2 samples, paired; None for a single sample. Where it is not small, log p(x) is
-            well above L_K.
+        monte_carlo_errors: standard deviation of each of these means over samples of z for the same images, by k; NaN
+            for a single sample, see `monte_carlo_variances`.
+        rise: L_K - L_h with h = K // 2 samples, paired; None for a single sample. If it is not small, log p(x) is well
+            above L_K.
         gap: L_K - L_1.
         reconstruction: E log p(x|z).
         kl: KL(q(z|x) || p(z)), the rate.
-        effective_sample_size: (sum w)^2 / sum w^2, of K.
-        bits_per_dim: of L_1 and of L_K; None where the likelihood gives none, see `bits_per_dim`.
-        active_units: latents with Var_x(E_q[z]) > 0.01, by the encoder's mu where there is no flow; None where too few
-            samples or images were taken to tell.
-        active_units_withheld: why there is no such number; None where there is.
-        kl_per_unit: nats that each latent adds to the rate; with a flow only their sum is a KL.
-        scores: of each image.
+        effective_sample_size: (sum w)^2 / sum w^2, between 1 and K.
+        bits_per_dim: of L_1 and of L_K; None if the likelihood defines none, see `bits_per_dim`.
+        active_units: number of latents with Var_x(E_q[z]) > 0.01, computed from the encoder's mu if there is no flow;
+            None if there are too few samples or images.
+        active_units_withheld: the reason why there is no such number; None if there is one.
+        kl_per_unit: nats that each latent adds to the rate; with a flow only their sum is a KL divergence.
+        scores: scores of each image.
     """
 
     images: int
@@ -109,16 +109,16 @@ class Evaluation:
 
     @property
     def still_rises(self) -> bool | None:
-        """Whether L_K is above L_h, h = K // 2, by more than two paired standard errors; None where that is unknown."""
+        """True if L_K exceeds L_h, h = K // 2, by more than two paired standard errors; None if that is unknown."""
         if self.rise is None or math.isnan(self.rise.standard_error):
             return None
         return self.rise.mean > 2 * self.rise.standard_error
 
     def against(self, other: "Evaluation") -> Difference:
-        """What this model scores more than another one on the same images, see `Run.require_comparable`.
+        """Returns this model's scores minus another's on the same images, see `Run.require_comparable`.
 
         Raises:
-            RunError: they were scored on other images, or with another number of samples.
+            RunError: the images or the numbers of samples differ.
         """
         if self.samples != other.samples or not np.array_equal(self.scores.rows, other.scores.rows):
             raise RunError(
@@ -131,14 +131,14 @@ class Evaluation:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it, without the scores of each image."""
+        """Returns a dictionary for JSON, without the scores of each image."""
         record = asdict(self)
         del record["scores"]
         return record | {"still_rises": self.still_rises}
 
 
 def estimate_of(values: np.ndarray) -> Estimate:
-    """The mean of what each image scored, [N], and its standard error; NaN for one image."""
+    """Returns the mean of the images' scores, [N], and its standard error, which is NaN for one image."""
     count = len(values)
     error = float(values.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
     return Estimate(float(values.mean()), error)

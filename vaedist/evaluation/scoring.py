@@ -1,4 +1,4 @@
-"""Scores of mini-batches, and their sums over real rows, as the training step and the test pass take them."""
+"""Scores of mini-batches and their sums over real rows, for the training step and the test pass."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from vaedist.models.rng import OBSERVATION, pixel_uniform, row_uniform
 from vaedist.objectives.elbo import bound
 from vaedist.user_code import user_code
 
-# What is logged beside the columns of a score; a model's metrics must have other names.
+# Names that are logged besides the columns of a score; a model's metrics must have other names.
 RESERVED = frozenset(
     {
         "kind", "epoch", "step", "objective", "kl_weight", "stop", "gradient_norm", "learning_rate",
@@ -28,8 +28,8 @@ class Batch(NamedTuple):
     Attributes:
         images: [Q, H, W, C], uint8.
         first_row: number of the first row within the global batch.
-        count: number of real rows; those beyond it are padding.
-        numbers: of the rows in their split, [Q], int64.
+        count: number of real rows; the remaining rows are padding.
+        numbers: numbers of the rows in their split, [Q], int64.
     """
 
     images: Any
@@ -50,7 +50,7 @@ class ScoreLayout(NamedTuple):
         layers: number of groups of each stochastic layer's KL, by name.
         latents: shape of one image's latents, by layer.
         metrics: names of the metrics.
-        convolutional: whether the model has convolutions.
+        convolutional: True if the model has convolutions.
     """
 
     layers: dict[str, int]
@@ -60,7 +60,7 @@ class ScoreLayout(NamedTuple):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns of `row_sums`, in its order; the KL by layer is among them where there are several."""
+        """Names of the columns of `row_sums`, in order; they include the KL by layer if there are several layers."""
         by_layer = [f"kl_{name}" for name in self.layers] if len(self.layers) > 1 else []
         return ("rows", "elbo", "reconstruction", "kl", *by_layer, *self.metrics)
 
@@ -72,8 +72,7 @@ def score_layout(model: Model) -> ScoreLayout:
     """Returns the names and sizes in a model's score, found by tracing it once.
 
     Raises:
-        ModelError: the score has other shapes than `Score` says, or a metric a name that something else has.
-        UserCodeError: a user's model, or its flow or likelihood, raises an exception.
+        ModelError: a part of the score has a wrong shape (see `Score`), or a metric has a reserved name.
     """
     if model in _LAYOUTS:
         return _LAYOUTS[model]
@@ -103,7 +102,7 @@ def score_layout(model: Model) -> ScoreLayout:
 
 
 def _require_shape(model: Model, name: str, found: Any, shape: str) -> None:
-    """Compares the shape of a part of a score of two images with the one that it must have."""
+    """Checks the shape of a part of a score of two images."""
     fits = {"[B]": found.shape == (2,), "[B, groups]": found.shape.rank == 2, "[B, ...]": found.shape.rank >= 1}
     if not fits[shape] or found.shape[0] != 2 or None in found.shape:
         raise ModelError(
@@ -113,7 +112,7 @@ def _require_shape(model: Model, name: str, found: Any, shape: str) -> None:
 
 
 def _require_names(model: Model, layout: ScoreLayout) -> None:
-    """Refuses a score without a stochastic layer, and metrics that have the name of something else that is logged."""
+    """Refuses a score without a stochastic layer, and metrics with a reserved name."""
     if not layout.layers:
         raise ModelError(
             f"model {type(model).__name__}: score gives no KL divergence; kl must have one or more stochastic layers"
@@ -128,9 +127,9 @@ def _require_names(model: Model, layout: ScoreLayout) -> None:
 
 
 def evaluation_noise(model: Model, numbers: Any) -> Any:
-    """Returns the pixel noise of some rows of a split in every test pass, evaluation and picture, [B, H, W, C].
+    """Returns the pixel noise of rows of a split, the same in every test pass, evaluation and picture, [B, H, W, C].
 
-    None where the model's pixels are not seen through noise.
+    It is None if the model's preprocessing uses no noise.
     """
     if not model.preprocessing.noisy:
         return None
@@ -138,7 +137,7 @@ def evaluation_noise(model: Model, numbers: Any) -> Any:
 
 
 def training_noise(model: Model, seed: int, step: Any, first_row: Any, numbers: Any) -> Any:
-    """Returns the pixel noise of a training step, [B, H, W, C]: drawn afresh, unless binarisation is fixed; or None."""
+    """Returns the pixel noise of a training step, [B, H, W, C], or None; new in each step unless the noise is fixed."""
     if not model.preprocessing.noisy or model.preprocessing.fixed:
         return evaluation_noise(model, numbers)
     pixels = math.prod(model.image_shape)
@@ -146,14 +145,14 @@ def training_noise(model: Model, seed: int, step: Any, first_row: Any, numbers: 
 
 
 def score(model: Model, images: Any, eps: Any, u: Any, *, samples: int | None = None, training: bool = False) -> Score:
-    """Returns the model's score of some images, padding included, at one sample of the latents or at several.
+    """Returns the model's score of images, padding included, for one or several samples of the latents.
 
     Args:
         model: the model.
         images: uint8, [B, H, W, C].
         eps: standard normal noise by stream, [B, ...], or [B, K, ...] for K samples of each image.
         u: pixel noise, or None.
-        samples: K; None for noise without that axis.
+        samples: K; None if the noise has no axis of samples.
         training: see `Model`.
     """
     return score_encoding(model, model.encode(images, u, training=training), eps, samples=samples, training=training)
@@ -162,7 +161,7 @@ def score(model: Model, images: Any, eps: Any, u: Any, *, samples: int | None = 
 def score_encoding(
     model: Model, encoding: Any, eps: Any, *, samples: int | None = None, training: bool = False
 ) -> Score:
-    """Returns the score of images that are encoded already, see `score`."""
+    """Returns the score of encoded images, see `score`."""
     if samples is None:
         return model.score(encoding, eps, training=training)
     if model.broadcasts:
@@ -175,7 +174,7 @@ def score_encoding(
 def row_sums(batch: Batch, scored: Score, layout: ScoreLayout, *more: Any) -> Any:
     """Returns sums over the real rows of a batch by column of `layout`, followed by those of `more`, [B] each.
 
-    Of K samples of each image, the mean is taken.
+    Values of K samples of an image are averaged first.
     """
     parts = bound(scored)
     by_layer = [parts.by_layer[name] for name in layout.layers] if len(layout.layers) > 1 else []
@@ -189,7 +188,7 @@ def row_sums(batch: Batch, scored: Score, layout: ScoreLayout, *more: Any) -> An
         *more,
     ]
     columns = [tf.reduce_mean(column, axis=1) if column.shape.rank > 1 else column for column in columns]
-    # Padding is cut out, not multiplied away: its numbers may be anything.
+    # Padding is masked with `where`, not multiplied by 0, as it may hold NaN.
     return tf.stack([tf.reduce_sum(tf.where(batch.real, column, 0.0)) for column in columns])
 
 
@@ -202,7 +201,7 @@ def _merged(x: Any) -> Any:
     return tf.reshape(x, (-1, *x.shape[2:]))
 
 
-def side_by_side(parts: Mapping[str, Any], axes: int = 1) -> Any:
+def concatenated(parts: Mapping[str, Any], axes: int = 1) -> Any:
     """Returns all numbers of an image in one row, [..., n], from tensors by layer that have `axes` leading axes."""
     rows = [x if x.shape.rank == axes + 1 else tf.reshape(x, (*x.shape[:axes], -1)) for x in parts.values()]
     return rows[0] if len(rows) == 1 else tf.concat(rows, axis=-1)

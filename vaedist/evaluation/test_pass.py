@@ -1,4 +1,4 @@
-"""The test pass: every row exactly once, on all workers, and the same numbers for any number of them."""
+"""The test pass over a split: every row exactly once, with the same result for any number of workers."""
 
 import math
 from collections.abc import Iterator
@@ -15,18 +15,18 @@ from vaedist.models.model import Model
 from vaedist.models.rng import EVALUATION, row_noise
 from vaedist.objectives.elbo import bits_per_dim
 
-CHUNK = 8  # batches a call
+CHUNK = 8  # batches per call
 
 
 class Evaluator:
-    """Means of the ELBO and its parts over a split, one sample of z an image.
+    """Computes the means of the ELBO and its parts over a split, with one sample of z for each image.
 
     Args:
-        model: made under the strategy's scope.
-        strategy: whose replicas share the work.
+        model: the model, created in the strategy's scope.
+        strategy: the strategy whose replicas share the work.
         reader: this worker's rows of the split, in stored order.
-        seed: key of the noise of z; together with the epoch and a row's place it decides the row's sample. The noise
-            of its pixels is that of every evaluation.
+        seed: key of the noise of z, which also depends on the epoch and the row's position. The noise of pixels is the
+            same in every evaluation.
     """
 
     def __init__(self, model: Model, strategy: Any, reader: LaneReader, *, seed: int) -> None:
@@ -37,9 +37,9 @@ class Evaluator:
         self._sums = compiled(self._chunk_sums)
 
     def run(self, epoch: int) -> dict[str, float]:
-        """The means over all rows of the split, by column, in nats an image; "rows" is their number.
+        """Returns the means over all rows of the split, by column, in nats an image; "rows" is their number.
 
-        With "bits_per_dim", an upper bound from the ELBO, where the model gives any.
+        They include "bits_per_dim", an upper bound computed from the ELBO, if the model defines it.
         """
         replicas = self.strategy.num_replicas_in_sync
         totals = np.zeros((self.reader.replicas, len(self.names)))
@@ -61,7 +61,7 @@ class Evaluator:
             yield 0, first, min(CHUNK, steps - first)
 
     def _evaluate(self, chunk: Chunk, epoch: int) -> np.ndarray:
-        """Sums over a chunk's rows, a row a local replica, [replicas, columns]."""
+        """Returns sums over a chunk's rows by local replica, [replicas, columns]."""
         parts = (chunk.images, chunk.first_rows, chunk.counts, chunk.numbers)
         batches = Batch(*(per_replica(self.strategy, part) for part in parts))
         first = scalar(epoch * self.reader.plan.steps + chunk.first_step, tf.int64)
@@ -69,14 +69,14 @@ class Evaluator:
         return np.stack([part.numpy() for part in self.strategy.experimental_local_results(sums)])
 
     def _replicas(self, batches: Batch, steps: Any, first_step: Any) -> Any:
-        # Called from a plain function, for tf.distribute would not keep a compiled one on its replica's device.
+        # tf.distribute would not run a compiled function on the replica's device, so a plain one calls it.
         def replica(*args: Any) -> Any:
             return self._sums(*args)
 
         return self.strategy.run(replica, args=(batches, steps, first_step))
 
     def _chunk_sums(self, batches: Batch, steps: Any, first_step: Any) -> Any:
-        """Sums over the batches of a chunk on one replica, [columns], in float64 from batch to batch."""
+        """Returns sums over the batches of a chunk on one replica, [columns], accumulated in float64."""
 
         def body(k: Any, total: Any) -> Any:
             batch, step = Batch(*(part[k] for part in batches)), first_step + tf.cast(k, tf.int64)
