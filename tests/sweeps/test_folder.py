@@ -96,7 +96,7 @@ def test_a_damaged_line_is_named(mixed, damaged):
     lines[3] = damaged
     mixed.folder.trials.write_text("\n".join(lines) + "\n")
     for read in (mixed.folder.read_trials, lambda: TrialLog.open(mixed.folder)):
-        with pytest.raises(RunError, match=r"trials\.jsonl line 4 says nothing of a trial") as raised:
+        with pytest.raises(RunError, match=r"trials\.jsonl line 4 is not a trial's record") as raised:
             read()
         assert "\n" not in str(raised.value)
 

@@ -16,5 +16,5 @@ def test_trials_scored_by_validation_images_are_not_compared_with_trials_scored_
     sweep = written(data={"path": str(small_dataset)})
     sweep.trial((0, 16), (-120.0, -108.0))
     changed = sweep.sweep.with_overrides(f"data.path={validated}")
-    with pytest.raises(RunError, match=r"was scored by its test images, and with the data at .*validated it would be"):
+    with pytest.raises(RunError, match=r"was scored on test images, and with the data at .*validated it would be"):
         tune(changed, resume=True)

@@ -1,4 +1,4 @@
-"""A sweep's folder, its trials, and a report of them, without Ray and TensorFlow."""
+"""A sweep's folder, its trials, and their report; independent of Ray and TensorFlow."""
 
 from vaedist.sweeps.folder import SweepFolder
 from vaedist.sweeps.trial import Trial

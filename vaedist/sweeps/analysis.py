@@ -10,7 +10,7 @@ import numpy as np
 from vaedist.config import Dimension, Sweep, Value, told
 from vaedist.sweeps.trial import Epoch, Trial
 
-FEWEST_TRIALS = 3  # that an importance is computed from
+FEWEST_TRIALS = 3  # needed for an importance
 QUANTILES = 5
 
 
@@ -35,11 +35,11 @@ class Outcome:
 
     Attributes:
         trial: the trial.
-        metric: that the sweep optimises.
+        metric: the metric that the sweep optimises.
         best: epoch with the best value of the metric; None if no epoch has one.
-        images: seen in training, which is the number of steps times global_batch.
-        planned_steps: number of steps if all epochs were made.
-        planned_images: number of images if all epochs were made.
+        images: number of images seen in training, the number of steps times global_batch.
+        planned_steps: number of steps of all epochs.
+        planned_images: number of images of all epochs.
     """
 
     trial: Trial
@@ -51,17 +51,17 @@ class Outcome:
 
     @property
     def params(self) -> Mapping[str, Value]:
-        """Values of the keys that are varied."""
+        """Values of the varied keys."""
         return self.trial.params
 
     @property
     def epochs(self) -> int:
-        """Number of epochs made."""
+        """Number of completed epochs."""
         return self.trial.epochs[-1].epoch if self.trial.epochs else 0
 
     @property
     def steps(self) -> int:
-        """Number of steps made in these epochs."""
+        """Number of steps of the completed epochs."""
         return self.trial.epochs[-1].step if self.trial.epochs else 0
 
     @property
@@ -71,16 +71,16 @@ class Outcome:
 
     @property
     def last(self) -> float | None:
-        """Metric after the last epoch; None if no epoch was made."""
+        """Metric after the last epoch; None if no epoch was completed."""
         return getattr(self.trial.epochs[-1], self.metric) if self.trial.epochs else None
 
     def at(self, epoch: int) -> float | None:
-        """Returns the metric after an epoch; None if the epoch was not made."""
+        """Returns the metric after an epoch; None if the epoch was not completed."""
         return next((getattr(made, self.metric) for made in self.trial.epochs if made.epoch == epoch), None)
 
 
 def split_of(found: Iterable[Outcome]) -> str:
-    """Returns the split that the trials were scored by, "validation" or "test"; both if the data set was changed."""
+    """Returns the split that the trials were scored on, "validation" or "test"; both if the data set was changed."""
     return " and ".join(sorted({one.trial.split for one in found if one.trial.split}))
 
 
@@ -105,16 +105,16 @@ def _outcome(sweep: Sweep, trial: Trial) -> Outcome:
 
 
 def ranked(sweep: Sweep, found: Sequence[Outcome]) -> list[Outcome]:
-    """Returns the outcomes that have a score, best first; of equal scores, the earlier trial first."""
+    """Returns the outcomes that have a score, the best first; ties are in the order of the trials."""
     sign = -1 if sweep.tune.mode == "max" else 1
     return sorted((one for one in found if one.best is not None), key=lambda one: sign * one.score)
 
 
 def worst_of_most(scores: Sequence[float] | np.ndarray, mode: str) -> float:
-    """Returns the worst score, without those of trials that diverged.
+    """Returns the worst score of the trials that did not diverge.
 
     A trial counts as diverged if its distance from the best score is more than 6 times that of the quartile on the
-    worse side, and more than 3 % of the best score (30 % / n for n < 10 scores). Of two scores, both count.
+    worse side, and more than 3 % of the best score (30 % / n for n < 10 scores). With two scores, none is diverged.
     """
     sign = 1 if mode == "max" else -1
     signed = np.sort(sign * np.asarray(scores, dtype=float))
@@ -130,8 +130,8 @@ class Group:
     """Trials with the same value of a parameter, or with values in one range.
 
     Attributes:
-        label: the value, or the lowest and the highest.
-        members: at least one.
+        label: the value, or the lowest and highest value.
+        members: the trials, at least one.
     """
 
     label: str
@@ -139,14 +139,14 @@ class Group:
 
 
 def by_value(key: str, dimension: Dimension, found: Sequence[Outcome]) -> list[Group]:
-    """Returns a group for each value that occurs: numbers in ascending order, others in the order of the sweep."""
+    """Returns a group for each value that occurs; numbers are in ascending order, others in the order of the sweep."""
     values = list(dict.fromkeys(one.params[key] for one in found))
     values.sort(key=(lambda value: value) if numeric(dimension) else list(dimension.values or ()).index)
     return [Group(told(value), tuple(one for one in found if one.params[key] == value)) for value in values]
 
 
 def by_quantile(key: str, dimension: Dimension, found: Sequence[Outcome], most: int = QUANTILES) -> list[Group]:
-    """Returns at most `most` groups of about equal size by quantiles, or one group a value if there are that few."""
+    """Returns at most `most` quantile groups of about equal size, or a group for each value if there are few values."""
     if len({one.params[key] for one in found}) <= most:
         return by_value(key, dimension, found)
     values = np.array([one.params[key] for one in found], dtype=float)
@@ -160,7 +160,7 @@ def by_quantile(key: str, dimension: Dimension, found: Sequence[Outcome], most: 
 
 
 def groups_of(key: str, dimension: Dimension, found: Sequence[Outcome]) -> list[Group]:
-    """Returns groups by value, or for a range by up to five quantiles with two or more trials each."""
+    """Returns groups by value, or for a range up to five quantile groups with two or more trials each."""
     if dimension.values is not None:
         return by_value(key, dimension, found)
     return by_quantile(key, dimension, found, max(2, min(QUANTILES, len(found) // 2)))
@@ -189,10 +189,10 @@ class Importance:
 
 
 def compared_epoch(found: Sequence[Outcome]) -> int | None:
-    """Returns the last epoch that all finished and stopped trials made, or that all trials made if none has ended.
+    """Returns the last epoch that all finished and stopped trials completed, or all trials if none has ended.
 
-    Trials that were stopped early and those that were not are compared there, at an equal number of epochs. A trial
-    that failed before is left out, and does not move the comparison to an early epoch.
+    It allows to compare all trials after the same number of epochs, whether or not they were stopped early. A trial
+    that failed before is left out, so that it does not move the comparison to an early epoch.
     """
     made = [one for one in found if one.epochs]
     ended = [one for one in made if one.trial.state in ("finished", "stopped")]
@@ -204,8 +204,8 @@ def importance(sweep: Sweep, key: str, found: Sequence[Outcome]) -> Importance:
 
     eta^2 = sum_g n_g (mean_g - mean)^2 / sum_i (y_i - mean)^2, with a group g for each value, or each quantile of a
     range (`groups_of`). For n trials in k groups and a parameter without effect, its expected value is
-    (k - 1) / (n - 1). Scores of trials that diverged are replaced by the worst of the others (`worst_of_most`), so
-    that they do not make up all the variance.
+    (k - 1) / (n - 1). Scores of diverged trials are replaced by the worst of the others (`worst_of_most`), as they
+    would otherwise dominate the variance.
     """
     epoch = compared_epoch(found)
     scores = {one.trial.number: value for one in found if epoch and (value := one.at(epoch)) is not None}

@@ -1,4 +1,4 @@
-"""Style of a sweep's plots: sizes, colours for colour-blind readers, scales, ticks and legends."""
+"""Style of a sweep's plots: sizes, colour-blind-safe colours, scales, ticks and legends."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -61,7 +61,8 @@ def canvas(title: str, x: str, y: str) -> tuple[Figure, Any]:
 def lay_out(axes: Any, dimension: Dimension) -> Callable[[Any], float]:
     """Sets scale and ticks of the x axis for a parameter; returns the function from a value to its coordinate.
 
-    Each value gets a tick: on a linear axis, on a logarithmic one if labels would overlap there, else evenly spaced.
+    Each value gets a tick. The axis is linear, or logarithmic if labels would overlap on a linear one, or else the
+    ticks are evenly spaced.
     """
     if dimension.values is None:
         if dimension.loguniform is not None:
@@ -100,7 +101,7 @@ def name_ticks(axes: Any, values: Sequence[Value]) -> None:
 
 
 def logarithmic(axes: Any, low: float, high: float, label: Callable[[float, int], str]) -> None:
-    """Makes the x axis logarithmic, which its label says, with enough ticks for its range."""
+    """Makes the x axis logarithmic, with enough ticks for its range; adds this to its label."""
     axes.set_xscale("log")
     axes.set_xlabel(f"{axes.get_xlabel()} (logarithmic)", fontsize=TEXT)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high <= 100 * low else (1,)))
@@ -109,7 +110,7 @@ def logarithmic(axes: Any, low: float, high: float, label: Callable[[float, int]
 
 
 def colours(dimension: Dimension, count: int) -> list[Any]:
-    """Returns a colour for each group of a parameter: dark to light for numbers, else as distinct as possible."""
+    """Returns a colour for each group of a parameter: dark to light for numbers, else distinct ones."""
     if not numeric(dimension):
         return [CATEGORIES[i % len(CATEGORIES)] for i in range(count)]
     return list(colormaps[SCALE](np.linspace(0, 0.88, count)))  # its yellow end is too pale for a line
@@ -127,7 +128,7 @@ def points(
 
 
 def legend(axes: Any, handles: Sequence[Line2D], title: str | None = None) -> None:
-    """Puts a legend to the right of the axes, where it hides nothing."""
+    """Adds a legend to the right of the axes, where it hides nothing."""
     axes.legend(handles=handles, title=title, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0,
                 fontsize=SMALL, title_fontsize=SMALL, frameon=False, alignment="left")  # fmt: skip
 
@@ -148,6 +149,6 @@ def mark_signs(order: Sequence[Outcome]) -> list[Line2D]:
 
 
 def note(axes: Any, text: str, *, low: bool) -> None:
-    """Writes into a plot what it leaves out, at the lower or upper edge."""
+    """Adds a note on what the plot leaves out, at its lower or upper edge."""
     axes.text(0.01, 0.03 if low else 0.97, text, transform=axes.transAxes, fontsize=SMALL, color=RED,
               va="bottom" if low else "top", path_effects=HALO, zorder=9)  # fmt: skip

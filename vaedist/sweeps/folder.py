@@ -1,4 +1,4 @@
-"""Layout of a sweep's folder, and reading the log of its trials."""
+"""Layout of a sweep's folder, and reading of its log of trials."""
 
 import json
 import re
@@ -20,9 +20,9 @@ LOG_SECONDS = 2.0  # between two searches for new lines in the log of trials
 
 @dataclass(frozen=True)
 class SweepFolder(StoredFolder):
-    """Files of one sweep, local or on an object store, and the runs of its trials, each by its name.
+    """Files of a sweep, local or on an object store, and the runs of its trials by name.
 
-    Files are read from and written to the working copy (see `FolderStore`), which `refresh` brings up to date.
+    Files are read from and written to the working copy (see `FolderStore`), which `refresh` updates.
     """
 
     @classmethod
@@ -41,7 +41,7 @@ class SweepFolder(StoredFolder):
 
     @property
     def trials(self) -> Path:
-        """The log of trials: one JSON object a line, for every change of a trial's state."""
+        """Log of trials: one line of JSON for every change of a trial's state."""
         return self.path / "trials.jsonl"
 
     @property
@@ -70,7 +70,7 @@ class SweepFolder(StoredFolder):
         return self.path / "plots"
 
     def refresh(self) -> None:
-        """Brings the working copies of the sweep, its log, and its trials' metrics and pictures up to date.
+        """Updates the working copies of the sweep, its log, and its trials' metrics and pictures.
 
         Raises:
             StorageError: the object store does not answer.
@@ -81,15 +81,16 @@ class SweepFolder(StoredFolder):
 
     @contextmanager
     def workspace(self, notify: Callable[[str], None]) -> Iterator["SweepFolder"]:
-        """Gives the sweep as the process that runs it uses it; when the context ends, all is where it is kept.
+        """Returns a context with the sweep's working copy, for the process that runs the sweep.
 
-        What the trials write to an object store themselves is left to them.
+        Changes are uploaded to an object store within the context, and all of them when it ends. Files that trials
+        upload themselves are excluded.
 
         Args:
-            notify: told when an object store does not answer.
+            notify: called with a notice if an object store does not answer.
 
         Raises:
-            StorageError: an object store refused, or did not answer for `RUN_SECONDS`.
+            StorageError: an object store refused a request, or did not answer for `RUN_SECONDS`.
         """
         patient = self.patient(notify).store
         with patient.workspace(leave=lambda name: is_of_trial(Path(name)), every=LOG_SECONDS) as store:
@@ -98,10 +99,10 @@ class SweepFolder(StoredFolder):
             yield folder
 
     def read_sweep(self) -> Sweep:
-        """Returns the sweep that was started here.
+        """Returns the settings of the sweep in this folder.
 
         Raises:
-            RunError: there is none.
+            RunError: there is no sweep here.
         """
         self.require(self.sweep, "sweep")
         return Sweep.from_file(self.sweep)
@@ -126,7 +127,7 @@ class SweepFolder(StoredFolder):
                 _check(record, space)
                 self.follow(trials, record)
             except (ValueError, KeyError, TypeError, RecursionError):
-                raise RunError(f"{self.trials} line {number} says nothing of a trial; delete it to go on") from None
+                raise RunError(f"{self.trials} line {number} is not a trial's record; delete it to continue") from None
         return [trials[number] for number in sorted(trials)]
 
     def follow(self, trials: dict[int, Trial], record: Mapping[str, Any]) -> None:
@@ -141,7 +142,7 @@ class SweepFolder(StoredFolder):
 
 
 def is_of_trial(name: Path) -> bool:
-    """Returns True for a file that a trial's workers write and a sweep reads, by its name relative to the sweep."""
+    """Returns True for a file that a trial's workers write and a sweep reads, given its path relative to the sweep."""
     match name.parts:
         case (_, "metrics.jsonl" | "experiment.toml"):
             return True
@@ -151,14 +152,14 @@ def is_of_trial(name: Path) -> bool:
 
 
 def _check(record: Any, space: set[str]) -> None:
-    """Checks that a record is one that a `TrialLog` of a sweep over the keys of `space` writes.
+    """Checks that a record has the form that `TrialLog` writes, for a sweep over the keys of `space`.
 
     Raises:
-        ValueError, KeyError, TypeError: it is another one.
+        ValueError, KeyError, TypeError: it has another form.
     """
     right = type(record["trial"]) is int and record["state"] in get_args(State)
     if "run" in record or "params" in record:
-        name, params = record["run"], record["params"]  # a name that leads nowhere else
+        name, params = record["run"], record["params"]  # the name must not lead out of the folder
         right = right and bool(re.fullmatch(NAME_PATTERN, name)) and set(params) == space
         right = right and isinstance(params, dict) and all(isinstance(value, Value) for value in params.values())
     if not right or not isinstance(record.get("reason", ""), str):

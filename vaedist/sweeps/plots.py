@@ -49,7 +49,7 @@ MOST_COLOURS, MOST_CELLS = 7, 12
 
 
 def figures(sweep: Sweep, found: Sequence[Outcome], keys: Sequence[str]) -> Iterator[tuple[str, Figure]]:
-    """Returns every plot of a sweep with its name; none while no trial has been scored.
+    """Yields the name and figure of every plot of a sweep; nothing if no trial has been scored.
 
     Args:
         sweep: the sweep.
@@ -78,11 +78,11 @@ def png(figure: Figure) -> bytes:
 def by_parameter(sweep: Sweep, order: Sequence[Outcome], key: str) -> Figure:
     """Plots the metric against a parameter: a point for each trial, and a line through the best of each value.
 
-    For a range, the line goes through the best of each fifth of the trials. Values that have no order are not joined.
+    For a range, the line goes through the best of each fifth of the trials. Values without an order are not connected.
 
     Args:
         sweep: the sweep.
-        order: trials that have a score, best first.
+        order: trials that have a score, the best first.
         key: the parameter.
     """
     title = title_of(sweep.tune.metric, split_of(order))
@@ -97,7 +97,7 @@ def by_parameter(sweep: Sweep, order: Sequence[Outcome], key: str) -> Figure:
     if cut := [x_of(one.params[key]) for one in order if one not in shown]:
         axes.set_ylim(**{"bottom" if high_is_good else "top": edge})
         axes.scatter(cut, [edge] * len(cut), marker="v" if high_is_good else "^", s=110, color=RED, clip_on=False)
-        note(axes, f"{_count(len(cut), 'trial')} {_beyond(sweep, worst)}, drawn at the edge", low=high_is_good)
+        note(axes, f"{_count(len(cut), 'trial')} {_beyond(sweep, worst)}, shown at the edge", low=high_is_good)
     joined = [ranked(sweep, group.members)[0] for group in groups_of(key, dimension, shown)]
     x, y = [x_of(one.params[key]) for one in joined], [one.score for one in joined]
     if numeric(dimension):
@@ -114,11 +114,11 @@ def by_parameter(sweep: Sweep, order: Sequence[Outcome], key: str) -> Figure:
 
 
 def heat_map(sweep: Sweep, order: Sequence[Outcome], across: str, up: str) -> Figure:
-    """Plots the best metric for each pair of values of two parameters; pairs without a trial stay blank.
+    """Plots the best metric for each pair of values of two parameters; pairs without a trial are blank.
 
     Args:
         sweep: the sweep.
-        order: trials that have a score, best first.
+        order: trials that have a score, the best first.
         across: parameter along x, in groups if it has many values.
         up: parameter along y.
     """
@@ -147,7 +147,7 @@ def heat_map(sweep: Sweep, order: Sequence[Outcome], across: str, up: str) -> Fi
     bar.ax.ticklabel_format(useOffset=False)
     if cut := sum(_worse(sweep, score, worst) for score in scores):
         axes.set_title(f"{axes.get_title(loc='left')}\n", fontsize=TITLE, loc="left")
-        axes.text(0, 1.01, f"{_count(cut, 'cell')} {_beyond(sweep, worst)}, coloured as that", color=RED,
+        axes.text(0, 1.01, f"{_count(cut, 'cell')} {_beyond(sweep, worst)}, with the colour of that", color=RED,
                   fontsize=SMALL, transform=axes.transAxes)  # fmt: skip
     return figure
 
@@ -163,15 +163,15 @@ def _write_cells(axes: Any, image: Any, cells: np.ndarray, decimals: int) -> Non
 
 
 def curves(sweep: Sweep, order: Sequence[Outcome], key: str) -> Figure:
-    """Plots the ELBO of each trial against the images it has seen; the curve of the best trial is thick.
+    """Plots the ELBO of each trial against the number of images seen; the curve of the best trial is thick.
 
     Args:
         sweep: the sweep.
-        order: trials that have a score, best first.
-        key: parameter that gives the colour, in groups if it has many values.
+        order: trials that have a score, the best first.
+        key: parameter that determines the colour, in groups if it has many values.
     """
     split = split_of(order)
-    title = f"{split.capitalize()} ELBO of the trials as they went"
+    title = f"{split.capitalize()} ELBO of the trials during training"
     figure, axes = canvas(title, "training images seen", _label("elbo", split, "more"))
     groups = _few(sweep, key, order, MOST_COLOURS)
     palette = colours(sweep.tune.space[key], len(groups))
@@ -189,7 +189,7 @@ def curves(sweep: Sweep, order: Sequence[Outcome], key: str) -> Figure:
     if cut := sum(any(epoch.elbo < worst for epoch in one.trial.epochs) for one in order):
         edge = _edge(max(scores), worst, "max")
         axes.set_ylim(edge, max(scores) + 0.3 * (worst - edge))
-        note(axes, f"{_count(cut, 'trial')} below {_number('elbo', worst)} at times, not drawn there", low=True)
+        note(axes, f"{_count(cut, 'trial')} partly below {_number('elbo', worst)}, not shown there", low=True)
     signs = [line_sign(group.label, colour) for group, colour in zip(groups, palette, strict=True)]
     signs += [line_sign("", "none"), line_sign(f"best: trial {order[0].trial.number}", "black", 6)]
     legend(axes, [*signs, *mark_signs(order)], title=key)
@@ -210,14 +210,14 @@ def _images(one: Outcome) -> list[float]:
 
 
 def _pair(sweep: Sweep, keys: Sequence[str]) -> tuple[str, str] | None:
-    """Returns the parameters of the heat map: the two most important that are numbers, in the order of the space."""
+    """Returns the parameters of the heat map: the two most important numeric ones, in the order of the space."""
     pair = [key for key in keys if numeric(sweep.tune.space[key])][:2]
     pair.sort(key=list(sweep.tune.space).index)
     return (pair[0], pair[1]) if len(pair) == 2 else None
 
 
 def _few(sweep: Sweep, key: str, order: Sequence[Outcome], most: int) -> list[Group]:
-    """Returns a group for each value, or quantiles if there are more values than `most`."""
+    """Returns a group for each value, or quantile groups if there are more values than `most`."""
     dimension = sweep.tune.space[key]
     values = by_value(key, dimension, order)
     return values if len(values) <= most or not numeric(dimension) else by_quantile(key, dimension, order)
@@ -228,7 +228,7 @@ def _worse(sweep: Sweep, score: float, worst: float) -> bool:
 
 
 def _edge(best: float, worst: float, mode: str) -> float:
-    """Returns the limit of an axis that leaves scores out, with room for a note that says so."""
+    """Returns the limit of an axis that leaves out scores worse than `worst`, with room for a note."""
     room = 0.13 * (abs(best - worst) or 0.01 * abs(best) or 1.0)
     return worst - room if mode == "max" else worst + room
 
@@ -242,7 +242,7 @@ def _number(metric: str, value: float) -> str:
 
 
 def _decimals(spread: float) -> int:
-    """Returns the number of decimals by which the spread of the numbers has three digits."""
+    """Returns the number of decimals that shows the spread of the numbers with three digits."""
     return min(max(2 - math.floor(math.log10(spread)), 0), 4) if spread else 2
 
 

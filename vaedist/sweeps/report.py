@@ -28,24 +28,24 @@ from vaedist.sweeps.trial import Trial
 
 BEST_SHOWN = 10
 SELECTED_BY = {
-    "validation": "Trials and their epochs are selected by the validation images; the test images were not looked at.",
-    "test": "The data has no validation split: trials and their epochs are selected by the test images, on which the "
-    "best score is better than it would be on images that selected nothing.",
+    "validation": "Trials and their epochs are selected on the validation images; the test images were not used.",
+    "test": "The data has no validation split: trials and their epochs are selected on the test images, so the best "
+    "score is biased: it is better than it would be on new images.",
 }
 PICTURES = ("reconstructions", "samples")
 
 
 def write_report(folder: SweepFolder) -> Path:
-    """Writes report.md, results.csv, results.json and plots/ into a sweep's folder; older ones are replaced.
+    """Writes report.md, results.csv, results.json and plots/ to a sweep's folder, replacing older ones.
 
-    It may be called at any time, also while the sweep runs.
+    It can be called at any time, even while the sweep runs.
 
     Returns:
-        report.md.
+        Path of report.md.
 
     Raises:
-        RunError: there is no sweep, or what it left cannot be read.
-        StorageError: a file cannot be written; an older one is left as it was.
+        RunError: there is no sweep, or its files cannot be read.
+        StorageError: a file cannot be written; an older one is kept.
     """
     from vaedist.sweeps.plots import figures, png
 
@@ -79,11 +79,11 @@ def best_job(folder: SweepFolder, file_name: str) -> str:
     """Returns the best trial as a job for `vaedist train`, with all its epochs.
 
     Args:
-        folder: of the sweep.
-        file_name: name of the job in its header.
+        folder: folder of the sweep.
+        file_name: file name of the job, for the command in its header.
 
     Returns:
-        TOML, whose header gives the purpose, the command, the hardware, and the score in the sweep.
+        TOML, with a header of the purpose, the command, the hardware, and the score in the sweep.
 
     Raises:
         RunError: no trial has been scored.
@@ -169,7 +169,7 @@ def _csv(sweep: Sweep, found: Sequence[Outcome]) -> str:
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """Returns a record with its parameters in the place of the entry "params"."""
+    """Returns a record with the parameters in place of the entry "params"."""
     return {k: v for key, value in row.items() for k, v in (value if key == "params" else {key: value}).items()}
 
 
@@ -193,7 +193,7 @@ def _record(sweep: Sweep, found: Sequence[Outcome], weights: dict[str, Importanc
 
 
 def _counts(found: Sequence[Outcome]) -> dict[str, int]:
-    """Counts trials by their final state; those that have none are open."""
+    """Counts trials by their final state; all others are open."""
     states = Counter(one.trial.state for one in found)
     ended = {state: states[state] for state in ("finished", "stopped", "failed")}
     return {**ended, "open": len(found) - sum(ended.values())}
@@ -223,7 +223,7 @@ def _sections(
     broken = [one.trial for one in found if one.trial.fault]
     if broken:
         yield "## Trials that cannot be read"
-        yield _table(("trial", "run", "what is wrong"), [(trial.number, trial.name, trial.fault) for trial in broken])
+        yield _table(("trial", "run", "error"), [(trial.number, trial.name, trial.fault) for trial in broken])
 
 
 def _summary(sweep: Sweep, found: Sequence[Outcome]) -> str:
@@ -233,20 +233,17 @@ def _summary(sweep: Sweep, found: Sequence[Outcome]) -> str:
     lines = [
         f"{len(found):,}{of} trials: {counts['finished']:,} finished, {counts['stopped']:,} stopped early, "
         f"{counts['failed']:,} failed, {counts['open']:,} still open. "
-        f"Metric: {title_of(sweep.tune.metric, split)} ({shown.unit}, {better} is better), each trial's at its best "
-        f"epoch."
+        f"Metric: {title_of(sweep.tune.metric, split)} ({shown.unit}, {better} is better), at the best epoch of each "
+        f"trial."
     ]
     if split in SELECTED_BY:
         lines.append(SELECTED_BY[split])
     images, planned = (sum(getattr(one, name) for one in found) for name in ("images", "planned_images"))
     if planned:
         steps, planned_steps = (sum(getattr(one, name) for one in found) for name in ("steps", "planned_steps"))
-        whole = (
-            f"; run to the end, they would have seen {planned:,} in {planned_steps:,}, so that {images / planned:.0%} "
-            f"of the images were needed"
-        )
+        whole = f", {images / planned:.0%} of the {planned:,} images in {planned_steps:,} steps of all their epochs"
         lines.append(
-            f"Trials that made an epoch saw {images:,} images in {steps:,} training steps"
+            f"Trials with at least one completed epoch saw {images:,} images in {steps:,} training steps"
             f"{whole if images < planned else ', all that were planned'}."
         )
     return "\n\n".join(lines)
@@ -260,7 +257,7 @@ def _best_section(sweep: Sweep, best: Outcome) -> Iterator[str]:
     also = "" if sweep.tune.metric == "elbo" else f" (ELBO {_score('elbo', epoch.elbo)} nats an image)"
     yield (
         f"Trial {trial.number}, `{trial.name}`: {title} **{_score(sweep.tune.metric, best.score)}** {shown.unit}"
-        f"{also} after epoch {epoch.epoch}; it made {best.epochs} and {_ended(trial)}."
+        f"{also} after epoch {epoch.epoch} of {best.epochs} completed epochs; the trial {_ended(trial)}."
     )
     yield _table(("parameter", "value"), [(f"`{key}`", told(best.params[key])) for key in sweep.tune.space])
     for name in PICTURES:
@@ -270,7 +267,9 @@ def _best_section(sweep: Sweep, best: Outcome) -> Iterator[str]:
 
 
 def _ended(trial: Trial) -> str:
-    return {"finished": "finished", "stopped": "was stopped early", "failed": "failed then"}.get(trial.state, "is open")
+    return {"finished": "has finished", "stopped": "was stopped early", "failed": "then failed"}.get(
+        trial.state, "is still open"
+    )
 
 
 def _table_of_best(sweep: Sweep, order: Sequence[Outcome]) -> Iterator[str]:
@@ -297,10 +296,10 @@ def _importance_section(found: Sequence[Outcome], weights: dict[str, Importance]
     compared = sum(one.at(epoch) is not None for one in found) if epoch else 0
     yield "## Importance of the parameters"
     yield (
-        f"The part of the metric's variance that each parameter explains alone (correlation ratio η², 0 to 1), over "
-        f"the {compared} trials with a score after epoch {epoch}, the last that all finished and stopped ones made. A "
-        f"parameter that does nothing comes near to what stands under *by chance*. Ranges are taken in up to five "
-        f"groups of as many trials each; a score far worse than most counts as the worst of these."
+        f"The share of the metric's variance that each parameter alone explains (correlation ratio η², 0 to 1), over "
+        f"the {compared} trials with a score after epoch {epoch}, the last epoch that all finished and stopped trials "
+        f"completed. A parameter without effect has about the value under *by chance*. Ranges are divided into up to "
+        f"five groups with equal numbers of trials; a score far worse than most is replaced by the worst of the others."
     )
     rows = [
         (f"`{key}`", _share(weight.eta_squared), _share(weight.by_chance), weight.groups, weight.best or "-")
@@ -319,7 +318,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Returns text for a cell: on one line, with characters escaped that would end the cell or be read as HTML."""
+    """Returns text for a table cell, on one line, with characters escaped that would end the cell or start HTML."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 

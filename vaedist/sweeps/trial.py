@@ -15,7 +15,7 @@ from vaedist.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class Epoch:
-    """Scores of the images of `split` after an epoch of a trial; elbo and importance_bound in nats an image."""
+    """Scores on the images of `split` after an epoch of a trial; elbo and importance_bound are in nats an image."""
 
     epoch: int
     step: int
@@ -27,16 +27,16 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial of a sweep, by its log and its run.
+    """Trial of a sweep, from its log and its run.
 
     Attributes:
-        number: from 0.
-        params: values of the keys that are varied.
-        run: its run folder, which exists once the trial began.
-        state: of the trial; "stopped" is by the scheduler.
-        starts: how often it was started or resumed.
-        reason: why it failed.
-        until: last epoch that counts; None if all do.
+        number: number of the trial, counted from 0.
+        params: values of the varied keys.
+        run: its run folder, which exists once the trial has started.
+        state: its state; "stopped" means stopped by the scheduler.
+        starts: number of times that it was started or resumed.
+        reason: reason of its failure.
+        until: last epoch that counts; None counts all.
     """
 
     number: int
@@ -54,12 +54,12 @@ class Trial:
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """Rows of its run's metrics; none if they are missing or, by `fault`, cannot be read."""
+        """Rows of its run's metrics; empty if they are missing or cannot be read, see `fault`."""
         return [] if self.fault else self._read_rows()
 
     @cached_property
     def fault(self) -> str:
-        """Error of reading its run's metrics; empty if they can be read."""
+        """Error message if its run's metrics cannot be read, else empty."""
         try:
             self._read_rows()
         except RunError as error:
@@ -71,7 +71,7 @@ class Trial:
 
     @cached_property
     def epochs(self) -> tuple[Epoch, ...]:
-        """Scores of the epochs that it made; those that are not finite are left out."""
+        """Scores of its completed epochs, without those that are not finite."""
         return tuple(
             Epoch(
                 row["epoch"], row["step"], row["elbo"], row.get("importance_bound"), row.get("bits_per_dim"),
@@ -83,7 +83,7 @@ class Trial:
 
     @property
     def split(self) -> str:
-        """Split that was scored after each epoch, "validation" or "test"; empty before the first epoch ends."""
+        """Split that is scored after each epoch, "validation" or "test"; empty before the end of the first epoch."""
         return self.epochs[-1].split if self.epochs else ""
 
     def best_epoch(self, metric: str, mode: str) -> Epoch | None:

@@ -19,11 +19,11 @@ NAME_LENGTH = 80
 
 @dataclass
 class TrialLog:
-    """Log of trials, written by whole lines, each of which is on disk before `add` or `set` returns.
+    """Log of trials; each line is complete and on disk before `add` or `set` returns.
 
     Attributes:
-        folder: of the sweep.
-        trials: as they are now, by number.
+        folder: folder of the sweep.
+        trials: current states of the trials, by number.
     """
 
     folder: SweepFolder
@@ -69,6 +69,6 @@ class TrialLog:
 
 
 def run_name(number: int, params: Mapping[str, Value]) -> str:
-    """Returns the name of a trial's run, made of its number and its parameters, as in 0007-depth-3-width-320."""
+    """Returns the name of a trial's run, from its number and its parameters, such as 0007-depth-3-width-320."""
     said = "-".join(f"{key.rpartition('.')[2]}-{told(value)}" for key, value in params.items())
     return re.sub(r"[^A-Za-z0-9._-]", "_", f"{number:04d}-{said}")[:NAME_LENGTH].rstrip("-._")
