@@ -1,4 +1,4 @@
-"""Benchmarks on Ray: one worker that measures all it does, and runs of several workers that are cut short."""
+"""Benchmarks on Ray: of a single worker and its parts, and of the throughput of short runs of several workers."""
 
 import math
 import time
@@ -20,8 +20,8 @@ from vaedist.launch.user_code import code_of
 from vaedist.monitor.events import Event, Progress, Started
 from vaedist.runs.folder import RunFolder
 
-ROW_SECONDS = 2.0  # of training, for one sample of its rate
-MANY_EPOCHS = 1_000_000  # it is stopped before
+ROW_SECONDS = 2.0  # of training, for one sample of the throughput
+MANY_EPOCHS = 1_000_000  # never reached, as the run is stopped before
 
 
 def bench(
@@ -32,44 +32,50 @@ def bench(
     address: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Record:
-    """Measure a job on Ray's workers, as large as training would make them.
+    """Measures the speed of a job, on Ray workers with the resources that training would use.
 
     Args:
-        experiment: the job; its data must be prepared. `run.folder` takes runs that are removed again.
-        workers: for each of these counts, the images a second of runs with so many workers, which share the
-            cluster's CPUs.
-        rounds: measurements of each. Of several counts they are taken in turn, each in a run of its own.
-        address: of the Ray cluster, see `ray_session`.
-        progress: told what is being done.
+        experiment: the job; its data must be prepared. `run.folder` temporarily holds the measured runs.
+        workers: numbers of workers to measure the throughput for; the workers share the cluster's CPUs.
+        rounds: number of measurements of each quantity. If there are several numbers of workers, they alternate, each
+            measurement in a separate run.
+        address: address of the Ray cluster, see `ray_session`.
+        progress: called with a description of each step.
 
     Raises:
-        ValueError: there is no count of workers, or no round.
+        ValueError: `workers` is empty, or a number is less than 1.
         VaedistError: the data cannot be read, or the cluster has no room.
         WorkerError: a worker died.
     """
     if not workers or min(workers) < 1 or rounds < 1:
-        raise ValueError(f"workers = {tuple(workers)}, rounds = {rounds}: must be counts from 1 on")
+        raise ValueError(f"workers = {tuple(workers)}, rounds = {rounds}: must be at least 1")
     experiment = with_absolute_paths(experiment.with_values({"run.name": "bench"}))
     runs = {count: _short(experiment, count) for count in workers}
-    check_classes(experiment)
-    check_data(experiment.with_values({"scaling.workers": max(workers)}))  # once: it may read all of it
-    progress("joining Ray")
+    check_model_class(experiment.model.type)
+    check_data(experiment.with_values({"scaling.workers": max(workers)}))  # only once, as it may read all data
+    progress("connecting to Ray")
     with ray_session(address, code_of(experiment)):
         for short in runs.values():
             resources_per_worker(short.scaling)
         record = _single(experiment, rounds, progress)
-        measures = dict(record.measures)
-        a_call = experiment.training.steps_per_call * experiment.training.global_batch
-        calls = math.ceil(ROW_SECONDS * record.measures["step"].median / a_call)
-        every = calls * experiment.training.steps_per_call  # rows of one call would all have the same rate
+        every = _steps_per_row(experiment, record)
         runs = {count: short.with_values({"monitor.log_every": every}) for count, short in runs.items()}
-        for count, rates in _in_turn(runs, rounds, progress).items():
-            measures[f"{WORKERS}{count}"] = Measure("images/s", tuple(rates))
-    return replace(record, measures=measures)
+        scaling = {
+            f"{WORKERS}{count}": Measure("images/s", tuple(rates))
+            for count, rates in _in_turn(runs, rounds, progress).items()
+        }
+    return replace(record, measures={**record.measures, **scaling})
+
+
+def _steps_per_row(experiment: Experiment, record: Record) -> int:
+    """Returns the steps of `ROW_SECONDS`: whole calls, as rows of one call would all have the same throughput."""
+    training = experiment.training
+    images_per_call = training.steps_per_call * training.global_batch
+    return training.steps_per_call * math.ceil(ROW_SECONDS * record.measures["step"].median / images_per_call)
 
 
 def _short(experiment: Experiment, count: int) -> Experiment:
-    """A run of so many workers that does nothing but train until it is stopped."""
+    """Returns a run of `count` workers that only trains, until it is stopped."""
     return experiment.with_values(
         {
             "run.name": f"bench-{count}-{time.strftime('%Y%m%d-%H%M%S')}",
@@ -86,7 +92,7 @@ def _short(experiment: Experiment, count: int) -> Experiment:
 
 
 def _single(experiment: Experiment, rounds: int, progress: Callable[[str], None]) -> Record:
-    """What one worker measures alone."""
+    """Returns the measurements of a single worker."""
     scaling = experiment.scaling
     resources = resources_per_worker(ScalingSection(gpus_per_worker=scaling.gpus_per_worker))
     channel = open_channel()
@@ -105,16 +111,16 @@ def _single(experiment: Experiment, rounds: int, progress: Callable[[str], None]
 
 
 class _Single:
-    """A worker in a process of its own."""
+    """Actor that measures a single worker in its own process."""
 
     def measure(self, experiment: Experiment, threads: int, rounds: int, channel: Any) -> Record:
-        from vaedist.bench.single import measure  # TensorFlow takes seconds
+        from vaedist.bench.single import measure  # importing TensorFlow takes seconds
 
         return measure(experiment, threads=threads, rounds=rounds, progress=channel.put.remote)
 
 
 def _in_turn(runs: Mapping[int, Experiment], rounds: int, progress: Callable[[str], None]) -> dict[int, list[float]]:
-    """Images a second in each round, by the number of workers: in one run, or where there are several, in turn."""
+    """Measures images per second in each round, by number of workers; several numbers alternate, in separate runs."""
     found: dict[int, list[float]] = {count: [] for count in runs}
     at_once = rounds if len(runs) == 1 else 1
     for done in range(0, rounds, at_once):
@@ -125,9 +131,14 @@ def _in_turn(runs: Mapping[int, Experiment], rounds: int, progress: Callable[[st
 
 
 def _rates(short: Experiment, done: int, rows: int, rounds: int, progress: Callable[[str], None]) -> list[float]:
-    """Images a second of a run, in each of some rows of metrics; the first, which compiles, is left out.
+    """Measures images per second of a run, once per logged row, without the first row, which includes compilation.
 
-    `done` of all `rounds` were measured before.
+    Args:
+        short: the run.
+        done: rounds that were measured before, for the progress.
+        rows: number of rows to measure.
+        rounds: all rounds, for the progress.
+        progress: called with a description of each step.
     """
     name, rates, stop = f"{short.scaling.workers} worker(s)", list[float](), StopRequest()
 
@@ -145,14 +156,14 @@ def _rates(short: Experiment, done: int, rows: int, rounds: int, progress: Calla
         try:
             train(short, observe=observe, stop=stop)
         except Interrupted:
-            if stop.by_hand or len(rates) <= rows:  # it was not the end of its rounds that stopped it
+            if stop.by_hand or len(rates) <= rows:  # stopped by the user, and not by the end of its rounds
                 raise
     return rates[1 : rows + 1]
 
 
 @contextmanager
 def _removed(run: RunFolder) -> Iterator[None]:
-    """Removes a run, which was only measured, when the context ends."""
+    """Removes a run when the context ends."""
     try:
         yield
     finally:

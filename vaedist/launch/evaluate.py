@@ -1,4 +1,4 @@
-"""Evaluates a run on Ray workers that share its images; the result is the same as on one."""
+"""Evaluation of a run on Ray workers that share its images; the result does not depend on their number."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +16,7 @@ from vaedist.launch.actors import ended
 from vaedist.launch.session import COMPUTING, ray_session, resources_per_worker
 from vaedist.launch.user_code import code_of
 
-RESTARTS = 3  # of a worker that died; the block that it was at is scored again
+RESTARTS = 3  # of a worker that died; its block is scored again
 
 
 def evaluate_on_ray(
@@ -31,31 +31,22 @@ def evaluate_on_ray(
     """Returns the result of `Run.evaluate`, computed by Ray workers that share the blocks of images.
 
     Args:
-        run: its folder and its data must be at the same place for every worker, as they are on a store.
-        workers: how many.
-        gpus_per_worker: that each reserves; it computes on the first.
-        address: of the Ray cluster, see `ray_session`.
-        progress: told how many blocks are scored, of how many.
-        options: `samples`, `split` and `limit`, as `Run.evaluate` takes them.
+        run: the run; all workers must reach its folder and its data at the same path or URI.
+        workers: number of workers.
+        gpus_per_worker: GPUs that each worker reserves; it computes on the first.
+        address: address of the Ray cluster, see `ray_session`.
+        progress: called with the number of scored blocks and of all blocks.
+        options: `samples`, `split` and `limit` of `Run.evaluate`.
 
     Raises:
-        VaedistError: as `Run.evaluate` raises it, or the cluster cannot be reached or has no room.
-        WorkerError: a worker died more often than it may be started again.
+        VaedistError: `Run.evaluate` raised it, or the cluster cannot be reached or has no room.
+        WorkerError: a worker died more than `RESTARTS` times.
     """
-    run = replace(run)  # without the model, should it be loaded already
-    check_classes(run.experiment)
+    run = replace(run)  # drops the model, if it was loaded
+    check_model_class(run.experiment.model.type)
     with ray_session(address, code_of(run.experiment)):
         resources = resources_per_worker(ScalingSection(workers=workers, gpus_per_worker=gpus_per_worker))
-        threads = max(1, int(resources["CPU"]))
-        actor = ray.remote(_Scorer).options(
-            num_cpus=threads,
-            num_gpus=gpus_per_worker,
-            max_restarts=RESTARTS,
-            max_task_retries=RESTARTS,
-            max_concurrency=BLOCKS_AT_ONCE,
-            runtime_env=COMPUTING,
-        )
-        scorers = [actor.remote(run, threads, gpus_per_worker, options) for _ in range(workers)]
+        scorers = _start(run, workers, max(1, int(resources["CPU"])), gpus_per_worker, options)
         with ended(scorers, f"a worker died more than {RESTARTS} times"):
             blocks, scores = ray.get(scorers[0].blocks.remote()), []
             pool = ActorPool(scorers * BLOCKS_AT_ONCE)
@@ -65,8 +56,21 @@ def evaluate_on_ray(
             return ray.get(scorers[0].summary.remote(scores))
 
 
+def _start(run: Run, workers: int, threads: int, gpus: int, options: dict[str, Any]) -> list[Any]:
+    """Starts the actors that score blocks."""
+    actor = ray.remote(_Scorer).options(
+        num_cpus=threads,
+        num_gpus=gpus,
+        max_restarts=RESTARTS,
+        max_task_retries=RESTARTS,
+        max_concurrency=BLOCKS_AT_ONCE,
+        runtime_env=COMPUTING,
+    )
+    return [actor.remote(run, threads, gpus, options) for _ in range(workers)]
+
+
 class _Scorer:
-    """Worker that scores blocks of images; it loads the model at the first request."""
+    """Actor that scores blocks of images; it loads the model at the first request."""
 
     def __init__(self, run: Run, threads: int, gpus: int, options: dict[str, Any]) -> None:
         self._run, self._options = run, options
