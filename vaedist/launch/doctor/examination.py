@@ -1,4 +1,4 @@
-"""Examines whether a machine and a cluster are fit for vaedist; each finding comes with a remedy."""
+"""Examination of a machine and a cluster for training with vaedist; each finding has a remedy."""
 
 import json
 import os
@@ -19,10 +19,10 @@ from vaedist.storage.filesystem import first_line
 
 State = Literal["ok", "warning", "fault"]
 
-FREE_BYTES = 5 * 2**30  # below which a disk is called full
+FREE_BYTES = 5 * 2**30  # free space below which a disk gets a warning
 CLOCK_SECONDS = 2.0
 PROBE_SECONDS = 120.0
-RESULT = "vaedist-doctor "  # before the JSON in a job's log
+RESULT = "vaedist-doctor "  # prefix of the JSON in a job's log
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Finding:
     """Result of one check.
 
     Attributes:
-        what: the subject of the check.
+        what: subject of the check.
         where: "here", or a node.
-        state: "fault" stops a training, "warning" may.
-        found: in words.
-        remedy: what to do, where something is to be done.
+        state: a "fault" stops training, a "warning" may.
+        found: the result in words.
+        remedy: a remedy, unless the state is "ok".
     """
 
     what: str
@@ -52,10 +52,10 @@ def examine(
     """Examines this machine, and the cluster at an address.
 
     Args:
-        address: HOST:PORT of a cluster to join, or the URL of its dashboard; None takes RAY_ADDRESS, else
-            RAY_API_SERVER_ADDRESS, else the one local cluster, and without any looks at this machine alone.
-        storage: folders or URIs that runs and data are to be kept in; each node writes a file there and removes it.
-        progress: told what is waited for.
+        address: HOST:PORT of a cluster to join, or the URL of its dashboard. None uses RAY_ADDRESS, else
+            RAY_API_SERVER_ADDRESS, else the only local cluster, else examines just this machine.
+        storage: folders or URIs for runs and data; each node writes a file there and removes it.
+        progress: called with a description of each step.
 
     Raises:
         ClusterError: the cluster cannot be reached.
@@ -66,7 +66,7 @@ def examine(
     own = findings[0].found
     if address is None:
         return findings
-    progress(f"looking at {address}")
+    progress(f"examining {address}")
     cluster = _by_job(address, storage, progress) if "://" in address else examine_cluster(address, storage)
     others = {f.found: f.where for f in cluster if f.what == "packages" and f.state == "ok" and f.found != own}
     for found, where in others.items():
@@ -78,7 +78,6 @@ def examine(
 def examine_cluster(address: str | None, storage: Sequence[str]) -> list[Finding]:
     """Examines every node of a cluster that this process joins."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from vaedist.launch.logs import output_to
     from vaedist.launch.session import ray_session
@@ -87,38 +86,52 @@ def examine_cluster(address: str | None, storage: Sequence[str]) -> list[Finding
         nodes = [node for node in ray.nodes() if node["Alive"]]
         sent, begin = time.time(), time.monotonic()
         marks = {uri: write_mark(uri) for uri in storage}
-        probes = [
-            ray.remote(probe)
-            .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-            .remote(storage, marks)
-            for node in nodes
-        ]
+        probes = [_on_node(node["NodeID"], probe, storage, marks) for node in nodes]
         findings, heard = [], {}
         for number, (node, task) in enumerate(zip(nodes, probes, strict=True)):
             name = f"node {number} ({node['NodeManagerHostname']})"
             try:
-                heard[name] = ray.get(task, timeout=PROBE_SECONDS)
+                facts = heard[name] = ray.get(task, timeout=PROBE_SECONDS)
             except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError) as error:
                 findings.append(Finding("node", name, "fault", first_line(error), "see the node's logs; restart it"))
                 continue
-            took = time.monotonic() - begin
-            findings += _of_machine(heard[name], name)
-            findings += _of_pip(heard[name], name)
-            findings += _of_clock(heard[name], name, sent, took)
-            known = node["Resources"].get("GPU", 0)
-            findings += _of_gpus(heard[name], name, known)
-            if known:
-                findings.append(_of_tensorflow(node["NodeID"], name, known))
-            findings += _of_ports(heard[name], name)
+            findings += _of_node(node, facts, name, sent, time.monotonic() - begin)
         for uri, mark in marks.items():
             remove_mark(uri, mark)
-        findings += _of_versions(heard)
-        workers = sum(node["Resources"].get("CPU", 0) >= 1 for node in nodes)
-        total = {kind: sum(node["Resources"].get(kind, 0) for node in nodes) for kind in ("CPU", "GPU")}
-        found = f"{len(nodes)} node(s), {total['CPU']:g} CPU, {total['GPU']:g} GPU"
-        state: State = "ok" if workers else "fault"
-        remedy = "" if workers else "no node has a CPU to give: start nodes that work, or set scaling.autoscaling"
-        return [Finding("cluster", "cluster", state, found, remedy), *findings]
+        return [_of_cluster(nodes), *findings, *_of_versions(heard)]
+
+
+def _on_node(node: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Starts a function on a node as a Ray task that reserves nothing."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(function).options(num_cpus=0, scheduling_strategy=there).remote(*arguments)
+
+
+def _of_cluster(nodes: Sequence[Mapping[str, Any]]) -> Finding:
+    """Reports the resources of the nodes."""
+    total = {kind: sum(node["Resources"].get(kind, 0) for node in nodes) for kind in ("CPU", "GPU")}
+    found = f"{len(nodes)} node(s), {total['CPU']:g} CPU, {total['GPU']:g} GPU"
+    if any(node["Resources"].get("CPU", 0) >= 1 for node in nodes):
+        return Finding("cluster", "cluster", "ok", found)
+    remedy = "no node has a CPU for workers: start nodes that have, or set scaling.autoscaling"
+    return Finding("cluster", "cluster", "fault", found, remedy)
+
+
+def _of_node(
+    node: Mapping[str, Any], facts: Mapping[str, Any], name: str, sent: float, took: float
+) -> Iterable[Finding]:
+    """Reports on a node by the facts that it answered `took` seconds after the question was sent."""
+    yield from _of_machine(facts, name)
+    yield from _of_pip(facts, name)
+    yield from _of_clock(facts, name, sent, took)
+    known = node["Resources"].get("GPU", 0)
+    yield from _of_gpus(facts, name, known)
+    if known:
+        yield _of_tensorflow(node["NodeID"], name, known)
+    yield from _of_ports(facts, name)
 
 
 def _of_machine(facts: Mapping[str, Any], where: str) -> Iterable[Finding]:
@@ -129,7 +142,7 @@ def _of_machine(facts: Mapping[str, Any], where: str) -> Iterable[Finding]:
         yield Finding("packages", where, "fault", f"no {', '.join(missing)}", "install vaedist, or submit --env pip")
     else:
         yield Finding("packages", where, "ok", found)
-    yield _of_space(facts["temporary"], where, facts["free"], "give TMPDIR another disk, or remove what is old")
+    yield _of_space(facts["temporary"], where, facts["free"], "set TMPDIR to another disk, or remove old files")
     yield _of_filter(facts, where)
     for uri, result in facts["storage"].items():
         if result["error"] is not None:
@@ -137,9 +150,9 @@ def _of_machine(facts: Mapping[str, Any], where: str) -> Iterable[Finding]:
             yield Finding("storage", where, "fault", f"{uri}: {result['error']}", remedy)
         elif result["seen"] is False:
             remedy = "mount the same file system on all nodes, or use a store such as s3://"
-            yield Finding("storage", where, "fault", f"{uri}: not shared, a file written elsewhere is not seen", remedy)
+            yield Finding("storage", where, "fault", f"{uri}: not shared, files of other nodes are missing", remedy)
         else:
-            yield Finding("storage", where, "ok", f"{uri}: written, read and removed")
+            yield Finding("storage", where, "ok", f"{uri}: wrote, read and removed a file")
             if result["free"] is not None:
                 yield _of_space(uri, where, result["free"], "remove old runs, or keep fewer checkpoints")
 
@@ -152,69 +165,66 @@ def _of_space(place: str, where: str, free: int, remedy: str) -> Finding:
 
 def _of_pip(facts: Mapping[str, Any], where: str) -> Iterable[Finding]:
     if not facts["pip"]:
-        remedy = "install pip into it: submit --env pip has it install what is missing"
-        yield Finding("pip", where, "warning", "none beside Ray's Python", remedy)
+        remedy = "install pip there; submit --env pip needs it"
+        yield Finding("pip", where, "warning", "Ray's Python has no pip", remedy)
 
 
 def _of_filter(facts: Mapping[str, Any], where: str) -> Finding:
-    """Reports whether the ports of a run of several workers are open to strangers."""
+    """Reports if the ports of a run of several workers are open to other machines."""
     if facts["filter"] is None:
-        return Finding("TensorFlow's ports", where, "ok", "take connections from the machines of a run alone")
-    remedy = "have a firewall keep scaling.ports to the machines of a run, or train with one worker, which opens none"
+        return Finding("TensorFlow's ports", where, "ok", "accept connections only from the machines of a run")
+    remedy = "restrict scaling.ports to the machines of a run by a firewall, or train with one worker, which opens none"
     found = f"open to everybody, without authentication, in runs of several workers: {facts['filter']}"
     return Finding("TensorFlow's ports", where, "warning", found, remedy)
 
 
 def _of_ports(facts: Mapping[str, Any], where: str) -> Iterable[Finding]:
-    """Reports whether Ray's ports are open to other machines."""
+    """Reports if Ray's ports are open to other machines."""
     count = facts["open"]
     if count is None:
         return
     if not count:
-        yield Finding("Ray's ports", where, "ok", "on the loopback alone")
+        yield Finding("Ray's ports", where, "ok", "only on the loopback interface")
     elif facts["token"]:
-        yield Finding("Ray's ports", where, "ok", f"{count} are open to other machines, and ask for a token")
+        yield Finding("Ray's ports", where, "ok", f"{count} are open to other machines, and require a token")
     else:
-        remedy = "whoever reaches them runs code there: start Ray with RAY_AUTH_MODE=token"
+        remedy = "anybody who reaches them can run code there: start Ray with RAY_AUTH_MODE=token"
         yield Finding("Ray's ports", where, "warning", f"{count} are open to other machines, without a token", remedy)
 
 
 def _of_clock(facts: Mapping[str, Any], where: str, sent: float, took: float) -> Iterable[Finding]:
-    """Reports a clock whose time lies outside the interval from the question to the answer."""
+    """Reports a clock whose time is outside the interval between question and answer."""
     wrong = max(sent - facts["time"], facts["time"] - sent - took, 0.0)
     if wrong > CLOCK_SECONDS:
-        remedy = "run NTP or chrony: logs, curves and the keys of stores go by the clock"
-        yield Finding("clock", where, "warning", f"{wrong:.1f} s away from the head's", remedy)
+        remedy = "run NTP or chrony: logs, curves and the keys of object stores depend on the clock"
+        yield Finding("clock", where, "warning", f"differs from the head's by {wrong:.1f} s", remedy)
     else:
-        yield Finding("clock", where, "ok", "agrees")
+        yield Finding("clock", where, "ok", "agrees with the head's")
 
 
 def _of_gpus(facts: Mapping[str, Any], where: str, known: float) -> Iterable[Finding]:
     seen = facts["gpus"]
     if known and not seen:
-        remedy = "install NVIDIA's driver, or in a container its toolkit"
+        remedy = "install NVIDIA's driver, or for a container NVIDIA's container toolkit"
         yield Finding("GPUs", where, "fault", f"Ray counts {known:g}, and nvidia-smi shows none", remedy)
     elif seen and seen != known:
-        remedy = "start Ray on the node with --num-gpus, if they are for training"
+        remedy = "start Ray on the node with --num-gpus, to use them for training"
         yield Finding("GPUs", where, "warning", f"nvidia-smi shows {seen}, and Ray counts {known:g}", remedy)
     else:
         yield Finding("GPUs", where, "ok", f"{seen or 0}")
 
 
 def _of_tensorflow(node: str, where: str, known: float) -> Finding:
-    """Reports whether TensorFlow on a node sees the GPUs that Ray counts there."""
+    """Reports if TensorFlow on a node sees the GPUs that Ray counts there."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    there = NodeAffinitySchedulingStrategy(node, soft=False)
-    task = ray.remote(tensorflow_gpus).options(num_cpus=0, scheduling_strategy=there).remote()
     try:
-        seen = ray.get(task, timeout=PROBE_SECONDS)
+        seen = ray.get(_on_node(node, tensorflow_gpus), timeout=PROBE_SECONDS)
     except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError) as error:
         return Finding("TensorFlow", where, "fault", first_line(error), "see the node's logs; restart it")
     if seen["gpus"] < known:
         found = f"Ray counts {known:g} GPU, and TensorFlow sees {seen['gpus']}: {seen['why']}"
-        return Finding("TensorFlow", where, "fault", found, "mend it, or start Ray with the --num-gpus that work")
+        return Finding("TensorFlow", where, "fault", found, "fix it, or start Ray with the --num-gpus that work")
     return Finding("TensorFlow", where, "ok", f"sees {seen['gpus']} GPU")
 
 
@@ -241,10 +251,10 @@ def _of_token(address: str | None) -> Iterable[Finding]:
     if address.startswith("http"):
         asks = _asks_for_token(address)
         if asks is False:
-            remedy = "whoever reaches it runs code there: start Ray with RAY_AUTH_MODE=token"
+            remedy = "anybody who reaches it can run code there: start Ray with RAY_AUTH_MODE=token"
             yield Finding("token", "cluster", "warning", f"{address} answers without a token", remedy)
         elif asks:
-            yield Finding("token", "cluster", "ok", f"{address} refuses whoever has none")
+            yield Finding("token", "cluster", "ok", f"{address} requires a token")
     if address.startswith("http://") and not is_loopback(address):
         remedy = "use https, or a tunnel: ssh -N -L 8265:127.0.0.1:8265 HEAD"
         yield Finding("token", "cluster", "warning", f"goes to {address} unencrypted", remedy)
@@ -261,7 +271,7 @@ def _asks_for_token(url: str) -> bool | None:
 
 
 def _by_job(url: str, storage: Sequence[str], progress: Callable[[str], None]) -> list[Finding]:
-    """Examines a cluster of which only the dashboard can be reached, by a job that runs there."""
+    """Examines a cluster of which only the dashboard is reachable, by a job on it."""
     cluster = Jobs(url)
     options = [part for uri in storage for part in ("--storage", uri)]
     identity = cluster.run(entrypoint(["doctor", "--nodes", *options]), name="doctor", metadata={}, progress=progress)
@@ -269,9 +279,9 @@ def _by_job(url: str, storage: Sequence[str], progress: Callable[[str], None]) -
     for line in reversed(cluster.log(identity).splitlines()):
         if line.startswith(RESULT):
             return [Finding(**each) for each in json.loads(line.removeprefix(RESULT))]
-    raise ClusterError(f"job {identity} at {url} found nothing out: {cluster.reason(job)}")
+    raise ClusterError(f"job {identity} at {url} returned no findings: {cluster.reason(job)}")
 
 
 def told(findings: Iterable[Finding]) -> str:
-    """Returns the line by which a job's log passes on its findings."""
+    """Returns the line of a job's log that contains its findings."""
     return RESULT + json.dumps([asdict(finding) for finding in findings])

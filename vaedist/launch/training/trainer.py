@@ -1,9 +1,9 @@
-"""Training on Ray: checks first, then Ray Train's workers, and their events to whoever watches."""
+"""Training on Ray: checks the job, runs Ray Train's workers, and reports their events."""
 
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,21 +26,23 @@ from vaedist.launch.training.ray_worker import work
 from vaedist.launch.user_code import code_of
 from vaedist.monitor.events import Event, Notice, Started, Waiting
 from vaedist.packages import digests_of
+from vaedist.runs.checkpoint import Position
 from vaedist.runs.checkpoint_store import checkpoints_of
 from vaedist.runs.folder import RunFolder
 from vaedist.runs.resuming import check_run, check_same_code, check_same_data, is_complete
+from vaedist.storage.claim import Claim
 from vaedist.storage.uri import absolute_location, is_remote
 
 E = TypeVar("E", bound=Experiment)
-# For a worker that gives no sign of life, as one that was stopped by a signal. Ray's own 600 s are for those that keep
-# Python's interpreter busy, as these never do for longer than it takes to import TensorFlow.
+# Time until an unresponsive worker counts as dead. Ray's default of 600 s allows for workers that keep Python's
+# interpreter busy, which these do only while they import TensorFlow.
 HANGING_SECONDS = 60
-# For an elastic group to find its places. Ray counts on a machine that is gone for up to 20 s more, and tries a group
-# that has no room; the next try is with what is left.
+# Time for an elastic group to get its resources. Ray includes a lost machine in its plans for up to 20 s, and tries to
+# start a group that has no room; the next attempt uses the remaining machines.
 ROOM_SECONDS = 15
-# Between two looks for nodes that are to be taken away: of the 30 s that some clouds give, Ray's own 5 are many.
+# Interval of the polls for nodes that will be preempted. Ray's default is 5 s, of the 30 s that some clouds give.
 DRAINING_SECONDS = 1
-STOP_SECONDS = 120.0  # for the workers to end their step and commit a checkpoint
+STOP_SECONDS = 120.0  # for the workers to finish their step and commit a checkpoint
 ENDED = "ended"
 
 
@@ -54,63 +56,86 @@ def train(
     stop: StopRequest | None = None,
     quiet: bool = True,
 ) -> RunFolder:
-    """Train an experiment with Ray Train, and return the run's folder.
+    """Trains an experiment with Ray Train, and returns the run's folder.
 
     Args:
-        experiment: what to train; `run.name` must be set.
-        resume: go on with the run of that name, or return it if it is complete; without it, one that exists is refused.
-        changed_code: resume although the code of the user's package that the model is in has changed.
-        address: of the Ray cluster, see `ray_session`.
+        experiment: the experiment; `run.name` must be set.
+        resume: resume the run of that name, or return it if it is complete. Otherwise an existing run is refused.
+        changed_code: resume although the code of the model's package has changed.
+        address: address of the Ray cluster, see `ray_session`.
         observe: called with each event, in this thread.
-        stop: for another thread to stop the run by, as KeyboardInterrupt does in this one.
-        quiet: send what Ray prints to logs/ray.log in the run's folder instead of the terminal.
+        stop: lets another thread stop the run, as KeyboardInterrupt does in this one.
+        quiet: send Ray's output to logs/ray.log in the run's folder instead of the terminal.
 
     Raises:
-        VaedistError: what the user has to know; nothing was started, or what was committed stays.
-        Interrupted: on KeyboardInterrupt or `stop`; if training had begun, its last step is in a checkpoint.
+        VaedistError: the experiment cannot be trained; nothing was started, or committed checkpoints stay.
+        Interrupted: on KeyboardInterrupt or `stop`; if training had started, its last step is in a checkpoint.
     """
     experiment, packages = with_absolute_paths(experiment), code_of(experiment)
     run = RunFolder.of(experiment)
     exists = check_run(run, experiment, resume=resume)
     if resume and not exists:
-        observe(Notice(f"there is no run at {run.location} to go on with: starting it"))
+        observe(Notice(f"there is no run at {run.location} to resume: starting it"))
     if exists and is_complete(run, experiment):
-        observe(Notice(f"run {run.location} is complete: its {experiment.training.epochs} epochs are made"))
+        observe(Notice(f"run {run.location} is complete: all {experiment.training.epochs} epochs are done"))
         return run
     check_classes(experiment)
     observe(Waiting("checking the data"))
     manifest = check_data(experiment)
     if exists:
-        what, position = f"run {run.location}", checkpoints_of(run).reached()
-        check_same_data(what, position, manifest, experiment.data.path)
-        if not changed_code:
-            check_same_code(what, position, digests_of(packages))
-    busy = f"run {run.location} is being trained by another process"
+        reached = checkpoints_of(run).reached()
+        check_unchanged(f"run {run.location}", reached, experiment, manifest, None if changed_code else packages)
     joined = address or os.environ.get("RAY_ADDRESS")
-    observe(Waiting(f"joining Ray at {joined}" if joined else "starting Ray"))
+    observe(Waiting(f"connecting to Ray at {joined}" if joined else "starting Ray"))
+    busy = f"run {run.location} is being trained by another process"
     with owned(
         run, run.experiment, experiment.to_toml(), busy=busy, ray=ray_session(address, packages), quiet=quiet,
         notify=lambda text: observe(Notice(text)),
     ) as claim:  # fmt: skip
-
-        def follow(event: Event) -> None:
-            if isinstance(event, Started):  # until then the run is as it was, whatever may be in the way
-                claim.accept()
-            observe(event)
-
         resources = resources_per_worker(experiment.scaling)
         fewest, most = experiment.scaling.bounds
         count = f"{fewest} to {most}" if experiment.scaling.elastic else str(most)
         observe(Waiting(f"starting {count} worker(s)"))
         claim.begin()
         with records_of_ray(run) as records:
-            _fit(experiment, run, resources, records, follow, stop or StopRequest())
+            _fit(experiment, run, resources, records, _accepting(claim, observe), stop or StopRequest())
     run.patient().refresh()
     return run
 
 
+def check_unchanged(
+    what: str, reached: Position | None, job: Experiment, manifest: Manifest, packages: Sequence[Path] | None
+) -> None:
+    """Checks that data and code are those of a run's or a sweep's checkpoints, before it is resumed.
+
+    Args:
+        what: the run or the sweep, for the message.
+        reached: position of its newest checkpoint, None if it has none.
+        job: the experiment or the sweep.
+        manifest: the manifest of its data.
+        packages: the user's packages; None accepts any change of code.
+
+    Raises:
+        RunError: the data or a package has changed.
+    """
+    check_same_data(what, reached, manifest, job.data.path)
+    if packages is not None:
+        check_same_code(what, reached, digests_of(packages))
+
+
+def _accepting(claim: Claim, observe: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Returns `observe`, but accepts the claim once training has started; before, an older record stays."""
+
+    def follow(event: Event) -> None:
+        if isinstance(event, Started):
+            claim.accept()
+        observe(event)
+
+    return follow
+
+
 def with_absolute_paths(experiment: E) -> E:
-    """An experiment or a sweep, with local paths that mean the same wherever a worker runs.
+    """Returns an experiment or a sweep whose local paths are absolute, as workers run in other folders.
 
     Raises:
         ConfigError: it has no name.
@@ -127,16 +152,16 @@ def with_absolute_paths(experiment: E) -> E:
 
 
 def check_data(experiment: Experiment) -> Manifest:
-    """Finds out here, in a second, what workers would find out in a minute.
+    """Checks the data here, in a second; workers would take a minute to fail.
 
     Returns:
-        the manifest of the data.
+        The manifest of the data.
 
     Raises:
         VaedistError: the data is missing, damaged, or does not fit the experiment.
     """
     path = experiment.data.path
-    # What is on a store is not read here: each shard's digest is checked when a machine fetches it.
+    # Shards on an object store are not read here; their digests are checked when a machine fetches them.
     manifest = verify(path) if experiment.data.verify and not is_remote(path) else load_manifest(path)
     check_images(experiment, manifest.shape)
     training, scaling = experiment.training, experiment.scaling
@@ -165,7 +190,7 @@ def _fit(
     observe: Callable[[Event], None],
     stop: StopRequest,
 ) -> None:
-    """Run Ray Train in a thread of its own, and pass events on in this one."""
+    """Runs Ray Train in a separate thread, and reports its events in this one."""
     scaling, channel = experiment.scaling, open_channel()
     stop.attach(channel)
     trainer = _trainer(experiment, run, resources, records, channel)
@@ -175,7 +200,7 @@ def _fit(
         try:
             with environment(**_patience(scaling)):
                 trainer.fit()
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+        except BaseException as error:  # noqa: BLE001 - passed to the waiting thread
             errors.append(error)
         finally:
             channel.put.remote(ENDED)
@@ -186,15 +211,18 @@ def _fit(
     if final is not None:
         raise final
     if errors:
-        cause = getattr(errors[0], "controller_failure", None)
-        if isinstance(errors[0], ray.exceptions.RayActorError):
-            reason = "the process that watches over the workers died"
-        elif isinstance(cause, WorkerError):
-            reason = str(cause)
-        else:
-            reason = f"Ray Train gave up: {last_line(errors[0])}"
         log = run.store.location_of(run.logs / RAY_LOG)
-        raise WorkerError(f"{reason}; {log} tells more, --resume goes on from the newest checkpoint")
+        raise WorkerError(f"{_reason(errors[0])}; see {log}; --resume continues from the newest checkpoint")
+
+
+def _reason(error: BaseException) -> str:
+    """Returns the reason why Ray Train failed, in one line."""
+    cause = getattr(error, "controller_failure", None)
+    if isinstance(error, ray.exceptions.RayActorError):
+        return "the process that supervises the workers died"
+    if isinstance(cause, WorkerError):
+        return str(cause)
+    return f"Ray Train gave up: {last_line(error)}"
 
 
 def _trainer(experiment: Experiment, run: RunFolder, resources: dict[str, float], records: Path, channel: Any) -> Any:
@@ -216,11 +244,11 @@ def _trainer(experiment: Experiment, run: RunFolder, resources: dict[str, float]
             resources_per_worker=resources,
             elastic_resize_monitor_interval_s=scaling.resize_seconds,
         ),
-        # Checkpoints are ours, and the newest is found by looking: Ray's own record of a run is never read again.
+        # vaedist keeps its own checkpoints, and never reads Ray's records of a run.
         run_config=RunConfig(
             name=record_name(),
             storage_path=str(records),
-            failure_config=FailureConfig(max_failures=-1),  # `GroupSupervisor` counts them
+            failure_config=FailureConfig(max_failures=-1),  # `GroupSupervisor` counts failures
             worker_runtime_env=COMPUTING,
             callbacks=[group_callback(supervisor)],
         ),
@@ -228,7 +256,7 @@ def _trainer(experiment: Experiment, run: RunFolder, resources: dict[str, float]
 
 
 def _patience(scaling: ScalingSection) -> dict[str, str]:
-    """Variables that Ray Train hands on to the processes of a run, but for what the user has set."""
+    """Returns the timeouts for the processes of a run, as environment variables; the user's own values come first."""
     wanted = {
         "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": HANGING_SECONDS,
         "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": DRAINING_SECONDS,
@@ -239,7 +267,7 @@ def _patience(scaling: ScalingSection) -> dict[str, str]:
 
 
 def _watch(channel: Any, observe: Callable[[Event], None], stop: StopRequest) -> None:
-    """Pass events on until the end; a first KeyboardInterrupt asks the workers to stop, a second one does not wait."""
+    """Reports events until the end; a first KeyboardInterrupt asks the workers to stop, a second stops at once."""
     started, deadline = False, None
     pending = channel.get.remote()
     while True:
@@ -258,6 +286,6 @@ def _watch(channel: Any, observe: Callable[[Event], None], stop: StopRequest) ->
             if deadline is not None:
                 raise Interrupted("stopped at once; the newest checkpoint stays") from None
             deadline = time.monotonic() + STOP_SECONDS
-            observe(Notice("stopping after this step, to save it; Ctrl-C again stops at once"))
+            observe(Notice("stopping after this step and saving a checkpoint; Ctrl-C again stops at once"))
         except ray.exceptions.GetTimeoutError:
             raise Interrupted(f"stopped: the workers did not end within {STOP_SECONDS:.0f} s") from None
