@@ -1,4 +1,4 @@
-"""Checks before joining or starting Ray: they report in one line what would make Ray wait or print a page."""
+"""Checks before Ray is joined or started, which report in one line what would make Ray wait or print a page of text."""
 
 import json
 import os
@@ -16,19 +16,19 @@ from vaedist.launch.addresses import host_of
 from vaedist.launch.ray_internals import check_versions, head_metadata, is_token_used
 
 CONNECT_SECONDS = 5.0
-ANSWER_SECONDS = 40.0  # for the first answer; with what follows, less than a minute until a wrong address is refused
-ATTEMPTS, PAUSE_SECONDS = 3, 1.0  # a head that is being started closes its first connections
-SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # of the path of a Unix socket, without the null at its end
-# What Ray puts below its temporary folder. A process number has seven digits at most.
+ANSWER_SECONDS = 40.0  # for the first answer, so that a wrong address is refused within a minute
+ATTEMPTS, PAUSE_SECONDS = 3, 1.0  # a starting head closes its first connections
+SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # limit for the path of a Unix socket, without the final null
+# Path of a socket below Ray's temporary folder. A process number has at most seven digits.
 SOCKET = "session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 
 
 def connect(address: str) -> None:
-    """Opens a connection to HOST:PORT or to the server of a URL, and closes it again.
+    """Opens a connection to HOST:PORT or to the server of a URL, and closes it.
 
     Raises:
         OSError: nothing listens there.
-        ValueError: there is no such port.
+        ValueError: the port is invalid.
     """
     host, port = host_of(address), _port_of(address)
     socket.create_connection((host, port), CONNECT_SECONDS).close()
@@ -40,10 +40,10 @@ def _port_of(address: str) -> int:
 
 
 def check_dashboard(url: str) -> None:
-    """Checks that the server at a URL is the dashboard of a Ray cluster; the token is not checked here.
+    """Checks that the server at a URL is the dashboard of a Ray cluster; does not check the token.
 
     Raises:
-        ClusterError: nobody answers, or something else does.
+        ClusterError: no server answers, or another kind of server does.
     """
     import requests
 
@@ -55,27 +55,27 @@ def check_dashboard(url: str) -> None:
         answer = requests.get(f"{url}/api/version", timeout=(CONNECT_SECONDS, ANSWER_SECONDS))
         if answer.status_code in (401, 403) or "ray_version" in answer.json():
             return
-        reason = "what answers there is none"
+        reason = "another service answers there"
     except requests.exceptions.Timeout:
-        reason = f"what listens there has not answered for {ANSWER_SECONDS:.0f} s"
+        reason = f"the server there has not answered for {ANSWER_SECONDS:.0f} s"
     except requests.exceptions.SSLError as error:
         told = re.search(r"\[SSL[^]]*\] (.+?) \(", str(error))
         reason = f"TLS fails, {told[1]}" if told else "TLS fails"
     except requests.exceptions.ProxyError:
         reason = "the proxy of the environment does not reach it, add the host to no_proxy"
     except (requests.exceptions.RequestException, ValueError, TypeError):
-        reason = "what answers there is none"
+        reason = "another service answers there"
     raise ClusterError(
-        f"no Ray dashboard at {url}: {reason}; the port of a cluster's dashboard is 8265 unless it was chosen "
-        f"otherwise, not that of its head, 6379, nor another service's"
+        f"no Ray dashboard at {url}: {reason}; the default port of a cluster's dashboard is 8265 (6379 is that of its "
+        f"head)"
     )
 
 
 def check_head(address: str) -> None:
-    """Checks that the head of a cluster answers at HOST:PORT, takes the token, and has the versions of this process.
+    """Checks that the head of a cluster answers at HOST:PORT, accepts the token, and has the versions of this process.
 
     Raises:
-        ClusterError: nobody answers, something else does, it refuses the token, or its versions are others.
+        ClusterError: no server answers, another kind of server does, it refuses the token, or its versions differ.
     """
     try:
         connect(address)
@@ -93,17 +93,18 @@ def check_head(address: str) -> None:
         import ray
 
         raise ClusterError(
-            f"the cluster at {address} runs Ray {found['ray_version']} on Python {found['python_version']}, and here "
-            f"are Ray {ray.__version__} and Python {'.'.join(map(str, sys.version_info[:3]))} ({sys.executable}): "
-            f"whoever joins it must have the same; install those, or send the job to its dashboard by vaedist submit"
+            f"the cluster at {address} runs Ray {found['ray_version']} on Python {found['python_version']}, and this "
+            f"machine Ray {ray.__version__} on Python {'.'.join(map(str, sys.version_info[:3]))} ({sys.executable}): "
+            f"the versions must be equal; install those of the cluster, or send the job to its dashboard by "
+            f"vaedist submit"
         ) from error
 
 
 def _metadata(address: str) -> dict[str, str] | None:
-    """Returns the versions that a head reports, None if it reports nothing.
+    """Returns the versions that a head reports, None if it reports none.
 
     Raises:
-        grpc.RpcError: it does not answer.
+        grpc.RpcError: the head does not answer.
     """
     deadline = time.monotonic() + ANSWER_SECONDS
     for left in reversed(range(ATTEMPTS)):
@@ -121,43 +122,41 @@ def _metadata(address: str) -> dict[str, str] | None:
 
 
 def _refusal(address: str, error: grpc.RpcError) -> str:
-    """Describes in one line why what answers at an address cannot be used as a head."""
+    """Returns the error message, in one line, for a server that cannot be used as a head."""
     code, details = error.code(), str(error.details()).rpartition(": ")[2]
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return refused_token(address)
     reason = {
-        grpc.StatusCode.UNAVAILABLE: f"what answers there does not speak as one ({details})",
-        grpc.StatusCode.UNIMPLEMENTED: "what answers there is another service",
-        grpc.StatusCode.DEADLINE_EXCEEDED: f"what listens there has not answered for {ANSWER_SECONDS:.0f} s",
+        grpc.StatusCode.UNAVAILABLE: f"the server there does not speak Ray's protocol ({details})",
+        grpc.StatusCode.UNIMPLEMENTED: "another service answers there",
+        grpc.StatusCode.DEADLINE_EXCEEDED: f"the server there has not answered for {ANSWER_SECONDS:.0f} s",
     }.get(code, f"{code.name}: {details}")
     return (
-        f"no Ray head at {address}: {reason}; the port of a cluster's head is 6379 unless it was chosen otherwise, "
-        f"not that of its dashboard, 8265, nor another service's, and RAY_USE_TLS must be as it is there"
+        f"no Ray head at {address}: {reason}; the default port of a cluster's head is 6379 (8265 is that of its "
+        f"dashboard), and RAY_USE_TLS must be the same here and there"
     )
 
 
 def refused_token(address: str) -> str:
-    """Returns the message for a cluster that refuses the token, or asks for one where none is shown."""
-    what = "the token" if is_token_used() else "whoever shows no token"
-    return (
-        f"{address} refuses {what}: put the cluster's into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
-    )
+    """Returns the error message for a cluster that refuses the token, or requires one if none is sent."""
+    what = "refuses the token" if is_token_used() else "requires a token"
+    return f"{address} {what}: put the cluster's token into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
 
 
 def check_socket_paths(root: str, below: str, variable: str = "TMPDIR") -> None:
-    """Refuses a temporary folder below which the paths of Ray's Unix sockets are longer than the system allows.
+    """Refuses a temporary folder in which the paths of Ray's Unix sockets would be too long for the system.
 
     Args:
         root: the temporary folder.
         below: the folder in it that Ray uses.
-        variable: of the environment, that names `root`.
+        variable: the environment variable that sets `root`.
 
     Raises:
-        ClusterError: it is too long.
+        ClusterError: the path is too long.
     """
     allowed = SOCKET_BYTES - len(os.fsencode(f"/{below}/{SOCKET}"))
     if (length := len(os.fsencode(root))) > allowed:
         raise ClusterError(
-            f"{variable} = {root}: {length} bytes are too long for the Unix sockets that Ray makes below it, at most "
-            f"{allowed} are allowed; set {variable} to a shorter folder, such as /tmp"
+            f"{variable} = {root}: {length} bytes are too long for the Unix sockets that Ray creates there, at most "
+            f"{allowed} are allowed; set {variable} to a shorter path, such as /tmp"
         )

@@ -1,4 +1,4 @@
-"""Facts about a machine and the storage that it reaches, collected on every node."""
+"""Facts about a machine and the storage that it can reach, collected on every node."""
 
 import ipaddress
 import json
@@ -29,7 +29,7 @@ from vaedist.storage.uri import is_remote, local_path
 
 PACKAGES = ("ray", "tensorflow", "keras", "pyarrow", "numpy")
 STORE_SECONDS = 20.0
-TENSORFLOW_SECONDS = 90.0  # to be imported, by a machine that has never done so
+TENSORFLOW_SECONDS = 90.0  # for the first import of TensorFlow on a machine
 LOOK = """
 import json, tensorflow
 from vaedist.devices.gpus import missing_because
@@ -39,11 +39,11 @@ print(json.dumps([seen, missing_because(seen)]))
 
 
 def probe(storage: Sequence[str] = (), marks: Mapping[str, str | None] | None = None) -> dict[str, Any]:
-    """Collects the facts about this machine; runs on each node.
+    """Collects facts about this machine; runs on each node.
 
     Args:
         storage: folders or URIs to write a file to.
-        marks: for each, a file that another machine wrote there, to be looked for.
+        marks: for each of them, the name of a file that another machine wrote there, to look for.
     """
     return {
         "host": socket.gethostname(),
@@ -70,7 +70,7 @@ def _version(name: str) -> str | None:
 
 
 def _gpus() -> int | None:
-    """Returns how many GPUs NVIDIA's driver shows, None without a driver."""
+    """Returns the number of GPUs that NVIDIA's driver shows, None without a driver."""
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -79,7 +79,7 @@ def _gpus() -> int | None:
 
 
 def _fault_of_filters() -> str | None:
-    """Returns why packet filters do not work on this machine, None if they do."""
+    """Returns the reason why packet filters do not work on this machine, None if they do."""
     try:
         prove()
     except OSError as error:
@@ -88,7 +88,7 @@ def _fault_of_filters() -> str | None:
 
 
 def _open_ports() -> int | None:
-    """Returns how many ports of this Ray node other machines reach, None if this process belongs to no node."""
+    """Returns the number of this Ray node's ports that other machines can reach, None outside a node's processes."""
     with suppress(psutil.Error):
         raylet = psutil.Process().parent()
         if raylet is None or raylet.name() != "raylet":
@@ -98,7 +98,7 @@ def _open_ports() -> int | None:
 
 
 def _open_ports_of(process: psutil.Process) -> int:
-    with suppress(psutil.Error):  # it ended meanwhile
+    with suppress(psutil.Error):  # the process has ended
         listening = [one for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN]
         addresses = [ipaddress.ip_address(one.laddr.ip.removeprefix("::ffff:")) for one in listening]
         return sum(not address.is_loopback for address in addresses)
@@ -106,9 +106,9 @@ def _open_ports_of(process: psutil.Process) -> int:
 
 
 def tensorflow_gpus() -> dict[str, Any]:
-    """Returns how many GPUs TensorFlow sees on this machine, and why no more; runs on each node that has any.
+    """Returns the number of GPUs that TensorFlow sees on this machine, and why not more; runs on nodes with GPUs.
 
-    In a process of its own, which sees all GPUs: Ray hides them from a task that reserves none.
+    It starts a separate process that sees all GPUs, because Ray hides them from a task that reserves none.
     """
     variables = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     try:
@@ -125,7 +125,7 @@ def tensorflow_gpus() -> dict[str, Any]:
 
 
 def write_mark(uri: str) -> str | None:
-    """Writes a file to a storage for other machines to look for, and returns its name; None if that fails."""
+    """Writes a file to a storage for other machines to look for, and returns its name; None on failure."""
     name = _mark_name()
     with suppress(VaedistError, OSError):
         Store(uri, seconds=STORE_SECONDS).write(name, name.encode())
@@ -148,7 +148,7 @@ def _try_storage(uri: str, mark: str | None) -> dict[str, Any]:
         store = Store(uri, seconds=STORE_SECONDS)
         store.write(name, name.encode())
         if store.read(name) != name.encode():
-            result["error"] = "what was written does not read back"
+            result["error"] = "a file that was written reads back with other content"
         store.remove(name)
         if mark is not None:
             result["seen"] = False

@@ -1,4 +1,4 @@
-"""The dashboard through which jobs are sent to a cluster."""
+"""Address of the dashboard that jobs are submitted to."""
 
 import os
 from urllib.parse import urlsplit
@@ -6,11 +6,11 @@ from urllib.parse import urlsplit
 from vaedist.errors import ClusterError
 from vaedist.launch.local.cluster import local_clusters
 
-ADDRESS = "RAY_API_SERVER_ADDRESS"  # as Ray's own commands name it
+ADDRESS = "RAY_API_SERVER_ADDRESS"  # also read by Ray's own commands
 
 
 def known_address() -> str | None:
-    """Returns the dashboard's URL where none is given: RAY_API_SERVER_ADDRESS, or that of the one local cluster."""
+    """Returns the default URL of the dashboard: RAY_API_SERVER_ADDRESS, or that of the only local cluster, or None."""
     if address := os.environ.get(ADDRESS):
         return address
     clusters = local_clusters()
@@ -18,10 +18,10 @@ def known_address() -> str | None:
 
 
 def jobs_address(address: str | None) -> str:
-    """Returns the dashboard's URL to use.
+    """Returns the given URL of the dashboard, or the default one.
 
     Raises:
-        ClusterError: none is given and there is none, or there are several to choose from.
+        ClusterError: no address is given, and there is no local cluster or more than one.
     """
     if address := address or known_address():
         return address
@@ -30,14 +30,14 @@ def jobs_address(address: str | None) -> str:
 
 
 def checked_url(address: str) -> str:
-    """Returns an address without a slash at its end.
+    """Returns an address without a trailing slash.
 
     Raises:
-        ClusterError: it is not a URL, or holds a name or a password.
+        ClusterError: it is not a URL, or contains a user name or a password.
     """
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ClusterError(f"address {address}: must be the URL of the cluster's dashboard, as in http://HEAD:8265")
     if parts.username or parts.password:
-        raise ClusterError(f"address of {parts.hostname}: must not hold a name or a password")
+        raise ClusterError(f"address of {parts.hostname}: must not contain a user name or a password")
     return address.rstrip("/")

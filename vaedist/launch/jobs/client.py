@@ -1,6 +1,6 @@
-"""Jobs on a cluster: submits vaedist and an experiment as a job, finds jobs, and follows their logs.
+"""Client for jobs on a cluster: submits vaedist and an experiment as a job, finds jobs, and follows their logs.
 
-A job runs `vaedist train` or `vaedist tune` on the head; its workers are where the CPUs and GPUs are.
+A job runs `vaedist train` or `vaedist tune` on the head; its workers run on the nodes with CPUs and GPUs.
 """
 
 import re
@@ -31,10 +31,10 @@ class Jobs:
     """The jobs of a cluster.
 
     Args:
-        address: URL of its dashboard; None as `jobs_address` says.
+        address: URL of its dashboard; None uses the default of `jobs_address`.
 
     Raises:
-        ClusterError: it cannot be reached, or refuses the token.
+        ClusterError: the dashboard cannot be reached, or refuses the token.
     """
 
     def __init__(self, address: str | None = None) -> None:
@@ -46,15 +46,15 @@ class Jobs:
         return self._dashboard.address
 
     def list(self, *, every: bool = False) -> list[Job]:
-        """Returns the jobs that vaedist submitted, or `every` one; the newest first."""
+        """Returns the jobs that vaedist submitted, or every job; the newest first."""
         chosen = [job for job in self._dashboard.jobs() if every or "vaedist" in job.metadata]
         return sorted(chosen, key=lambda job: -(job.started or float("inf")))
 
     def get(self, name: str) -> Job:
-        """Returns a job by its id, or by the name of its run: the one that has not ended, else the newest.
+        """Returns a job by its ID, or by the name of its run: the one that has not ended, else the newest.
 
         Raises:
-            ClusterError: there is none; or several of the run have not ended.
+            ClusterError: there is no such job, or several jobs of the run have not ended.
         """
         jobs = self.list(every=True)
         if exact := [job for job in jobs if job.id == name]:
@@ -63,20 +63,20 @@ class Jobs:
         at_work = [job for job in of_run if not job.has_ended]
         if len(at_work) > 1:
             told = ", ".join(f"{job.id} ({job.status})" for job in at_work)
-            raise ClusterError(f"{len(at_work)} jobs of run {name!r} have not ended, give the id of one: {told}")
+            raise ClusterError(f"{len(at_work)} jobs of run {name!r} have not ended, use the ID of one: {told}")
         for job in at_work or of_run:
             return job
-        raise ClusterError(f"no job {name!r} at {self.address}; `vaedist jobs list` lists those that there are")
+        raise ClusterError(f"no job {name!r} at {self.address}; `vaedist jobs list` shows all jobs")
 
     def submit(self, submission: Submission, progress: Callable[[str], None] = lambda _: None) -> str:
-        """Submits a training or a sweep, and returns the job's id.
+        """Submits a training or a sweep, and returns the job's ID.
 
         Args:
-            submission: what it is.
-            progress: told what is sent, and how much.
+            submission: the training or the sweep.
+            progress: called with a description of the upload.
 
         Raises:
-            ConfigError: there is no such extra.
+            ConfigError: an extra does not exist.
             ClusterError: the cluster refuses the job.
         """
         return self.run(
@@ -100,16 +100,16 @@ class Jobs:
         packages: Sequence[Path] = (),
         progress: Callable[[str], None] = lambda _: None,
     ) -> str:
-        """Has the cluster run a command with the code of vaedist that runs here, and returns the job's id.
+        """Submits a command that uses this process's version of vaedist's code, and returns the job's ID.
 
         Args:
-            command: of the shell, such as `entrypoint` makes.
-            name: prefix of the job's id.
-            metadata: kept with the job.
-            files: texts in the folder that it runs in, by their names.
-            runtime_env: what else Ray is to set up.
-            packages: folders of the user's packages that the job is to find.
-            progress: told what is sent, and how much.
+            command: shell command, as `entrypoint` returns it.
+            name: prefix of the job's ID.
+            metadata: metadata of the job.
+            files: text files in the job's working directory, by name.
+            runtime_env: further settings of Ray's runtime environment.
+            packages: folders of the user's packages, made importable for the job.
+            progress: called with a description of the upload.
 
         Raises:
             ConfigError: a package cannot be read.
@@ -136,14 +136,12 @@ class Jobs:
             )
 
     def follow(self, name: str, write: Callable[[str], None], notice: Callable[[str], None] = lambda _: None) -> Job:
-        """Passes on a job's log as it comes, until the job has ended, and returns the job as it ended.
-
-        `follow_log` says when a job is given up whose cluster is not heard any more.
+        """Streams a job's log until the job has ended, and returns the ended job; see `follow_log`.
 
         Args:
-            name: the job's id.
-            write: is given pieces of the log.
-            notice: called when the connection is lost, and when it is back.
+            name: ID of the job.
+            write: called with pieces of the log.
+            notice: called when the connection is lost, and when it is restored.
 
         Raises:
             ClusterError: the cluster is gone.
@@ -155,11 +153,11 @@ class Jobs:
         return self.follow(name, lambda _: None, notice)
 
     def log(self, name: str) -> str:
-        """Returns all that a job has printed so far."""
+        """Returns a job's log so far."""
         return self._dashboard.log(name)
 
     def stop(self, name: str) -> bool:
-        """Asks a job to save its step and stop, and returns True if it was running. Does not wait."""
+        """Asks a job to save a checkpoint and stop, and returns True if it was running; does not wait."""
         return self._dashboard.stop(name)
 
     def reason(self, job: Job) -> str:
@@ -172,14 +170,14 @@ class Jobs:
             if job.exit_code is not None and lines:
                 return lines[-1]
         if re.search(NO_PIP, job.message):
-            return "Ray's Python on the cluster has no pip, which installs what a job brings with it: install it there"
+            return "Ray's Python on the cluster has no pip, which the job's environment needs: install it there"
         errors = [line.strip() for line in job.message.splitlines() if line.strip().startswith("ERROR: ")]  # pip's
         return " ".join((errors[-1] if errors else job.message).split())[:500] or "no reason is known"
 
 
 def entrypoint(arguments: Sequence[str]) -> str:
-    """Returns the shell command that a job runs, `vaedist ARGUMENTS`, whatever characters are in them."""
-    # With `exec`, the process that Ray signals to stop is vaedist's.
+    """Returns the shell command of a job, `vaedist ARGUMENTS`, with the arguments quoted."""
+    # With `exec`, Ray's signal to stop reaches the process of vaedist.
     return shlex.join(["exec", "python", "-m", "vaedist", *arguments])
 
 

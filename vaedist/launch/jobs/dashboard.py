@@ -1,4 +1,4 @@
-"""Requests to a cluster's dashboard about its jobs: Ray's Jobs API, with time limits and errors of one line."""
+"""Client of the Jobs API of a cluster's dashboard, with timeouts and one-line errors."""
 
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,16 +11,16 @@ from vaedist.launch.jobs.address import checked_url
 from vaedist.launch.jobs.job import Job
 from vaedist.launch.ray_internals import job_client
 
-REQUEST_SECONDS = (5.0, 45.0)  # to be connected, and to be answered
-NOT_FOUND = "Request failed with status code 404"  # as Ray's client words it
+REQUEST_SECONDS = (5.0, 45.0)  # for the connection, and for the answer
+NOT_FOUND = "Request failed with status code 404"  # beginning of the message of Ray's client
 
 
 class Dashboard:
-    """The dashboard of a cluster. All methods raise ClusterError where it refuses, fails or does not answer.
+    """The dashboard of a cluster; its methods raise ClusterError if it refuses a request, fails or does not answer.
 
     Args:
-        address: its URL.
-        client: Ray's client of it.
+        address: URL of the dashboard.
+        client: Ray's client of the dashboard.
     """
 
     def __init__(self, address: str, client: Any) -> None:
@@ -31,7 +31,7 @@ class Dashboard:
         """Returns the dashboard at a URL.
 
         Raises:
-            ClusterError: it cannot be reached, or refuses the token.
+            ClusterError: the dashboard cannot be reached, or refuses the token.
         """
         address = checked_url(address)
         authorize(address)
@@ -45,13 +45,13 @@ class Dashboard:
             return [Job.from_details(details) for details in self._client.list_jobs() if details.submission_id]
 
     def submit(self, entrypoint: str, name: str, runtime_env: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
-        """Submits a job, and returns its id.
+        """Submits a job, and returns its ID.
 
         Args:
-            entrypoint: the shell command that it runs.
-            name: its id.
-            runtime_env: what Ray sets up for it; local folders are uploaded.
-            metadata: kept with the job.
+            entrypoint: shell command of the job.
+            name: ID of the job.
+            runtime_env: Ray's runtime environment; local folders are uploaded.
+            metadata: metadata of the job.
         """
         with _errors(self.address):
             return self._client.submit_job(
@@ -59,26 +59,26 @@ class Dashboard:
             )
 
     def info(self, name: str) -> Job:
-        """Returns the job of that id as it is now."""
+        """Returns the current state of a job, by its ID."""
         with _errors(self.address):
             return Job.from_details(self._client.get_job_info(name))
 
     def log(self, name: str) -> str:
-        """Returns all that a job has printed so far."""
+        """Returns a job's log so far."""
         with _errors(self.address):
             return self._client.get_job_logs(name)
 
     def stop(self, name: str) -> bool:
-        """Asks a job to stop, and returns True if it was running. Does not wait."""
+        """Asks a job to stop, and returns True if it was running; does not wait."""
         with _errors(self.address):
             return self._client.stop_job(name)
 
     def pieces(self, name: str) -> AsyncGenerator[str, None]:
-        """Yields a job's log from its beginning, a piece at a time, over one connection; errors are Ray's own."""
+        """Yields a job's log from its beginning in pieces, over one connection; raises Ray's own errors."""
         return self._client.tail_job_logs(name)
 
     def gone(self, name: str) -> str | None:
-        """Returns how the address shows that a job no longer exists; None if it does not show it."""
+        """Returns the reason why a job certainly no longer exists; None if it may still exist."""
         from ray.exceptions import AuthenticationError
 
         try:
@@ -96,7 +96,7 @@ class Dashboard:
 
 @contextmanager
 def _errors(address: str) -> Iterator[None]:
-    """Turns what Ray's client raises into a ClusterError of one line."""
+    """Turns exceptions of Ray's client into one-line ClusterErrors."""
     import requests
     from ray.exceptions import AuthenticationError
 

@@ -12,13 +12,13 @@ class Job:
     """A job on a cluster.
 
     Attributes:
-        id: its name on the cluster, unique.
+        id: unique ID on the cluster.
         status: PENDING, RUNNING, SUCCEEDED, STOPPED or FAILED.
         message: Ray's explanation of the status.
-        entrypoint: the command that it runs.
-        metadata: of a job that vaedist submitted, its run, user, job file, versions, revision and data.
-        started, ended: seconds since 1970; None if not yet.
-        exit_code: of the command, once it has ended by itself.
+        entrypoint: the job's command.
+        metadata: for a job that vaedist submitted, its run, user, job file, versions, revision and data.
+        started, ended: seconds since 1970; None if it has not started or ended yet.
+        exit_code: exit code of the command, if it ended by itself.
     """
 
     id: str
@@ -32,7 +32,7 @@ class Job:
 
     @classmethod
     def from_details(cls, details: Any) -> "Job":
-        """Makes a job of Ray's `JobDetails`."""
+        """Makes a job from Ray's `JobDetails`."""
         seconds = {"started": details.start_time, "ended": details.end_time}
         return cls(
             id=details.submission_id,
@@ -46,7 +46,7 @@ class Job:
 
     @property
     def run(self) -> str:
-        """The run or the sweep that it trains; empty if vaedist did not submit it."""
+        """Name of its run or sweep; empty if vaedist did not submit it."""
         return self.metadata.get("run", "")
 
     @property

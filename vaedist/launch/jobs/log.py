@@ -1,4 +1,4 @@
-"""Follows a job's log over connections that break, until the job has ended or its cluster is given up."""
+"""Streaming of a job's log, with reconnection, until the job has ended or its cluster counts as lost."""
 
 import asyncio
 import time
@@ -10,28 +10,28 @@ from vaedist.launch.jobs.dashboard import Dashboard
 from vaedist.launch.jobs.job import Job
 
 RETRY_SECONDS = 1.0
-QUIET_SECONDS = 30.0  # without a word in the log, after which the dashboard is asked whether it still answers
-# A refused connection is an answer: the machine is there, and no dashboard runs on it. A job's driver runs on the head,
-# so that the job ended with it. A minute is for what stands between, such as a tunnel that is being opened again.
+QUIET_SECONDS = 30.0  # without new lines in the log, after which the dashboard is asked for the state of the job
+# If the connection is refused, the machine is up, but no dashboard runs on it. A job's driver runs on the head too, so
+# the job has ended with it. The minute allows for a tunnel that is being restarted.
 GONE_SECONDS = 60.0
-# No answer at all may be a network that is cut or a machine that is overloaded, while the job trains on.
+# No answer at all may mean a broken network or an overloaded machine, and the job may still be training.
 SILENT_SECONDS = 600.0
 
 
 def follow_log(dashboard: Dashboard, name: str, write: Callable[[str], None], notice: Callable[[str], None]) -> Job:
-    """Passes on a job's log as it comes, until the job has ended, and returns the job as it ended.
+    """Streams a job's log until the job has ended, and returns the ended job.
 
-    The end of the log is not the end of the job, and a connection may end before either; it is then opened again.
+    The log may end before the job, and a connection before either; it is then opened again.
 
     Args:
-        dashboard: of the cluster.
-        name: the job's id.
-        write: is given pieces of the log.
-        notice: called when the connection is lost, and when it is back.
+        dashboard: dashboard of the cluster.
+        name: ID of the job.
+        write: called with pieces of the log.
+        notice: called when the connection is lost, and when it is restored.
 
     Raises:
-        ClusterError: for `GONE_SECONDS` nothing listened at the cluster's address, or what did had no such job or
-            refused the token; or there was no answer for `SILENT_SECONDS`.
+        ClusterError: for `GONE_SECONDS` the connection was refused, or the dashboard had no such job or refused the
+            token; or there was no answer for `SILENT_SECONDS`.
     """
     import aiohttp
 
@@ -41,7 +41,7 @@ def follow_log(dashboard: Dashboard, name: str, write: Callable[[str], None], no
             asyncio.run(_tail(dashboard, name, log, outage))
             job = dashboard.info(name)
             if job.has_ended:
-                log.add(0, dashboard.log(name))  # what came between the last piece and the end
+                log.add(0, dashboard.log(name))  # the lines between the last piece and the end
                 return job
             outage.end()
         except _UnwritableError as error:
@@ -52,7 +52,7 @@ def follow_log(dashboard: Dashboard, name: str, write: Callable[[str], None], no
 
 
 class _UnwritableError(Exception):
-    """An error of the log's destination, as opposed to one of its source."""
+    """Error when writing the log, as opposed to an error when reading it."""
 
     def __init__(self, reason: OSError) -> None:
         super().__init__(reason)
@@ -60,13 +60,13 @@ class _UnwritableError(Exception):
 
 
 class _Log:
-    """A log of which each character is written once, however often it is read from its beginning."""
+    """Log that writes each character once, however often it is read from its beginning."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write, self._written = write, 0
 
     def add(self, start: int, text: str) -> int:
-        """Writes what is new of a piece that begins at `start`; returns where the piece ends."""
+        """Writes the new part of a piece that begins at position `start`; returns the position of its end."""
         end = start + len(text)
         if end > self._written:
             try:
@@ -78,7 +78,7 @@ class _Log:
 
 
 class _Outage:
-    """Time since a job's dashboard last answered, and the reason as far as it is known."""
+    """Time since a job's dashboard last answered, and the reason if it is known."""
 
     def __init__(self, dashboard: Dashboard, name: str, notice: Callable[[str], None]) -> None:
         self._dashboard, self._name, self._notice = dashboard, name, notice
@@ -88,7 +88,7 @@ class _Outage:
     def end(self) -> None:
         """Notes that the dashboard answered."""
         if self._told:
-            self._notice("connected again")
+            self._notice("reconnected")
         self._heard, self._told = time.monotonic(), False
         self._gone: float | None = None
 
@@ -96,13 +96,13 @@ class _Outage:
         """Notes that the dashboard did not answer.
 
         Raises:
-            ClusterError: it has not answered for long enough.
+            ClusterError: it has not answered for too long.
         """
         gone, now = self._dashboard.gone(self._name), time.monotonic()
         self._gone = None if gone is None else self._gone or now
         if self._gone is not None and now - self._gone >= GONE_SECONDS:
             raise ClusterError(
-                f"lost job {self._name}: for {GONE_SECONDS:.0f} s {gone}; its cluster was ended, or another is there"
+                f"lost job {self._name}: for {GONE_SECONDS:.0f} s {gone}; its cluster was stopped or replaced"
             ) from error
         if now - self._heard >= SILENT_SECONDS:
             raise ClusterError(
@@ -110,19 +110,19 @@ class _Outage:
                 f"for {SILENT_SECONDS / 60:.0f} minutes"
             ) from error
         if not self._told:
-            self._notice(f"the connection to {self._dashboard.address} is lost; the job is not: trying again")
+            self._notice(f"lost the connection to {self._dashboard.address}; the job is not affected: reconnecting")
         self._told = True
 
 
 async def _tail(dashboard: Dashboard, name: str, log: _Log, outage: _Outage) -> None:
-    """Passes on the log until the connection ends, or the dashboard says that the job has, or says nothing any more."""
+    """Streams the log until the connection breaks, the job has ended, or the dashboard no longer answers."""
     pieces, position = dashboard.pieces(name), 0
     coming = asyncio.ensure_future(anext(pieces))
     try:
         while True:
             await asyncio.wait([coming], timeout=QUIET_SECONDS)
             if not coming.done():
-                if dashboard.info(name).has_ended:  # raises where nobody answers any more, as on a dead connection
+                if dashboard.info(name).has_ended:  # raises if the connection is dead
                     return
                 outage.end()
                 continue

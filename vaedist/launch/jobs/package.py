@@ -1,4 +1,4 @@
-"""The code of vaedist and the versions of its dependencies, so that a cluster runs exactly what runs here."""
+"""vaedist's own code and the versions of its dependencies, for a job that runs the same as here."""
 
 import re
 import shutil
@@ -11,32 +11,32 @@ from packaging.requirements import Requirement
 import vaedist
 
 NAME = "vaedist"
-ON_CLUSTER = ("ray",)  # is running there already, and cannot be another version
+ON_CLUSTER = ("ray",)  # a job must use the version that the cluster already runs
 
 
 def copy_code(folder: Path) -> Path:
-    """Copies the running code of vaedist into a folder, for a node to have on its path.
+    """Copies the code of vaedist, without Python's caches, to a folder for Ray's `py_modules`.
 
-    Ray names a folder that it sends by its content, so that the same code is sent once, and unpacks it under a lock. A
-    wheel would be installed by pip, and be lost where two environments of a job are made on a node at the same time.
+    Ray uploads a folder only once for the same content, and unpacks it under a lock. A wheel would be installed by pip,
+    and would be lost if two environments of a job are created on a node at the same time.
 
     Args:
-        folder: is made.
+        folder: the folder, which is created.
 
     Returns:
-        The package in the folder; what Python wrote besides the code is left out.
+        The package in the folder.
     """
     code = Path(vaedist.__file__).parent
     return Path(shutil.copytree(code, folder / NAME, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")))
 
 
 def pinned_requirements(extras: Iterable[str] = ()) -> list[str]:
-    """Returns vaedist's direct and indirect requirements, pinned as NAME==VERSION to what is installed here; not Ray.
+    """Returns vaedist's direct and indirect requirements except Ray, pinned to the installed versions, NAME==VERSION.
 
-    A requirement that is not installed here, such as CUDA's libraries on a laptop, keeps its own bounds.
+    A requirement that is not installed here, such as CUDA's libraries on a laptop, keeps its version bounds.
 
     Args:
-        extras: of vaedist's, such as "gpu" or "optuna".
+        extras: extras of vaedist, such as "gpu" or "optuna".
 
     Raises:
         ValueError: vaedist has no such extra.

@@ -1,4 +1,4 @@
-"""A submission to a cluster: an experiment or a sweep, and the environment of its job."""
+"""Submission of an experiment or a sweep to a cluster, with the environment of its job."""
 
 import getpass
 import os
@@ -21,28 +21,28 @@ from vaedist.packages import package_digest
 from vaedist.storage.uri import is_uri, join_uri
 
 JOB_FILE = "job.toml"
-LOOK_SECONDS = 5.0  # at data on a store, for their fingerprint
-STOP_SECONDS = 150  # that a job has to save what it is at, before Ray kills it
+LOOK_SECONDS = 5.0  # for reading the fingerprint of data on an object store
+STOP_SECONDS = 150  # for a job to save a checkpoint before Ray kills it
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 CHOSEN = ("RAY_JOB_STOP_WAIT_TIME_S", "PYTHONPATH", REQUIRED)  # variables that the user may not set
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A training or a sweep that is to run as a job.
+    """Training or sweep to run as a job.
 
     Attributes:
-        job: the experiment or the sweep, whose paths mean the same on the cluster.
-        arguments: of `vaedist` there, the job's file as "job.toml".
-        file: the job's file here, for the metadata.
-        environment: "image" runs with the packages of the cluster's image, "pip" installs the versions of here.
-        extras: of vaedist's, for "pip".
-        variables: for the environment of the job; nothing secret, for whoever sees the cluster sees them.
-        from_node: variables that every node has to have set already.
-        packages: folders of the user's packages, accepted by `check_packages`, that go with the job.
+        job: the experiment or the sweep; its paths must be valid on the cluster.
+        arguments: arguments of `vaedist` on the cluster, where the job's file is "job.toml".
+        file: the local file of the job, for the metadata.
+        environment: "image" uses the packages of the cluster's image, "pip" installs the local versions.
+        extras: extras of vaedist, for "pip".
+        variables: environment variables of the job. They must not be secret, as all users of the cluster can see them.
+        from_node: names of variables that must be set on every node.
+        packages: folders of the user's packages, accepted by `check_packages`, that are sent with the job.
 
     Raises:
-        ConfigError: when it is made, if a path or a variable is refused, or a package would be missing.
+        ConfigError: on creation, if a path or a variable is refused, or a package is missing.
     """
 
     job: Experiment | Sweep
@@ -55,29 +55,29 @@ class Submission:
     packages: Sequence[Path] = ()
 
     def __post_init__(self) -> None:
-        """Refuses what should not be sent, and a job that would not find its code."""
+        """Checks the paths, the packages and the variables."""
         check_paths(self.job)
         check_code(self.job, self.packages)
         check_variables(self.variables, self.from_node)
 
     def metadata(self) -> dict[str, str]:
-        """Returns what is kept with the job: its run, who submitted it, and from what."""
+        """Returns the metadata of the job: its run, user, job file, versions, revision and data."""
         metadata = {
             "vaedist": __version__,
             "run": self.job.run.name,
             "user": getpass.getuser(),
-            "job": os.fsencode(self.file.name).decode(errors="replace"),  # JSON, and Ray, have no other bytes
+            "job": os.fsencode(self.file.name).decode(errors="replace"),  # JSON needs valid Unicode
         }
         if self.packages:
             metadata["packages"] = ", ".join(f"{each.name} {package_digest(each)[:12]}" for each in self.packages)
         if (revision := _revision(self.file)) is not None:
             metadata["revision"] = revision
-        with suppress(VaedistError):  # the data are the cluster's, and need not be seen from here
+        with suppress(VaedistError):  # the cluster's data may not be reachable from here
             metadata["data"] = load_manifest(self.job.data.path, seconds=LOOK_SECONDS).fingerprint
         return metadata
 
     def runtime_env(self) -> dict[str, Any]:
-        """Returns what Ray sets up for the job, except for the files."""
+        """Returns Ray's runtime environment for the job, without files and packages."""
         variables = {**self.variables, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
         if self.from_node:
             variables[REQUIRED] = ",".join(self.from_node)
@@ -91,14 +91,14 @@ class Submission:
 
 
 def training_arguments(*, resume: bool, changed_code: bool = False) -> list[str]:
-    """Returns the arguments of `vaedist` that train job.toml."""
+    """Returns the arguments of `vaedist` to train job.toml."""
     return ["train", JOB_FILE, *(["--resume"] if resume else []), *(["--changed-code"] if changed_code else [])]
 
 
 def sweep_arguments(
     sweep: Sweep, overrides: Sequence[str], *, resume: bool, retry_failed: bool, changed_code: bool = False
 ) -> list[str]:
-    """Returns the arguments of `vaedist` that run the sweep of job.toml, or resume it in its folder."""
+    """Returns the arguments of `vaedist` to run the sweep of job.toml, or to resume it in its folder."""
     if not resume:
         return ["tune", "run", JOB_FILE]
     options = [part for override in overrides for part in ("--set", override)]
@@ -107,10 +107,10 @@ def sweep_arguments(
 
 
 def check_variables(variables: Mapping[str, str], from_node: Sequence[str]) -> None:
-    """Refuses variables that look like secrets, invalid names, and those that vaedist sets itself.
+    """Refuses invalid names, variables that vaedist sets itself, and variables that look like secrets.
 
     Raises:
-        ConfigError: with the first that is refused.
+        ConfigError: a variable is refused; the message names the first one.
     """
     for name in (*variables, *from_node):
         if not VARIABLE.fullmatch(name):
@@ -120,21 +120,21 @@ def check_variables(variables: Mapping[str, str], from_node: Sequence[str]) -> N
     for name in variables:
         if SECRET_NAME.search(name):
             raise ConfigError(
-                f"--env {name}: looks like a secret, and whoever sees the cluster would see it; set it on the nodes, "
-                f"and say --env-from-node {name}"
+                f"--env {name}: looks like a secret, which all users of the cluster could see; set it on the nodes "
+                f"instead, and use --env-from-node {name}"
             )
 
 
 def check_code(job: Experiment | Sweep, packages: Sequence[Path]) -> None:
-    """Refuses a job that names a package which is neither installed nor sent.
+    """Refuses a job that needs a package that is neither installed nor sent.
 
     Raises:
-        ConfigError: with the first that is missing.
+        ConfigError: a package is missing; the message names the first one.
     """
     for place in code_of(job):
         if place.is_file():
             raise ConfigError(
-                f"{place}: a module by itself cannot go with a job; put it into a package, a folder with __init__.py"
+                f"{place}: a single module cannot be sent with a job; put it into a package, a folder with __init__.py"
             )
         if place not in packages:
             raise ConfigError(
@@ -143,10 +143,10 @@ def check_code(job: Experiment | Sweep, packages: Sequence[Path]) -> None:
 
 
 def check_paths(job: Experiment | Sweep) -> None:
-    """Refuses relative paths, which would mean another place on the cluster.
+    """Refuses relative paths, which are not valid on the cluster.
 
     Raises:
-        ConfigError: with the first that is refused.
+        ConfigError: a path is relative; the message names the first one.
     """
     for key, path in (("data.path", job.data.path), ("run.folder", job.run.folder)):
         if not is_uri(path) and not Path(path).is_absolute():
@@ -157,7 +157,7 @@ def check_paths(job: Experiment | Sweep) -> None:
 
 
 def _revision(file: Path) -> str | None:
-    """Returns the git revision of the folder of a job's file, with -dirty if files differ from it; None outside git."""
+    """Returns the git revision of the folder of a job's file, with -dirty if files have changed; None outside git."""
     try:
         found = subprocess.run(
             ["git", "-C", str(file.absolute().parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

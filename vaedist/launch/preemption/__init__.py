@@ -1,1 +1,1 @@
-"""Preemption notices of clouds, brought to Ray and to a run."""
+"""Preemption notices of clouds, and their delivery to Ray and to runs."""

@@ -1,7 +1,7 @@
 """Preemption notices of the clouds' metadata services: AWS, Google Cloud and Azure.
 
-Each cloud tells a machine over HTTP, at a link-local address, that it is about to be reclaimed. This module only asks;
-`vaedist.launch.preemption.watch` decides what follows. It needs no Ray.
+Each cloud announces over HTTP, at a link-local address, that a machine is about to be reclaimed. This module only reads
+the notices; `vaedist.launch.preemption.watch` acts on them. It does not need Ray.
 """
 
 import json
@@ -19,9 +19,9 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from vaedist.errors import ClusterError, ConfigError
 
-METADATA_URL = "http://169.254.169.254"  # the same on all three
+METADATA_URL = "http://169.254.169.254"  # the same in all three clouds
 ANSWER_SECONDS = 5.0  # for the service to answer
-DETECT_SECONDS = 2.0  # for the first question, which a machine elsewhere never answers
+DETECT_SECONDS = 2.0  # for the first answer, which never comes outside the cloud
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Announcement:
     """Notice that this machine will be reclaimed.
 
     Attributes:
-        reason: what the cloud says, on one line.
-        deadline: when the machine goes, as UNIX time.
+        reason: the notice in words, on one line.
+        deadline: UNIX time at which the machine will be reclaimed.
     """
 
     reason: str
@@ -52,13 +52,13 @@ class Cloud(Protocol):
     name: str
 
     def is_here(self) -> bool:
-        """Returns True if the service answers as this cloud's does."""
+        """Returns True if this cloud's service answers."""
 
     def announcement(self, wait: float) -> Announcement | None:
-        """Returns the notice that is in force, if any.
+        """Returns the current notice, if any.
 
         Args:
-            wait: seconds that the request may last, where the service can wait for a change.
+            wait: seconds that the request may last, if the service can wait for a change.
 
         Raises:
             ClusterError: the service did not answer, or not as documented.
@@ -66,10 +66,10 @@ class Cloud(Protocol):
 
 
 class Metadata:
-    """HTTP client of a metadata service. It ignores proxies: the address is link-local.
+    """HTTP client of a metadata service; it ignores proxies, as the address is link-local.
 
     Raises:
-        ConfigError: the URL is not one of HTTP.
+        ConfigError: it is not an HTTP URL.
     """
 
     def __init__(self, url: str) -> None:
@@ -82,10 +82,10 @@ class Metadata:
     def ask(
         self, path: str, headers: Mapping[str, str], *, method: str = "GET", seconds: float = ANSWER_SECONDS
     ) -> Answer:
-        """Returns the answer to a request, be it an error's.
+        """Returns the response to a request, including error responses.
 
         Raises:
-            ClusterError: there was none.
+            ClusterError: the service did not answer.
         """
         request = Request(self.url + path, headers=dict(headers), method=method)
         try:
@@ -99,25 +99,25 @@ class Metadata:
             raise ClusterError(f"the metadata service at {self.url} does not answer: {reason}") from error
 
     def fault(self, answer: Answer, path: str) -> ClusterError:
-        """Error for an answer that is not as documented."""
+        """Returns the error for an undocumented response."""
         return ClusterError(f"the metadata service at {self.url} answers {path} with HTTP status {answer.status}")
 
 
 class Aws:
-    """Spot interruptions of EC2, two minutes ahead, over version 2 of the instance metadata service (IMDSv2).
+    """Spot interruptions of EC2, two minutes ahead, from version 2 of the instance metadata service (IMDSv2).
 
-    Rebalance recommendations are not notices: most of these machines stay.
+    Rebalance recommendations are not notices, as most of these machines are not reclaimed.
     """
 
     name = "aws"
-    TOKEN_SECONDS = 21_600  # the longest that the service allows
+    TOKEN_SECONDS = 21_600  # the maximum of the service
 
     def __init__(self, metadata: Metadata, now: Callable[[], float] = time.monotonic) -> None:
         self._metadata, self._now = metadata, now
         self._token, self._renew_at = "", 0.0
 
     def is_here(self) -> bool:
-        """Returns True if the service hands out a session token."""
+        """Returns True if the service issues a session token."""
         return self._new_token(DETECT_SECONDS)
 
     def announcement(self, wait: float) -> Announcement | None:
@@ -126,7 +126,7 @@ class Aws:
         if self._now() >= self._renew_at:
             self._new_token()
         answer = self._get(path)
-        if answer.status == 401 and self._new_token():  # expired early
+        if answer.status == 401 and self._new_token():  # the token expired early
             answer = self._get(path)
         if answer.status == 404:
             return None
@@ -144,7 +144,7 @@ class Aws:
         return self._metadata.ask(path, {"X-aws-ec2-metadata-token": self._token})
 
     def _new_token(self, seconds: float = ANSWER_SECONDS) -> bool:
-        """Fetches a session token; returns False if the service has none."""
+        """Requests a session token; returns False if the service issues none."""
         header = {"X-aws-ec2-metadata-token-ttl-seconds": str(self.TOKEN_SECONDS)}
         answer = self._metadata.ask("/latest/api/token", header, method="PUT", seconds=seconds)
         if answer.status != 200 or not answer.text.strip():
@@ -160,7 +160,7 @@ class Gcp:
     HEADER: Mapping[str, str] = {"Metadata-Flavor": "Google"}
     INSTANCE = "/computeMetadata/v1/instance"
     PREEMPTION_SECONDS = 30.0
-    MAINTENANCE_SECONDS = 60.0  # at least; machines with GPUs get an hour
+    MAINTENANCE_SECONDS = 60.0  # at least; an hour for machines with GPUs
 
     def __init__(self, metadata: Metadata, now: Callable[[], float] = time.time) -> None:
         self._metadata, self._now = metadata, now
@@ -168,12 +168,12 @@ class Gcp:
         self._first_seen: dict[str, float] = {}
 
     def is_here(self) -> bool:
-        """Returns True if the service calls itself Google's."""
+        """Returns True if the service identifies itself as Google's."""
         answer = self._metadata.ask(f"{self.INSTANCE}/preempted", self.HEADER, seconds=DETECT_SECONDS)
         return answer.status == 200 and answer.headers.get("Metadata-Flavor") == "Google"
 
     def announcement(self, wait: float) -> Announcement | None:
-        """Returns the preemption or the termination that is announced; returns early when that changes."""
+        """Returns the announced preemption or termination, if any; returns early when it changes."""
         path = f"{self.INSTANCE}/preempted"
         if self._etag:
             path += f"?wait_for_change=true&timeout_sec={max(1, round(wait))}&last_etag={quote(self._etag)}"
@@ -194,20 +194,20 @@ class Gcp:
         return answer
 
     def _since(self, reason: str, seconds: float) -> Announcement:
-        """Announcement whose deadline counts from when it was first seen, as the service gives no time."""
+        """Returns an announcement with a deadline relative to when it was first seen, as the service gives no time."""
         return Announcement(reason, self._first_seen.setdefault(reason, self._now()) + seconds)
 
 
 class Azure:
-    """Scheduled events of Azure that end this machine: evictions of spot machines, 30 s ahead at least, and others."""
+    """Scheduled events of Azure that end this machine, such as evictions of spot machines, at least 30 s ahead."""
 
     name = "azure"
     HEADER: Mapping[str, str] = {"Metadata": "true"}
     NAME = "/metadata/instance/compute/name?api-version=2021-02-01&format=text"
     EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
-    ENDING = ("Preempt", "Terminate", "Redeploy", "Reboot")  # not Freeze, after which the machine resumes
-    SOON_SECONDS = 30.0  # for an event that has no time, as it begins now
-    FIRST_SECONDS = 150.0  # the first question turns the events on, which may take two minutes
+    ENDING = ("Preempt", "Terminate", "Redeploy", "Reboot")  # a machine resumes after Freeze
+    SOON_SECONDS = 30.0  # until an event without a time, which starts immediately
+    FIRST_SECONDS = 150.0  # for the first answer: the first request enables the events, which may take two minutes
 
     def __init__(self, metadata: Metadata, now: Callable[[], float] = time.time) -> None:
         self._metadata, self._now = metadata, now
@@ -216,13 +216,13 @@ class Azure:
         self._first_seen: dict[str, float] = {}
 
     def is_here(self) -> bool:
-        """Returns True if the service tells this machine's name."""
+        """Returns True if the service returns this machine's name."""
         answer = self._metadata.ask(self.NAME, self.HEADER, seconds=DETECT_SECONDS)
         self._machine = answer.text.strip() if answer.status == 200 else ""
         return bool(self._machine)
 
     def announcement(self, wait: float) -> Announcement | None:
-        """Returns the first event that ends this machine; events of its neighbours in a scale set are listed too."""
+        """Returns the first event that ends this machine; the service also lists those of others in its scale set."""
         if not self._machine and not self.is_here():
             raise ClusterError(f"the metadata service at {self._metadata.url} does not tell this machine's name")
         answer = self._metadata.ask(
@@ -257,11 +257,11 @@ def find_cloud(name: str, url: str) -> Cloud | None:
     """Returns the metadata service of a cloud, or None if it does not answer.
 
     Args:
-        name: of the cloud, or "auto" for whichever answers.
-        url: of the service.
+        name: name of the cloud, or "auto" for the first that answers.
+        url: URL of the service.
 
     Raises:
-        ConfigError: the URL is not one of HTTP.
+        ConfigError: it is not an HTTP URL.
     """
     metadata = Metadata(url)
     for cloud in [made(metadata) for key, made in CLOUDS.items() if name in (key, "auto")]:
@@ -274,5 +274,5 @@ def find_cloud(name: str, url: str) -> Cloud | None:
 
 
 def _utc(when: datetime) -> float:
-    """UNIX time of a date; one without a zone is in UTC."""
+    """Returns the UNIX time of a date, which is in UTC if it has no time zone."""
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()

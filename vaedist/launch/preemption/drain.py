@@ -1,4 +1,4 @@
-"""Tells Ray that a node is about to be taken away, so that runs on it save and continue elsewhere."""
+"""Draining of this machine's Ray node before its preemption, so that runs save and continue elsewhere."""
 
 import socket
 import time
@@ -13,7 +13,7 @@ from vaedist.launch.doctor.preflight import check_head
 from vaedist.launch.ray_internals import ControlStore, find_head
 
 ANSWER_SECONDS = 10.0
-WORKER = "RayTrainWorker"  # in the title of a training worker's process
+WORKER = "RayTrainWorker"  # part of the title of a training worker's process
 POLL_SECONDS = 0.5
 
 
@@ -21,8 +21,8 @@ class OwnNode:
     """The Ray node of this machine.
 
     Args:
-        address: HOST:PORT of the cluster's head; None takes RAY_ADDRESS, or the cluster that this machine is part of.
-        ip: address by which the cluster knows the node; None takes the one that this machine has.
+        address: HOST:PORT of the cluster's head; None uses RAY_ADDRESS, or the cluster that this machine belongs to.
+        ip: address by which the cluster knows the node; None uses the addresses of this machine.
     """
 
     def __init__(self, address: str | None = None, ip: str | None = None) -> None:
@@ -31,10 +31,10 @@ class OwnNode:
     def find(self) -> tuple[str, str]:
         """Returns the node's ID and its address.
 
-        It is looked up each time: a node that was restarted has another ID.
+        It is looked up each time, as a restarted node has a new ID.
 
         Raises:
-            ClusterError: the cluster does not answer, or does not know this machine, or more than one node of it.
+            ClusterError: the cluster does not answer, or has no node or several nodes on this machine.
         """
         store = self._control_store()
         found = self._nodes(store)
@@ -47,14 +47,14 @@ class OwnNode:
         raise ClusterError(f"{len(found)} Ray nodes are on {here}, at {addresses}: name one with --node-ip")
 
     def drain(self, reason: str, deadline: float) -> str:
-        """Announces that the node goes; returns its address.
+        """Announces the preemption of the node to Ray; returns its address.
 
         Args:
-            reason: in words, for Ray's records.
-            deadline: UNIX time.
+            reason: reason, for Ray's records.
+            deadline: UNIX time of the preemption.
 
         Raises:
-            ClusterError: as `find`, or Ray refuses.
+            ClusterError: the node is not found (see `find`), or Ray refuses to drain it.
         """
         identity, ip = self.find()
         try:
@@ -68,10 +68,10 @@ class OwnNode:
     def _control_store(self) -> ControlStore:
         """Returns a client of the cluster's control store; this process does not join the cluster."""
         try:
-            # Ray would take an address of this machine for the one that other machines see.
+            # Ray would replace an address of this machine by the one that other machines see.
             address = self._given or find_head(None)
             taken = authorize(address)
-            check_head(address)  # Ray's client would log a token that is refused
+            check_head(address)  # Ray's client would log a refused token
             return ControlStore(taken, ANSWER_SECONDS)
         except (RayError, OSError, RuntimeError, ValueError) as error:
             raise ClusterError(f"no Ray cluster answers{self._where()}: {_first_line(error)}") from error
@@ -90,16 +90,16 @@ class OwnNode:
 
 
 def wait_for_workers(deadline: float, *, notify: Callable[[str], None] = lambda _: None) -> None:
-    """Waits until no training worker is left on this machine, or until the deadline, as UNIX time."""
+    """Waits until no training worker runs on this machine, or until the deadline, a UNIX time."""
     count = workers()
     if count:
-        notify(f"waiting for {count} training worker(s) to save and leave")
+        notify(f"waiting for {count} training worker(s) to save and end")
     while workers() and time.time() < deadline:
         time.sleep(POLL_SECONDS)
 
 
 def workers() -> int:
-    """Number of training workers on this machine."""
+    """Returns the number of training workers on this machine."""
     count = 0
     for process in psutil.process_iter(["cmdline"]):
         count += any(WORKER in word for word in process.info["cmdline"] or ())

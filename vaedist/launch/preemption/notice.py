@@ -1,4 +1,4 @@
-"""Preemption notices in a worker: Ray reports until when there is time to save."""
+"""Preemption notices in a worker, and the times to save at."""
 
 import time
 from collections.abc import Callable
@@ -6,23 +6,23 @@ from datetime import datetime
 
 from vaedist.launch.ray_internals import preemption_notice
 
-MARGIN_SECONDS = 10.0  # before a machine is taken away, for the last checkpoint to be written
+MARGIN_SECONDS = 10.0  # before a preemption, for writing the last checkpoint
 
 
 def announced() -> float | None:
-    """Returns, in a worker, when a machine of its group is taken away, as UNIX time: 0 if unknown, None if none is."""
+    """Returns, in a worker, the UNIX time at which a machine of its group is preempted; 0 if unknown, None if never."""
     info = preemption_notice()
     return None if info is None else (info.deadline_ms or 0) / 1000
 
 
 class Preemption:
-    """Decides, in the first worker, when to save because machines of its group will be preempted.
+    """Decides, on rank 0, when to save because machines of the group will be preempted.
 
     Args:
-        notify: takes the notice for the user.
-        deadline: as `announced`.
-        now: UNIX time; read when a preemption is announced, as the clock may be set afterwards.
-        clock: seconds that never run backwards.
+        notify: called with a notice for the user.
+        deadline: returns the time of the preemption, as `announced` does.
+        now: returns the UNIX time; called only when a preemption is announced, as the clock may be set later.
+        clock: returns seconds of a monotonic clock.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Preemption:
     ) -> None:
         self._notify, self._deadline, self._now, self._clock = notify, deadline, now, clock
         self._told: float | None = None
-        self._last = 0.0  # by `clock`, when to save for the last time
+        self._last = 0.0  # time of the last checkpoint, by `clock`
         self._saved_last = False
 
     def save_now(self) -> bool:
@@ -47,7 +47,7 @@ class Preemption:
             self._last = self._clock() + deadline - self._now() - MARGIN_SECONDS
             self._told, self._saved_last = deadline, False
             when = f" at {datetime.fromtimestamp(deadline):%H:%M:%S}" if deadline else ""
-            self._notify(f"a machine of this run will be taken away{when}: saving a checkpoint, to continue without it")
+            self._notify(f"a machine of this run will be preempted{when}: saving a checkpoint, to continue without it")
         last = deadline > 0 and self._clock() >= self._last
         save = announced or (last and not self._saved_last)
         self._saved_last = self._saved_last or last

@@ -1,4 +1,4 @@
-"""Watches a cloud's metadata service, and drains this machine's Ray node when its preemption is announced."""
+"""Watching of a cloud's metadata service, and draining of this machine's Ray node on a preemption notice."""
 
 import threading
 import time
@@ -8,19 +8,19 @@ from datetime import datetime
 from vaedist.errors import ClusterError
 from vaedist.launch.preemption.clouds import Announcement, Cloud, find_cloud
 
-FIND_TRIES, FIND_PAUSE_SECONDS = 3, 2.0  # a service may be late when its machine boots
-EARLIER_SECONDS = 1.0  # by which a later notice must be earlier to be a new one
-DRAIN_PAUSE_SECONDS = 1.0  # between two tries to drain, for there is little time
+FIND_TRIES, FIND_PAUSE_SECONDS = 3, 2.0  # the service may start late when a machine boots
+EARLIER_SECONDS = 1.0  # by which the deadline of a new notice must be earlier
+DRAIN_PAUSE_SECONDS = 1.0  # between two attempts to drain, as there is little time
 
 
 def find_patiently(name: str, url: str, *, forever: bool, interval: float, stop: threading.Event) -> Cloud | None:
     """Returns the metadata service of a cloud, or None if it does not answer.
 
     Args:
-        name: of the cloud, or "auto".
-        url: of the service.
-        forever: keep asking until it answers or `stop` is set.
-        interval: seconds between two questions where it is asked forever.
+        name: name of the cloud, or "auto".
+        url: URL of the service.
+        forever: keep trying until it answers or `stop` is set.
+        interval: seconds between two attempts if `forever`.
         stop: ends the waiting.
     """
     tries = 0
@@ -35,16 +35,16 @@ def find_patiently(name: str, url: str, *, forever: bool, interval: float, stop:
 
 
 class Watcher:
-    """Asks a metadata service again and again, and drains the node once for each notice.
+    """Polls a metadata service, and drains the node once for each notice.
 
     Args:
         cloud: the service.
-        drain: announces to Ray that this node goes; raises `ClusterError` where Ray cannot be told.
-        notify: takes lines for the log.
-        interval: seconds between two questions.
-        check: raises `ClusterError` where a notice could not be passed on; called until it does not, so that the log
-            tells before there is a notice.
-        now: UNIX time.
+        drain: announces the preemption of this node to Ray; raises `ClusterError` on failure.
+        notify: called with lines for the log.
+        interval: seconds between two requests.
+        check: raises `ClusterError` if a notice could not be passed on to Ray. It is called until it succeeds, so that
+            the log shows a problem before there is a notice.
+        now: returns the UNIX time.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Watcher:
             stop.wait(max(0.0, pause - (time.monotonic() - began)))
 
     def look(self) -> float:
-        """Asks once, drains if there is news, and returns the seconds from one question to the next."""
+        """Asks the service once, drains on a new notice, and returns the seconds until the next request."""
         try:
             notice = self._cloud.announcement(self._pause())
         except ClusterError as error:
@@ -88,18 +88,18 @@ class Watcher:
         return self._pause()
 
     def _pause(self) -> float:
-        """Seconds from one question to the next: few while Ray has not been told of a notice."""
+        """Returns the seconds between two requests, which are few while a notice has not been passed on to Ray."""
         return min(self._interval, DRAIN_PAUSE_SECONDS) if self._undrained else self._interval
 
     def _check_ray(self) -> None:
-        """Tells once where Ray could not be told of a notice, and once when it could."""
+        """Logs once if a notice could not be passed on to Ray, and once when it can."""
         if self._check is None:
             return
         try:
             self._check()
         except ClusterError as error:
             if not self._unknown:
-                self._notify(f"a notice could not be passed on yet: {error}")
+                self._notify(f"a preemption notice could not be passed on yet: {error}")
             self._unknown = True
             return
         if self._unknown:
@@ -110,13 +110,13 @@ class Watcher:
         return self._drained_until is None or notice.deadline < self._drained_until - EARLIER_SECONDS
 
     def _announce(self, notice: Announcement) -> None:
-        """Drains the node, and tells the log how that went."""
+        """Drains the node, and logs the outcome."""
         left = notice.deadline - self._now()
         try:
             self._drain(notice)
         except ClusterError as error:
             if not self._undrained:
-                self._notify(f"{notice.reason}, but Ray cannot be told: {error}; trying again")
+                self._notify(f"{notice.reason}, but Ray cannot be notified: {error}; trying again")
             self._undrained = True
             return
         self._drained_until, self._undrained = notice.deadline, False
