@@ -21,28 +21,27 @@ from vaedist.launch.user_code import python_path, staged
 from vaedist.storage.filesystem import first_line
 from vaedist.storage.uri import require_utf8
 
-# Ray's own 30 s are too few on a machine that swaps or sleeps: processes that wait for the head, such as the actor that
-# frees the workers of a run whose controller died, would end.
+# Ray's default of 30 s is too short on a machine that swaps or sleeps: processes that wait for the head would exit,
+# such as the actor that frees the workers of a run whose controller died.
 HEAD_SECONDS = 300
-# Ray starts workers at niceness 15. At 0, workers that compute take precedence over the many processes that only
-# coordinate, each of which wakes up a hundred times a second and delays parallel loops.
+# Ray starts workers at niceness 15. With 0, computing workers have priority over the many coordinating processes, each
+# of which wakes up a hundred times a second and delays parallel loops.
 COMPUTING = {"env_vars": {"RAY_worker_niceness": "0"}}
 
 
 @contextmanager
 def ray_session(address: str | None = None, packages: Sequence[Path] = ()) -> Iterator[None]:
-    """Connects to Ray, and disconnects at the end.
+    """Connects to Ray within the context; an existing connection is used as it is.
 
     Args:
-        address: HOST:PORT of a cluster, or "auto" for the one on this machine; None takes RAY_ADDRESS, and where
-            that is not set starts a Ray on this machine that ends with the session. A connection that is there
-            already is used as it is.
-        packages: the user's own, for workers to import. A Ray that is started here finds them where they are; a
-            cluster gets copies. Those of a job are there already.
+        address: HOST:PORT of a cluster, or "auto" for the one on this machine. None uses RAY_ADDRESS, or if it is not
+            set starts a local Ray that ends with the context.
+        packages: the user's packages, for workers to import. A local Ray reads them in place, and a cluster gets
+            copies. A job's packages are on the cluster already.
 
     Raises:
         ConfigError: a package cannot be read.
-        ClusterError: the address cannot be reached, or is refused (see `authorize`).
+        ClusterError: the cluster cannot be reached, or `authorize` refuses the address.
     """
     if ray.is_initialized():
         yield
@@ -62,10 +61,10 @@ def ray_session(address: str | None = None, packages: Sequence[Path] = ()) -> It
         raise ClusterError(f"{source if address != 'local' else ''}{error}") from error
     except VaedistError:
         raise
-    except Exception as error:  # Ray raises bare exceptions, too
+    except Exception as error:  # Ray also raises plain exceptions
         raise ClusterError(f"{failed}: {first_line(error)}") from error
     try:
-        if callable(on_sigterm):  # Ray has set its own handler, which ends the process at once
+        if callable(on_sigterm):  # Ray has replaced it with a handler that ends the process at once
             signal.signal(signal.SIGTERM, on_sigterm)
         yield
     finally:
@@ -73,31 +72,31 @@ def ray_session(address: str | None = None, packages: Sequence[Path] = ()) -> It
 
 
 def _join(address: str, packages: Sequence[Path]) -> None:
-    """Connects to a running cluster, with copies of the user's packages for this connection's workers."""
+    """Connects to a running cluster, and uploads the user's packages for the workers of this connection."""
     with staged(packages) as copies:
         ray.init(address=_reached(address), runtime_env={"py_modules": copies} if copies else None)
 
 
 def start_ray(packages: Sequence[Path] = (), **options: Any) -> None:
-    """Starts a Ray on this machine that ends with this process, and connects to it.
+    """Starts a local Ray that ends with this process, and connects to it.
 
     Args:
-        packages: the user's own, for workers to import.
-        options: of `ray.init`; there is no dashboard unless they say so.
+        packages: the user's packages, for workers to import.
+        options: options of `ray.init`; by default there is no dashboard.
 
     Raises:
-        ClusterError: Ray cannot start workers with this Python, or its sockets in the temporary folder.
-        StorageError: it cannot start in the current folder, whose path is not UTF-8.
+        ClusterError: Ray cannot start workers with this Python, or create sockets in the temporary folder.
+        StorageError: the path of the current folder is not UTF-8.
     """
     _check_interpreter()
     require_utf8(Path.cwd())
     check_socket_paths(default_temp_folder(), "ray", "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR")
     bypass_proxies()
     secure_local()
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
-    os.environ.setdefault("RAY_py_gcs_connect_timeout_s", str(HEAD_SECONDS))  # read by each of Ray's processes
-    # A process of Ray's that looks for its cluster fails if several run on the machine. The port is chosen here, so
-    # that the address can be passed to it.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine is not preempted
+    os.environ.setdefault("RAY_py_gcs_connect_timeout_s", str(HEAD_SECONDS))  # read by each process of Ray
+    # A process of Ray that searches for its cluster fails if several run on the machine. Choosing the port here allows
+    # to pass the address to it.
     port = free_port()
     address = f"{LOOPBACK}:{port}"
     with (
@@ -110,10 +109,10 @@ def start_ray(packages: Sequence[Path] = (), **options: Any) -> None:
 
 @contextmanager
 def _hang_up_blocked() -> Iterator[None]:
-    """Blocks SIGHUP in the processes that are started meanwhile, to which a lost terminal sends it, too.
+    """Blocks SIGHUP in the processes that are started within the context.
 
-    They would end before the run is saved. Ray itself blocks SIGINT in them, for Ctrl-C. A signal that arrives
-    meanwhile reaches this process afterwards.
+    When a terminal is lost they get SIGHUP too, and would end before the run is saved. Ray itself blocks SIGINT in
+    them, for Ctrl-C. This process receives a signal of that time after the context.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
@@ -124,7 +123,7 @@ def _hang_up_blocked() -> Iterator[None]:
 
 @contextmanager
 def environment(**variables: str) -> Iterator[None]:
-    """Sets variables meanwhile, for the processes that are started."""
+    """Sets environment variables within the context, for the processes that are started in it."""
     before = os.environ.copy()
     os.environ.update(variables)
     try:
@@ -137,16 +136,16 @@ def environment(**variables: str) -> Iterator[None]:
 
 
 def _check_interpreter() -> None:
-    """Refuses a path of Python with a space: Ray starts workers by a shell, unquoted, and would wait forever."""
+    """Refuses a Python whose path has a space: Ray passes it to a shell unquoted, and would wait forever."""
     if any(letter.isspace() for letter in sys.executable):
         raise ClusterError(f"Ray cannot start workers from {sys.executable}: its path must have no space")
 
 
 def _reached(address: str) -> str:
-    """Returns an address in Ray's form, after checks without which Ray would try for minutes."""
+    """Returns an address in Ray's form, after checks of the head, without which Ray would retry for minutes."""
     if address == "auto":
         found = find_head(address)
-        if has_token():  # is shown by Ray, too
+        if has_token():
             secure_local()
         check_head(found)
         return address
@@ -163,12 +162,12 @@ def _reached(address: str) -> str:
 def resources_per_worker(
     scaling: ScalingSection, nodes: Sequence[Mapping[str, float]] | None = None, *, jobs: int = 1
 ) -> dict[str, float]:
-    """Returns what each worker reserves; CPUs that the experiment leaves open are divided among all workers.
+    """Returns the resources that each worker reserves; by default the CPUs are divided among all workers.
 
     Args:
-        scaling: of the experiment.
-        nodes: resources of each node; the connected cluster's where not given.
-        jobs: how many of this kind run at once, if there is room.
+        scaling: settings of the experiment.
+        nodes: resources of each node; None uses those of the connected cluster.
+        jobs: number of such jobs that run at the same time, if there is room.
 
     Raises:
         ClusterError: the cluster has no room for the workers.
@@ -193,7 +192,7 @@ def resources_per_worker(
 
 
 def jobs_at_once(scaling: ScalingSection, resources: Mapping[str, float]) -> int:
-    """Returns how many jobs whose workers reserve `resources` each fit into the connected cluster, at least 1."""
+    """Returns the number of jobs that fit into the cluster, if each worker reserves `resources`; at least 1."""
     places = _places(node_resources(), resources["CPU"], resources.get("GPU", 0))
     return max(1, places // scaling.bounds[0])
 
@@ -204,20 +203,20 @@ def node_resources() -> list[Mapping[str, float]]:
 
 
 def describe(nodes: Sequence[Mapping[str, float]]) -> str:
-    """Describes the number of nodes and their resources in words."""
+    """Returns the number of nodes and their total resources in words."""
     return f"{len(nodes)} node(s) with " + ", ".join(f"{total(nodes, kind):g} {kind}" for kind in ("CPU", "GPU"))
 
 
 def total(nodes: Sequence[Mapping[str, Any]], kind: str) -> float:
-    """Returns the sum of a resource over the nodes."""
+    """Returns the total of a resource over the nodes."""
     return sum(node.get(kind, 0) for node in nodes)
 
 
 def _places(nodes: Sequence[Mapping[str, float]], cpus: float, gpus: float) -> int:
-    """Returns how many workers of this size fit onto the nodes."""
+    """Returns the number of workers with these resources that fit on the nodes."""
     return sum(min(_times(node, "CPU", cpus), _times(node, "GPU", gpus)) for node in nodes)
 
 
 def _times(node: Mapping[str, float], kind: str, each: float) -> int:
-    """Returns how many times a node has `each` of a resource, which may be fractional."""
+    """Returns the number of workers that a node has room for, by one resource; each needs the amount `each`."""
     return int(node.get(kind, 0) / each + 1e-9) if each else sys.maxsize
