@@ -66,6 +66,6 @@ def refused(place, *arguments):
     assert (done.exit_code, done.stdout) == (2, ""), done.output
     assert sorted(path.relative_to(place) for path in place.rglob("*")) == before
     *waiting, line = [text for text in done.stderr.splitlines() if "\tINFO " not in text and "\tWARNING " not in text]
-    assert all(text.startswith(("starting", "checking the data", "joining Ray")) for text in waiting), waiting
+    assert all(text.startswith(("starting", "checking the data", "connecting to Ray")) for text in waiting), waiting
     assert line.startswith("error: ")
     return line

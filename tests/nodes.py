@@ -70,7 +70,7 @@ class Nodes:
         return len(doomed)
 
     def drain(self, node, seconds):
-        """Announce that a node will be taken away."""
+        """Announces the preemption of a node."""
         ask = "import ray; ray.init(address='auto', log_to_driver=False); print(*("
         ask += f"n['NodeID'] for n in ray.nodes() if n['Alive'] and n['NodeManagerAddress'] == {node!r}))"
         environment = os.environ | {"RAY_ADDRESS": self.address}

@@ -66,7 +66,7 @@ def test_a_temporary_folder_that_is_too_deep_for_sockets(place, tmp_path_factory
     assert line.startswith(
         f"error: TMPDIR = {deep}: {len(str(deep))} bytes are too long for the Unix sockets that Ray "
     )
-    assert line.endswith("set TMPDIR to a shorter folder, such as /tmp")
+    assert line.endswith("set TMPDIR to a shorter path, such as /tmp")
     assert not list(deep.glob("ray*"))
 
 
@@ -79,7 +79,7 @@ def test_an_address_at_which_something_else_answers(place):
         server.shutdown()
         server.server_close()
     assert line.startswith(
-        f"error: no Ray head at 127.0.0.1:{server.server_address[1]}: what answers there does not speak"
+        f"error: no Ray head at 127.0.0.1:{server.server_address[1]}: the server there does not speak"
     )
 
 

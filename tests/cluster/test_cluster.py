@@ -73,7 +73,7 @@ def test_all_nodes_are_there_and_well(cluster):
     findings = json.loads(run("doctor", "--address", cluster["address"], "--storage", "/tmp", "--json")[0])
     assert [f["found"] for f in findings if f["what"] == "cluster"] == ["3 node(s), 4 CPU, 0 GPU"]
     assert sum(f["what"] == "storage" and f["where"].startswith("node ") for f in findings) == 3
-    assert [f["found"] for f in findings if f["what"] == "Ray's ports"] == ["on the loopback alone"] * 3
+    assert [f["found"] for f in findings if f["what"] == "Ray's ports"] == ["only on the loopback interface"] * 3
     assert not [f for f in findings if f["state"] == "fault"]
 
 
@@ -150,7 +150,7 @@ def test_a_run_that_is_complete_is_not_trained_again_and_fewer_epochs_are_refuse
     arguments += ("--env-from-node", "AWS_SECRET_ACCESS_KEY")
     before = read(runs, "first/experiment.toml")
     printed, _ = run(*arguments, seconds=SECONDS)
-    assert "is complete: its 2 epochs are made" in printed
+    assert "is complete: all 2 epochs are done" in printed
     assert "test ELBO " in printed
     assert "workers" not in printed
     _, said = run(*arguments, "--set", "training.epochs=1", code=1, seconds=SECONDS)
@@ -190,7 +190,7 @@ def test_a_job_is_stopped_in_its_middle_and_gone_on_with(cluster, job, runs, pro
         assert printed == f"{first} STOPPED\n"
         out, said = follower.communicate(timeout=SECONDS)
         assert follower.returncode == 130
-        assert "is lost; the job is not: trying again" in said
+        assert "the job is not affected: reconnecting" in said
         assert said.splitlines()[-1].startswith("stopped: job stopped-")
         assert out.count("run stopped: 2 workers") == 1, "the log is written once"
         assert out.splitlines()[-1].startswith("stopped: stopped at step ")

@@ -105,4 +105,4 @@ def test_more_workers_than_there_is_room_for_are_refused_before_anything_is_meas
     said = []
     with pytest.raises(ClusterError, match=r"no room for the job: scaling.workers = 3"):
         bench(make_experiment(tmp_path / "runs"), workers=(1, 3), rounds=1, progress=said.append)
-    assert said == ["joining Ray"]
+    assert said == ["connecting to Ray"]

@@ -101,7 +101,7 @@ def test_a_drain_that_ray_does_not_take_is_tried_again(cloud):
     assert draining.look() <= 1.0
     draining.look(3)
     assert len(draining.drained) == 1
-    assert [("Ray cannot be told" in line) for line in draining.said] == [True, False]
+    assert [("Ray cannot be notified" in line) for line in draining.said] == [True, False]
 
 
 def test_aws_is_asked_with_a_token_which_is_renewed_when_it_has_expired(play):
@@ -230,7 +230,7 @@ def test_the_command_keeps_trying_and_says_that_ray_cannot_be_told(play, tmp_pat
         server.broken = False
         wait_for(lambda: "could not be passed on yet: no Ray cluster answers at 127.0.0.1:9" in log.read_text())
         server.announce(30)
-        wait_for(lambda: "AWS will terminate this spot instance, but Ray cannot be told" in log.read_text())
+        wait_for(lambda: "AWS will terminate this spot instance, but Ray cannot be notified" in log.read_text())
         assert watching.poll() is None
     finally:
         watching.terminate()

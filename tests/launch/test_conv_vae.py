@@ -67,7 +67,7 @@ def test_a_killed_worker_changes_nothing(trained, folder, arguments):
     workers[-1].kill()
     said = "".join(command.communicate(timeout=300))
     assert command.returncode == 0, said
-    assert "starting again from the newest checkpoint" in said
+    assert "restarting from the newest checkpoint" in said
     weights, expected = (checkpoints_of(each).newest().weights() for each in (run, trained))
     for name, value in expected.items():
         np.testing.assert_array_equal(weights[name], value)

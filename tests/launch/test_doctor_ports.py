@@ -33,7 +33,7 @@ def test_a_machine_with_packet_filters_and_one_without(monkeypatch, tmp_path):
 def test_a_ray_of_ones_own_is_on_the_loopback(cluster):
     findings = examine_cluster(None, [])
     (finding,) = named(findings, "Ray's ports")
-    assert (finding.state, finding.found) == ("ok", "on the loopback alone")
+    assert (finding.state, finding.found) == ("ok", "only on the loopback interface")
     assert finding.where.startswith("node 0")
     assert len(named(findings, "TensorFlow's ports")) == 1
 

@@ -92,7 +92,9 @@ def test_a_job_is_refused_whose_package_would_be_missing(tmp_path, monkeypatch):
 
     with pytest.raises(ConfigError, match=f"package 'my_vae', which is not installed: send it by --package {package}$"):
         submit("my_vae.model:Model")
-    with pytest.raises(ConfigError, match=r"alone\.py: a module by itself cannot go with a job; put it into a package"):
+    with pytest.raises(
+        ConfigError, match=r"alone\.py: a single module cannot be sent with a job; put it into a package"
+    ):
         submit("alone:Model")
     sent = submit("my_vae.model:Model", package)
     assert sent.metadata()["packages"] == f"my_vae {package_digest(package)[:12]}"
@@ -144,7 +146,7 @@ def test_a_sweep_is_gone_on_with_where_its_folder_is(tmp_path):
     [
         ("127.0.0.1:8265", "must be the URL of the cluster's dashboard"),
         ("ray://127.0.0.1:10001", "must be the URL of the cluster's dashboard"),
-        ("http://me:secret@127.0.0.1:8265", "must not hold a name or a password"),
+        ("http://me:secret@127.0.0.1:8265", "must not contain a user name or a password"),
         ("http://127.0.0.1:1", "no Ray dashboard answers at http://127.0.0.1:1"),
         ("http://127.0.0.1:99999", "no Ray dashboard answers at "),
     ],
@@ -238,7 +240,7 @@ def test_several_jobs_of_a_run_that_have_not_ended_are_listed_and_none_is_taken(
     listed = [Details(status, f"a-{status}", "a", 1000) for status in ("RUNNING", "FAILED", "PENDING")]
     with pytest.raises(ClusterError) as refused:
         jobs_of(Client(listed=listed)).get("a")
-    assert str(refused.value).startswith("2 jobs of run 'a' have not ended, give the id of one: ")
+    assert str(refused.value).startswith("2 jobs of run 'a' have not ended, use the ID of one: ")
     assert "a-RUNNING (RUNNING)" in str(refused.value)
     assert "a-PENDING (PENDING)" in str(refused.value)
     assert "a-FAILED" not in str(refused.value)

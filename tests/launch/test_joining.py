@@ -65,7 +65,7 @@ def test_a_wrong_token_is_named(address, commands, command, tmp_path):
 @pytest.mark.slow
 def test_no_token_is_named(address, commands):
     _, said = run(*commands["train"], "--address", address, "--insecure", code=2)
-    assert said.splitlines()[-1].startswith(f"error: {address} refuses whoever shows no token: put the cluster's ")
+    assert said.splitlines()[-1].startswith(f"error: {address} requires a token: put the cluster's ")
 
 
 @pytest.mark.slow
@@ -80,8 +80,8 @@ def test_other_versions_are_named_on_both_sides(address, commands):
         internal_kv._internal_kv_put(CLUSTER_METADATA_KEY, kept, namespace=KV_NAMESPACE_CLUSTER)
     here = json.loads(kept)
     assert said.splitlines()[-1].startswith(
-        f"error: the cluster at {address} runs Ray 2.59.1 on Python 3.12.12, and here are Ray {here['ray_version']} "
-        f"and Python {here['python_version']} ("
+        f"error: the cluster at {address} runs Ray 2.59.1 on Python 3.12.12, and this machine Ray "
+        f"{here['ray_version']} on Python {here['python_version']} ("
     )
     check_head(address)
 

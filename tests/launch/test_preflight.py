@@ -68,8 +68,8 @@ def test_what_is_no_head_is_refused_in_one_line(monkeypatch, says):
         check_head(address)
     line = str(refused.value)
     assert line.startswith(f"no Ray head at {address}: ")
-    assert ("has not answered for 2 s" if says == "silent" else "what answers there does not speak as one") in line
-    assert "not that of its dashboard, 8265" in line
+    assert ("has not answered for 2 s" if says == "silent" else "does not speak Ray's protocol") in line
+    assert "(8265 is that of its dashboard)" in line
     assert "\n" not in line
     assert time.monotonic() - began < 20
 
@@ -81,8 +81,8 @@ def test_what_is_no_dashboard_is_refused_in_one_line(monkeypatch, says):
         check_dashboard(f"http://{address}")
     line = str(refused.value)
     assert line.startswith(f"no Ray dashboard at http://{address}: ")
-    assert ("has not answered for 2 s" if says == "silent" else "what answers there is none; ") in line
-    assert "not that of its head, 6379" in line
+    assert ("has not answered for 2 s" if says == "silent" else "another service answers there; ") in line
+    assert "(6379 is that of its head)" in line
     assert "\n" not in line
 
 

@@ -90,7 +90,7 @@ def test_a_complete_run_ends_at_once_with_its_result(run):
     before, events = look(), []
     found = train(experiment.with_overrides("checkpoint.keep=5"), resume=True, observe=events.append)
     assert [type(event) for event in events] == [Notice]
-    assert events[0].text.endswith("is complete: its 2 epochs are made")
+    assert events[0].text.endswith("is complete: all 2 epochs are done")
     assert "elbo" in found.metrics.read_text()
     assert look() == before
 

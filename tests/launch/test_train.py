@@ -168,7 +168,7 @@ def test_a_run_whose_workers_fail_too_often_ends_and_says_within_what_time(exper
     assert len(killed) == 2
     assert re.match(
         r"the workers failed 2 times within \d+ (s|min); scaling.max_failures = 1 in scaling.failure_window_hours = 1; "
-        r"last: \S.*ray\.log tells more, --resume goes on from the newest checkpoint$",
+        r"last: \S.*see .*ray\.log; --resume continues from the newest checkpoint$",
         str(error.value),
     )
 
@@ -221,7 +221,7 @@ def test_tensorboard_reads_each_step_once_after_a_resume(resumed):
 
 def test_two_workers_that_find_no_port_end_the_run(tmp_path):
     """Starting again would not free one: it is told once, in one line."""
-    told = "no port of scaling.ports = [20000, 20001] is free on here, and each worker takes one"
+    told = "no port of scaling.ports = [20000, 20001] is free on here, and each worker needs one"
 
     @ray.remote
     def find_none():

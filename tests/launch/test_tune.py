@@ -133,7 +133,7 @@ def test_trials_that_diverge_or_are_killed_do_not_end_the_sweep(sweep, processes
     wanted = sweep(space, ("training.epochs=20",), retries=2, concurrent=1)
     folder = tune(wanted, observe=kill)
     assert len(killed) == 1
-    assert any(isinstance(event, SweepNotice) and "0001 failed and is tried again" in event.text for event in notices)
+    assert any(isinstance(event, SweepNotice) and "0001 failed and is retried" in event.text for event in notices)
     assert states(folder) == ["failed", "finished"]
     assert "became NaN or infinite" in folder.read_trials()[0].reason
     assert running(folder) == {0: 1, 1: 2}, "one that diverged would only diverge again"
@@ -152,7 +152,7 @@ def test_ctrl_c_leaves_trials_open_and_more_may_be_asked_for_when_going_on(sweep
             os.kill(os.getpid(), signal.SIGINT)
 
     wanted = sweep(space, ("training.epochs=30",), search="random", samples=1)
-    with pytest.raises(Interrupted, match=r"0 of 1 trials have ended; vaedist tune --resume .*sweep goes on"):
+    with pytest.raises(Interrupted, match=r"0 of 1 trials have ended; vaedist tune --resume .*sweep resumes the sweep"):
         tune(wanted, observe=interrupt)
     folder = SweepFolder.of(wanted)
     assert states(folder) == ["open"]

@@ -328,7 +328,7 @@ class Trial:
     def knock(self) -> None:
         """TensorFlow's servers take connections from their own hosts alone, and the run has said so."""
         said = (self.there.folder / "train.log").read_text()
-        assert "several machines: TensorFlow's ports take connections without authentication" in said, said
+        assert "several machines: TensorFlow's ports accept connections without authentication" in said, said
         addresses = [self.network.addresses[host] for host in NODES]
         for host, address in zip(NODES, addresses, strict=True):
             for port in self.network.listening(host):

@@ -1,1 +1,1 @@
-"""Launching on Ray: the only place that imports it."""
+"""Launching on Ray, the only package that imports it."""

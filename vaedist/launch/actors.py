@@ -1,4 +1,4 @@
-"""Ends the actors that compute for a command, and translates their errors."""
+"""Ends the actors of a command, and translates their errors."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,15 +12,15 @@ from vaedist.errors import VaedistError, WorkerError
 
 @contextmanager
 def ended(actors: Sequence[Any], died: str) -> Iterator[None]:
-    """Ends actors at the end of the context, and raises their errors as vaedist's own.
+    """Ends actors when the context ends, and translates their errors to vaedist's.
 
     Args:
-        actors: to be ended, in any case.
-        died: message for one whose process ended, such as "a worker died".
+        actors: the actors; they are ended in any case.
+        died: error message if the process of an actor ended, such as "a worker died".
 
     Raises:
-        VaedistError: as an actor raised it.
-        WorkerError: an actor died, or raised anything else.
+        VaedistError: an actor raised it.
+        WorkerError: an actor died, or raised another exception.
     """
     try:
         yield
@@ -30,7 +30,7 @@ def ended(actors: Sequence[Any], died: str) -> Iterator[None]:
         raise WorkerError(f"a worker failed: {type(error.cause).__name__}: {error.cause}") from error
     except RayActorError as error:
         raise WorkerError(f"{died}: {str(error).splitlines()[0]}") from error
-    except RayError as error:  # it ran out of memory, or could not be started
+    except RayError as error:  # out of memory, or it could not be started
         raise WorkerError(f"a worker failed: {str(error).splitlines()[0]}") from error
     finally:
         for actor in actors:

@@ -1,4 +1,4 @@
-"""Addresses and ports."""
+"""Network addresses and ports."""
 
 import ipaddress
 import os
@@ -9,8 +9,8 @@ from itertools import chain, count
 from vaedist.errors import ClusterError
 
 LOOPBACK = "127.0.0.1"
-# Ray puts the address that other machines would see in the place of 127.0.0.1, and then listens everywhere; but not
-# where it is told that there are no other machines.
+# Ray replaces 127.0.0.1 by the address that other machines see, and then listens on all interfaces. With this variable
+# it assumes that there are no other machines, and does not.
 ONLY_HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 FIRST_PORT, PORTS, PROCESSES = 20_000, 8, 1_500
 _calls = count()
@@ -37,11 +37,11 @@ def is_loopback(address: str) -> bool:
 
 
 def free_port(wanted: int = 0) -> int:
-    """Returns a port on which nobody listens at any address: the wanted one if it is free.
+    """Returns a port that is free on all interfaces: the wanted one if possible.
 
-    Another process may take it before it is used. To make that unlikely, each process first tries a few ports of its
-    own, a different one at each call: processes with close numbers share none of them, and all are below the range from
-    which the system takes ports of connections.
+    Another process may take the port before it is used. To make this unlikely, each process first tries a few ports
+    that are derived from its process number, a different one at each call. Processes with close numbers share none of
+    them, and all are below the range of the system's ephemeral ports.
     """
     first = FIRST_PORT + PORTS * (os.getpid() % PROCESSES)
     own = (first + next(_calls) % PORTS for _ in range(PORTS))

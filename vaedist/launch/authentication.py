@@ -1,8 +1,8 @@
-"""Authentication: the token of a cluster, and the addresses that are refused without one.
+"""Authentication with a cluster's token, and refusal of remote clusters without one.
 
-Whoever reaches a Ray cluster runs code on it as its user. Ray can ask for one secret, the token
-(`RAY_AUTH_MODE=token`). Every cluster that vaedist starts asks for it; a cluster on another machine that does not is
-used only if the user says so.
+Anybody who can connect to a Ray cluster can run code on it as its user. Ray can require a secret, the token
+(`RAY_AUTH_MODE=token`). Every cluster that vaedist starts requires it. A cluster on another machine that does not is
+used only with `--insecure`.
 """
 
 import os
@@ -22,16 +22,16 @@ TOKEN = "RAY_AUTH_TOKEN"
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 SECRET_NAME = re.compile(r"secret|token|passw|passphrase|credential|private|api_?key|access_?key|auth", re.IGNORECASE)
 REQUIRED = "VAEDIST_REQUIRED_ENV"  # comma-separated names of variables that every process of a job needs
-IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for what it runs as a job
+IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the processes of a job
 
 
 def default_token_path() -> Path:
-    """Returns the file in which Ray looks for a token that no variable names."""
+    """Returns the file that Ray reads the token from if no variable names one."""
     return Path.home() / ".ray" / "auth_token"
 
 
 def token_path() -> Path | None:
-    """Returns the file from which Ray would read the token, None if there is none."""
+    """Returns the file that Ray would read the token from, None if there is none."""
     named = os.environ.get(TOKEN_PATH)
     path = Path(named) if named else default_token_path()
     return path if path.is_file() else None
@@ -43,10 +43,10 @@ def has_token() -> bool:
 
 
 def make_token(path: Path) -> None:
-    """Writes a new token that only its owner may read; an existing one stays.
+    """Writes a new token that only its owner can read; keeps an existing one.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the file cannot be written.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -60,10 +60,10 @@ def make_token(path: Path) -> None:
 
 
 def use_token(path: Path | None = None) -> None:
-    """Makes Ray in this process, and in those that it starts, show a token.
+    """Makes Ray send the token, in this process and its children.
 
     Args:
-        path: its file; None takes the one that Ray finds by itself.
+        path: file of the token; None uses the one that Ray finds by itself.
     """
     if path is not None:
         os.environ.pop(TOKEN, None)
@@ -73,9 +73,9 @@ def use_token(path: Path | None = None) -> None:
 
 
 def authorize(address: str) -> str:
-    """Prepares requests to the cluster at an address: with its token, where there is one.
+    """Prepares connections to the cluster at an address: uses its token if there is one.
 
-    RAY_AUTH_MODE=disabled, which `--insecure` sets, says that the cluster has none.
+    RAY_AUTH_MODE=disabled, as set by `--insecure`, means that the cluster requires no token.
 
     Args:
         address: HOST:PORT, or the URL of a dashboard.
@@ -99,19 +99,19 @@ def authorize(address: str) -> str:
             f"address {address} is not on this machine, and there is no token for it: put the cluster's into "
             f"{default_token_path()}, or name its file in {TOKEN_PATH}; --insecure continues without one"
         )
-    # Ray replaces 127.0.0.1 by the address that other machines see, at which nobody listens; it does not replace a name
-    # that it does not know.
+    # Ray replaces 127.0.0.1 by the address that other machines see, where a local cluster does not listen. It does not
+    # replace a host name that it does not recognise.
     return address if own is None or "://" in address else address.replace(LOOPBACK, "LOCALHOST")
 
 
 def allow_insecure() -> None:
-    """Allows clusters that ask for no token."""
+    """Allows clusters that require no token."""
     os.environ[MODE] = "disabled"
     reload_authentication()
 
 
 def secure_local() -> None:
-    """Makes the Ray that this process starts ask for a token, kept in a file that only its owner can read."""
+    """Makes the Ray that this process starts require a token, in a file that only its owner can read."""
     if MODE not in os.environ:
         if not has_token():
             make_token(default_token_path())
@@ -119,7 +119,7 @@ def secure_local() -> None:
 
 
 def require_variables() -> None:
-    """Checks that this machine has the variables that a job needs and that, being secret, were not sent with it.
+    """Checks that the variables of `--env-from-node`, which a job needs but does not carry, are set on this machine.
 
     Raises:
         ClusterError: a variable is not set.

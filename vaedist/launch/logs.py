@@ -11,14 +11,14 @@ from vaedist.errors import StorageError
 
 @contextmanager
 def output_to(path: Path) -> Iterator[None]:
-    """Appends to a file whatever this process and its children print within the context.
+    """Redirects the output of this process and its children to the end of a file within the context.
 
     It redirects the file descriptors 1 and 2, to which the C++ parts of Ray and TensorFlow print, and `sys.stdout` and
-    `sys.stderr`. Code that must reach the user meanwhile keeps a stream on a copy of a descriptor.
+    `sys.stderr`. To print to the terminal within the context, use a stream on a copy of a descriptor.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Left open: loggers that are made meanwhile keep it, and speak again when the process ends.
+        # It stays open: loggers that are created within the context keep it, and may write when the process ends.
         log = path.open("a", buffering=1, encoding="utf-8", errors="replace")
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
@@ -32,7 +32,7 @@ def output_to(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # the log's disk is full, which must not fail the work
+        with suppress(OSError):  # the disk of the log is full, which must not fail the command
             log.flush()
         sys.stdout, sys.stderr = streams
         for descriptor, copy in zip((1, 2), saved, strict=True):

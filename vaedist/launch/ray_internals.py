@@ -1,11 +1,12 @@
-"""Everything that vaedist uses of Ray's internals, and every change that it makes to Ray; checked on Ray 2.60.0.
+"""All uses of Ray's internals, and all patches of Ray; checked with Ray 2.60.0.
 
-Ray may rename or change any of this in a release, so no other module imports it, and pyproject.toml bounds Ray from
-above. `tests/launch/test_ray_internals.py` compares the installed Ray with what is relied on here, and names the
-function of this module to look at. To move to another release: run that test, then `make test`, `make test-cluster` and
-`make test-faults`, then change `CHECKED_ON` and the bound. Each function says what would make it unnecessary.
+Ray may rename or change any of them in a release. No other module uses internals of Ray, and pyproject.toml has an
+upper bound for Ray. `tests/launch/test_ray_internals.py` checks the installed Ray for everything that this module
+relies on, and names the function to look at. To move to another release: run that test, then `make test`, `make
+test-cluster` and `make test-faults`, then change `CHECKED_ON` and the bound. Each function says when it becomes
+unnecessary.
 
-Ray is imported inside the functions, as importing Ray Train takes a second, which only some processes need.
+Functions import Ray themselves, as importing Ray Train takes a second, and only some processes need it.
 """
 
 import logging
@@ -17,8 +18,8 @@ import grpc
 
 CHECKED_ON = "2.60.0"
 
-# A run tells Ray every 20 s which resources it wants. If its controller dies, they count as taken until the last
-# request expires, 180 s by Ray's default: an elastic run that is resumed finds no room until then.
+# A run requests its resources from Ray every 20 s. If its controller dies, they stay reserved until the last request
+# expires, after 180 s by default, and an elastic run that is resumed finds no room until then.
 REQUEST_EXPIRY_SECONDS = 60
 
 
@@ -26,13 +27,13 @@ REQUEST_EXPIRY_SECONDS = 60
 
 
 def find_head(address: str | None) -> str:
-    """Returns HOST:PORT of a cluster's head: of `address`, of RAY_ADDRESS, or of the one that this machine is part of.
+    """Returns HOST:PORT of the head at `address`, at RAY_ADDRESS, or of the cluster that this machine belongs to.
 
     Not needed once `ray.init` or a public function resolves an address without connecting.
 
     Raises:
         ConnectionError: no cluster runs, or several do.
-        ValueError: the address is none.
+        ValueError: the address is invalid.
     """
     from ray._private import services
 
@@ -40,12 +41,12 @@ def find_head(address: str | None) -> str:
 
 
 def head_metadata(address: str, timeout: float) -> bytes:
-    """Asks the head at HOST:PORT, once, for the versions that its cluster runs; returns JSON, empty if it has none.
+    """Requests the versions of a cluster from its head at HOST:PORT; returns JSON, which is empty if there are none.
 
-    Not needed once Ray's public client gives up on what is not a head within a few seconds, and says why.
+    Not needed once Ray's public client fails within a few seconds, with a reason, if the server is not a head.
 
     Raises:
-        grpc.RpcError: it does not answer, or refuses.
+        grpc.RpcError: the server does not answer, or refuses the request.
     """
     from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY
     from ray._private.gcs_utils import create_gcs_channel
@@ -58,14 +59,14 @@ def head_metadata(address: str, timeout: float) -> bytes:
     try:
         return InternalKVGcsServiceStub(channel).InternalKVGet(request, timeout=timeout).value
     finally:
-        with suppress(AttributeError):  # of gRPC, where the channel never connected
+        with suppress(AttributeError):  # raised by gRPC if the channel never connected
             channel.close()
 
 
 def check_versions(metadata: dict[str, str]) -> None:
     """Compares a cluster's versions of Ray and Python with those of this process.
 
-    Not needed once `ray.init` checks them before it starts to connect.
+    Not needed once `ray.init` checks them before it connects.
 
     Raises:
         RuntimeError: they differ.
@@ -76,9 +77,9 @@ def check_versions(metadata: dict[str, str]) -> None:
 
 
 def default_temp_folder() -> str:
-    """Returns the folder below which Ray puts its sessions, and so its Unix sockets.
+    """Returns the folder that contains Ray's sessions, and with them its Unix sockets.
 
-    Not needed once Ray refuses a path that is too long for its sockets in one line, before it starts anything.
+    Not needed once Ray refuses a path that is too long for its sockets, in one line and before it starts anything.
     """
     from ray._common.utils import get_default_system_temp_dir
 
@@ -87,11 +88,11 @@ def default_temp_folder() -> str:
 
 @contextmanager
 def loopback_only() -> Iterator[None]:
-    """Patch: a Ray that is started meanwhile takes 127.0.0.1 as this machine's address, and listens there alone.
+    """Patch: within the context, Ray starts with 127.0.0.1 as this machine's address, and listens only there.
 
-    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 says the same to the processes that Ray starts, but this one read the variable
-    when it imported Ray. Not needed once `ray.init` takes the node's address: see whether `ray.init(address="local",
-    _node_ip_address="127.0.0.1")` listens on nothing else, as tests/launch/test_sockets.py shows.
+    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 has the same effect in the processes that Ray starts, but this process read the
+    variable when it imported Ray. Not needed once `ray.init(address="local", _node_ip_address="127.0.0.1")` listens on
+    no other address, which tests/launch/test_sockets.py can show.
     """
     from ray._private import ray_constants
 
@@ -106,9 +107,9 @@ def loopback_only() -> Iterator[None]:
 
 
 def is_token_used() -> bool:
-    """Returns True if this process shows a token to clusters.
+    """Returns True if this process sends a token to clusters.
 
-    Not needed once a refusal by Ray says whether a token was shown.
+    Not needed once Ray's error for a refused connection says whether a token was sent.
     """
     from ray._private.authentication.authentication_utils import is_token_auth_enabled
 
@@ -116,13 +117,13 @@ def is_token_used() -> bool:
 
 
 def reload_authentication() -> None:
-    """Has Ray read RAY_AUTH_MODE and the token's variables again, which it reads when it is imported.
+    """Makes Ray read RAY_AUTH_MODE and the variables of the token again, which it otherwise reads only at import.
 
-    Not needed once `ray.init` and Ray's clients take a token, or read the variables when they connect.
+    Not needed once `ray.init` and Ray's clients accept a token, or read the variables when they connect.
     """
     from ray import _raylet
 
-    raylet: Any = _raylet  # its names are made in Cython, unseen by a type checker
+    raylet: Any = _raylet  # defined in Cython, which type checkers cannot read
     raylet.Config.initialize("")
     raylet.AuthenticationTokenLoader.instance().reset_cache()
 
@@ -156,12 +157,12 @@ class ControlStore:
         return [(identity.hex(), node.node_manager_address) for identity, node in nodes.items()]
 
     def drain(self, node: str, reason: str, deadline: float) -> str | None:
-        """Announces that a node is about to be preempted; returns Ray's reason if it refuses.
+        """Announces that a node is about to be preempted; returns Ray's reason if it refuses to drain it.
 
         Args:
-            node: its ID.
-            reason: in words, for Ray's records.
-            deadline: UNIX time.
+            node: ID of the node.
+            reason: reason, for Ray's records.
+            deadline: UNIX time of the preemption.
         """
         from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
@@ -174,9 +175,9 @@ class ControlStore:
 
 
 def upload_limit() -> int:
-    """Returns how many bytes of code Ray's dashboard takes in one upload, and its control store in one package.
+    """Returns the size limit in bytes of a package of code: that of the dashboard's uploads, or of the control store.
 
-    Not needed once Ray's job client refuses more in one line.
+    Not needed once Ray's job client refuses a larger package in one line.
     """
     from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
     from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
@@ -185,13 +186,13 @@ def upload_limit() -> int:
 
 
 def job_client(address: str, timeout: tuple[float, float]) -> Any:
-    """Returns Ray's `JobSubmissionClient` of a dashboard, with time limits, and without its log lines on uploads.
+    """Returns Ray's `JobSubmissionClient` of a dashboard, with timeouts, and without its log lines on uploads.
 
-    Not needed once the client takes a timeout of its own: Ray's waits for an answer without end.
+    Not needed once the client accepts a timeout; Ray's waits for an answer forever.
 
     Args:
         address: URL of the dashboard.
-        timeout: seconds to connect, and to be answered.
+        timeout: seconds to wait for the connection, and for the answer.
     """
     from ray.job_submission import JobSubmissionClient
 
@@ -201,7 +202,7 @@ def job_client(address: str, timeout: tuple[float, float]) -> Any:
 
     client = Client(address)
     for module in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
-        logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)  # set to INFO when they are imported
+        logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)  # the modules set INFO when they are imported
     return client
 
 
@@ -209,10 +210,10 @@ def job_client(address: str, timeout: tuple[float, float]) -> Any:
 
 
 def withhold_from_trials(names: Iterable[str]) -> None:
-    """Patch: Ray Tune does not copy these environment variables from here into the runtime environments of trials.
+    """Patch: stops Ray Tune from copying these environment variables to the runtime environments of trials.
 
-    Ray writes runtime environments into its logs and shows them in its dashboard, and among the variables are keys of
-    stores. Not needed once `ray.tune.execution.class_cache.ENV_VARS_TO_PROPAGATE` holds no secrets.
+    Ray writes runtime environments to its logs and shows them in its dashboard, and the copied variables include keys
+    of object stores. Not needed once `ray.tune.execution.class_cache.ENV_VARS_TO_PROPAGATE` contains no secrets.
     """
     from ray.tune.execution import class_cache
 
@@ -223,7 +224,7 @@ def withhold_from_trials(names: Iterable[str]) -> None:
 
 
 def data_parallel_trainer() -> Any:
-    """Returns the class below `TorchTrainer` and `TensorflowTrainer`, which starts any function on a group of workers.
+    """Returns the base class of `TorchTrainer` and `TensorflowTrainer`, which runs any function on a worker group.
 
     Not needed once `ray.train` exports it for Ray Train V2.
     """
@@ -233,9 +234,9 @@ def data_parallel_trainer() -> Any:
 
 
 def preemption_notice() -> Any | None:
-    """Returns, in a worker, Ray Train's `PreemptionInfo` of its group, None while no node is to be preempted.
+    """Returns, in a worker, Ray Train's `PreemptionInfo` of its group, None if no preemption is announced.
 
-    Not needed once `ray.train.get_preemption_info` does not wait for all workers: only the one that saves asks.
+    Not needed once `ray.train.get_preemption_info` does not wait for all workers; only the worker that saves calls it.
     """
     from ray.train.v2._internal.execution.context import get_train_context
 
@@ -246,25 +247,25 @@ class GroupListener(Protocol):
     """Reacts to the end and the restart of worker groups, in the process of a run's controller."""
 
     def group_preempted(self) -> None:
-        """Called when a group ended because its machines were preempted."""
+        """Called when a group has ended because its machines were preempted."""
 
     def group_failed(self, error: Exception) -> None:
-        """Called when a group failed, before the next one is started; an exception ends the run."""
+        """Called when a group has failed, before the next one starts; an exception ends the run."""
 
     def group_waits(self) -> None:
         """Called once when there is no room for the next group."""
 
     def group_resizes(self, workers: int) -> None:
-        """Called before a sound group is replaced by one of another size."""
+        """Called before a healthy group is replaced by one of another size."""
 
 
 def group_callback(listener: GroupListener) -> Any:
-    """Returns a callback for Ray Train's `RunConfig` that passes the states of the controller on to a listener.
+    """Returns a callback for Ray Train's `RunConfig` that reports states of the controller to a listener.
 
-    Unpickled in the controller's process, it also applies `patch_controller` there, before training starts.
+    When it is unpickled in the controller's process, before training starts, it also applies `patch_controller` there.
 
-    `after_controller_state_update` is used for resizes, too, not `before_controller_execute_resize_decision`: Ray calls
-    that before every start of a group, the first and those after failures, and it does not say which one it is.
+    It uses `after_controller_state_update` for resizes too. Ray calls `before_controller_execute_resize_decision`
+    before every start of a group, including the first and those after failures, and does not say which kind it is.
 
     Not needed once a public callback, such as `ray.train.UserCallback`, has hooks for restarts and resizes.
     """
@@ -296,7 +297,7 @@ def _callback_in_controller(listener: GroupListener) -> Any:
 
 
 def is_preemption(error: BaseException) -> bool:
-    """Returns True if a group ended because machines were preempted, announced to Ray before or known by it since.
+    """Returns True if a group ended because machines were preempted, with a notice or, as Ray learned later, without.
 
     Not needed once Ray Train raises `PreemptionError` for actors that died on a preempted node, too.
     """
@@ -310,10 +311,10 @@ def is_preemption(error: BaseException) -> bool:
 
 
 def patch_controller() -> None:
-    """Patch: in a controller's process, requests for resources expire sooner, and `EndingCleaner` frees its workers.
+    """Patch of a controller's process: resource requests expire sooner, and `EndingCleaner` frees its workers.
 
-    Not needed once Ray Train takes the expiry from a variable, and its `PlacementGroupCleaner` ends its own process and
-    asks the control store for the controller's state: see `_ending_cleaner`.
+    Not needed once a variable sets the expiry, and Ray's `PlacementGroupCleaner` ends its own process and asks the
+    control store for the controller's state, see `_ending_cleaner`.
     """
     from ray.train.v2._internal.callbacks import placement_group_callback
     from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordinator_client
@@ -323,11 +324,11 @@ def patch_controller() -> None:
 
 
 def _ending_cleaner() -> type:
-    """Returns the actor that frees the placement group of a run whose controller died, and then ends its own process.
+    """Returns the class of the actor that frees the placement group of a run whose controller died, and then exits.
 
-    Ray's own ends only the thread that watches: 115 MB stay on the head for every run that was killed. And it asks the
-    dashboard whether the controller lives, which some clusters do not have, and which does not list a new actor at
-    once: a new run would be taken for dead, and no longer be watched.
+    Ray's own actor ends only its monitoring thread, so that 115 MB stay in use on the head for every killed run. And it
+    asks the dashboard whether the controller is alive. Some clusters have no dashboard, and it does not list a new
+    actor at once, so that a new run may be considered dead, and is then no longer monitored.
     """
     import ray
     from ray.train.v2._internal.execution.controller import placement_group_cleaner
@@ -345,13 +346,13 @@ def _ending_cleaner() -> type:
 
 
 def is_actor_alive(actor_id: str, timeout: float) -> bool:
-    """Returns True unless Ray's control store, which knows an actor at once, says that it has ended.
+    """Returns True unless Ray's control store, which knows a new actor at once, says that the actor is dead.
 
     Not needed once `ray.util.state.get_actor` asks the control store and not the dashboard.
 
     Args:
-        actor_id: in hexadecimal digits.
-        timeout: ignored; Ray's own function, which this one replaces, has it.
+        actor_id: ID of the actor, in hexadecimal.
+        timeout: ignored; a parameter of Ray's own function, which this one replaces.
     """
     from ray._private import state
     from ray.exceptions import RayError

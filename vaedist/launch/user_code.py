@@ -1,4 +1,4 @@
-"""A user's own packages, as Ray's workers are to import them."""
+"""A user's own packages, made importable for Ray's workers."""
 
 import os
 import tempfile
@@ -13,10 +13,10 @@ PATH = "PYTHONPATH"
 
 
 def code_of(job: Experiment | Sweep) -> list[Path]:
-    """Returns the packages and modules, not installed ones, that an experiment or a sweep names.
+    """Returns the user's packages and modules that an experiment or a sweep names, without installed ones.
 
     Raises:
-        ConfigError: Python does not find one here.
+        ConfigError: Python does not find one of them.
     """
     values = job.model_dump()
     space = values.get("tune", {}).get("space", {})
@@ -24,15 +24,15 @@ def code_of(job: Experiment | Sweep) -> list[Path]:
 
 
 def python_path(packages: Iterable[Path]) -> dict[str, str]:
-    """Returns the PYTHONPATH with which a process finds what this one does, whatever folder it runs in.
+    """Returns a PYTHONPATH with which a process in any folder finds the packages that this one finds.
 
-    Relative entries become absolute, and folders that hold one of the packages are added.
+    Relative entries become absolute, and the parent folders of the packages are added.
 
     Returns:
-        the variable and its value; nothing if it is not needed.
+        The variable and its value; an empty dictionary if it is not needed.
     """
     given = os.environ.get(PATH)
-    entries = given.split(os.pathsep) if given else []  # an empty one is the current folder
+    entries = given.split(os.pathsep) if given else []  # an empty entry is the current folder
     folders = [str(Path(entry).absolute()) for entry in entries]
     folders += [str(place.parent) for place in packages]
     return {PATH: os.pathsep.join(dict.fromkeys(folders))} if folders else {}
@@ -40,7 +40,7 @@ def python_path(packages: Iterable[Path]) -> dict[str, str]:
 
 @contextmanager
 def staged(packages: Iterable[Path]) -> Iterator[list[str]]:
-    """Copies packages and modules, and nothing besides their code, into a temporary folder, for Ray's `py_modules`.
+    """Copies the code of packages and modules to a temporary folder, for Ray's `py_modules`.
 
     Raises:
         ConfigError: a file cannot be read.

@@ -144,8 +144,8 @@ def test_a_run_saves_in_time_when_a_machine_is_announced_to_go(experiment, nodes
     with recovered("a machine was announced to go, and went"):
         waiting("one worker", lambda: job.runs() and nodes.workers(SECOND) and job.rows()[-1]["step"] > at + 50)
     said = job.end()
-    assert "will be taken away at " in said
-    assert "taken away are left: starting again without them" in said
+    assert "will be preempted at " in said
+    assert "has left the preempted machines: restarting without them" in said
     job.check_whole()
 
 
@@ -176,5 +176,5 @@ def test_a_notice_at_the_metadata_service_becomes_a_save_and_a_drain(
     assert log.read_text().count("this node is draining") == 1
     job.process.terminate()
     said = job.end(code=130)
-    assert "will be taken away at " in said
-    assert "taken away are left: starting again without them" in said
+    assert "will be preempted at " in said
+    assert "has left the preempted machines: restarting without them" in said

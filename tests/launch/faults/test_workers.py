@@ -1,4 +1,4 @@
-"""Workers hang, the process that watches over them dies, the disk fills up: on one machine, with a Ray of its own."""
+"""Workers hang, the process that supervises them dies, the disk fills up; on one machine with its own Ray."""
 
 import os
 import shutil
@@ -77,7 +77,7 @@ def test_a_worker_that_hangs_is_found_and_replaced(two, undisturbed, processes, 
 
 def test_a_run_whose_controller_is_killed_says_so_and_goes_on_with_resume(two, undisturbed, processes):
     experiment = two.with_overrides("run.name=controller")
-    with pytest.raises(WorkerError, match=r"the process that watches over the workers died.*--resume") as error:
+    with pytest.raises(WorkerError, match=r"the process that supervises the workers died.*--resume") as error:
         train(experiment, observe=at_step(150, lambda: processes("TrainController")[-1].kill()))
     assert str(error.value).isprintable()
     deadline = time.monotonic() + 60

@@ -1,7 +1,7 @@
-"""Records of the Ray clusters of several nodes on this machine, their processes and their state.
+"""Records of the local Ray clusters of several nodes, of their processes and their state.
 
-What was started is written down, by process number and time of birth, so that any other process can end it, and ends
-nothing else. A birth is counted from the machine's start, as a date would change with the clock.
+A record holds the number and the start time of each process, so that any process can end the cluster, and ends nothing
+else. Start times are relative to the machine's boot, as absolute ones change when the clock is set.
 """
 
 import json
@@ -22,21 +22,21 @@ from vaedist.launch.addresses import LOOPBACK, host_of
 from vaedist.launch.training.proxies import bypass_proxies
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
-STATE = "VAEDIST_STATE"  # where to write down which clusters there are
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # on Linux: another one after each start of the machine
-MARK = "VAEDIST_CLUSTER"  # in the environment of all processes of a cluster
+STATE = "VAEDIST_STATE"  # variable that sets the folder for records
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # on Linux, a new one at each boot
+MARK = "VAEDIST_CLUSTER"  # variable in the environment of all processes of a cluster
 
 
 @dataclass(frozen=True)
 class LocalNode:
-    """A node of a local cluster, and the process that was started for it.
+    """Node of a local cluster, with the process that was started for it.
 
     Attributes:
         role: "head" or "worker".
-        cpus: that Ray may give away on it.
-        pid: process number.
-        born: when the process was started, as `birth_of` tells it: numbers are used again.
-        log: what the process prints.
+        cpus: CPUs that Ray can assign on the node.
+        pid: number of the process.
+        born: start time of the process, from `birth_of`, as process numbers are reused.
+        log: file with the output of the process.
     """
 
     role: str
@@ -60,15 +60,15 @@ class LocalNode:
 
 
 def birth_of(process: psutil.Process) -> str:
-    """Returns an identity of a process that no other process of the same number has, even if the clock is set.
+    """Returns the start time of a process, which distinguishes processes of the same number.
 
-    Linux knows when a process was started in ticks since the machine was; psutil makes a date of it, which moves when
-    the clock is set. Elsewhere the date is what the system keeps.
+    Linux keeps it in ticks since boot. psutil converts it to an absolute time, which changes when the clock is set;
+    this is undone here. Other systems keep the absolute time.
 
     Raises:
         psutil.Error: there is no such process.
     """
-    started = psutil.boot_time()  # first: some versions of psutil take the date of a process from the last look
+    started = psutil.boot_time()  # call it first: in some versions of psutil, create_time depends on the last call
     born = process.create_time()
     if not BOOT_ID.exists():
         return f"{born:.2f}"
@@ -77,16 +77,16 @@ def birth_of(process: psutil.Process) -> str:
 
 @dataclass(frozen=True)
 class LocalCluster:
-    """A cluster on this machine.
+    """Cluster on this machine.
 
     Attributes:
-        name: by which it is found.
-        mark: a word of its own, in the environment of its processes.
-        address: HOST:PORT that drivers and nodes join at.
+        name: its name.
+        mark: unique value of the variable `MARK` in the environment of its processes.
+        address: HOST:PORT of the head, for drivers and nodes.
         dashboard: URL of the dashboard and the Jobs API.
         token: file of the token.
-        scratch: Ray's files.
-        nodes: the head first.
+        scratch: folder of Ray's files.
+        nodes: its nodes, the head first.
     """
 
     name: str
@@ -99,7 +99,7 @@ class LocalCluster:
 
     @property
     def folder(self) -> Path:
-        """The folder of its record."""
+        """Folder of its record."""
         return clusters_folder() / self.name
 
     def save(self) -> None:
@@ -107,7 +107,7 @@ class LocalCluster:
         replace_file(self.folder / "cluster.json", json.dumps(asdict(self), indent=1))
 
     def processes(self) -> list[psutil.Process]:
-        """Returns all its processes: those that were started, their descendants, and those that lost their parent."""
+        """Returns all its processes: those of the nodes, their descendants, and orphaned ones."""
         found: dict[int, psutil.Process] = {}
         for node in self.nodes:
             if (process := node.process()) is not None:
@@ -131,7 +131,7 @@ def clusters_folder() -> Path:
 
 
 def local_clusters() -> list[LocalCluster]:
-    """Returns the clusters that were started and not ended."""
+    """Returns the clusters that were started and have not been ended."""
     records = sorted(clusters_folder().glob("*/cluster.json"))
     return [cluster for record in records if (cluster := _read(record)) is not None]
 
@@ -148,7 +148,7 @@ def get_cluster(name: str) -> LocalCluster:
     """Returns a cluster by its name.
 
     Raises:
-        ClusterError: there is none of that name.
+        ClusterError: there is no such cluster.
     """
     record = clusters_folder() / name / "cluster.json"
     cluster = _read(record) if NAME.fullmatch(name) else None
@@ -164,7 +164,7 @@ def get_cluster(name: str) -> LocalCluster:
 
 
 def find_cluster(address: str) -> LocalCluster | None:
-    """Returns the local cluster at HOST:PORT or at a dashboard's URL, None if vaedist started none there."""
+    """Returns the local cluster at HOST:PORT or at a dashboard's URL, None if there is none."""
     if host_of(address) not in (LOOPBACK, "localhost"):
         return None
     port = address.rstrip("/").rpartition(":")[2]
@@ -175,7 +175,7 @@ def find_cluster(address: str) -> LocalCluster | None:
 
 
 def nodes_of(cluster: LocalCluster) -> list[dict[str, Any]]:
-    """Returns the nodes as the cluster's dashboard lists them: state, resources_total, is_head_node, and more.
+    """Returns the nodes as listed by the cluster's dashboard, with state, resources_total, is_head_node, and more.
 
     Raises:
         OSError: the dashboard does not answer, or refuses the token.
@@ -190,7 +190,7 @@ def nodes_of(cluster: LocalCluster) -> list[dict[str, Any]]:
 
 
 def joined(cluster: LocalCluster) -> int | None:
-    """Returns how many live nodes the head counts, None if it does not answer."""
+    """Returns the number of live nodes according to the head, None if it does not answer."""
     with suppress(OSError, ValueError, KeyError):
         return sum(node["state"] == "ALIVE" for node in nodes_of(cluster))
     return None

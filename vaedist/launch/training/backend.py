@@ -21,13 +21,13 @@ from vaedist.runs.writer_lease import GROUP, grant_lease, new_group
 class TensorflowCluster(BackendConfig):
     """Counterpart of Ray Train's `TensorflowConfig` that does not import TensorFlow.
 
-    Unpickling anything of `ray.train.tensorflow` imports TensorFlow: in the command, in the controller of each run and
-    in each trial of a sweep, none of which computes. That costs seconds and hundreds of MB each time.
+    Unpickling anything of `ray.train.tensorflow` imports TensorFlow, which takes seconds and hundreds of MB. That would
+    happen in the command, in the controller of each run, and in each trial of a sweep, none of which computes.
 
     Attributes:
         run: path or URI of the run's folder, whose writer lease each new group takes over.
-        channel: of the run; notified of each new worker group.
-        ports: first and last of those that TensorFlow's servers may take; any free ones if empty.
+        channel: channel of the run, which is told of each new worker group.
+        ports: first and last port that TensorFlow's servers may use; empty allows any free port.
     """
 
     run: str
@@ -44,8 +44,8 @@ class _TensorflowClusterBackend(Backend):
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         """Sets TF_CONFIG, which MultiWorkerMirroredStrategy reads, and the group's name in each worker.
 
-        Expected errors are not raised, as Ray Train would then leave the group on the resources that the next one
-        needs. Final ones go to the channel, which workers ask first; Ray Train notices a worker that died.
+        Expected errors are not raised, because the group would then keep the resources that the next one needs. Final
+        errors are reported to the channel, which workers check first. Ray Train itself notices a worker that died.
         """
         group, channel = new_group(), backend_config.channel
         ray.get(channel.listen_to.remote(group))
@@ -60,9 +60,9 @@ class _TensorflowClusterBackend(Backend):
             ray.get(channel.fail.remote(ClusterError(str(getattr(error, "cause", error))), group))
 
     def _introduce(self, worker_group: Any, group: str, ports: Sequence[int]) -> None:
-        """Tells each worker the addresses of its group, and its own rank."""
+        """Sends each worker the addresses of its group, and its own rank."""
         ray.get(worker_group.execute_async(_join, group=group))
-        if len(worker_group) == 1:  # it starts no server
+        if len(worker_group) == 1:  # a single worker starts no server
             return
         addresses = common_addresses(worker_group.execute(_reserve, ports=ports))
         ray.get(
@@ -78,9 +78,9 @@ class Reserved:
     """Port that a worker has reserved.
 
     Attributes:
-        node: Ray's identity of its node.
-        host: the node's address, as the other nodes see it.
-        port: for TensorFlow's server.
+        node: Ray's ID of the worker's node.
+        host: address of the node, as other nodes see it.
+        port: port for TensorFlow's server.
     """
 
     node: str
@@ -89,7 +89,7 @@ class Reserved:
 
 
 def common_addresses(places: Sequence[Reserved]) -> list[str]:
-    """Returns the address of each worker of a group: on the loopback if all of them are on one node."""
+    """Returns the address of each worker of a group: on the loopback interface if all workers are on one node."""
     alone = len({place.node for place in places}) == 1
     return [host_port(LOOPBACK if alone else place.host, place.port) for place in places]
 
@@ -100,7 +100,7 @@ def workers_hosts() -> list[str]:
     return [host_of(address) for address in workers]
 
 
-# In a worker: Ray Train reserves the port, in one call, and starts the training, in another.
+# In a worker: one call by Ray Train reserves the port, and another starts the training.
 reserved: ServerPort | None = None
 
 

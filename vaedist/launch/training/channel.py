@@ -1,4 +1,4 @@
-"""Channel between a run's workers and the command that started it: an actor, so that neither has to poll."""
+"""Channel between a run's workers and the command that started it; an actor, so that neither side has to poll."""
 
 import asyncio
 import threading
@@ -14,7 +14,7 @@ from vaedist.monitor.events import Event, Notice, Saved
 class Channel:
     """Actor that passes events to the command, and requests to stop and to save to the workers.
 
-    It also keeps the first error that is final, after which a restart would only fail again.
+    It also keeps the first final error, after which a restart of the workers would only fail again.
     """
 
     def __init__(self) -> None:
@@ -26,12 +26,12 @@ class Channel:
         self._save, self._saved = asyncio.Event(), asyncio.Event()
 
     async def listen_to(self, group: str) -> None:
-        """Accepts events of this group of workers alone from now on: those of an earlier group may arrive late."""
+        """Accepts only events of this worker group from now on, as those of an earlier group may arrive late."""
         self._group = group
         self._save, self._saved = asyncio.Event(), asyncio.Event()
 
     async def put(self, event: Any, group: str | None = None) -> None:
-        """Queues an event for the command, of a group of workers or of the command itself."""
+        """Queues an event of a worker group, or of the command itself, for the command."""
         if group in (None, self._group):
             await self._events.put(event)
             if isinstance(event, Saved):
@@ -40,7 +40,7 @@ class Channel:
                     self._saved.set()
 
     async def tell(self, text: str) -> None:
-        """Queues a notice of how the run continues, unless a final error ended it."""
+        """Queues a notice for the user, unless a final error has ended the run."""
         if self._error is None:
             await self._events.put(Notice(text))
 
@@ -57,16 +57,16 @@ class Channel:
         return await self._stop.wait()
 
     async def save(self) -> None:
-        """Asks the current group for a checkpoint, and returns when it is committed."""
+        """Requests a checkpoint of the current group, and returns when it is committed."""
         self._save.set()
         await self._saved.wait()
 
     async def save_requested(self) -> bool:
-        """Returns True once the current group is asked for a checkpoint."""
+        """Returns True once a checkpoint of the current group is requested."""
         return await self._save.wait()
 
     async def checkpoint(self) -> int | None:
-        """Returns the step of the newest checkpoint committed since the command began, None if there is none."""
+        """Returns the step of the newest checkpoint committed since the command started, None if there is none."""
         return self._checkpoint
 
     async def fail(self, error: VaedistError, group: str) -> None:
@@ -80,10 +80,10 @@ class Channel:
 
 
 def open_channel() -> Any:
-    """Starts the actor, on the caller's machine."""
+    """Starts the channel's actor, on the caller's node."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    # Every waiting call holds a place: the command's, and one a worker. Ray's head would remember each call, 5 KB for
-    # the next 100,000 of them.
+    # Waiting calls of the command and of each worker count towards max_concurrency. With task events, Ray's head would
+    # keep 5 KB for each of the last 100,000 calls.
     return (
         ray.remote(Channel)
         .options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here, enable_task_events=False)
@@ -92,7 +92,7 @@ def open_channel() -> Any:
 
 
 class StopRequest:
-    """Request to stop, which any thread of the command may make, even before there is a channel."""
+    """Request to stop, which any thread of the command can make, even before the channel exists."""
 
     def __init__(self) -> None:
         self._lock, self._made, self._by_hand = threading.Lock(), False, False
@@ -104,7 +104,7 @@ class StopRequest:
         return self._by_hand
 
     def attach(self, channel: Any) -> None:
-        """Sets the channel that the request goes to, and sends one that was made before."""
+        """Sets the channel for the request, and sends a request that was made before."""
         with self._lock:
             self._channel = channel
             if self._made:
@@ -127,7 +127,7 @@ class WorkerLine:
     """A worker's end of the channel.
 
     Args:
-        channel: the run's.
+        channel: the run's channel.
         group: name of the worker's group.
     """
 
@@ -145,7 +145,7 @@ class WorkerLine:
         return bool(ready)
 
     def should_save(self) -> bool:
-        """Returns True once if a checkpoint was requested; does not wait."""
+        """Returns True if a checkpoint was requested, but only once; does not wait."""
         if self._save is None or not ray.wait([self._save], timeout=0)[0]:
             return False
         self._save = None
@@ -156,5 +156,5 @@ class WorkerLine:
         ray.get(self._channel.fail.remote(error, self._group))
 
     def given_up(self) -> bool:
-        """Returns True if a worker reported a final error before."""
+        """Returns True if a worker has reported a final error."""
         return ray.get(self._channel.error.remote()) is not None

@@ -1,15 +1,15 @@
-"""Failure budget of a run: how many times its workers may fail, and within what time."""
+"""Failure budget of a run, the number of failures of its workers within a time window."""
 
 
 class FailureBudget:
-    """Counts failures of a run's worker groups, and tells when there are too many.
+    """Counts failures of a run's worker groups, and reports when there are too many.
 
-    A failure counts for the length of the window. Where no checkpoint was committed between two failures it counts
-    until one is: a run that fails every hour at the same step would otherwise be started again for ever.
+    A failure counts for the length of the window, and at least until the next checkpoint is committed. Without the
+    second rule, a run that fails at the same step every hour would be restarted forever.
 
     Args:
-        most: failures that are allowed at a time.
-        window_hours: for which a failure counts; 0 counts all failures of the run.
+        most: number of failures that are allowed within the window.
+        window_hours: length of the window; 0 counts all failures of the run.
     """
 
     def __init__(self, most: int, window_hours: float) -> None:
@@ -18,11 +18,11 @@ class FailureBudget:
         self._checkpoint: int | None = None
 
     def fault(self, now: float, checkpoint: int | None) -> str | None:
-        """Counts a failure; returns None, or in words by how much the budget is exceeded.
+        """Counts a failure; returns an error message if the budget is exceeded, else None.
 
         Args:
-            now: seconds on any clock that does not go back.
-            checkpoint: step of the newest checkpoint, None where there is none.
+            now: seconds of a monotonic clock.
+            checkpoint: step of the newest checkpoint, None if there is none.
         """
         progressed = checkpoint is not None and (self._checkpoint is None or checkpoint > self._checkpoint)
         if progressed and self._hours:
@@ -42,7 +42,7 @@ class FailureBudget:
 
 
 def _duration(seconds: float) -> str:
-    """A duration in words, such as "12 min"."""
+    """Returns a duration in words, such as "12 min"."""
     for unit, length in (("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

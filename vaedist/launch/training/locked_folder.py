@@ -1,4 +1,4 @@
-"""Claiming a run's or a sweep's folder for a command that works on it on Ray."""
+"""Locking of a run's or a sweep's folder by the command that runs it on Ray."""
 
 import os
 import secrets
@@ -19,7 +19,7 @@ from vaedist.sweeps import SweepFolder
 
 RAY_LOG = "ray.log"
 NAMESPACE = "vaedist"
-GIVEN_UP_SECONDS = 5.0  # for Ray to notice that the owner of a lock is gone
+GIVEN_UP_SECONDS = 5.0  # for Ray to notice that the process that held a lock has ended
 
 
 @contextmanager
@@ -36,21 +36,21 @@ def owned(
     """Claims a folder and connects to Ray.
 
     Args:
-        folder: what is claimed.
-        record: file in it that says what it is.
-        text: content of the record, which is written at once where there is none.
+        folder: the folder to claim.
+        record: the file in it that describes the run or the sweep.
+        text: content of the record, which is written at once if there is none.
         busy: error message if another process has claimed the folder.
-        ray: connects to Ray, whose lock a folder on an object store needs.
-        quiet: send what Ray prints to the folder's log.
-        notify: told when an object store does not answer.
+        ray: context that connects to Ray, which locks folders on object stores.
+        quiet: send Ray's output to the folder's log.
+        notify: called with a notice if an object store does not answer.
 
     Yields:
-        the claim, to be told when the work is begun, until when a new folder is removed again, and when it is
-        accepted, until when an older record stays.
+        The claim. Call `begin` when the work begins; until then a new folder is removed again on an error. Call
+        `accept` when the work is accepted; until then an older record stays.
 
     Raises:
         RunError: another process has claimed the folder.
-        StorageError: it cannot be written.
+        StorageError: the folder cannot be written.
         ClusterError: Ray cannot be reached.
     """
     store = folder.store.patient(notify)
@@ -60,11 +60,11 @@ def owned(
 
 @dataclass(frozen=True)
 class RaySession:
-    """Connection to Ray for a folder that is being claimed.
+    """Connection to Ray that is used to claim a folder.
 
     Attributes:
-        ray: connects to Ray.
-        quiet: send what Ray prints to the log.
+        ray: context that connects to Ray.
+        quiet: send Ray's output to the log.
     """
 
     ray: AbstractContextManager[None]
@@ -75,7 +75,7 @@ class RaySession:
         """Connects to Ray.
 
         Args:
-            log: local file that takes what is printed meanwhile.
+            log: local file for the output within the context.
         """
         with ExitStack() as stack:
             if self.quiet:
@@ -85,10 +85,10 @@ class RaySession:
 
     @contextmanager
     def lock(self, name: str, busy: str) -> Iterator[None]:
-        """Holds the one lock of a name on the cluster: a named actor, which ends with the process that made it.
+        """Holds a lock on the cluster within the context: a named actor, which ends with the process that started it.
 
         Raises:
-            RunError: another process holds it; the message is `busy`.
+            RunError: another process holds the lock; the message is `busy`.
         """
         owner = _owner(name, busy)
         try:
@@ -98,7 +98,7 @@ class RaySession:
 
 
 def _owner(name: str, busy: str) -> Any:
-    """Starts the actor of a name, which only one process on the cluster can have."""
+    """Starts the named actor of a lock, of which the cluster can have only one."""
     deadline = time.monotonic() + GIVEN_UP_SECONDS
     while True:
         try:
@@ -110,17 +110,18 @@ def _owner(name: str, busy: str) -> Any:
 
 
 class _Owner:
-    """Is alive as long as the process that made it."""
+    """Actor that lives as long as the process that started it."""
 
 
 def record_name() -> str:
-    """Returns a name for one of Ray's records that none had before: Ray would take up the one of the same name.
+    """Returns a new unique name for Ray's records of a run; Ray would continue from records of the same name.
 
-    The time is for people. It, and the process's number, come again: in containers, and where the clock was set back.
+    The time is for people. It is not unique, and neither is the process number: in containers, or if the clock is set
+    back.
     """
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def records_of_ray(folder: RunFolder | SweepFolder) -> AbstractContextManager[Path]:
-    """Returns a context that gives a local folder for Ray's own records, which nobody reads again."""
+    """Returns a context with a temporary local folder for Ray's own records, which are not used again."""
     return folder.store.temporary(folder.path / "ray")

@@ -1,4 +1,4 @@
-"""Exempts connections to this machine and among workers from the proxies of the environment."""
+"""Exemption of connections to this machine and among workers from the proxies of the environment."""
 
 import json
 import os
@@ -8,16 +8,16 @@ from vaedist.launch.addresses import host_of
 LOCAL = ("localhost", "127.0.0.1", "::1")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 EXCEPTIONS = ("no_proxy", "NO_PROXY")  # some programs read only one of them
-GRPC_EXCEPTIONS = "no_grpc_proxy"  # read by gRPC in their place
+GRPC_EXCEPTIONS = "no_grpc_proxy"  # gRPC reads it instead
 
 
 def bypass_proxies(*hosts: str) -> None:
-    """Makes this process, and those that it starts, connect directly to servers on this machine.
+    """Makes this process and its children connect to servers on this machine without a proxy.
 
-    Connections to all other hosts still use the proxies. Without any proxy, nothing is changed.
+    Connections to other hosts still use the proxies. Nothing is changed if no proxy is set.
 
     Args:
-        hosts: further hosts to connect to directly.
+        hosts: further hosts to connect to without a proxy.
     """
     if not any(os.environ.get(name) or os.environ.get(name.upper()) for name in PROXIES):
         return
@@ -29,12 +29,12 @@ def bypass_proxies(*hosts: str) -> None:
 
 
 def bypass_proxies_among_workers() -> None:
-    """Makes a worker connect directly to its group, as TensorFlow's gRPC would use `http_proxy`."""
+    """Makes a worker connect to its group without a proxy; TensorFlow's gRPC would use `http_proxy`."""
     workers = json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {}).get("worker", [])
     bypass_proxies(*dict.fromkeys(map(host_of, workers)))
 
 
 def _with(exceptions: str, hosts: tuple[str, ...]) -> str:
-    """Returns a comma-separated list of hosts with others added; "*" covers all hosts already."""
+    """Returns a comma-separated list of hosts with others added; "*" already covers all hosts."""
     given = [host.strip() for host in exceptions.split(",") if host.strip()]
     return exceptions if "*" in given else ",".join([*given, *(host for host in hosts if host not in given)])

@@ -1,4 +1,4 @@
-"""Monitors the trials of a sweep that Ray Tune runs: logs and reports their states, and stops the sweep."""
+"""Monitoring of a sweep's trials in Ray Tune: logs and reports their states, and stops the sweep."""
 
 import signal
 import threading
@@ -18,7 +18,7 @@ from vaedist.monitor.sweep_events import ENDED, State, SweepEvent, SweepNotice, 
 from vaedist.monitor.tensorboard import TensorBoardWriter
 from vaedist.sweeps import Trial, TrialLog
 
-REASON_LENGTH = 300  # characters, of which Ray has many more to say
+REASON_LENGTH = 300  # characters; Ray's messages are much longer
 
 
 class SweepMonitor(Unpickled, Callback):
@@ -26,8 +26,8 @@ class SweepMonitor(Unpickled, Callback):
 
     Args:
         sweep: the sweep.
-        log: of its trials, which is written.
-        proposer: told how trials end.
+        log: log of its trials, which the monitor writes.
+        proposer: is told the scores of trials that end.
         observe: called with each event.
     """
 
@@ -39,7 +39,7 @@ class SweepMonitor(Unpickled, Callback):
         self._error: VaedistError | None = None
 
     def status(self, trial: Trial, *, until: int | None = None) -> TrialStatus:
-        """Returns the status of a trial by its run's metrics as they are now, or as they were after epoch `until`."""
+        """Returns the status of a trial from its run's current metrics, or from those up to epoch `until`."""
         trial = replace(self._fetched(trial), until=until)
         epochs, best = trial.epochs, trial.best(self._metric, self._mode)
         last = getattr(epochs[-1], self._metric) if epochs else None
@@ -47,7 +47,7 @@ class SweepMonitor(Unpickled, Callback):
         return TrialStatus(trial.number, trial.params, trial.state, made, last, best, trial.reason or trial.fault)
 
     def _fetched(self, trial: Trial) -> Trial:
-        """Returns a trial with its run's metrics as they are now."""
+        """Returns a trial with its run's current metrics."""
         if trial.state != "open":
             trial.run.patient().refresh()
         return replace(trial)
@@ -57,13 +57,13 @@ class SweepMonitor(Unpickled, Callback):
         self._set(trial, "running")
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        """Reports an epoch that is saved; the run may be epochs ahead of what Ray Tune has looked at."""
+        """Reports an epoch that is saved; the run may be epochs ahead of Ray Tune."""
         if "failure" not in result:
             known = self._log.trials[trial.config["trial"]]
             self._guarded(lambda: self._observe(self.status(known, until=result["epochs"])))
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Logs that a trial has finished, or was stopped."""
+        """Logs that a trial has finished or was stopped."""
         result = trial.last_result or {}
         if "failure" in result:
             self._set(trial, "failed", result["failure"])
@@ -79,9 +79,9 @@ class SweepMonitor(Unpickled, Callback):
         self._set(trial, "failed", _reason(trial))
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Reports that a trial has failed, and is tried again."""
+        """Reports that a trial has failed and is retried."""
         number = trial.config["trial"]
-        self._observe(SweepNotice(f"trial {number:04d} failed and is tried again: {_reason(trial)}"))
+        self._observe(SweepNotice(f"trial {number:04d} failed and is retried: {_reason(trial)}"))
 
     def _set(self, trial: Any, state: State, reason: str = "") -> None:
         def change() -> None:
@@ -96,14 +96,14 @@ class SweepMonitor(Unpickled, Callback):
         self._guarded(change)
 
     def _guarded(self, do: Callable[[], None]) -> None:
-        """Keeps an error, which ends the sweep, to be raised as it is and not as Ray Tune would wrap it."""
+        """Stores an error, which ends the sweep; `conclude` raises it, without the wrapping of Ray Tune."""
         try:
             do()
         except VaedistError as error:
             self._error = self._error or error
 
     def _write_hparams(self, trial: Trial) -> None:
-        """Writes the trial's row of TensorBoard's HParams table into the run of its curves."""
+        """Writes the trial's row of TensorBoard's HParams table to the run with its curves."""
         if not trial.epochs:
             return
         last = trial.epochs[-1]
@@ -148,7 +148,7 @@ class SweepMonitor(Unpickled, Callback):
             return
 
         def interrupt(number: int, _: Any) -> None:
-            if self._interrupted and number == signal.SIGHUP:  # the kernel and the shell both tell of a lost terminal
+            if self._interrupted and number == signal.SIGHUP:  # both the kernel and the shell send it for one terminal
                 return
             if self._interrupted:
                 raise KeyboardInterrupt
@@ -159,7 +159,7 @@ class SweepMonitor(Unpickled, Callback):
         before = {
             number: signal.signal(number, interrupt)
             for number in taken
-            if signal.getsignal(number) is not signal.SIG_IGN  # as by `nohup`
+            if signal.getsignal(number) is not signal.SIG_IGN  # set by `nohup`, for example
         }
         try:
             yield
@@ -181,19 +181,19 @@ class SweepMonitor(Unpickled, Callback):
         if self._error is not None:
             raise self._error
         ended = sum(trial.state in ENDED for trial in self._log.trials.values())
-        goes_on = f"vaedist tune --resume {self._log.folder.store.display()} goes on"
+        resume = f"vaedist tune --resume {self._log.folder.store.display()} resumes the sweep"
         if self._interrupted:
-            raise Interrupted(f"{ended} of {self._sweep.trials} trials have ended; {goes_on}")
+            raise Interrupted(f"{ended} of {self._sweep.trials} trials have ended; {resume}")
         if self._out_of_time:
             minutes = self._sweep.tune.minutes
             self._observe(SweepNotice(
-                f"stopped after {minutes:g} minutes: {ended} of {self._sweep.trials} trials have ended; {goes_on}, for "
-                f"longer with --set tune.minutes"
+                f"stopped after {minutes:g} minutes: {ended} of {self._sweep.trials} trials have ended; {resume}, with "
+                f"more time by --set tune.minutes"
             ))  # fmt: skip
 
 
 def _reason(trial: Any) -> str:
     """Returns the last line of a trial's error, shortened if it is long."""
     lines = [line.strip() for line in Path(trial.error_file).read_text().splitlines()] if trial.error_file else []
-    last = next((line for line in reversed(lines) if line), "it ended by itself")
+    last = next((line for line in reversed(lines) if line), "it ended without an error message")
     return last if len(last) <= REASON_LENGTH else last[:REASON_LENGTH].rpartition(". ")[0] or last[:REASON_LENGTH]

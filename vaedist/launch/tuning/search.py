@@ -1,4 +1,4 @@
-"""Which trials a sweep makes, told to Ray Tune: those that are to be gone on with, then new ones."""
+"""Search algorithms of a sweep, and their adapter for Ray Tune: trials to resume first, then new ones."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -12,32 +12,32 @@ from vaedist.sweeps import Trial, TrialLog
 
 
 class Proposer(Protocol):
-    """Says what new trials are."""
+    """Search algorithm: proposes the parameters of new trials."""
 
     def propose(self, number: int) -> dict[str, Value]:
-        """The parameters of trial `number`."""
+        """Returns the parameters of trial `number`."""
         ...
 
     def learn(self, number: int, params: Mapping[str, Value], score: float | None) -> None:
-        """How a trial ended; None where it has no score."""
+        """Takes the score of a trial that has ended; None if it has no score."""
         ...
 
 
 class Drawn:
-    """A grid's trials, or random ones: a matter of their numbers alone."""
+    """Grid or random search, in which the parameters of a trial depend only on its number."""
 
     def __init__(self, sweep: Sweep) -> None:
         self.propose = sweep.drawn
 
     def learn(self, number: int, params: Mapping[str, Value], score: float | None) -> None:
-        """Nothing is learnt."""
+        """Ignores the score."""
 
 
 class TreeParzen:
     """Optuna's tree-structured Parzen estimator (Bergstra et al. 2011).
 
-    Trials that run beside it count as bad ones, so that it does not propose the same twice; after a restart it learns
-    anew from all that ended.
+    Running trials count as bad ones, so that it does not propose the same parameters twice. When a sweep is resumed, it
+    learns from all trials that have ended.
 
     Raises:
         ConfigError: Optuna is not installed.
@@ -60,7 +60,7 @@ class TreeParzen:
         self._asked: dict[int, Any] = {}
 
     def propose(self, number: int) -> dict[str, Value]:
-        """Ask the study."""
+        """Returns the parameters that the study proposes."""
         study = self._ready(number)
         asked = self._asked[number] = study.ask(self._distributions)
         return {
@@ -71,7 +71,7 @@ class TreeParzen:
         }
 
     def learn(self, number: int, params: Mapping[str, Value], score: float | None) -> None:
-        """Tell the study; before it is asked for the first time, keep in mind."""
+        """Adds the score to the study, or keeps it until the study is created by the first proposal."""
         if self._study is None:
             if score is not None:
                 self._past.append((params, score))
@@ -91,7 +91,7 @@ class TreeParzen:
         return self._study
 
     def _add(self, params: Mapping[str, Value], score: float) -> None:
-        """A trial that the study was not asked for."""
+        """Adds a trial that the study did not propose."""
         known = {
             key: dimension.values.index(params[key]) if dimension.values is not None else params[key]
             for key, dimension in self._space.items()
@@ -102,7 +102,7 @@ class TreeParzen:
 
     def _distribution(self, dimension: Dimension) -> Any:
         made = self._optuna.distributions
-        if dimension.values is not None:  # by their place: Optuna takes True for 1
+        if dimension.values is not None:  # by index, as Optuna does not distinguish True and 1
             return made.CategoricalDistribution(range(len(dimension.values)))
         low, high = dimension.bounds
         if dimension.randint is not None:
@@ -111,12 +111,12 @@ class TreeParzen:
 
 
 def make_proposer(sweep: Sweep) -> Proposer:
-    """The proposer that a sweep asks for."""
+    """Returns the search algorithm of a sweep."""
     return TreeParzen(sweep) if sweep.tune.search == "optuna" else Drawn(sweep)
 
 
 class Unpickled:
-    """What Ray Tune pickles as nothing, for it is never read again: a sweep goes on from its own log."""
+    """Object that Ray Tune does not pickle; Ray's pickles are not used, as a sweep is resumed from its own log."""
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return object, ()
@@ -129,13 +129,13 @@ class Unpickled:
 
 
 class TrialSearch(Unpickled, Searcher):
-    """Ray Tune's way to ask for trials.
+    """Adapter of a search algorithm for Ray Tune.
 
     Args:
-        sweep: how many there are to be.
-        log: where a new trial is written down before it begins.
-        proposer: of new ones.
-        again: trials that are to be gone on with.
+        sweep: the sweep.
+        log: log of its trials; a new trial is added to it before it starts.
+        proposer: search algorithm for new trials.
+        again: trials to resume.
     """
 
     def __init__(self, sweep: Sweep, log: TrialLog, proposer: Proposer, again: Iterable[Trial]) -> None:
@@ -145,7 +145,7 @@ class TrialSearch(Unpickled, Searcher):
         self.left = len(self._again) + max(0, sweep.trials - len(log.trials))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The next trial, as Tune's configuration."""
+        """Returns the configuration of the next trial."""
         if self._again:
             trial = self._again.popleft()
         elif (number := len(self._log.trials)) < self._sweep.trials:
@@ -155,10 +155,10 @@ class TrialSearch(Unpickled, Searcher):
         return {"trial": trial.number, "params": dict(trial.params), "run": trial.name}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The proposer learns from the sweep's own log instead."""
+        """Ignores the result: `SweepMonitor` tells the search algorithm."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing is kept here: the sweep's log tells all."""
+        """Saves nothing, as the sweep's log has everything."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing was kept."""
+        """Restores nothing."""

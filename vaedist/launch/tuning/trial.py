@@ -1,4 +1,4 @@
-"""A trial of a sweep, as Ray Tune runs it: a run on Ray Train, in a process that only coordinates it."""
+"""Trial of a sweep for Ray Tune: a run on Ray Train, in a process that only coordinates it."""
 
 import queue
 import threading
@@ -13,11 +13,11 @@ from vaedist.launch.training.trainer import STOP_SECONDS, train
 from vaedist.monitor.events import Event, Saved, Tested
 from vaedist.sweeps import SweepFolder, Trial
 
-FINAL = (ConfigError, NonFiniteError, UserCodeError)  # of a trial: to try again would only repeat it
+FINAL = (ConfigError, NonFiniteError, UserCodeError)  # errors that a retry of the trial would only repeat
 
 
 class TrialRunner(Trainable):
-    """Ray Tune's view of a trial: a run whose epochs are its steps."""
+    """Ray Tune's trainable of a trial; its steps are the epochs of the run."""
 
     def setup(self, config: dict[str, Any], sweep: str, folder: str, cpus: float) -> None:
         """Starts or resumes the trial's run."""
@@ -35,21 +35,21 @@ class TrialRunner(Trainable):
         return result
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        """Saves nothing: the run keeps its own checkpoints."""
+        """Saves nothing, as the run has its own checkpoints."""
         return {}
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        """Loads nothing: `setup` resumes from the run's newest checkpoint."""
+        """Loads nothing, as `setup` resumes from the run's newest checkpoint."""
 
     def cleanup(self) -> None:
-        """Stops the workers, which save their step, and waits until their resources are free."""
+        """Stops the workers, which save a checkpoint, and waits until their resources are free."""
         self._stop.make()
         self._thread.join(STOP_SECONDS)
 
     def _run(self, config: dict[str, Any]) -> None:
         try:
             self._results.put(self._train(config))
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+        except BaseException as error:  # noqa: BLE001 - passed to the waiting thread
             self._results.put(error)
 
     def _train(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class TrialRunner(Trainable):
             return {"epochs": epochs, "failure": " ".join(str(error).split()), tune.metric: worst, "done": True}
         if epochs in tested:
             return {**_scores(tested[epochs]), "finished": True, "done": True}
-        last = Trial(config["trial"], config["params"], run).epochs[-1]  # it was at its end before
+        last = Trial(config["trial"], config["params"], run).epochs[-1]  # the run had already finished
         return {"epochs": epochs, "finished": True, tune.metric: getattr(last, tune.metric), "done": True}
 
 
