@@ -1,14 +1,15 @@
-"""Where the time of an epoch goes: the steps, and all that is beside them.
+"""Time of the parts of an epoch: the steps, and everything besides them.
 
     python tests/benchmarks/epoch.py --data FOLDER [--epochs 6] [--batch 32] [--threads 2]
 
-Trains a prepared data set with the sizes of jobs/cifar10-iaf.toml in this process, as a lone worker of `vaedist train`
-does, with pictures after each epoch. The first epoch, which compiles, does not count. Prints the median over the others
-of the seconds of each part, and its share of the epoch.
+Trains on a prepared data set with the sizes of jobs/cifar10-iaf.toml in this process, as a single worker of `vaedist
+train` does, with pictures after each epoch. The first epoch, which compiles, does not count. Prints the median of the
+seconds of each part over the other epochs, and its share of the epoch.
 
-Checkpoints are written while training goes on, which slows its steps down. What they cost in this way is the time that
-calls of the step during a write take more than their steps at the usual pace of the epoch, the median over the calls in
-which nothing is written. That other calls are slower than usual is not the run's doing, and told by itself.
+Checkpoints are written while training continues, which slows down its steps. The cost is the additional time of calls
+of the step during a write, compared with the usual pace of the epoch: the median over the calls without a write, or in
+an epoch so short that all its calls overlap with a write, the pace of its fastest call. The additional time of other
+calls is not caused by the run, and is printed separately.
 """
 
 import argparse
@@ -35,16 +36,16 @@ PARTS = {
     "the steps": (TrainStep, "run"),
     "waiting for input": (Loop, "_next"),
     "test pass": (Evaluator, "run"),
-    "begin of checkpoints, metrics to the disk": (Loop, "_save"),
+    "starting checkpoints, flushing metrics": (Loop, "_save"),
     "pictures": (RunLogger, "pictures"),
-    "statistics of the latents": (RunLogger, "latents"),
-    "metrics of training": (RunLogger, "train"),
-    "metrics of the test": (RunLogger, "epoch"),
+    "latent statistics": (RunLogger, "latents"),
+    "training metrics": (RunLogger, "train"),
+    "test metrics": (RunLogger, "epoch"),
 }
 
 
 def timed(owner, name, spent):
-    """Have a method add the seconds that it takes to `spent`, under its name."""
+    """Makes a method add its seconds to `spent`, under its name."""
     method = getattr(owner, name)
 
     @functools.wraps(method)
@@ -59,19 +60,22 @@ def timed(owner, name, spent):
 
 
 def told(label, seconds, whole):
-    """The median of a part of each epoch, the least and the most, and its share of the whole."""
+    """Returns a line with the median, minimum and maximum of a part over the epochs, and its share of the whole."""
     median = statistics.median(seconds)
     return f"{label:44} {median:8.3f} s ({min(seconds):.3f} to {max(seconds):.3f}) {median / whole:8.2%}"
 
 
 def more_than_usual(calls, writes):
-    """The seconds that calls took more than their steps at the usual pace: those during writes, and the others.
+    """Returns the additional seconds of calls compared with the usual pace: of those during writes, and of the others.
 
     Args:
-        calls, writes: begin and end of each; of a call also its number of steps.
+        calls: begin, end and number of steps of each call.
+        writes: begin and end of each write.
     """
     during = [any(begun < end and start < ended for start, end in writes) for begun, ended, _ in calls]
-    usual = statistics.median((e - b) / n for (b, e, n), wrote in zip(calls, during, strict=True) if not wrote)
+    paces = [(ended - begun) / steps for begun, ended, steps in calls]
+    undisturbed = [pace for pace, wrote in zip(paces, during, strict=True) if not wrote]
+    usual = statistics.median(undisturbed) if undisturbed else min(paces)
     sums = {True: 0.0, False: 0.0}
     for (begun, ended, steps), wrote in zip(calls, during, strict=True):
         sums[wrote] += ended - begun - steps * usual
@@ -87,21 +91,21 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     if options.epochs < 2:
-        parser.error("--epochs: at least 2, the first of which does not count")
+        parser.error("--epochs: must be at least 2, as the first does not count")
     spent, epochs, calls, slower, writes = defaultdict(float), [], [], [], []
     for owner, name in PARTS.values():
         timed(owner, name, spent)
     run, end, begin = TrainStep.run, Loop._end_epoch, AsyncCheckpointer.begin
 
     def noted(step, chunk, *arguments, **more):
-        """A call of the step, noted with its begin, its end and its number of steps."""
+        """Calls the step, and records begin, end and number of steps."""
         begun = time.perf_counter()
         result = run(step, chunk, *arguments, **more)
         calls.append((begun, time.perf_counter(), chunk.steps))
         return result
 
     def written(saver, write):
-        """A checkpoint's writing, noted with its begin and its end."""
+        """Begins to write a checkpoint, and records begin and end."""
 
         def timed_write():
             place = [time.perf_counter(), float("inf")]
@@ -112,7 +116,7 @@ def main():
         begin(saver, timed_write)
 
     def ended(loop, **more):
-        """The end of an epoch, noted with what its calls took more than usual: during writes, and the others."""
+        """Ends an epoch, and records the additional time of its calls."""
         means = end(loop, **more)
         slower.append(more_than_usual(calls, writes))
         epochs.append((time.perf_counter(), dict(spent)))
@@ -141,8 +145,8 @@ def main():
             beside += seconds
     print(told("the rest", rests, whole))
     during, others = np.array(slower[1:]).T
-    print(told("steps slowed down by a checkpoint's writing", during, whole))
-    print(told("all that is beside the loop", beside + rests + during, whole))
+    print(told("slower steps during checkpoint writes", during, whole))
+    print(told("everything but the steps", beside + rests + during, whole))
     print(told("other steps slower than usual", others, whole))
 
 

@@ -273,7 +273,7 @@ def test_a_log_is_written_once_whatever_happens_to_the_connection():
     )
     written, notices, status = followed(client)
     assert written == "one\ntwo\nthree\nfour\nfive\n"
-    assert [notice.split()[0] for notice in notices] == ["the", "connected"]
+    assert [notice.split()[0] for notice in notices] == ["lost", "reconnected"]
     assert status == "SUCCEEDED"
 
 

@@ -55,7 +55,7 @@ def test_a_wrong_token_is_named(address, commands, command, tmp_path):
     began = time.monotonic()
     _, said = run(*commands[command], "--address", address, code=2, RAY_AUTH_TOKEN="0" * 64)
     assert said.splitlines()[-1] == (
-        f"error: {address} refuses the token: put the cluster's into ~/.ray/auth_token, or name its file in "
+        f"error: {address} refuses the token: put the cluster's token into ~/.ray/auth_token, or name its file in "
         f"RAY_AUTH_TOKEN_PATH"
     )
     assert time.monotonic() - began < 60

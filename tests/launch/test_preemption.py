@@ -1,4 +1,4 @@
-"""When a worker saves because its machine is to be taken away, and what is no failure then."""
+"""Times at which a worker saves because its machine will be preempted, and failures that do not count then."""
 
 import pytest
 from ray.exceptions import RayActorError
@@ -40,7 +40,7 @@ def test_it_is_saved_at_once_and_again_just_before():
     clock.deadline = 1060.0
     assert clock.asked_until(1080) == [1006, 1050]
     assert len(clock.told) == 1
-    assert "taken away at " in clock.told[0]
+    assert "preempted at " in clock.told[0]
 
 
 def test_a_clock_that_is_set_meanwhile_does_not_move_the_last_save():
@@ -62,7 +62,7 @@ def test_an_unknown_time_is_saved_once():
     clock = Clock()
     clock.deadline = 0.0
     assert clock.asked_until(1100) == [1000]
-    assert "taken away: " in clock.told[0]
+    assert "preempted: " in clock.told[0]
 
 
 def test_another_machine_is_told_anew():
