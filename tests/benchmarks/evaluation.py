@@ -1,4 +1,4 @@
-"""How near to the machine's rate of matrix products the evaluation with K samples an image comes.
+"""Speed of evaluation with K samples an image, relative to the machine's rate of matrix products.
 
     python tests/benchmarks/evaluation.py [--samples 256] [--images 512] [--threads 2] [--rounds 5]
 

@@ -1,4 +1,4 @@
-"""How the time and the memory of training grow with rows, latents, flow depth and workers: plots, and fitted exponents.
+"""Growth of the time and memory of training with rows, latents, flow depth and workers: plots and fitted exponents.
 
     python tests/benchmarks/growth.py --out FOLDER [--axis rows latent depth workers] [--rounds 5]
 
@@ -43,7 +43,7 @@ THREADS = 2
 
 
 def experiment_of(axis, value, place):
-    """What is trained at a point."""
+    """Experiment of a point."""
     base = [
         "run.name=point", f"run.folder={place / 'runs'}", f"data.path={place / 'data'}", "training.epochs=100000",
         "monitor.pictures_every=0", "checkpoint.every_steps=0",

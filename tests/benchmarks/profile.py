@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, from a profile of the compiled program.
+"""Time of the parts of a training step, from a profile of the compiled program.
 
     python tests/benchmarks/profile.py [--batch 32 256] [--threads 2] [--calls 20]
 

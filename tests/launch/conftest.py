@@ -25,7 +25,7 @@ PREEMPTION = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"  # a process more for each ru
 
 
 def blobs(split):
-    """Images [8, 8, 3] that a small VAE can learn: a bright patch on a dark ground, one batch."""
+    """Yields one batch of images [8, 8, 3] that a small VAE can learn: a bright patch on a dark background."""
     rng = np.random.default_rng(0 if split == "train" else 1)
     images = rng.integers(0, 60, (ROWS[split], 8, 8, 3))
     labels = rng.integers(0, 4, ROWS[split])
@@ -45,7 +45,7 @@ def blob_data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def make_experiment(blob_data):
-    """Gives a run, in some folder, of 2 epochs of 100 steps, a checkpoint every 30."""
+    """Returns a function that makes a run of 2 epochs of 100 steps in a folder, with a checkpoint every 30 steps."""
     return lambda folder: Experiment.from_dict(
         {
             "run": {"name": "run", "folder": str(folder)},
@@ -66,7 +66,7 @@ def experiment(make_experiment, tmp_path):
 
 @dataclass(frozen=True)
 class Trained:
-    """A run that ended, as `experiment` is run, what it told, and how a second command was refused meanwhile."""
+    """A completed run of `experiment`, its events, and the error of a second command that tried to train it."""
 
     experiment: Experiment
     run: RunFolder
@@ -76,7 +76,7 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def trained(cluster, make_experiment, tmp_path_factory):
-    """Not to be written to."""
+    """Returns the completed run, which tests must not change."""
     experiment = make_experiment(tmp_path_factory.mktemp("runs"))
     events, refused = [], []
 
@@ -96,19 +96,19 @@ def trained(cluster, make_experiment, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def two(make_experiment, tmp_path_factory):
-    """A run of two workers, of 600 steps, so that it can be disturbed in its middle; each use takes its own name."""
+    """Returns a run of two workers and 600 steps, to be disturbed midway; each test uses its own name."""
     return make_experiment(tmp_path_factory.mktemp("two")).with_overrides("scaling.workers=2", "training.epochs=6")
 
 
 @pytest.fixture(scope="session")
 def undisturbed(cluster, two):
-    """`two` as nothing disturbs it."""
+    """Returns the undisturbed run of `two`."""
     return train(two.with_overrides("run.name=undisturbed"))
 
 
 @pytest.fixture(scope="session")
 def cluster():
-    """A Ray of two CPUs and a GPU that is not there, shared by all tests that want one; with the dashboard."""
+    """Starts the Ray that tests share: two CPUs, one fake GPU, and the dashboard."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(PREEMPTION, "0")
         # A port of its own for the agent that says whether its node is well: `ray.init` has no option for it, and tests
@@ -121,7 +121,7 @@ def cluster():
 
 @pytest.fixture(scope="session")
 def processes():
-    """Gives the processes of the tests' own Ray whose command line holds some text, the oldest first.
+    """Returns the processes of the tests' Ray whose command line contains some text, the oldest first.
 
     Ray's daemons are children of the tests, and its workers children of those. Another Ray may be on this machine.
     """

@@ -1,4 +1,4 @@
-"""What becomes of the errors of actors that compute for a command."""
+"""Translation of errors of a command's actors."""
 
 import pytest
 from ray.exceptions import OutOfMemoryError
@@ -34,7 +34,7 @@ def actor(cluster):
         (lambda actor: actor.die.remote(), WorkerError, "^it died: "),
     ],
 )
-def test_an_error_is_told_and_the_actor_ended(actor, call, kind, text):
+def test_an_error_is_reported_and_the_actor_ended(actor, call, kind, text):
     import ray
 
     with pytest.raises(kind, match=text), ended([actor], "it died"):
@@ -43,6 +43,6 @@ def test_an_error_is_told_and_the_actor_ended(actor, call, kind, text):
         ray.get(actor.fail.remote(KeyError("x")))
 
 
-def test_one_that_was_ended_for_its_memory_is_told(actor):
+def test_an_actor_that_ran_out_of_memory_is_reported(actor):
     with pytest.raises(WorkerError, match=r"^a worker failed: no memory is left$"), ended([actor], "it died"):
         raise OutOfMemoryError("no memory is left\nmore")

@@ -12,13 +12,13 @@ from vaedist.launch.addresses import FIRST_PORT, PORTS, PROCESSES, free_port, ho
 OWN = range(FIRST_PORT, FIRST_PORT + PORTS * PROCESSES)
 
 
-def test_a_process_takes_other_ports_each_time_and_of_its_own():
+def test_a_process_takes_its_own_ports_a_different_one_each_time():
     ports = [free_port() for _ in range(4)]
     assert len(set(ports)) == 4
     assert set(ports) <= set(OWN)
 
 
-def test_processes_that_start_together_take_other_ports():
+def test_processes_that_start_together_take_different_ports():
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         pools = [pool.apply_async(_some_ports) for _ in range(3)]
         found = dict(one.get(60) for one in pools)
@@ -31,7 +31,7 @@ def _some_ports():
     return os.getpid(), [free_port() for _ in range(3)]
 
 
-def test_the_wanted_port_is_taken_where_it_is_free():
+def test_the_wanted_port_is_taken_if_it_is_free():
     with socket.socket() as place:
         place.bind(("", 0))
         taken = place.getsockname()[1]
@@ -55,7 +55,7 @@ def test_hosts(address, host, loopback):
 
 @pytest.mark.usefixtures("without_ray")
 def test_ray_is_not_started_where_its_processes_could_not_start(tmp_path, monkeypatch):
-    """Ray encodes the current folder's path as UTF-8, after it has started processes."""
+    """Ray encodes the path of the current folder as UTF-8, but only after it has started processes."""
     from vaedist.errors import StorageError
     from vaedist.launch.session import ray_session
 

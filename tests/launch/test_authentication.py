@@ -14,7 +14,7 @@ from vaedist.launch.local.cluster import LocalCluster
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch, tmp_path):
-    """No token, no clusters, and what is set is set back."""
+    """Removes tokens and clusters from the environment, and restores it afterwards."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("VAEDIST_STATE", str(tmp_path / "state"))
     for name in (access.MODE, access.TOKEN, access.TOKEN_PATH, access.IN_JOB, access.REQUIRED):
@@ -51,18 +51,18 @@ def test_another_machine_without_a_token_is_refused():
     assert access.MODE not in os.environ
 
 
-def test_insecure_says_that_there_is_no_token():
+def test_insecure_allows_a_cluster_without_a_token():
     access.allow_insecure()
     assert authorize("10.0.0.1:6379") == "10.0.0.1:6379"
 
 
-def test_a_job_speaks_with_its_own_cluster(monkeypatch):
+def test_a_job_needs_no_token_for_its_own_cluster(monkeypatch):
     monkeypatch.setenv(access.IN_JOB, "{}")
     assert authorize("10.0.0.1:6379") == "10.0.0.1:6379"
 
 
 @pytest.mark.parametrize("variable", [access.TOKEN, access.TOKEN_PATH, None])
-def test_a_token_is_shown_to_another_machine(monkeypatch, tmp_path, variable):
+def test_a_token_is_sent_to_another_machine(monkeypatch, tmp_path, variable):
     from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
 
     path = tmp_path / "token" if variable else access.default_token_path()
@@ -74,7 +74,7 @@ def test_a_token_is_shown_to_another_machine(monkeypatch, tmp_path, variable):
     assert path.read_text() in str(get_auth_headers_if_auth_enabled({}))
 
 
-def test_a_local_cluster_is_shown_its_own_token(tmp_path):
+def test_a_local_cluster_gets_its_own_token(tmp_path):
     make_token(access.default_token_path())
     own = tmp_path / "own"
     make_token(own)
@@ -105,13 +105,13 @@ def test_only_its_owner_may_read_a_token(tmp_path):
     assert path.read_text() == written, "one that is there stays"
 
 
-def test_a_ray_that_is_started_here_asks_for_a_token():
+def test_a_ray_that_is_started_here_requires_a_token():
     secure_local()
     assert os.environ[access.MODE] == "token"
     assert stat.S_IMODE(access.default_token_path().stat().st_mode) == 0o600
 
 
-def test_what_a_job_relies_on_is_missed_by_name(monkeypatch):
+def test_a_missing_variable_of_a_job_is_named(monkeypatch):
     require_variables()
     monkeypatch.setenv(access.REQUIRED, "THERE,NOT_THERE")
     monkeypatch.setenv("THERE", "")

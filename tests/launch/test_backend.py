@@ -1,4 +1,4 @@
-"""Addresses of a worker group, and whom its members admit."""
+"""Addresses of a worker group, and the networks that its workers admit."""
 
 import json
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ def test_workers_of_one_node_meet_on_the_loopback(places, addresses):
 
 
 class Port(ServerPort):
-    """Tells whom it was asked to admit."""
+    """Records the networks to admit."""
 
     @contextmanager
     def admitting(self, networks, tell):
@@ -35,7 +35,7 @@ class Port(ServerPort):
 
 
 class Line:
-    """Keeps what a worker notifies the command of."""
+    """Records a worker's events."""
 
     def __init__(self):
         self.told = []
@@ -46,7 +46,7 @@ class Line:
 
 @pytest.fixture
 def guarded(monkeypatch):
-    """Gives the networks that a worker admits and what it tells, for the hosts of its group."""
+    """Returns the networks that a worker admits, and its notices, for the hosts of its group."""
 
     def guard(hosts, peers=(), rank=0):
         port, line = Port(), Line()
@@ -65,7 +65,7 @@ def admits(networks, address):
     return any(ip_network(address).subnet_of(each) for each in networks if each.version == ip_network(address).version)
 
 
-def test_a_group_on_one_machine_admits_the_loopback_and_says_nothing(guarded):
+def test_a_group_on_one_machine_admits_only_the_loopback_without_a_warning(guarded):
     admitted, told = guarded(["127.0.0.1", "127.0.0.1"])
     assert admits(admitted, "127.0.0.1")
     assert admits(admitted, "::1")
@@ -73,7 +73,7 @@ def test_a_group_on_one_machine_admits_the_loopback_and_says_nothing(guarded):
     assert told == []
 
 
-def test_a_group_on_several_machines_admits_them_and_says_so(guarded):
+def test_a_group_on_several_machines_admits_them_with_a_warning(guarded):
     admitted, told = guarded(["10.0.0.1", "fd00::2"], peers=["192.168.7.0/24"])
     for address in ("127.0.0.1", "10.0.0.1", "fd00::2", "192.168.7.9"):
         assert admits(admitted, address)
@@ -84,12 +84,12 @@ def test_a_group_on_several_machines_admits_them_and_says_so(guarded):
     assert guarded(["10.0.0.1", "10.0.0.2"], rank=1)[1] == []  # once for all
 
 
-def test_many_machines_are_told_of_in_one_line(guarded):
+def test_the_warning_about_many_machines_is_one_line(guarded):
     _, told = guarded([f"10.0.0.{number}" for number in range(1, SHOWN + 4)])
     assert "and 3 more;" in told[0]
 
 
-def test_a_lone_worker_has_no_port(monkeypatch):
+def test_a_single_worker_has_no_port(monkeypatch):
     monkeypatch.setattr(backend, "reserved", None)
     with _guard(Experiment.from_dict({}), 0, Line()):
         pass

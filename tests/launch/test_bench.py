@@ -56,7 +56,7 @@ def test_the_command_prints_keeps_and_compares(record, make_experiment, tmp_path
 
 
 @pytest.mark.slow
-def test_one_that_is_ended_leaves_nothing(make_experiment, tmp_path):
+def test_an_interrupted_benchmark_leaves_nothing(make_experiment, tmp_path):
     job, runs = tmp_path / "job.toml", tmp_path / "runs"
     job.write_text(make_experiment(runs).to_toml())
     command = start("bench", job, "--rounds", 1)
@@ -93,7 +93,7 @@ def test_ctrl_c_after_the_last_round_is_not_taken_for_its_end(make_experiment, t
     assert not list(runs.iterdir())
 
 
-def test_what_is_not_there_is_refused_before_anything_is_measured(make_experiment, tmp_path):
+def test_missing_data_is_refused_before_anything_is_measured(make_experiment, tmp_path):
     job = tmp_path / "job.toml"
     job.write_text(make_experiment(tmp_path / "runs").to_toml())
     assert "holds no benchmark" in refused(tmp_path, "bench", job, "--against", "none.json")
@@ -101,7 +101,7 @@ def test_what_is_not_there_is_refused_before_anything_is_measured(make_experimen
     assert "gone" in refused(tmp_path, "bench", job, "--set", "data.path=gone")
 
 
-def test_more_workers_than_there_is_room_for_are_refused_before_anything_is_measured(make_experiment, tmp_path):
+def test_too_many_workers_are_refused_before_anything_is_measured(make_experiment, tmp_path):
     said = []
     with pytest.raises(ClusterError, match=r"no room for the job: scaling.workers = 3"):
         bench(make_experiment(tmp_path / "runs"), workers=(1, 3), rounds=1, progress=said.append)

@@ -1,4 +1,4 @@
-"""What goes between a run's workers and its command, without the actor around it."""
+"""The channel between a run's workers and its command, without its actor."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from vaedist.launch.training.channel import Channel
 from vaedist.monitor.events import Saved
 
 
-def test_a_wish_to_save_is_met_by_what_was_saved_for_it_and_by_the_group_that_trains():
+def test_a_save_request_waits_for_a_checkpoint_made_for_it_by_the_current_group():
     async def ask():
         channel = Channel()
         await channel.listen_to("second")

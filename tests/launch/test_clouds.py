@@ -1,4 +1,4 @@
-"""Notices of the clouds' metadata services, which servers on the loopback play, and what the watcher does with them."""
+"""Preemption notices of the clouds, from simulated metadata services on the loopback, and their handling."""
 
 import socket
 import threading
@@ -17,7 +17,7 @@ SECONDS = 30  # far more than any of it takes
 
 @pytest.fixture(params=PLAYING)
 def cloud(request):
-    """(name, server) of each cloud in turn."""
+    """Returns the name and the server of each cloud in turn."""
     server = PLAYING[request.param]()
     yield request.param, server
     server.close()
@@ -25,7 +25,7 @@ def cloud(request):
 
 @pytest.fixture
 def play():
-    """Gives the server of a cloud by its name."""
+    """Returns a function that starts the server of a cloud, given by name."""
     servers = []
 
     def begin(name):
@@ -38,7 +38,7 @@ def play():
 
 
 class Draining:
-    """A watcher of a server, what it drained, and what it said."""
+    """A watcher of a server, its drains, and its log lines."""
 
     def __init__(self, server, name="auto", refuse=0):
         self.drained, self.said, self._refuse = [], [], refuse
@@ -54,7 +54,7 @@ class Draining:
         return [self.watcher.look() for _ in range(times)][-1]
 
 
-def test_each_is_found_by_itself_and_announces_nothing_at_first(cloud):
+def test_each_cloud_is_detected_and_announces_nothing_at_first(cloud):
     name, server = cloud
     draining = Draining(server)
     draining.look(3)
@@ -74,13 +74,13 @@ def test_a_notice_drains_once_with_its_deadline(cloud):
     assert "this node is draining" in said
 
 
-def test_another_cloud_is_not_taken_for_the_one_that_was_named(cloud):
+def test_another_cloud_is_not_mistaken_for_the_named_one(cloud):
     name, server = cloud
     for other in set(PLAYING) - {name}:
         assert find_cloud(other, server.url) is None
 
 
-def test_an_outage_is_told_once_and_waited_for(cloud):
+def test_an_outage_is_logged_once_and_waited_for(cloud):
     _, server = cloud
     draining = Draining(server)
     server.broken = True
@@ -94,7 +94,7 @@ def test_an_outage_is_told_once_and_waited_for(cloud):
     assert len(draining.said) == 3
 
 
-def test_a_drain_that_ray_does_not_take_is_tried_again(cloud):
+def test_a_drain_that_ray_refuses_is_retried(cloud):
     _, server = cloud
     draining = Draining(server, refuse=2)
     server.announce(30)
@@ -127,7 +127,7 @@ def test_aws_tokens_are_renewed_before_they_expire(play):
     assert handed_out == [1, 1, 2]
 
 
-def test_google_is_heard_at_once_and_its_deadline_stays(play):
+def test_a_google_notice_arrives_at_once_and_its_deadline_stays(play):
     server = play("gcp")
     cloud = find_cloud("gcp", server.url)
     assert cloud.announcement(10) is None
@@ -139,7 +139,7 @@ def test_google_is_heard_at_once_and_its_deadline_stays(play):
     assert cloud.announcement(1) == first
 
 
-def test_a_drain_that_failed_is_tried_again_within_a_second_or_so_where_the_service_waits_for_changes(play):
+def test_a_failed_drain_is_retried_soon_although_the_service_waits_for_changes(play):
     server = play("gcp")
     drained = []
 
@@ -155,7 +155,7 @@ def test_a_drain_that_failed_is_tried_again_within_a_second_or_so_where_the_serv
     assert drained[1] - drained[0] < 15  # and not the interval
 
 
-def test_google_announces_maintenance_that_ends_the_machine_and_not_what_moves_it(play):
+def test_google_maintenance_counts_only_if_it_terminates_the_machine(play):
     server = play("gcp")
     cloud = find_cloud("gcp", server.url)
     server.maintenance = "MIGRATE_ON_HOST_MAINTENANCE"
@@ -164,7 +164,7 @@ def test_google_announces_maintenance_that_ends_the_machine_and_not_what_moves_i
     assert "maintenance" in cloud.announcement(1).reason
 
 
-def test_azure_events_of_neighbours_and_those_that_only_pause_are_none_of_ours(play):
+def test_azure_events_of_other_machines_and_pauses_are_ignored(play):
     server = play("azure")
     cloud = find_cloud("azure", server.url)
     server.announce(30, machine="vmss_2")
@@ -177,7 +177,7 @@ def test_azure_events_of_neighbours_and_those_that_only_pause_are_none_of_ours(p
     assert notice.deadline == pytest.approx(time.time() + 30, abs=5)
 
 
-def test_an_earlier_deadline_is_news_and_a_later_one_is_not(play):
+def test_an_earlier_deadline_is_a_new_notice_and_a_later_one_is_not(play):
     server = play("azure")
     draining = Draining(server)
     for seconds in (300, 600, 40):
@@ -187,7 +187,7 @@ def test_an_earlier_deadline_is_news_and_a_later_one_is_not(play):
 
 
 @pytest.mark.parametrize("text", ["no JSON", '{"action": "stop"}', '{"action": "stop", "time": "soon"}', "[]"])
-def test_nonsense_is_told_and_drains_nothing(play, text):
+def test_an_invalid_answer_is_logged_and_drains_nothing(play, text):
     server = play("aws")
     draining = Draining(server)
     server.answer = lambda method, path, *_: (200, "token" if method == "PUT" else text, {})
@@ -197,7 +197,7 @@ def test_nonsense_is_told_and_drains_nothing(play, text):
     assert "sends" in said
 
 
-def test_proxies_are_not_asked(play, monkeypatch):
+def test_proxies_are_not_used(play, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     assert find_cloud("aws", play("aws").url) is not None
 
@@ -208,7 +208,7 @@ def test_an_address_that_is_no_url_is_refused(url):
         find_cloud("aws", url)
 
 
-def test_the_command_says_that_no_service_is_there_and_ends_well(monkeypatch):
+def test_the_command_ends_without_error_if_there_is_no_service(monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         out, err = run("cluster", "watch-preemption", "--url", f"http://127.0.0.1:{free.getsockname()[1]}", seconds=90)
@@ -217,7 +217,7 @@ def test_the_command_says_that_no_service_is_there_and_ends_well(monkeypatch):
     assert "no metadata service (auto) answers at http://127.0.0.1:" in line
 
 
-def test_the_command_keeps_trying_and_says_that_ray_cannot_be_told(play, tmp_path):
+def test_the_command_keeps_trying_and_logs_that_ray_cannot_be_notified(play, tmp_path):
     server, log = play("aws"), tmp_path / "log"
     server.broken = True
     with log.open("w") as file:

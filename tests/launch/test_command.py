@@ -1,4 +1,4 @@
-"""The command in a process of its own, with a Ray of its own and code as users have it, interrupted and killed."""
+"""The command as a separate process with its own Ray and a user's code, interrupted and killed."""
 
 import json
 import signal
@@ -22,7 +22,7 @@ AS_USERS = {"XLA_FLAGS": ""}  # programs are compiled as for users, and not as f
 
 
 class AnotherCluster(BaseHTTPRequestHandler):
-    """Answers as the dashboard of a cluster that knows nothing of what it is asked about."""
+    """Dashboard of a cluster that has none of the requested objects."""
 
     def do_GET(self):
         answer = {"result": True, "msg": "", "data": {"result": {"result": [], "total": 0, "num_after_truncation": 0}}}
@@ -39,7 +39,7 @@ class AnotherCluster(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def another_cluster(monkeypatch):
-    """The environment names the cluster that the user submits jobs to."""
+    """Sets the address of the cluster that the user submits jobs to."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), AnotherCluster)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{server.server_address[1]}")
@@ -48,7 +48,7 @@ def another_cluster(monkeypatch):
 
 
 def wait_for_step(process, run, step):
-    """Until the run's metrics reach a step."""
+    """Waits until the run's metrics reach a step."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         if run.metrics.exists() and any(row["step"] >= step for row in read_metrics(run.metrics)):

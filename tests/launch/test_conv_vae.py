@@ -1,4 +1,4 @@
-"""The example of a model of one's own, as a user meets it: trained, disturbed, resumed, scored, proven and tuned."""
+"""The example of a user's own model: trained, disturbed, resumed, evaluated, checked and tuned."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A copy of the example, in which commands are run."""
+    """Returns a copy of the example, the folder that commands run in."""
     copy = tmp_path_factory.mktemp("example")
     shutil.copytree(EXAMPLE, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "runs", "data"))
     return copy
@@ -35,14 +35,14 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def arguments(blob_data):
-    """Options of `vaedist train` and `vaedist tune run`."""
+    """Returns options for `vaedist train` and `vaedist tune run`."""
     keys = {"data.path": blob_data, "run.folder": "runs", **KEYS}
     return [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]
 
 
 @pytest.fixture(scope="module")
 def trained(folder, arguments):
-    """The run as nothing disturbs it."""
+    """Returns the undisturbed run."""
     vaedist("train", "job.toml", "--name", "trained", *arguments, cwd=folder, PYTHONPATH=".")
     return RunFolder.at(folder / "runs" / "trained")
 
@@ -93,7 +93,7 @@ def test_a_run_is_resumed_with_its_own_code_unless_the_user_says_so(trained, fol
     assert before.packages["conv_vae"] != after.packages["conv_vae"]
 
 
-def test_every_command_takes_it(trained, folder):
+def test_every_command_accepts_the_model(trained, folder):
     out, _ = vaedist("evaluate", trained.path, "--samples", 4, "--limit", 32, "--json", cwd=folder, PYTHONPATH=".")
     assert 0 < json.loads(out)["bits_per_dim"]["4"]["mean"] < 9
     out, _ = vaedist("check", trained.path, cwd=folder, PYTHONPATH=".")

@@ -1,4 +1,4 @@
-"""What `vaedist doctor` says of open ports."""
+"""Findings of `vaedist doctor` about open ports."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def test_a_machine_with_packet_filters_and_one_without(monkeypatch, tmp_path):
 
 
 @pytest.mark.ray
-def test_a_ray_of_ones_own_is_on_the_loopback(cluster):
+def test_a_local_ray_listens_on_the_loopback(cluster):
     findings = examine_cluster(None, [])
     (finding,) = named(findings, "Ray's ports")
     assert (finding.state, finding.found) == ("ok", "only on the loopback interface")
@@ -39,7 +39,7 @@ def test_a_ray_of_ones_own_is_on_the_loopback(cluster):
 
 
 @pytest.mark.parametrize(("token", "state"), [(True, "ok"), (False, "warning")])
-def test_open_ports_want_a_token(token, state):
+def test_open_ports_need_a_token(token, state):
     (finding,) = doctor._of_ports({"open": 7, "token": token}, "node 1")
     assert finding.state == state
     assert finding.found.startswith("7 are open to other machines")

@@ -1,4 +1,4 @@
-"""The Ray node of this machine, as who drains it finds it; `faults/test_nodes.py` takes one away."""
+"""Finding and draining the Ray node of this machine; `faults/test_nodes.py` removes a real one."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ def address():
 
 @pytest.fixture
 def worker():
-    """A process that looks like a training worker."""
+    """Starts a process that looks like a training worker."""
     code = "import time; time.sleep(60)  # ray::RayTrainWorker.execute"
     with subprocess.Popen([sys.executable, "-c", code]) as process:
         yield process
@@ -49,7 +49,7 @@ def test_the_command_says_so_in_one_line(tmp_path):
     assert "no Ray cluster answers at 127.0.0.1:9" in refused(tmp_path, "cluster", "drain", "--address", "127.0.0.1:9")
 
 
-def test_a_wrong_token_is_told_in_one_line(address):
+def test_a_wrong_token_is_one_line(address):
     wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
     _, said = run("cluster", "drain", "--address", address, code=2, **wrong)
     [line] = said.splitlines()
@@ -57,7 +57,7 @@ def test_a_wrong_token_is_told_in_one_line(address):
     assert "token" in line
 
 
-def test_workers_are_waited_for_until_they_have_left_or_the_time_is_over(worker, monkeypatch):
+def test_workers_are_waited_for_until_they_have_ended_or_the_deadline(worker, monkeypatch):
     everybody = psutil.process_iter
     only = {worker.pid}  # of this machine's, which may have others
     monkeypatch.setattr(psutil, "process_iter", lambda *given: (one for one in everybody(*given) if one.pid in only))

@@ -1,4 +1,4 @@
-"""Evaluation of a trained run: alone, on Ray workers, from the command line, and in TensorBoard."""
+"""Evaluation of a trained run: in one process, on Ray workers, by the command, and in TensorBoard."""
 
 import json
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 @pytest.fixture(scope="module")
 def averaged(blob_data, tmp_path_factory):
-    """A run of one epoch that kept moving averages; not to be written to."""
+    """Returns a run of one epoch with moving averages, which tests must not change."""
     from vaedist.config import Experiment
 
     experiment = Experiment.from_dict(
@@ -42,7 +42,7 @@ def averaged(blob_data, tmp_path_factory):
 
 
 def close(a, b):
-    """Both evaluations to a relative 1e-5."""
+    """Compares two evaluations with a relative tolerance of 1e-5."""
     assert a.images == b.images
     assert a.active_units == b.active_units
     for k, bound in a.bounds.items():
@@ -52,7 +52,7 @@ def close(a, b):
     assert b.bits_per_dim[1].mean == pytest.approx(a.bits_per_dim[1].mean, rel=1e-5)
 
 
-def test_one_process_and_two_workers_find_the_same(averaged):
+def test_one_process_and_two_workers_get_the_same_result(averaged):
     run, progress = load_run(averaged.path), []
     alone = run.evaluate(samples=12, limit=90)
     shared = evaluate_on_ray(
@@ -74,7 +74,7 @@ def test_many_blocks_on_two_workers_count_every_image_once(averaged, monkeypatch
     assert blocks.elbo.mean == pytest.approx(alone.elbo.mean, abs=5 * alone.gap.mean / 40 + 0.05)
 
 
-def test_the_averages_are_evaluated_where_they_were_kept(averaged):
+def test_moving_averages_are_evaluated_if_they_were_kept(averaged):
     tested = [row for row in read_metrics(averaged.metrics) if row["kind"] == "test"][-1]
     averaged, raw = (load_run(averaged.path, ema=ema).evaluate(samples=16) for ema in (None, False))
     assert averaged.elbo.mean == pytest.approx(tested["elbo"], abs=0.5)
@@ -83,7 +83,7 @@ def test_the_averages_are_evaluated_where_they_were_kept(averaged):
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_is_started_again_and_its_block_scored(averaged, processes):
+def test_a_killed_worker_is_restarted_and_its_block_scored_again(averaged, processes):
     run = load_run(averaged.path)
     expected, killed = run.evaluate(samples=4), []
 
@@ -111,7 +111,7 @@ def invoke(*arguments):
     return CliRunner().invoke(main, [str(word) for word in arguments], prog_name="vaedist")
 
 
-def test_the_command_prints_keeps_and_shows_what_it_found(averaged):
+def test_the_command_prints_saves_and_shows_the_result(averaged):
     done = invoke("evaluate", averaged.path, "--samples", 8, "--json")
     assert done.exit_code == 0, done.output
     record = json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""A Ray that counts a GPU which its machine does not have: nothing trains on the CPU instead."""
+"""A Ray that counts a GPU which its machine does not have: training fails instead of using the CPU."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 
-def test_a_job_for_a_gpu_that_is_not_there_ends_once_and_says_why(experiment):
+def test_a_job_for_a_missing_gpu_ends_without_retry_and_says_why(experiment):
     events = []
     with pytest.raises(ClusterError) as error:
         train(experiment.with_overrides("scaling.gpus_per_worker=1"), observe=events.append)

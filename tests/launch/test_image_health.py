@@ -1,4 +1,4 @@
-"""The health check of the image, against the agent of a real Ray node that asks for a token."""
+"""The health check of the image, against the agent of a real Ray node that requires a token."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ DOCKERFILE = Path(__file__).parents[2] / "cluster" / "docker" / "Dockerfile"
 
 
 def healthy(port):
-    """Whether the check finds a node well, whose agent listens on the port."""
+    """Returns True if the check passes for the node whose agent listens on the port."""
     text = DOCKERFILE.read_text().replace("\\\n", " ")
     command = json.loads(re.search(r"^HEALTHCHECK .*? CMD (\[.*\])$", text, re.MULTILINE).group(1))
     assert command[:2] == ["python", "-c"]
@@ -33,7 +33,7 @@ def healthy(port):
 
 
 def agent_port(processes):
-    """The port at which the agent of the tests' Ray says that its node is well; None while it does not."""
+    """Returns the port of the agent of the tests' Ray once it reports a healthy node, else None."""
     listening = []
     for process in processes("DashboardAgent"):
         with contextlib.suppress(psutil.Error):  # it ended meanwhile

@@ -1,4 +1,4 @@
-"""What is refused before a job is sent, and how its log is followed."""
+"""Checks before a job is submitted, and streaming of its log."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ def submission(tmp_path, data="/data", runs="/runs", **options):
     return Submission(experiment, training_arguments(resume=False), tmp_path / "a.toml", **options)
 
 
-def test_paths_have_to_mean_the_same_on_the_cluster(tmp_path):
+def test_relative_paths_are_refused(tmp_path):
     submission(tmp_path)
     submission(tmp_path, "s3://bucket/data", "gs://bucket/runs")
     with pytest.raises(ConfigError, match=r"data\.path = 'data': for a job it must be an absolute path"):
@@ -46,7 +46,7 @@ def test_paths_have_to_mean_the_same_on_the_cluster(tmp_path):
     "name",
     ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "my_password", "WANDB_API_KEY", "Credentials"],
 )
-def test_what_looks_like_a_secret_is_not_sent(name):
+def test_variables_that_look_like_secrets_are_refused(name):
     with pytest.raises(ConfigError, match=f"--env {name}: looks like a secret.* --env-from-node {name}"):
         check_variables({name: "x"}, ())
     check_variables({}, (name,))
@@ -59,7 +59,7 @@ def test_names_of_variables(name):
     check_variables({"AWS_ENDPOINT_URL": "http://127.0.0.1:5000", "TF_CPP_MIN_LOG_LEVEL": "1"}, ())
 
 
-def test_ray_takes_the_environment(tmp_path):
+def test_ray_accepts_the_environment(tmp_path):
     env = submission(tmp_path, environment="pip", variables={"A": "1"}, from_node=("KEY",)).runtime_env()
     assert env["env_vars"]["A"] == "1"
     assert env["env_vars"]["VAEDIST_REQUIRED_ENV"] == "KEY"
@@ -72,7 +72,7 @@ def test_ray_takes_the_environment(tmp_path):
 
 
 def of_a_package(reference):
-    """An experiment that names a user's class."""
+    """Returns an experiment that names a user's class."""
     experiment = Experiment.from_dict({"run": {"name": "a", "folder": "/runs"}, "data": {"path": "/data"}})
     return experiment.model_copy(
         update={"model": experiment.model.model_copy(update={"likelihood": reference})}  # as any key may
@@ -80,7 +80,7 @@ def of_a_package(reference):
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
-def test_a_job_is_refused_whose_package_would_be_missing(tmp_path, monkeypatch):
+def test_a_job_with_a_missing_package_is_refused(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     package = tmp_path / "my_vae"
     package.mkdir()
@@ -101,7 +101,7 @@ def test_a_job_is_refused_whose_package_would_be_missing(tmp_path, monkeypatch):
     assert "packages" not in submit("numpy:ndarray").metadata(), "which is installed"
 
 
-def test_a_package_goes_with_the_code_of_vaedist(tmp_path):
+def test_a_package_is_sent_with_the_code_of_vaedist(tmp_path):
     package = tmp_path / "my_vae"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -133,7 +133,7 @@ def test_packages_that_cannot_be_sent_are_refused_by_the_command(tmp_path):
         assert line == f"error: --package {package}: {reason}"
 
 
-def test_a_sweep_is_gone_on_with_where_its_folder_is(tmp_path):
+def test_a_sweep_is_resumed_in_its_folder(tmp_path):
     sweep = submission(tmp_path, runs="s3://bucket/runs/").job
     assert sweep_arguments(sweep, (), resume=False, retry_failed=False) == ["tune", "run", "job.toml"]
     assert sweep_arguments(sweep, ("tune.samples=9",), resume=True, retry_failed=True) == [
@@ -151,13 +151,13 @@ def test_a_sweep_is_gone_on_with_where_its_folder_is(tmp_path):
         ("http://127.0.0.1:99999", "no Ray dashboard answers at "),
     ],
 )
-def test_addresses_that_are_none(address, reason):
+def test_invalid_addresses_are_refused(address, reason):
     with pytest.raises(ClusterError, match=reason) as refused:
         Jobs(address)
     assert "secret" not in str(refused.value)
 
 
-def test_which_cluster_is_meant(monkeypatch, tmp_path):
+def test_the_default_cluster(monkeypatch, tmp_path):
     monkeypatch.setenv("VAEDIST_STATE", str(tmp_path))
     monkeypatch.delenv(ADDRESS, raising=False)
     with pytest.raises(ClusterError, match="which cluster"):
@@ -168,7 +168,7 @@ def test_which_cluster_is_meant(monkeypatch, tmp_path):
 
 
 class Details:
-    """What Ray's client says of a job."""
+    """Details of a job, as Ray's client returns them."""
 
     message, entrypoint, type = "", "", "SUBMISSION"
     driver_exit_code = end_time = None
@@ -179,7 +179,7 @@ class Details:
 
 
 class Client:
-    """Ray's client of a job whose log comes in pieces, over connections that break and end early."""
+    """Ray's client for a job whose log comes in pieces, over connections that break or end early."""
 
     def __init__(self, *connections, log="", listed=()):
         self.connections, self.whole, self.listed = list(connections), log, listed
@@ -228,7 +228,7 @@ def followed(client, address="http://127.0.0.1:8265"):
         (("RUNNING",), 0),
     ],
 )
-def test_a_runs_name_means_its_job_that_has_not_ended_or_else_the_newest(statuses, chosen):
+def test_a_runs_name_selects_its_running_job_or_else_the_newest(statuses, chosen):
     listed = [Details(status, f"a-{number}", "a", 1000 + number) for number, status in enumerate(statuses)]
     listed.append(Details("RUNNING", "b-9", "b", 2000))
     jobs = jobs_of(Client(listed=listed))
@@ -236,7 +236,7 @@ def test_a_runs_name_means_its_job_that_has_not_ended_or_else_the_newest(statuse
     assert jobs.get("a-0").id == "a-0", "an id is that job's, however the others are"
 
 
-def test_several_jobs_of_a_run_that_have_not_ended_are_listed_and_none_is_taken():
+def test_several_running_jobs_of_a_run_are_listed_and_none_is_selected():
     listed = [Details(status, f"a-{status}", "a", 1000) for status in ("RUNNING", "FAILED", "PENDING")]
     with pytest.raises(ClusterError) as refused:
         jobs_of(Client(listed=listed)).get("a")
@@ -248,7 +248,7 @@ def test_several_jobs_of_a_run_that_have_not_ended_are_listed_and_none_is_taken(
 
 @pytest.fixture
 def hurried(monkeypatch):
-    """Seconds in the place of minutes."""
+    """Shortens the timeouts from minutes to seconds."""
     monkeypatch.setattr(tail, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(tail, "QUIET_SECONDS", 0.1)
     monkeypatch.setattr(tail, "GONE_SECONDS", 1.0)
@@ -257,7 +257,7 @@ def hurried(monkeypatch):
 
 @contextmanager
 def listening():
-    """The URL of a server that takes connections, and says nothing."""
+    """Returns the URL of a server that accepts connections but never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
@@ -278,7 +278,7 @@ def test_a_log_is_written_once_whatever_happens_to_the_connection():
 
 
 @pytest.mark.usefixtures("hurried")
-def test_a_log_that_cannot_be_written_is_no_lost_connection():
+def test_an_unwritable_log_does_not_count_as_a_lost_connection():
     def full(text):
         raise OSError(28, "No space left on device")
 
@@ -287,12 +287,12 @@ def test_a_log_that_cannot_be_written_is_no_lost_connection():
 
 
 @pytest.mark.usefixtures("hurried")
-def test_the_end_of_a_job_is_noticed_on_a_connection_that_is_dead():
+def test_the_end_of_a_job_is_noticed_on_a_dead_connection():
     assert followed(Client((["one\n", None], "SUCCEEDED"), log="one\ntwo\n"))[0] == "one\ntwo\n"
 
 
 @pytest.mark.usefixtures("hurried")
-def test_a_job_is_given_up_where_nothing_listens_any_more():
+def test_a_job_is_lost_if_nothing_listens_any_more():
     with listening() as address:
         pass
     began = time.monotonic()
@@ -309,14 +309,14 @@ def test_a_job_is_given_up_where_nothing_listens_any_more():
         (AuthenticationError("Authentication failed"), "has refused the token"),
     ],
 )
-def test_a_job_is_given_up_where_another_cluster_answers(answer, reason):
+def test_a_job_is_lost_if_another_cluster_answers(answer, reason):
     with listening() as address, pytest.raises(ClusterError, match=f"^lost job job: for 1 s {address} {reason}; its"):
         followed(Client(*[([RuntimeError("lost")], answer)] * 1000), address)
 
 
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize("pieces", [[None], [RuntimeError("gone")]])
-def test_a_cluster_that_does_not_answer_is_given_up_later(pieces):
+def test_a_job_is_lost_later_if_its_cluster_does_not_answer(pieces):
     began = time.monotonic()
     with (
         listening() as address,
@@ -326,7 +326,7 @@ def test_a_cluster_that_does_not_answer_is_given_up_later(pieces):
     assert time.monotonic() - began >= 2
 
 
-def test_patience_is_what_the_help_says():
+def test_timeouts_are_those_in_the_help():
     assert (tail.GONE_SECONDS, tail.SILENT_SECONDS) == (60, 600)
     from vaedist.cli.jobs import wait
 
@@ -335,7 +335,7 @@ def test_patience_is_what_the_help_says():
 
 
 class Stuck(BaseHTTPRequestHandler):
-    """Tells its version, and answers nothing else."""
+    """Server that answers requests for its version, and no others."""
 
     def do_GET(self):
         if self.path != "/api/version":
@@ -351,7 +351,7 @@ class Stuck(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_dashboard_that_gets_stuck_is_not_waited_for(monkeypatch):
+def test_a_stuck_dashboard_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(requests_to, "REQUEST_SECONDS", (0.5, 0.5))
     server = ThreadingHTTPServer(("127.0.0.1", 0), Stuck)
     server.over = threading.Event()

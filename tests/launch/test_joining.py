@@ -1,4 +1,4 @@
-"""A cluster that refuses the token, or has other versions, is named as such by every command that joins one."""
+"""Errors of commands that join a cluster which refuses the token or has other versions."""
 
 import json
 import time
@@ -24,13 +24,13 @@ search = "grid"
 
 @pytest.fixture
 def address(cluster):
-    """HOST:PORT of the tests' own Ray."""
+    """Returns HOST:PORT of the tests' Ray."""
     return ray.get_runtime_context().gcs_address
 
 
 @pytest.fixture
 def commands(tmp_path, experiment, trained):
-    """What joins a cluster, by the command's name."""
+    """Returns the commands that join a cluster, by name."""
     job, sweep = tmp_path / "job.toml", tmp_path / "sweep.toml"
     job.write_text(experiment.to_toml())
     sweep.write_text(experiment.with_overrides("run.name=sweep").to_toml() + SWEEP)
@@ -43,7 +43,7 @@ def commands(tmp_path, experiment, trained):
     }
 
 
-def test_the_head_answers_who_has_the_token(address):
+def test_the_head_accepts_the_token(address):
     check_head(address)
 
 
@@ -86,7 +86,7 @@ def test_other_versions_are_named_on_both_sides(address, commands):
     check_head(address)
 
 
-def test_sockets_are_where_the_check_of_their_paths_takes_them_to_be(cluster):
+def test_sockets_are_where_the_check_of_their_paths_expects_them(cluster):
     path = ray._private.worker._global_node.plasma_store_socket_name
     made = path.partition("/ray/")[2]
     assert len(SOCKET) - 6 <= len(made) <= len(SOCKET), made

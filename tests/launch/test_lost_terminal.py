@@ -1,4 +1,4 @@
-"""A training whose output nobody reads any more, or whose terminal is gone, as when the connection to it is lost."""
+"""Training whose output pipe is closed, or whose terminal is lost."""
 
 import os
 import pty
@@ -34,7 +34,7 @@ def last_row(run):
     return max((row["step"] for row in read_metrics(run.metrics)), default=0)
 
 
-def test_a_run_outlives_who_reads_it_and_is_saved_when_its_terminal_is_lost(experiment, tmp_path):
+def test_a_run_survives_a_closed_pipe_and_is_saved_when_its_terminal_is_lost(experiment, tmp_path):
     experiment = experiment.with_overrides("checkpoint.every_steps=0", "training.steps_per_call=4")
     run, job = RunFolder.of(experiment), tmp_path / "run.toml"
     job.write_text(experiment.to_toml())

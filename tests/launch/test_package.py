@@ -1,4 +1,4 @@
-"""The code that goes to a cluster, and the versions that go with it."""
+"""The code and the pinned versions that are sent to a cluster."""
 
 import asyncio
 import subprocess
@@ -30,7 +30,7 @@ def test_the_code_is_copied_and_nothing_else(tmp_path):
     assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".toml", ".arrow"))]
 
 
-def test_ray_takes_the_same_code_for_the_same_package_and_other_code_for_another(tmp_path, monkeypatch):
+def test_ray_uploads_a_package_once_and_changed_code_again(tmp_path, monkeypatch):
     def name(code):
         return get_uri_for_directory(str(code), include_gitignore=True)
 
@@ -43,12 +43,12 @@ def test_ray_takes_the_same_code_for_the_same_package_and_other_code_for_another
 
 
 def test_two_environments_of_a_job_are_made_on_a_node_at_the_same_time(tmp_path):
-    """As they are once the packages are there, for which both wait."""
+    """Returns both environments, whose setup waits until all packages are uploaded."""
     package = tmp_path / "upload.zip"
     create_package(str(copy_code(tmp_path)), package, include_gitignore=True, include_parent_dir=True)
 
     class Store:
-        """Ray's, where uploaded packages are."""
+        """Ray's control store, which holds uploaded packages."""
 
         async def async_internal_kv_get(self, *_, **__):
             await asyncio.sleep(0.01)
@@ -72,7 +72,7 @@ def test_every_requirement_is_pinned_to_what_is_installed():
     assert not {"vaedist", "pytest", "ruff"} & pinned.keys()
 
 
-def test_what_is_not_installed_is_asked_for(monkeypatch):
+def test_requirements_that_are_not_installed_keep_their_bounds(monkeypatch):
     def version(name):
         if name == "numpy":
             raise metadata.PackageNotFoundError(name)
@@ -82,6 +82,6 @@ def test_what_is_not_installed_is_asked_for(monkeypatch):
     assert any(line.startswith("numpy>=") for line in pinned_requirements())
 
 
-def test_an_extra_that_there_is_not():
+def test_an_unknown_extra_is_refused():
     with pytest.raises(ValueError, match="vaedist has no extra 'gpus': there are "):
         pinned_requirements(["gpus"])

@@ -1,4 +1,4 @@
-"""Packet filters, on sockets of this machine."""
+"""Packet filters on sockets of this machine."""
 
 import socket
 import struct
@@ -25,7 +25,7 @@ HERE, OTHER = "127.0.0.1", "127.0.0.2"
 
 
 def reaches(port, source, target=HERE):
-    """Whether a connection from an address gets through; nothing comes back of one that a filter drops."""
+    """Returns True if a connection from an address succeeds; a filter drops it without an answer."""
     family = socket.AF_INET6 if ":" in target else socket.AF_INET
     with socket.socket(family) as client:
         client.settimeout(SECONDS)
@@ -39,7 +39,7 @@ def reaches(port, source, target=HERE):
 
 @pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["IPv4", "both"])
 def listener(request):
-    """Listens on all interfaces, as a server of IPv4 or of both kinds does."""
+    """Listens on all interfaces, with IPv4 or with both protocols."""
     both = request.param == socket.AF_INET6
     if both and not socket.has_dualstack_ipv6():
         pytest.skip("this machine has no IPv6")
@@ -47,7 +47,7 @@ def listener(request):
         yield found
 
 
-def test_only_the_networks_that_are_named_reach_a_socket(listener):
+def test_only_the_named_networks_reach_a_socket(listener):
     port = listener.getsockname()[1]
     assert reaches(port, HERE)
     admit(listener, [ip_network(OTHER)])
@@ -67,14 +67,14 @@ def test_only_the_networks_that_are_named_reach_a_socket(listener):
         ([], [], [HERE, OTHER]),
     ],
 )
-def test_networks_are_told_apart_to_the_bit(listener, networks, admitted, refused):
+def test_networks_are_distinguished_to_the_bit(listener, networks, admitted, refused):
     admit(listener, map(ip_network, networks))
     port = listener.getsockname()[1]
     assert [source for source in [*admitted, *refused] if reaches(port, source)] == admitted
 
 
 def run(instructions, packet):
-    """What a program returns for a packet: the machine of the kernel's Documentation/networking/filter.rst."""
+    """Runs a program on a packet, as specified in the kernel's Documentation/networking/filter.rst."""
     position = accumulator = 0
     while True:
         code, then, otherwise, k = instructions[position]
@@ -134,14 +134,14 @@ def test_ipv6_on_a_socket():
         assert not reaches(listener.getsockname()[1], "::1", "::1")
 
 
-def test_a_filter_cannot_be_taken_off_again(listener):
+def test_a_filter_cannot_be_removed(listener):
     admit(listener, [ip_network(OTHER)])
     with pytest.raises(PermissionError):
         drop_all(listener)
 
 
-def test_connections_that_were_accepted_have_the_filter(listener):
-    """So that packets of a connection that was hijacked, or left over from before, are dropped as well."""
+def test_accepted_connections_have_the_filter(listener):
+    """Packets of hijacked or older connections are dropped too."""
     port = listener.getsockname()[1]
     admit(listener, [ip_network(OTHER)])
     with socket.socket() as client:
@@ -159,14 +159,14 @@ def test_dropped_packets_are_counted(listener):
     assert dropped(listener) > before
 
 
-def test_a_system_that_takes_filters_and_does_not_apply_them_is_found_out(monkeypatch):
+def test_a_system_that_accepts_filters_without_applying_them_is_detected(monkeypatch):
     prove()
     monkeypatch.setattr(packet_filter, "drop_all", lambda listener: None)
     with pytest.raises(OSError, match="does not apply them"):
         prove()
 
 
-def test_more_networks_than_a_filter_holds(listener):
+def test_too_many_networks_for_a_filter_are_refused(listener):
     hosts = [ip_network(0x0A000000 + 2 * number) for number in range(2100)]
     assert len(program(hosts)) > MOST_INSTRUCTIONS
     with pytest.raises(OSError, match="which holds 4096"):

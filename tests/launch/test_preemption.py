@@ -11,7 +11,7 @@ from vaedist.launch.ray_internals import is_preemption
 
 
 class Clock:
-    """A time, and the time at which a machine goes; told texts are kept."""
+    """Clock with the deadline of a preemption; it records notices."""
 
     def __init__(self):
         self.time, self.deadline, self.told, self.behind = 1000.0, None, [], 0.0
@@ -20,7 +20,7 @@ class Clock:
         )
 
     def asked_until(self, end):
-        """The times at which it said to save, asked every second."""
+        """Returns the times at which saving is requested, polled every second."""
         saved = []
         while self.time <= end:
             saved += [self.time] * self.preemption.save_now()
@@ -28,13 +28,13 @@ class Clock:
         return saved
 
 
-def test_nobody_saves_while_nothing_is_announced():
+def test_nothing_is_saved_without_a_notice():
     clock = Clock()
     assert clock.asked_until(1100) == []
     assert clock.told == []
 
 
-def test_it_is_saved_at_once_and_again_just_before():
+def test_a_notice_saves_at_once_and_again_just_before_the_deadline():
     clock = Clock()
     clock.asked_until(1005)
     clock.deadline = 1060.0
@@ -43,7 +43,7 @@ def test_it_is_saved_at_once_and_again_just_before():
     assert "preempted at " in clock.told[0]
 
 
-def test_a_clock_that_is_set_meanwhile_does_not_move_the_last_save():
+def test_setting_the_clock_does_not_move_the_last_save():
     for behind in (-3600.0, 3600.0):
         clock = Clock()
         clock.deadline = 1060.0
@@ -65,7 +65,7 @@ def test_an_unknown_time_is_saved_once():
     assert "preempted: " in clock.told[0]
 
 
-def test_another_machine_is_told_anew():
+def test_a_notice_for_another_machine_is_a_new_one():
     clock = Clock()
     clock.deadline = 1060.0
     assert clock.asked_until(1055) == [1000, 1050]
@@ -75,11 +75,11 @@ def test_another_machine_is_told_anew():
 
 
 @pytest.mark.parametrize("reclaimed", [True, False])
-def test_a_group_whose_machine_ray_knows_to_be_reclaimed_has_not_failed(reclaimed):
+def test_a_group_on_a_preempted_machine_has_not_failed(reclaimed):
     death = WorkerHealthCheckFailedError("gone", RayActorError(None, "the actor died", preempted=reclaimed))
     assert is_preemption(WorkerGroupError("gone", {0: RuntimeError("the ring broke"), 1: death})) == reclaimed
 
 
-def test_a_group_that_ended_for_a_notice_has_not_failed():
+def test_a_group_that_ended_after_a_notice_has_not_failed():
     assert is_preemption(PreemptionError(PreemptionInfo(deadline_ms=0, preempted_node_to_ranks={}), False))
     assert not is_preemption(RuntimeError("a fault"))

@@ -1,4 +1,4 @@
-"""What listens at an address that is no cluster's, and temporary folders that are too deep for sockets."""
+"""Checks of addresses that are not a cluster's, and of temporary folders that are too deep for sockets."""
 
 import os
 import socket
@@ -28,7 +28,7 @@ SAYS = {"redis": REDIS, "http": HTTP, "page": PAGE, "json": JSON, "closes": b"",
 
 @contextmanager
 def server(says):
-    """HOST:PORT of a server that answers whatever it is told with the same, or not at all."""
+    """Returns HOST:PORT of a server that gives the same answer to every request, or none."""
     kept = []
 
     def accept():
@@ -52,7 +52,7 @@ def server(says):
 
 @pytest.fixture(autouse=True)
 def unset(monkeypatch, tmp_path):
-    """Neither an address nor a token of whoever runs the tests."""
+    """Removes the addresses and tokens of the user who runs the tests."""
     monkeypatch.setenv("VAEDIST_STATE", str(tmp_path / "state"))
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
         monkeypatch.setenv(name, "")
@@ -60,7 +60,7 @@ def unset(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("says", SAYS)
-def test_what_is_no_head_is_refused_in_one_line(monkeypatch, says):
+def test_a_server_that_is_no_head_is_refused_in_one_line(monkeypatch, says):
     if says == "silent":
         monkeypatch.setattr(preflight, "ANSWER_SECONDS", 2.0)
     began = time.monotonic()
@@ -75,7 +75,7 @@ def test_what_is_no_head_is_refused_in_one_line(monkeypatch, says):
 
 
 @pytest.mark.parametrize("says", SAYS)
-def test_what_is_no_dashboard_is_refused_in_one_line(monkeypatch, says):
+def test_a_server_that_is_no_dashboard_is_refused_in_one_line(monkeypatch, says):
     monkeypatch.setattr(preflight, "ANSWER_SECONDS", 2.0)
     with server(SAYS[says]) as address, pytest.raises(ClusterError) as refused:
         check_dashboard(f"http://{address}")
@@ -86,7 +86,7 @@ def test_what_is_no_dashboard_is_refused_in_one_line(monkeypatch, says):
     assert "\n" not in line
 
 
-def test_what_is_no_dashboard_for_its_encryption_or_a_proxy_is_told_so(monkeypatch):
+def test_tls_and_proxy_errors_are_named(monkeypatch):
     with server(PAGE) as address:
         with pytest.raises(ClusterError, match=rf"^no Ray dashboard at https://{address}: TLS fails, .*version"):
             check_dashboard(f"https://{address}")
@@ -96,7 +96,7 @@ def test_what_is_no_dashboard_for_its_encryption_or_a_proxy_is_told_so(monkeypat
             check_dashboard(f"http://{address}")
 
 
-def test_they_are_looked_at_before_ray_is(monkeypatch):
+def test_addresses_are_checked_before_ray_connects(monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)  # the Ray of other tests of the same process
     with server(REDIS) as address:
         with pytest.raises(ClusterError, match=rf"^no Ray head at {address}: "), ray_session(address):
@@ -112,7 +112,7 @@ def test_a_wrong_address_is_refused_within_a_minute():
     assert preflight.CONNECT_SECONDS + preflight.ANSWER_SECONDS + preflight.ATTEMPTS * preflight.PAUSE_SECONDS < 55
 
 
-def test_ray_takes_the_longest_folder_that_is_allowed_and_no_longer_one():
+def test_ray_accepts_the_longest_allowed_folder_and_no_longer_one():
     longest = SOCKET_BYTES - len(f"/ray/{SOCKET}")
     check_socket_paths("/" + "t" * (longest - 1), "ray")
     validate_socket_filepath(f"/{'t' * (longest - 1)}/ray/{SOCKET}")
@@ -153,7 +153,7 @@ def test_a_socket_can_be_bound_at_the_longest_path(tmp_path):
                     bound.bind(name)
 
 
-def test_a_cluster_is_refused_below_a_folder_that_is_too_deep(monkeypatch, tmp_path):
+def test_a_cluster_in_a_folder_that_is_too_deep_is_refused(monkeypatch, tmp_path):
     deep = tmp_path / ("d" * 90)
     deep.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(deep))

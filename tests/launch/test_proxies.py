@@ -1,4 +1,4 @@
-"""This machine's servers are spoken with directly, whatever proxies the environment names."""
+"""Connections to this machine bypass the proxies of the environment."""
 
 import json
 import os
@@ -20,7 +20,7 @@ LOCAL = "localhost,127.0.0.1,::1"
 
 @pytest.fixture(autouse=True)
 def none_set(monkeypatch):
-    """No proxies, and what is set is set back."""
+    """Removes proxies from the environment, and restores it afterwards."""
     for name in (*PROXIES, *(name.upper() for name in PROXIES), *EXCEPTIONS, GRPC_EXCEPTIONS):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -42,7 +42,7 @@ def exceptions():
         ({"no_grpc_proxy": "g"}, {"no_proxy": LOCAL, "NO_PROXY": LOCAL, "no_grpc_proxy": f"g,{LOCAL}"}),
     ],
 )
-def test_this_machine_is_an_exception_besides_those_of_the_user(monkeypatch, proxy, given, made):
+def test_this_machine_is_added_to_the_users_exceptions(monkeypatch, proxy, given, made):
     monkeypatch.setenv(proxy, DEAD)
     for name, value in given.items():
         monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""The installed Ray has what `vaedist/launch/ray_internals.py` relies on; each failure says what to look at there."""
+"""Internals of the installed Ray that `vaedist/launch/ray_internals.py` uses; a failure names the function there."""
 
 import ast
 import importlib
@@ -109,7 +109,7 @@ def look_at(ours, theirs, what):
 
 
 def attribute(ours, theirs):
-    """The attribute of Ray, or a failure that names both."""
+    """Returns the attribute of Ray, or fails with the names of both."""
     module, _, path = theirs.partition(":")
     try:
         found = importlib.import_module(module)
@@ -128,7 +128,7 @@ def parameters(callable_):
 
 
 @pytest.mark.parametrize(("ours", "theirs", "expected"), RELIED_ON, ids=lambda value: str(value).rpartition(".")[2])
-def test_ray_has_what_is_relied_on(ours, theirs, expected):
+def test_ray_has_everything_that_is_used(ours, theirs, expected):
     found = attribute(ours, theirs)
     if expected is not None:
         missing = [name for name in expected if name not in parameters(found)]
@@ -141,7 +141,7 @@ def test_patches_of_ray_have_an_effect(ours, theirs, words):
 
 
 def test_the_tables_name_every_use():
-    """Everything that ray_internals imports of Ray's internals is in the tables, under the function that uses it."""
+    """The tables contain every import of Ray's internals, under the function that uses it."""
     listed = {(ours.partition(".")[0], theirs.partition(":")[0]) for ours, theirs, _ in (*RELIED_ON, *ACTED_ON)}
     for definition in ast.parse((ROOT / FILE).read_text()).body:
         for node in ast.walk(definition):
@@ -153,7 +153,7 @@ def test_the_tables_name_every_use():
 
 
 @pytest.mark.parametrize("ours", sorted({ours.partition(".")[0] for ours, _, _ in RELIED_ON} - {"_ending_cleaner"}))
-def test_every_use_says_what_would_end_it(ours):
+def test_every_function_says_when_it_becomes_unnecessary(ours):
     assert "Not needed once " in inspect.getdoc(getattr(ray_internals, ours))
 
 
@@ -209,7 +209,7 @@ def test_states_of_the_controller_reach_the_listener():
     assert listener.heard == [("failed", failure), "waits", ("resizes", 3), "preempted"]
 
 
-def test_patches_are_made_where_the_callback_is_unpickled(monkeypatch):
+def test_patches_are_applied_where_the_callback_is_unpickled(monkeypatch):
     from ray import cloudpickle
     from ray.train.v2._internal.callbacks import placement_group_callback
     from ray.train.v2._internal.execution.callback import ControllerCallback

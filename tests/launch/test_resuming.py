@@ -1,4 +1,4 @@
-"""Runs and sweeps that are refused, or complete, before Ray is started; and what is left as it was."""
+"""Runs and sweeps that are refused or complete before Ray is started, and files that stay unchanged."""
 
 import shutil
 
@@ -39,7 +39,7 @@ def experiment(small_dataset, tmp_path):
 
 
 def write_run(experiment, folder, *, epochs=2, part=False):
-    """Writes what a run leaves that has made some epochs, and `part` of one more."""
+    """Writes the files of a run that has completed some epochs, and `part` of the next one."""
     folder.path.mkdir(parents=True)
     folder.experiment.write_text(experiment.to_toml())
     log, store = MetricsLog(folder.metrics, resume_step=None), CheckpointStore(folder, keep=9)
@@ -56,13 +56,13 @@ def write_run(experiment, folder, *, epochs=2, part=False):
 
 
 def content(folder):
-    """All that is in a folder, but for the lock."""
+    """Returns all contents of a folder except the lock."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
 @pytest.fixture(params=["local", "s3"])
 def run(request, experiment, tmp_path, s3):
-    """A run that has made its two epochs, here or on a store: its experiment, and a way to look at all of it."""
+    """Returns the experiment of a completed run, local or on an object store, and a function that reads all files."""
     local = write_run(experiment, RunFolder.at(tmp_path / "runs" / "run"))
     if request.param == "local":
         return experiment, lambda: content(local.path)
@@ -77,7 +77,7 @@ def run(request, experiment, tmp_path, s3):
     return remote, lambda: {name: store.read(name) for name in store.files()}
 
 
-def test_fewer_epochs_than_are_made_are_refused_and_nothing_is_written(run):
+def test_fewer_epochs_than_completed_are_refused_and_nothing_is_written(run):
     experiment, look = run
     before = look()
     with pytest.raises(RunError, match=r"run .*run.* has made 2 epochs, and the job says training\.epochs = 1: "):
@@ -95,7 +95,7 @@ def test_a_complete_run_ends_at_once_with_its_result(run):
     assert look() == before
 
 
-def test_a_part_of_an_epoch_counts(experiment, tmp_path):
+def test_part_of_an_epoch_counts(experiment, tmp_path):
     write_run(experiment, RunFolder.of(experiment), epochs=1, part=True)
     with pytest.raises(
         RunError, match=r"has made 1 epochs and part of the next, and the job says training\.epochs = 1"
@@ -104,7 +104,7 @@ def test_a_part_of_an_epoch_counts(experiment, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["checkpoint", "metrics", "epochs"])
-def test_a_run_that_only_looks_complete_is_for_the_workers(experiment, damage):
+def test_a_run_that_only_looks_complete_is_left_to_the_workers(experiment, damage):
     run = write_run(experiment, RunFolder.of(experiment))
     if damage == "checkpoint":
         weights = run.checkpoints / f"step-{2 * STEPS:09d}" / "weights.safetensors"
@@ -117,7 +117,7 @@ def test_a_run_that_only_looks_complete_is_for_the_workers(experiment, damage):
         train(experiment, resume=True, address=NOWHERE)
 
 
-def test_the_record_of_a_run_stays_until_workers_have_taken_it_up(experiment):
+def test_the_record_of_a_run_stays_until_workers_have_started(experiment):
     run = write_run(experiment, RunFolder.of(experiment), epochs=1)
     before = run.experiment.read_bytes()
     for override in ("checkpoint.keep=5", "training.epochs=9", "scaling.max_failures=7", "training.steps_per_call=2"):
@@ -134,7 +134,7 @@ def test_the_record_of_a_run_stays_until_workers_have_taken_it_up(experiment):
         ("training.global_batch=16", r"training\.global_batch = 8, and the job says 16"),
     ],
 )
-def test_what_a_run_cannot_be_resumed_with_is_refused_and_nothing_is_written(experiment, override, says):
+def test_changes_that_a_run_cannot_be_resumed_with_are_refused_and_nothing_is_written(experiment, override, says):
     run = write_run(experiment, RunFolder.of(experiment), epochs=1)
     before = content(run.path)
     with pytest.raises(Exception, match=says):
@@ -152,7 +152,7 @@ def test_other_data_is_refused_and_nothing_is_written(experiment, blob_data):
 
 @pytest.fixture
 def sweep(experiment):
-    """A grid of two trials."""
+    """Returns a grid of two trials."""
 
     def make(*overrides, **settings):
         space = {"model.flow.depth": {"grid": [0, 2]}}
@@ -175,7 +175,7 @@ def write_sweep(sweep, states):
     return folder
 
 
-def test_a_sweep_whose_trials_have_all_ended_is_over_at_once(sweep):
+def test_a_sweep_whose_trials_have_all_ended_ends_at_once(sweep):
     folder = write_sweep(sweep(), ["finished", "failed"])
     before, events = content(folder.path), []
     tune(sweep(minutes=3.0), resume=True, observe=events.append)
@@ -196,7 +196,7 @@ def test_a_sweep_whose_trials_have_all_ended_is_over_at_once(sweep):
         ({"scheduler": "median"}, r"tune\.scheduler = 'asha', and the job says 'median'"),
     ],
 )
-def test_a_sweep_is_resumed_as_what_it_was_and_the_difference_is_named(sweep, changed, says):
+def test_a_sweep_is_resumed_unchanged_and_a_difference_is_named(sweep, changed, says):
     folder = write_sweep(sweep(), ["finished", "open"])
     before = content(folder.path)
     other = sweep(**changed) if isinstance(changed, dict) else sweep(*changed)
@@ -217,6 +217,6 @@ def test_the_record_of_a_sweep_stays_until_there_is_room_for_it(sweep, blob_data
     shutil.rmtree(folder.path)
     folder = write_sweep(sweep(search="random", samples=2), ["finished", "open"])
     before = folder.sweep.read_bytes()
-    with pytest.raises(ConfigError, match=r"tune\.samples = 1: the sweep at .* has 2 trials already"):
+    with pytest.raises(ConfigError, match=r"tune\.samples = 1: the sweep at .* already has 2 trials"):
         tune(drawn, resume=True, address=NOWHERE)
     assert folder.sweep.read_bytes() == before

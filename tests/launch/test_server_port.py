@@ -1,4 +1,4 @@
-"""Ports of TensorFlow's servers: reserved, chosen from a range, and closed to strangers from the first moment."""
+"""Ports of TensorFlow's servers: reserved, chosen from a range, and never open to other machines."""
 
 import json
 import os
@@ -46,7 +46,7 @@ sys.stdin.readline()
 
 
 def answer(port, source):
-    """What a connection from an address of the loopback comes to."""
+    """Returns the outcome of a connection from a loopback address."""
     with socket.socket() as client:
         client.settimeout(SECONDS)
         client.bind((source, 0))
@@ -60,8 +60,8 @@ def answer(port, source):
 
 
 @linux
-def test_strangers_never_reach_tensorflows_server_and_workers_do():
-    """The first of two workers waits in the call that starts its server until the second is there."""
+def test_only_workers_reach_tensorflows_server_at_any_time():
+    """The first of two workers waits for the second in the call that starts its server."""
     with workers([[WORKER], [WORKER]]) as started:
         ports = [int(process.stdout.readline()) for process in started]
         assert [answer(port, STRANGER) for port in ports] == ["refused"] * 2  # no server yet
@@ -84,8 +84,8 @@ def test_strangers_never_reach_tensorflows_server_and_workers_do():
 
 @pytest.mark.slow
 @linux
-def test_another_machine_of_the_network_reaches_a_server_only_where_it_is_admitted():
-    """The machines are network namespaces; the third belongs to no run, and the second has it among its peers.
+def test_another_machine_reaches_a_server_only_if_it_is_admitted():
+    """The machines are network namespaces. The third is not part of the run, but one of the second's peers.
 
     The second has no IPv6, so that TensorFlow's server is another kind of socket there.
     """
@@ -125,7 +125,7 @@ for address in sys.argv[1:]:
 
 @contextmanager
 def workers(admitted, enter=((), ())):
-    """Processes of TENSORFLOW, one for each list of networks; `enter` goes before their commands."""
+    """Starts a TENSORFLOW process for each list of networks, with `enter` before its command."""
     started = [
         subprocess.Popen(
             [*before, sys.executable, "-c", TENSORFLOW, str(rank), *networks],
@@ -143,13 +143,13 @@ def workers(admitted, enter=((), ())):
 
 
 def tell(process, addresses):
-    """Gives a worker the addresses of its group."""
+    """Sends a worker the addresses of its group."""
     process.stdin.write(json.dumps(addresses) + "\n")
     process.stdin.flush()
 
 
 @linux
-def test_the_server_takes_the_place_of_the_reservation():
+def test_the_server_replaces_the_reservation():
     port = ServerPort()
     with port.admitting([ip_network(WORKER)], pytest.fail):
         assert answer(port.number, WORKER) == "dropped"  # reserved, and no server yet
@@ -161,7 +161,7 @@ def test_the_server_takes_the_place_of_the_reservation():
 
 
 def serve(port):
-    """Listens as gRPC does that is told to reuse ports."""
+    """Listens with SO_REUSEPORT, as gRPC does."""
     family = server_port._family()
     server = socket.socket(family)
     if family == socket.AF_INET6:
@@ -187,7 +187,7 @@ def test_a_server_that_does_not_listen_as_expected_is_refused(monkeypatch):
 
 
 @linux
-def test_strangers_are_told_of_where_workers_do_not_meet(monkeypatch):
+def test_dropped_packets_are_reported_if_workers_do_not_connect(monkeypatch):
     monkeypatch.setattr(server_port, "MEETING_SECONDS", 1.0)
     port, told = ServerPort(), []
     with port.admitting([ip_network(WORKER)], told.append):
@@ -202,7 +202,7 @@ def test_strangers_are_told_of_where_workers_do_not_meet(monkeypatch):
     assert told[0].endswith("name its network in scaling.peer_networks")
 
 
-def test_where_there_are_no_filters_the_open_port_is_told_of(monkeypatch):
+def test_without_filters_there_is_a_warning_about_the_open_port(monkeypatch):
     def none():
         raise OSError("here are none")
 
@@ -215,7 +215,7 @@ def test_where_there_are_no_filters_the_open_port_is_told_of(monkeypatch):
         assert part in told[0]
 
 
-def test_a_reserved_port_is_nobody_elses():
+def test_a_reserved_port_is_not_available_to_others():
     port = ServerPort()
     for options in ([], [socket.SO_REUSEADDR], [socket.SO_REUSEPORT]):
         with socket.socket() as other:
@@ -228,7 +228,7 @@ def test_a_reserved_port_is_nobody_elses():
         other.bind(("", port.number))
 
 
-def test_ports_of_a_range_are_given_out_once():
+def test_each_port_of_a_range_is_reserved_once():
     first = free_port()
     reserved = [ServerPort((first, first + 3), seconds=0) for _ in range(3)]
     try:
@@ -267,6 +267,6 @@ print(replicas, [one for one in psutil.Process().net_connections("inet") if one.
 
 
 @pytest.mark.slow
-def test_a_lone_worker_listens_nowhere():
+def test_a_single_worker_does_not_listen():
     out = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=True).stdout
     assert out == "2 []\n"

@@ -1,4 +1,4 @@
-"""What a training of two workers, on a Ray of its own, is open to: its listening sockets, tried without a token."""
+"""Listening sockets of a training of two workers with its own Ray, tried without a token."""
 
 import contextlib
 import ipaddress
@@ -53,7 +53,7 @@ with tf.Graph().as_default():
 
 @dataclass(frozen=True)
 class Listener:
-    """A listening socket: whose, where, and the command line of its process."""
+    """Listening socket: its owner, its address, and the command line of its process."""
 
     pid: int
     address: str
@@ -63,7 +63,7 @@ class Listener:
 
 @pytest.fixture(scope="module")
 def listeners(make_experiment, tmp_path_factory):
-    """Those of all processes of a run that is under way; its TensorFlow ports begin at `first`."""
+    """Yields the sockets of all processes of a running training, whose TensorFlow ports start at `first`."""
     folder = tmp_path_factory.mktemp("sockets")
     first = free_port()
     experiment = make_experiment(folder / "runs").with_overrides(
@@ -100,14 +100,14 @@ def _listeners(pid):
 
 
 def split(listeners):
-    """Ray's sockets, and TensorFlow's."""
+    """Returns Ray's sockets, and TensorFlow's."""
     tensorflow = [one for one in listeners if not ipaddress.ip_address(one.address).is_loopback]
     return [one for one in listeners if one not in tensorflow], tensorflow
 
 
 @pytest.fixture(scope="module")
 def elsewhere():
-    """An address of this machine that is not the loopback's: who connects to it comes from it."""
+    """Returns a non-loopback address of this machine; connections to it come from it."""
     for addresses in psutil.net_if_addrs().values():
         for one in addresses:
             if one.family == socket.AF_INET and not ipaddress.ip_address(one.address).is_loopback:
@@ -115,7 +115,7 @@ def elsewhere():
     pytest.skip("this machine has no address but the loopback's")
 
 
-def test_all_of_ray_listens_on_the_loopback_and_tensorflow_alone_does_not(listeners):
+def test_ray_listens_on_the_loopback_and_only_tensorflow_does_not(listeners):
     ray, tensorflow = split(listeners[0])
     told = [f"{one.of[:60]} {one.address}:{one.port}" for one in tensorflow]
     assert len(tensorflow) == WORKERS, told
@@ -151,7 +151,7 @@ def test_nothing_of_ray_answers_without_a_token_but_its_metrics(listeners):
     assert all(any(kind in one for kind in ("monitor.py", "dashboard.py", "DashboardAgent")) for one in metrics)
 
 
-def test_tensorflows_port_takes_no_connection_from_another_address(listeners, elsewhere):
+def test_tensorflows_port_accepts_no_connection_from_another_address(listeners, elsewhere):
     _, tensorflow = split(listeners[0])
     for one in tensorflow:
         socket.create_connection(("127.0.0.1", one.port), REFUSED_SECONDS).close()
@@ -159,10 +159,8 @@ def test_tensorflows_port_takes_no_connection_from_another_address(listeners, el
             socket.create_connection((elsewhere, one.port), DROPPED_SECONDS)
 
 
-def test_a_session_of_tensorflow_gets_nothing_from_another_address_and_all_from_this_machine(
-    listeners, elsewhere, tmp_path
-):
-    """The second half is what docs/security.md says of other users of the machine; nothing here can keep them out."""
+def test_a_tensorflow_session_has_access_from_this_machine_only(listeners, elsewhere, tmp_path):
+    """The second half shows the access of other users of the machine, as described in docs/security.md."""
     _, tensorflow = split(listeners[0])
     secret = tmp_path / "secret"
     secret.write_text("what only the owner may read")
@@ -180,7 +178,7 @@ def test_a_session_of_tensorflow_gets_nothing_from_another_address_and_all_from_
     assert read("127.0.0.1").stdout == "what only the owner may read\n"
 
 
-def test_a_run_on_one_machine_warns_of_nothing(listeners):
+def test_a_run_on_one_machine_has_no_warning(listeners):
     assert "authentication" not in listeners[1].read_text()
 
 

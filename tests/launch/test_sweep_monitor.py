@@ -1,4 +1,4 @@
-"""What stops a sweep from outside, by real signals, without Ray."""
+"""Signals that stop a sweep, without Ray."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def send(number):
     os.kill(os.getpid(), number)
 
 
-def test_a_lost_terminal_stops_a_sweep_and_does_not_hurry_it(monitor, hang_up):
+def test_a_lost_terminal_stops_a_sweep_but_only_once(monitor, hang_up):
     waited = False
     with monitor.interruptible():
         send(signal.SIGHUP)
@@ -41,7 +41,7 @@ def test_a_lost_terminal_stops_a_sweep_and_does_not_hurry_it(monitor, hang_up):
     assert waited is (hang_up is signal.SIG_IGN), "a second signal that is not of the terminal does not wait"
 
 
-def test_hang_ups_that_follow_ctrl_c_are_no_second_one(monitor):
+def test_sighup_after_ctrl_c_does_not_count_as_a_second_ctrl_c(monitor):
     with monitor.interruptible():
         send(signal.SIGINT)
         send(signal.SIGHUP)

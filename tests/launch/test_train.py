@@ -34,7 +34,7 @@ def same(a, b):
 
 @dataclass(frozen=True)
 class Resumed:
-    """A run that was interrupted once: after which step, how it said so, and from where it went on."""
+    """A run that was interrupted once: after which step, with which message, and where it resumed."""
 
     run: RunFolder
     stopped: int
@@ -80,7 +80,7 @@ def test_one_worker_two_workers_and_two_devices_compute_the_same(experiment):
                 assert b[key] == pytest.approx(a[key], rel=1e-4), (other, a["step"], key)
 
 
-def test_a_run_tells_what_happens_and_leaves_its_folder(trained):
+def test_a_run_reports_events_and_leaves_its_folder(trained):
     events, run = trained.events, trained.run
     kinds = [type(event) for event in events]
     assert kinds.index(Started) < kinds.index(Progress) < kinds.index(Tested) < kinds.index(Finished)
@@ -104,7 +104,7 @@ def test_a_run_tells_what_happens_and_leaves_its_folder(trained):
 
 
 @pytest.mark.slow
-def test_a_run_that_ended_goes_on_only_as_what_it_was(trained, experiment):
+def test_a_completed_run_is_resumed_only_unchanged(trained, experiment):
     shutil.copytree(trained.run.path, RunFolder.of(experiment).path)
     with pytest.raises(RunError, match="exists: use --resume"):
         train(experiment)
@@ -123,7 +123,7 @@ def test_a_run_that_ended_goes_on_only_as_what_it_was(trained, experiment):
     assert [row["step"] for row in read_metrics(longer.metrics) if row["kind"] == "test"] == [100, 200, 300]
 
 
-def test_a_run_goes_on_by_itself_when_workers_are_killed(two, undisturbed, processes):
+def test_a_run_recovers_when_workers_are_killed(two, undisturbed, processes):
     killed, events = [], []
 
     def kill(event):
@@ -153,7 +153,7 @@ def test_a_run_goes_on_by_itself_when_workers_are_killed(two, undisturbed, proce
 
 
 @pytest.mark.slow
-def test_a_run_whose_workers_fail_too_often_ends_and_says_within_what_time(experiment, processes):
+def test_a_run_whose_workers_fail_too_often_ends_and_the_message_has_the_time(experiment, processes):
     killed, events = [], []
 
     def kill(event):
@@ -173,7 +173,7 @@ def test_a_run_whose_workers_fail_too_often_ends_and_says_within_what_time(exper
     )
 
 
-def test_ctrl_c_saves_the_step_and_resume_goes_on_to_the_same_weights(resumed, undisturbed):
+def test_ctrl_c_saves_the_step_and_a_resumed_run_reaches_the_same_weights(resumed, undisturbed):
     assert 40 <= resumed.stopped < 600
     assert resumed.said.startswith(f"stopped at step {resumed.stopped} of 600, which is saved")
     assert resumed.start == resumed.stopped
@@ -181,7 +181,7 @@ def test_ctrl_c_saves_the_step_and_resume_goes_on_to_the_same_weights(resumed, u
 
 
 @pytest.mark.slow
-def test_a_diverging_run_stops_by_name_and_is_not_started_again(experiment):
+def test_a_diverging_run_names_the_cause_and_is_not_restarted(experiment):
     events = []
     with pytest.raises(NonFiniteError, match=r"step \d+ \(epoch 1\): .*elbo.* became NaN or infinite"):
         train(experiment.with_overrides("training.learning_rate=10.0", "monitor.log_every=1"), observe=events.append)
@@ -220,7 +220,7 @@ def test_tensorboard_reads_each_step_once_after_a_resume(resumed):
 
 
 def test_two_workers_that_find_no_port_end_the_run(tmp_path):
-    """Starting again would not free one: it is told once, in one line."""
+    """A restart would not free a port, so the error is reported once, in one line."""
     told = "no port of scaling.ports = [20000, 20001] is free on here, and each worker needs one"
 
     @ray.remote

@@ -33,7 +33,7 @@ FREE_SECONDS = 10  # for what a stopped trial held
 
 @pytest.fixture
 def sweep(experiment):
-    """A grid of two depths, of 2 epochs of 100 steps each."""
+    """Returns a grid of two depths, with 2 epochs of 100 steps each."""
 
     def make(space=None, /, overrides=(), **settings):
         space = space or {"model.flow.depth": {"grid": [0, 2]}}
@@ -48,13 +48,13 @@ def states(folder):
 
 
 def running(folder):
-    """How often the log says of each trial that it runs."""
+    """Returns how many times the log says that each trial is running."""
     records = [json.loads(line) for line in folder.trials.read_text().splitlines()]
     return Counter(record["trial"] for record in records if record["state"] == "running")
 
 
 def held():
-    """Placement groups that hold something."""
+    """Returns the placement groups that hold resources."""
     return [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
 
 
@@ -90,7 +90,7 @@ def test_two_worker_trials_end_on_two_cpus_and_tensorboard_lists_their_parameter
 
 
 @pytest.mark.slow
-def test_a_trial_that_asha_stops_frees_what_it_held_and_the_next_one_starts(sweep, processes):
+def test_a_trial_that_asha_stops_frees_its_resources_for_the_next_one(sweep, processes):
     # Alone on the cluster, one after the other: the second learns nothing, and would run for long.
     space = {"training.learning_rate": {"grid": [1e-3, 1e-9, 2e-3]}}
     wanted = sweep(space, ("scaling.cpus_per_worker=2", "training.epochs=30"), scheduler="asha", reduction=2.0)
@@ -144,7 +144,7 @@ def test_trials_that_diverge_or_are_killed_do_not_end_the_sweep(sweep, processes
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_trials_open_and_more_may_be_asked_for_when_going_on(sweep):
+def test_ctrl_c_leaves_trials_open_and_a_resumed_sweep_may_have_more(sweep):
     space = {"model.latent": {"randint": [2, 9]}, "training.learning_rate": {"loguniform": [1e-4, 1e-2]}}
 
     def interrupt(event):
@@ -167,11 +167,11 @@ def test_ctrl_c_leaves_trials_open_and_more_may_be_asked_for_when_going_on(sweep
     assert [dict(trial.params) for trial in folder.read_trials()] == [wanted.drawn(0), wanted.drawn(1)]
     steps = [row["step"] for row in read_metrics(folder.read_trials()[0].run.metrics) if row["kind"] == "train"]
     assert steps == list(range(5, 3001, 5))
-    with pytest.raises(ConfigError, match=r"tune\.samples = 1: the sweep at .* has 2 trials already"):
+    with pytest.raises(ConfigError, match=r"tune\.samples = 1: the sweep at .* already has 2 trials"):
         tune(wanted, resume=True)
 
 
-def test_a_sweep_that_has_had_its_time_is_stopped(sweep, monkeypatch):
+def test_a_sweep_is_stopped_after_its_time_limit(sweep, monkeypatch):
     wanted = sweep(minutes=2.0)
     follower = SweepMonitor(wanted, TrialLog(SweepFolder.of(wanted)), Drawn(wanted), lambda _: None)
     assert not follower.stopper().stop_all()
@@ -181,7 +181,7 @@ def test_a_sweep_that_has_had_its_time_is_stopped(sweep, monkeypatch):
 
 
 @pytest.mark.parametrize(("scheduler", "reduction"), [("asha", 2.0), ("median", 4.0)])
-def test_a_scheduler_of_a_sweep_that_goes_on_knows_the_trials_that_ended(sweep, tmp_path, scheduler, reduction):
+def test_the_scheduler_of_a_resumed_sweep_knows_the_ended_trials(sweep, tmp_path, scheduler, reduction):
     wanted = sweep(None, ("training.epochs=9",), scheduler=scheduler, reduction=reduction)
     ended = []
     for number in range(4):
@@ -202,7 +202,7 @@ class Asked:
     trial_id: str
 
 
-def test_optuna_learns_from_what_ended_also_after_a_restart(sweep):
+def test_optuna_learns_from_ended_trials_even_after_a_restart(sweep):
     pytest.importorskip("optuna")
     space = {
         "training.learning_rate": {"loguniform": [1e-5, 1e-2]},
@@ -231,7 +231,7 @@ def test_optuna_learns_from_what_ended_also_after_a_restart(sweep):
     assert mean[1] > mean[0] + 0.3
 
 
-def test_what_cannot_be_run_is_refused_and_leaves_nothing(sweep):
+def test_an_impossible_sweep_is_refused_and_leaves_nothing(sweep):
     with pytest.raises(ClusterError, match=r"scaling.workers = 3, each of 1 CPU.* 2 CPU"):
         tune(sweep(None, ("scaling.workers=3",)))
     assert not SweepFolder.of(sweep()).path.exists()

@@ -1,4 +1,4 @@
-"""Workers of a Ray of its own import what the driver does, by PYTHONPATH."""
+"""Workers of a local Ray import the driver's packages, by PYTHONPATH."""
 
 import json
 import os
@@ -31,7 +31,7 @@ with ray_session(sys.argv[1] or None, packages):
 
 @pytest.fixture
 def code(tmp_path):
-    """A folder that holds a package and a module."""
+    """Returns a folder that contains a package and a module."""
     folder = tmp_path / "code"
     (folder / "my_vae").mkdir(parents=True)
     for name in ("my_vae/__init__.py", "my_vae/model.py", "alone.py"):
@@ -40,7 +40,7 @@ def code(tmp_path):
 
 
 def imported(address, cwd, path):
-    """The files that a worker imports."""
+    """Returns the files that a worker imports."""
     environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")}
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, address],
@@ -73,6 +73,6 @@ def test_only_code_is_staged(code):
 
 @pytest.mark.ray
 @pytest.mark.parametrize(("below", "path"), [(".", "code"), ("code", ".")])
-def test_a_ray_of_this_process_imports_them_where_they_are(code, below, path):
+def test_a_local_ray_imports_packages_in_place(code, below, path):
     expected = [str(code / "alone.py"), str(code / "my_vae" / "model.py")]
     assert imported("", code.parent / below, path) == expected

@@ -1,4 +1,4 @@
-"""Sweeps as they lie on disk, with runs that hold metrics as training writes them."""
+"""Sweeps on disk, with runs whose metrics are written as in training."""
 
 import pytest
 
@@ -11,7 +11,7 @@ STEPS = 100  # an epoch
 
 
 class Written:
-    """A sweep's folder and its log, with a way to add whole trials."""
+    """A sweep's folder and its log, with a method that adds complete trials."""
 
     def __init__(self, path, space, *, epochs=4, tune=(), **sections):
         self.sweep = Sweep.from_dict(
@@ -28,7 +28,7 @@ class Written:
         self.log = TrialLog.open(self.folder)
 
     def trial(self, values, elbos=(), state="finished", reason="", split="test", **others):
-        """A trial with these values of the keys, in their order, and these scores after each of its epochs."""
+        """Adds a trial with these values of the keys, in order, and these scores after its epochs."""
         number = len(self.log.trials)
         self.log.add(number, dict(zip(self.sweep.tune.space, values, strict=True)))
         if elbos:
@@ -58,7 +58,7 @@ def written(tmp_path):
 
 @pytest.fixture
 def mixed(written):
-    """Seven trials that ended in all the ways there are; the best is number 2."""
+    """Returns a sweep of seven trials in all final states; the best is number 2."""
     sweep = written(tune={"samples": 8})
     sweep.trial((0, 16), (-120.0, -110.0, -108.0, -109.0))
     sweep.trial((1, 16), (-118.0,), "stopped")

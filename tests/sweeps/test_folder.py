@@ -25,7 +25,7 @@ def test_the_log_reads_back(mixed):
     assert mixed.folder.read_sweep() == mixed.sweep
 
 
-def test_a_trial_tells_its_epochs_and_its_best(written):
+def test_epochs_and_best_epoch_of_a_trial(written):
     sweep = written()
     sweep.trial((0, 16), (-3.0, float("nan"), -1.0, -2.0), bits_per_dim=(4.0, 3.0, 2.5, 2.0))
     sweep.trial((0, 32))
@@ -61,7 +61,7 @@ def test_starts_are_counted_over_retries(mixed):
     assert trials[6].state == "open"
 
 
-def test_a_reason_is_of_its_state(mixed):
+def test_a_reason_belongs_to_its_state(mixed):
     assert mixed.log.set(4, "running").reason == ""
 
 
@@ -144,7 +144,7 @@ def test_a_run_may_bear_the_name_of_any_trial(number, params):
     assert name.startswith(f"{number:04d}")
 
 
-def test_names_tell_the_trial():
+def test_names_describe_the_trial():
     params = {"model.flow.depth": 3, "training.learning_rate": 1.23456e-4, "model.flow.transform": "gated"}
     assert run_name(7, params) == "0007-depth-3-learning_rate-0.000123-transform-gated"
     assert run_name(12345, {"model.likelihood": "-"}) == "12345-likelihood"

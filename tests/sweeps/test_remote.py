@@ -1,4 +1,4 @@
-"""A sweep on an S3 server: its log is brought there, its trials' runs are read from there."""
+"""A sweep on an S3 server: its log is uploaded, and its trials' runs are read from there."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def sweep(s3):
     )
 
 
-def test_the_log_is_brought_to_the_store_and_the_trials_are_read_from_there(sweep, tmp_path):
+def test_the_log_is_uploaded_and_the_trials_are_read_from_the_store(sweep, tmp_path):
     folder, store = SweepFolder.of(sweep), Store(SweepFolder.of(sweep).location)
     store.write("sweep.toml", sweep.to_toml().encode())
     with folder.workspace(print) as working:

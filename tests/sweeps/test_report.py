@@ -53,7 +53,7 @@ def test_counts_and_totals(mixed):
     assert "saw 14,000 images in 1,400 training steps, 58% of the 24,000 images in 2,400 steps of all" in text
 
 
-def test_a_sweep_over_data_with_a_validation_split_is_selected_by_it_and_says_so(written):
+def test_with_a_validation_split_trials_are_selected_on_it_and_the_report_says_so(written):
     sweep = written()
     sweep.trial((0, 16), (-120.0, -108.0, -109.0), split="validation")
     sweep.trial((2, 32), (-115.0, -101.0, -102.0), split="validation")
@@ -75,7 +75,7 @@ def test_a_sweep_over_data_with_a_validation_split_is_selected_by_it_and_says_so
     ]
 
 
-def test_a_sweep_over_data_without_a_validation_split_says_what_its_best_score_is_worth(mixed):
+def test_without_a_validation_split_the_report_says_that_the_best_score_is_biased(mixed):
     assert "selected on the test images, so the best score is biased" in write_report(mixed.folder).read_text()
 
 
@@ -126,14 +126,14 @@ def test_the_best_trial_of_a_metric_that_is_better_high_or_low(mixed, tmp_path, 
     )
 
 
-def test_a_direction_that_is_given(written):
+def test_a_given_direction_is_used(written):
     sweep = written(tune={"direction": "min"})
     sweep.trial((0, 16), (-10.0, -30.0))
     sweep.trial((1, 16), (-20.0, -25.0))
     assert best_trial(sweep.folder).number == 0
 
 
-def test_of_equals_the_first_is_best(written):
+def test_ties_go_to_the_first_trial(written):
     sweep = written()
     for depth in (0, 1):
         sweep.trial((depth, 16), (-10.0,))
@@ -157,7 +157,7 @@ def test_eta_squared_by_hand(written):
     assert f"| `{DEPTH}` | 0.73 | 0.50 | 3 | 0 |" in (sweep.folder.path / "report.md").read_text()
 
 
-def test_a_parameter_that_does_nothing_explains_what_chance_does(written):
+def test_a_parameter_without_effect_has_the_importance_by_chance(written):
     sweep = written({DEPTH: {"choice": [0, 1, 2, 3]}})
     depths = np.repeat(np.arange(4), 3)
     for depth in depths:
@@ -172,7 +172,7 @@ def test_a_parameter_that_does_nothing_explains_what_chance_does(written):
     assert np.mean(values) == pytest.approx(3 / 11, abs=4 * np.std(values) / np.sqrt(300))
 
 
-def test_trials_are_compared_where_all_that_ended_well_have_come(mixed):
+def test_trials_are_compared_after_the_last_epoch_that_all_have_completed(mixed):
     mixed.log.set(1, "failed")  # after epoch 1; the stopped one made 2 epochs, and so did the open one
     assert compared_epoch(found(mixed)) == 2
     # depth 0: -110, -109.5; depth 2: -104, -105; no trial of depth 1 came so far
@@ -183,14 +183,14 @@ def test_trials_are_compared_where_all_that_ended_well_have_come(mixed):
     assert "over the 4 trials with a score after epoch 2" in (mixed.folder.path / "report.md").read_text()
 
 
-def test_while_none_has_ended_those_that_go_on_are_compared(written):
+def test_running_trials_are_compared_while_none_has_ended(written):
     sweep = written()
     sweep.trial((0, 16), (-3.0, -2.0), "running")
     sweep.trial((1, 16), (-3.0,), "running")
     assert compared_epoch(found(sweep)) == 1
 
 
-def test_a_trial_that_diverged_does_not_make_up_the_variance(written):
+def test_a_diverged_trial_does_not_dominate_the_variance(written):
     sweep = written()
     for depth in (0, 1, 2):
         for latent in (16, 32):
@@ -217,7 +217,7 @@ def test_the_worst_of_most(sign):
     [[(0, -1.0), (1, -2.0)], [(0, -1.0), (1, -1.0), (1, -1.0)], [(0, -1.0), (0, -2.0), (0, -3.0)], []],
     ids=["two trials", "no variance", "one value", "no trial"],
 )
-def test_where_nothing_can_be_said_of_importance(written, scores):
+def test_cases_without_an_importance(written, scores):
     sweep = written()
     for depth, score in scores:
         sweep.trial((depth, 16), (score,))
@@ -252,7 +252,7 @@ def test_the_report_names_best_and_failed_and_shows_pictures(mixed):
         assert (mixed.folder.path / link).is_file(), link
 
 
-def test_plots_are_pictures(mixed):
+def test_plots_are_images(mixed):
     write_report(mixed.folder)
     names = {path.name for path in (mixed.folder.path / "plots").iterdir()}
     assert names == {f"{DEPTH}.png", f"{LATENT}.png", "heat-map.png", "curves.png"}
@@ -298,7 +298,7 @@ SPACES = {
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 @pytest.mark.parametrize("trials", [1, 2, 15])
 @pytest.mark.filterwarnings("error")
-def test_every_kind_of_space_is_drawn(written, space, trials):
+def test_every_kind_of_space_is_plotted(written, space, trials):
     sweep = written(space, tune={"metric": "bits_per_dim"}, model=DISCRETIZED)
     for number in range(trials):
         bits = [1e9] if number == 3 else [5 - number / 20 - epoch / 10 for epoch in range(1 + number % 3)]
@@ -312,7 +312,7 @@ def test_every_kind_of_space_is_drawn(written, space, trials):
 
 @pytest.mark.parametrize("best", [-5.0, 0.0])
 @pytest.mark.filterwarnings("error")
-def test_equal_scores_beside_one_that_diverged_are_drawn(written, best):
+def test_equal_scores_with_a_diverged_one_are_plotted(written, best):
     sweep = written()
     for depth in (0, 1, 2):
         sweep.trial((depth, 16), (best, best))
@@ -320,7 +320,7 @@ def test_equal_scores_beside_one_that_diverged_are_drawn(written, best):
     assert write_report(sweep.folder).is_file()
 
 
-def test_a_sweep_that_has_not_begun(written):
+def test_the_report_of_a_sweep_that_has_not_started(written):
     sweep = written(tune={"samples": 5})
     text = write_report(sweep.folder).read_text()
     assert "0 of 5 trials: 0 finished, 0 stopped early, 0 failed, 0 still open." in text
@@ -346,7 +346,7 @@ def test_the_best_trial_as_a_job(mixed):
     assert (job.run.name, job.run.folder) == ("", "runs")
 
 
-def test_a_job_keeps_floats_and_says_what_it_runs_on(written):
+def test_a_job_keeps_floats_and_names_its_hardware(written):
     rate = 0.1 + 0.2
     scaling = {"workers": 2, "gpus_per_worker": 2}
     sweep = written({RATE: {"choice": [rate, 1.0]}}, scaling=scaling)
@@ -357,7 +357,7 @@ def test_a_job_keeps_floats_and_says_what_it_runs_on(written):
     assert Experiment.from_toml(text).training.learning_rate == rate
 
 
-def test_writing_again_replaces_and_leaves_nothing_beside(mixed):
+def test_writing_again_replaces_the_files(mixed):
     write_report(mixed.folder)
     before = {path.relative_to(mixed.folder.path) for path in mixed.folder.path.rglob("*")}
     mixed.log.set(5, "finished")

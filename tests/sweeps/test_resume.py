@@ -1,4 +1,4 @@
-"""What a sweep cannot resume as; found out before Ray is started."""
+"""Changes that a sweep cannot be resumed with, found before Ray is started."""
 
 import pytest
 from synthetic import source

@@ -1,4 +1,4 @@
-"""What all loops share: the sizes of the chapter's model, the images, and the clock.
+"""Common parts of all loops: sizes of the model, images, and timing.
 
 Each is run as `python LOOP.py IMAGES.npy BATCH PASSES` and prints a line of JSON for every pass over the images.
 """

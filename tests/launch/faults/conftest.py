@@ -58,7 +58,7 @@ class Training:
         wait_for(f"step {step}", lambda: self.runs() and any(row["step"] >= step for row in self.rows()))
 
     def end(self, *, code=0):
-        """What the command said, once it has ended."""
+        """Waits for the end of the command, and returns its output."""
         _, said = self.process.communicate(timeout=2 * SECONDS)
         assert self.process.returncode == code, said
         assert "Traceback" not in said
@@ -112,7 +112,7 @@ def recovered(request):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """What was measured."""
+    """Returns the measurements."""
     if recoveries := config.stash.get(RECOVERIES, []):
         terminalreporter.section("seconds from a fault until the run went on")
         for fault, seconds in recoveries:

@@ -97,7 +97,7 @@ class Soak:
 
     @property
     def ended(self):
-        """Whether the command has."""
+        """Returns True if the command has ended."""
         return self.command.poll() is not None
 
     def workers(self):
@@ -220,7 +220,7 @@ def handles(pids):
 
 
 def temporary():
-    """What is in the folder for temporary files, of the kinds that the run may leave; but for Ray's own logs."""
+    """Returns the contents of the temporary folder that the run may have left, without Ray's logs."""
     found = (path.name for path in Path(tempfile.gettempdir()).iterdir())
     return {name for name in found if name.startswith(TEMPORARY) and name != "ray"}
 
