@@ -1,6 +1,7 @@
 """Scores and costs of a sweep's trials, and the importance of each parameter."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -108,6 +109,18 @@ def ranked(sweep: Sweep, found: Sequence[Outcome]) -> list[Outcome]:
     """Returns the outcomes that have a score, the best first; ties are in the order of the trials."""
     sign = -1 if sweep.tune.mode == "max" else 1
     return sorted((one for one in found if one.best is not None), key=lambda one: sign * one.score)
+
+
+def counts(found: Sequence[Outcome]) -> dict[str, int]:
+    """Counts trials by their final state; all others are open."""
+    states = Counter(one.trial.state for one in found)
+    ended = {state: states[state] for state in ("finished", "stopped", "failed")}
+    return {**ended, "open": len(found) - sum(ended.values())}
+
+
+def score_of(metric: str, value: float | None) -> str:
+    """Returns a value of a metric as text, "-" for None."""
+    return "-" if value is None else f"{value:.{TOLD[metric].decimals}f}"
 
 
 def worst_of_most(scores: Sequence[float] | np.ndarray, mode: str) -> float:
