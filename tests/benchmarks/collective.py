@@ -90,7 +90,7 @@ def collective(rounds):
 
 
 def main():
-    """Run it."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--worker", metavar="TF_CONFIG", help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""Images a second of `vaedist train`, in turn with loops that others would write: the sizes of jobs/cifar10-iaf.toml.
+"""Images per second of `vaedist train` and of loops in other frameworks, alternated: sizes of jobs/cifar10-iaf.toml.
 
     python tests/benchmarks/compare.py [--batch 32 256] [--rounds 5] [--images 6400] [--out FOLDER]
         [--peer torch=PYTHON] [--peer jax=PYTHON]
@@ -38,7 +38,7 @@ CALL = 64  # the most steps of a call; a pass has as many at least, so that the 
 
 
 def train(experiment, first, place, number):
-    """Images a second of a `vaedist train` of one epoch after its `first` steps, by its own metrics."""
+    """Returns the images per second of `vaedist train` over one epoch without its `first` steps, by its own metrics."""
     one = experiment.with_overrides(f"run.name=round-{number}", f"run.folder={place}")
     job = place / f"round-{number}.toml"
     job.write_text(one.to_toml())
@@ -49,7 +49,7 @@ def train(experiment, first, place, number):
 
 
 def peer(name, python, images, batch):
-    """Images a second of the passes of another loop but the first."""
+    """Returns the images per second of another loop, for all passes but the first."""
     command = [python, str(PEERS / f"{name}_loop.py"), str(images), str(batch), str(PASSES)]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     passes = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
@@ -58,7 +58,7 @@ def peer(name, python, images, batch):
 
 
 def compare(experiment, peers, steps, file, place, rounds):
-    """The rates of all, whose passes are of so many `steps`, a list of rounds each; prints each as it comes."""
+    """Returns a list of rates for each loop, one per round, with `steps` steps in a pass; prints each rate."""
     batch = experiment.training.global_batch
     rates = {OURS: [], **{name: [] for name in peers}}
     for number in range(rounds):
@@ -71,7 +71,7 @@ def compare(experiment, peers, steps, file, place, rounds):
 
 
 def show(batch, rates):
-    """A table."""
+    """Returns a table."""
     print(f"\nbatch {batch:<12} images/s, median (least to most)    vaedist is faster by, median (least to most)")
     for name, found in rates.items():
         ratios = [ours / theirs for ours, theirs in zip(rates[OURS], found, strict=True)]
@@ -82,7 +82,7 @@ def show(batch, rates):
 
 
 def draw(results):
-    """The rates, a batch a panel: bars up to the median, lines from the least to the most."""
+    """Plots the rates, a panel for each batch size: bars for medians, lines for ranges."""
     figure = Figure(figsize=(4.5 * len(results), 2.6), layout="constrained")
     for axes, (batch, rates) in zip(figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True):
         medians = {name: statistics.median(found) for name, found in rates.items()}
@@ -98,7 +98,7 @@ def draw(results):
 
 
 def main():
-    """Run it."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 256])
     parser.add_argument("--rounds", type=int, default=5)

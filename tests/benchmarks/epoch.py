@@ -83,7 +83,7 @@ def more_than_usual(calls, writes):
 
 
 def main():
-    """Run it."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=6)

@@ -26,7 +26,7 @@ from vaedist.models.build import build_model
 
 
 def products_of(evaluator: ImportanceEvaluator) -> tuple[list[Dot], list[Dot]]:
-    """The products of a block that are done once, in the encoder, and those that are done in each round."""
+    """Returns the matrix products of a block that run once, in the encoder, and those of each round."""
     together = evaluator.block * evaluator.at_once
     once, each = [], []
     for product in work_of(evaluator.program()).products:
@@ -35,7 +35,7 @@ def products_of(evaluator: ImportanceEvaluator) -> tuple[list[Dot], list[Dot]]:
 
 
 def main():
-    """Run it."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--images", type=int, default=512)

@@ -43,7 +43,7 @@ THREADS = 2
 
 
 def experiment_of(axis, value, place):
-    """Experiment of a point."""
+    """Returns the experiment of a point."""
     base = [
         "run.name=point", f"run.folder={place / 'runs'}", f"data.path={place / 'data'}", "training.epochs=100000",
         "monitor.pictures_every=0", "checkpoint.every_steps=0",
@@ -59,7 +59,7 @@ def experiment_of(axis, value, place):
 
 
 def own_memory():
-    """Bytes that this process holds of its own, as Linux says."""
+    """Returns the bytes of this process's private memory, from Linux."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon"):
             return int(line.split()[1]) * 1024
@@ -67,7 +67,7 @@ def own_memory():
 
 
 def point(axis, value, place, rounds):
-    """Train at a point; prints seconds, of a step or of the epoch, and bytes."""
+    """Trains at a point; prints seconds of a step or of the epoch, and bytes."""
     from vaedist.runs.folder import RunFolder
     from vaedist.training.worker import Worker, train
 
@@ -94,7 +94,7 @@ def point(axis, value, place, rounds):
 
 
 def points(axis, rounds):
-    """Measure an axis; a dict of lists."""
+    """Measures an axis; returns a dictionary of lists."""
     found = {"x": [], TIME: [], MEMORY: []}
     with tempfile.TemporaryDirectory(prefix="growth") as name:
         if axis != "rows":
@@ -116,7 +116,7 @@ def points(axis, rounds):
 
 
 def over_workers(rounds):
-    """Seconds of a step of 256 images over numbers of workers, on a Ray that counts four CPUs."""
+    """Measures the seconds of a step of 256 images by number of workers, on a Ray that counts four CPUs."""
     from vaedist.launch.bench import bench
     from vaedist.launch.session import start_ray
 
@@ -133,12 +133,12 @@ def over_workers(rounds):
 
 
 def exponent(x, y):
-    """The slope of log y over log x."""
+    """Returns the slope of log y over log x."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
 def told(axis, found):
-    """The exponents of an axis: of all points, and of the last three."""
+    """Returns the exponents of an axis: from all points, and from the last three."""
     x = np.array(found["x"]) + (axis == "depth")
     return {
         what: (exponent(x, found[what]), exponent(x[-3:], found[what][-3:])) for what in (TIME, MEMORY) if what in found
@@ -146,7 +146,7 @@ def told(axis, found):
 
 
 def draw(results):
-    """Time above, memory below, an axis a column."""
+    """Plots time above and memory below, with a column for each axis."""
     figure = Figure(figsize=(4 * len(results), 7), layout="constrained")
     grid = figure.subplots(2, len(results), squeeze=False)
     for column, (axis, found) in enumerate(results.items()):
@@ -176,7 +176,7 @@ def draw(results):
 
 
 def table(results):
-    """All numbers, as Markdown."""
+    """Returns all numbers as Markdown."""
     lines = []
     for axis, found in results.items():
         of = "an epoch" if axis == "rows" else "a step"
@@ -191,7 +191,7 @@ def table(results):
 
 
 def main():
-    """Run it."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--axis", nargs="+", choices=AXES, default=list(AXES))

@@ -1,4 +1,4 @@
-"""Rows a second of one core that only reads: vaedist's lanes, and what others would read the same rows with.
+"""Rows per second that one core reads: vaedist's lanes, and other libraries with the same rows.
 
     python tests/benchmarks/inputs.py [--data FOLDER] [--rows 50000] [--batch 32 256] [--rounds 5] [--datasets PYTHON]
 
@@ -29,7 +29,7 @@ PIXELS = 3072
 
 
 def lanes(place, batch):
-    """The lanes of vaedist, as training reads them: a full shuffle of each shard."""
+    """Reads vaedist's lanes as in training, with a full shuffle of each shard."""
     from vaedist.config import Experiment
     from vaedist.data.manifest import load_manifest
     from vaedist.data.worker_data import open_inputs
@@ -45,7 +45,7 @@ def lanes(place, batch):
 
 
 def tfrecords(place, batch):
-    """tf.data on TFRecords of raw bytes, with a shuffle buffer."""
+    """Reads TFRecords of raw bytes by tf.data, with a shuffle buffer."""
     import tensorflow as tf
 
     files = sorted(str(file) for file in place.glob("*.tfrecord"))
@@ -62,7 +62,7 @@ def tfrecords(place, batch):
 
 
 def ray_data(place, batch):
-    """Ray Data on Parquet, with a local shuffle buffer."""
+    """Reads Parquet by Ray Data, with a local shuffle buffer."""
     import ray
 
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
@@ -75,7 +75,7 @@ def ray_data(place, batch):
 
 
 def hugging_face(place, batch):
-    """Hugging Face datasets, shuffled as a whole by an index, as Arrow tables."""
+    """Reads Arrow tables by Hugging Face datasets, fully shuffled by an index."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -86,7 +86,7 @@ def hugging_face(place, batch):
 
 
 def flat(column):
-    """A column of lists of the same length as an array [rows, pixels]."""
+    """Returns a column of equally long lists as an array [rows, pixels]."""
     values = column.combine_chunks().flatten() if hasattr(column, "combine_chunks") else column.flatten()
     return values.to_numpy(zero_copy_only=False).reshape(-1, PIXELS)
 
@@ -95,7 +95,7 @@ READERS = {"lanes": lanes, "tf.data": tfrecords, "ray.data": ray_data, "datasets
 
 
 def one(name, place, batch):
-    """Run a reader; prints rows a second of each pass but the first, and the sum over all pixels of one."""
+    """Runs a reader; prints the rows per second of each pass but the first, and the sum over all pixels of a pass."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     rates, begun, rows, total, last = [], time.perf_counter(), 0, 0, 0
     for epoch, images in READERS[name](place, batch):
@@ -115,7 +115,7 @@ def one(name, place, batch):
 
 
 def write(place, rows, data, python):
-    """The rows as each reader wants them."""
+    """Writes the rows in the format of each reader."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     import tensorflow as tf
@@ -156,7 +156,7 @@ def write(place, rows, data, python):
 
 
 def show(batch, rates):
-    """A table."""
+    """Returns a table."""
     print(f"\nbatch {batch:<8} rows/s, median (least to most)      GB/s   lanes are faster by, median (least to most)")
     for name, found in rates.items():
         ratios = [ours / theirs for ours, theirs in zip(rates["lanes"], found, strict=True)]
@@ -168,7 +168,7 @@ def show(batch, rates):
 
 
 def main():
-    """Run it."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a prepared data set of 32 x 32 x 3 images")
     parser.add_argument("--rows", type=int, default=50_000)

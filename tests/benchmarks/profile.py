@@ -40,7 +40,7 @@ PICO = 1e12
 
 
 def kinds(program):
-    """The kind of each instruction of a program that takes time, by its name."""
+    """Returns the kind of each instruction of a program that takes time, by name."""
     found = {}
     for line in program.splitlines():
         match, named = INSTRUCTION.match(line), NAME.search(line)
@@ -53,7 +53,7 @@ def kinds(program):
 
 
 def spent(folder, of):
-    """Seconds that each kind takes, and that programs take in all, from a profile."""
+    """Returns the seconds of each kind of instruction, and of all programs, from a profile."""
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
     (file,) = Path(folder).glob("**/*.xplane.pb")
@@ -78,7 +78,7 @@ def spent(folder, of):
 
 
 def profile(batch, threads, calls):
-    """Profile a batch size; prints a table."""
+    """Profiles a batch size, and prints a table."""
     import tensorflow as tf
 
     from vaedist.devices.strategy import configure_devices, make_strategy
@@ -118,7 +118,7 @@ def profile(batch, threads, calls):
 
 
 def main():
-    """Run it."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 256])
     parser.add_argument("--threads", type=int, default=2)

@@ -1,4 +1,4 @@
-"""Seconds from the command to the first training step, in turn with the least that Ray Train and TensorFlow take.
+"""Seconds from the command to the first training step, alternated with a minimal script for Ray Train and TensorFlow.
 
     python tests/benchmarks/start.py [--rounds 5] [--workers 1]
 
@@ -43,7 +43,7 @@ DataParallelTrainer(work, scaling_config=scaling, run_config=RunConfig(storage_p
 
 
 def until(path, command, **variables):
-    """Seconds from a command's start until a file is there and holds something; the command is let end."""
+    """Returns the seconds from a command's start until a file is not empty; waits for the end of the command."""
     begun = time.perf_counter()
     with (
         tempfile.TemporaryFile("w+") as said,
@@ -58,13 +58,13 @@ def until(path, command, **variables):
 
 
 def bare(place, number, workers):
-    """Of the script."""
+    """Returns the seconds of the script."""
     done = place / f"bare-{number}"
     return until(done, [sys.executable, "-c", BARE, str(done), str(workers), str(place / "ray")])
 
 
 def ours(experiment, number, **variables):
-    """Of `vaedist train`."""
+    """Returns the seconds of `vaedist train`."""
     one = experiment.with_overrides(f"run.name=round-{number}")
     job = Path(one.run.folder) / f"round-{number}.toml"
     job.parent.mkdir(exist_ok=True)
@@ -73,19 +73,19 @@ def ours(experiment, number, **variables):
 
 
 def help_seconds():
-    """Of `vaedist --help`."""
+    """Returns the seconds of `vaedist --help`."""
     begun = time.perf_counter()
     subprocess.run([Path(sys.executable).with_name("vaedist"), "--help"], check=True, capture_output=True)
     return time.perf_counter() - begun
 
 
 def told(values, digits=1):
-    """Median, least and most."""
+    """Returns the median, minimum and maximum as text."""
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def main():
-    """Run it."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=1)

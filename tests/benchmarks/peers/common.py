@@ -20,13 +20,13 @@ images = images[: len(images) // batch * batch]
 
 
 def glorot(rng, inputs, outputs):
-    """A first kernel, [inputs, outputs]."""
+    """Returns an initial kernel, [inputs, outputs]."""
     limit = math.sqrt(6 / (inputs + outputs))
     return rng.uniform(-limit, limit, (inputs, outputs)).astype(np.float32)
 
 
 def masks():
-    """Of a flow step's two kernels, [latents, hidden] and [hidden, 2 latents]."""
+    """Returns the masks of a flow step's two kernels, [latents, hidden] and [hidden, 2 latents]."""
     seen = np.arange(HIDDEN) * LATENTS // HIDDEN  # each hidden unit sees that many latents, the first ones
     into = np.arange(LATENTS)[:, None] < seen[None, :]
     out = seen[:, None] <= np.arange(LATENTS)[None, :]
@@ -34,7 +34,7 @@ def masks():
 
 
 def run(take_pass):
-    """Time `take_pass`, which trains over all images once and returns the last loss."""
+    """Times `take_pass`, which trains over all images once and returns the last loss."""
     for _ in range(passes):
         start = time.perf_counter()
         loss = float(take_pass())

@@ -13,7 +13,7 @@ rng = np.random.default_rng(0)
 
 
 def dense(inputs, outputs):
-    """A kernel and a bias."""
+    """Returns a kernel and a bias."""
     return jnp.asarray(common.glorot(rng, inputs, outputs)), jnp.zeros(outputs)
 
 
@@ -29,7 +29,7 @@ optimizer = optax.adam(RATE, BETA_1, BETA_2, EPSILON)
 
 
 def negative_elbo(w, raw, key):
-    """Of a batch, in nats an image."""
+    """Returns the loss of a batch, in nats an image."""
     x = raw.astype(jnp.float32) / 255.0
     hidden = jnp.tanh(x @ w["encoder"][0] + w["encoder"][1])
     mu, log_sigma, context = jnp.split(hidden @ w["parameters"][0] + w["parameters"][1], 3, axis=-1)
@@ -50,7 +50,7 @@ def negative_elbo(w, raw, key):
 
 @partial(jax.jit, donate_argnums=(0, 1))
 def train(weights, state, raw, key):
-    """One step of Adam."""
+    """Makes one step of Adam."""
     loss, gradients = jax.value_and_grad(negative_elbo)(weights, raw, key)
     updates, state = optimizer.update(gradients, state)
     return optax.apply_updates(weights, updates), state, loss
@@ -60,7 +60,7 @@ held = [weights, optimizer.init(weights), jax.random.key(0)]
 
 
 def take_pass():
-    """All images, step by step."""
+    """Trains over all images, step by step."""
     loss = 0.0
     for start in range(0, len(images), batch):
         held[2], key = jax.random.split(held[2])

@@ -11,7 +11,7 @@ from common import GATE_BIAS, HIDDEN, LATENTS, LOG_2PI, PIXELS, RATE, batch, ima
 
 
 def network(inputs, *outputs):
-    """A hidden layer, and several linear layers on it."""
+    """Returns a network with a hidden layer, and several linear layers on it."""
     entry = keras.Input((inputs,))
     hidden = keras.layers.Dense(HIDDEN, activation="tanh")(entry)
     return keras.Model(entry, [keras.layers.Dense(size)(hidden) for size in outputs])
@@ -27,7 +27,7 @@ optimizer.build(weights)
 
 @tf.function
 def train(raw):
-    """One step of Adam on the negative ELBO."""
+    """Makes one step of Adam on the negative ELBO."""
     x = tf.cast(raw, tf.float32) / 255.0
     with tf.GradientTape() as tape:
         mu, log_sigma, context = encoder(x)
@@ -51,7 +51,7 @@ data = tf.data.Dataset.from_tensor_slices(images).batch(batch)
 
 
 def take_pass():
-    """All images, step by step."""
+    """Trains over all images, step by step."""
     loss = tf.constant(0.0)
     for raw in data:
         loss = train(raw)

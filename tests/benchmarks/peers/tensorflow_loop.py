@@ -1,4 +1,4 @@
-"""Bare TensorFlow: variables, XLA, and several steps a call; what a framework can lose against."""
+"""Plain TensorFlow: variables, XLA, and several steps a call; the limit for a framework."""
 
 import os
 
@@ -14,7 +14,7 @@ rng, weights = np.random.default_rng(0), []
 
 
 def dense(inputs, outputs):
-    """A kernel and a bias."""
+    """Returns a kernel and a bias."""
     pair = tf.Variable(common.glorot(rng, inputs, outputs)), tf.Variable(np.zeros(outputs, np.float32))
     weights.extend(pair)
     return pair
@@ -29,7 +29,7 @@ taken = tf.Variable(0, dtype=tf.int64)
 
 
 def negative_elbo(raw, step):
-    """Of a batch, in nats an image."""
+    """Returns the loss of a batch, in nats an image."""
     x = tf.cast(raw, tf.float32) / 255.0
     hidden = tf.tanh(x @ encoder[0] + encoder[1])
     mu, log_sigma, context = tf.split(hidden @ parameters[0] + parameters[1], 3, axis=-1)
@@ -50,7 +50,7 @@ def negative_elbo(raw, step):
 
 @tf.function(jit_compile=True)
 def train(batches):
-    """One call: several steps of Adam."""
+    """Makes several steps of Adam in one call."""
     loss = tf.constant(0.0)
     for k in tf.range(STEPS_A_CALL):
         with tf.GradientTape() as tape:
@@ -67,7 +67,7 @@ def train(batches):
 
 
 def take_pass():
-    """All images, call by call."""
+    """Trains over all images, call by call."""
     a_call, loss = batch * STEPS_A_CALL, 0.0
     for start in range(0, len(images) - a_call + 1, a_call):
         loss = train(tf.constant(images[start : start + a_call].reshape(STEPS_A_CALL, batch, PIXELS)))

@@ -11,7 +11,7 @@ rng = np.random.default_rng(0)
 
 
 def dense(inputs, outputs):
-    """A linear layer with a Glorot kernel and no bias yet."""
+    """Returns a linear layer with a Glorot kernel and a bias of 0."""
     layer = nn.Linear(inputs, outputs)
     layer.weight.data.copy_(torch.from_numpy(common.glorot(rng, inputs, outputs).T))
     nn.init.zeros_(layer.bias)
@@ -28,7 +28,7 @@ class Step(nn.Module):
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(mask.T)))
 
     def forward(self, z, context):
-        """The next z, and what the step adds to log q."""
+        """Returns the next z, and the step's contribution to log q."""
         units = functional.linear(z, self.into.weight * self.mask_in, self.into.bias) + self.context(context)
         out = functional.linear(torch.tanh(units), self.out.weight * self.mask_out, self.out.bias)
         m, s = out.chunk(2, dim=-1)
@@ -37,7 +37,7 @@ class Step(nn.Module):
 
 
 class NegativeElbo(nn.Module):
-    """Of a batch, in nats an image."""
+    """Loss of a batch, in nats an image."""
 
     def __init__(self):
         super().__init__()
@@ -46,7 +46,7 @@ class NegativeElbo(nn.Module):
         self.decoder, self.pixels = dense(LATENTS, HIDDEN), dense(HIDDEN, PIXELS)
 
     def forward(self, raw):
-        """From bytes to the loss."""
+        """Returns the loss of a batch of bytes."""
         x = raw.float() / 255
         mu, log_sigma, context = self.parameters_of_q(torch.tanh(self.encoder(x))).chunk(3, dim=-1)
         eps = torch.randn_like(mu)
@@ -68,7 +68,7 @@ tensor = torch.from_numpy(images)
 
 
 def take_pass():
-    """All images, step by step."""
+    """Trains over all images, step by step."""
     loss = torch.zeros(())
     for start in range(0, len(images), batch):
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""Nodes of a Ray to take away, and a training run on them, in a process of its own."""
+"""Removable nodes of a Ray, and a training on them in a separate process."""
 
 import sys
 import time
@@ -17,7 +17,7 @@ RECOVERIES = pytest.StashKey[list]()
 
 
 def pytest_collection_modifyitems(items):
-    """All in this folder take minutes; nodes have addresses that only Linux has."""
+    """Marks the tests of this folder, which take minutes, and skips them outside Linux, whose addresses nodes need."""
     for item in items:
         if "faults" in item.path.parts:
             item.add_marker(pytest.mark.faults)
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def nodes(monkeypatch):
-    """To be started; ended with the test."""
+    """Returns a cluster to start, which ends with the test."""
     with started() as (nodes, environment):
         for name, value in {**environment, PREEMPTION: "1"}.items():  # whatever the shared Ray of other tests has set
             monkeypatch.setenv(name, value)
@@ -37,7 +37,7 @@ def nodes(monkeypatch):
 
 
 class Training:
-    """`vaedist train` on an experiment, and what it has come to."""
+    """A `vaedist train` of an experiment, and its progress."""
 
     def __init__(self, experiment, job, *options):
         job.write_text(experiment.to_toml())
@@ -45,16 +45,16 @@ class Training:
         self.process = start("train", job, *options)
 
     def rows(self):
-        """The metrics so far."""
+        """Returns the metrics so far."""
         return read_metrics(self.run.metrics) if self.run.metrics.exists() else []
 
     def runs(self):
-        """True; fails with what the command said when it has ended."""
+        """Returns True, or fails with the command's output if it has ended."""
         assert self.process.poll() is None, self.process.communicate()[1]
         return True
 
     def wait_for_step(self, step):
-        """Until the metrics reach it."""
+        """Waits until the metrics reach a step."""
         wait_for(f"step {step}", lambda: self.runs() and any(row["step"] >= step for row in self.rows()))
 
     def end(self, *, code=0):
@@ -65,7 +65,7 @@ class Training:
         return said
 
     def check_whole(self):
-        """The run is at its last step, and every metric line is there once."""
+        """Asserts that the run is at its last step, with every metrics row exactly once."""
         training, every = self.experiment.training, self.experiment.monitor.log_every
         last = training.epochs * 100
         assert CheckpointStore(self.run).newest().position.step == last
@@ -75,7 +75,7 @@ class Training:
 
 
 def wait_for(what, condition, seconds=SECONDS):
-    """Until it holds."""
+    """Waits until a condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
@@ -84,7 +84,7 @@ def wait_for(what, condition, seconds=SECONDS):
 
 @pytest.fixture
 def training(tmp_path):
-    """Gives a `Training` of an experiment, with options of `vaedist train`; it does not outlive the test."""
+    """Returns a function that starts a `Training` with options of `vaedist train`; it ends with the test."""
     begun = []
 
     def begin(experiment, *options):
@@ -100,7 +100,7 @@ def training(tmp_path):
 
 @pytest.fixture
 def recovered(request):
-    """Gives a context that lasts from a fault until the run goes on; how long is printed when all tests are over."""
+    """Returns a context from a fault until the run continues; its duration is printed after all tests."""
 
     @contextmanager
     def measured(fault):
@@ -121,5 +121,5 @@ def pytest_terminal_summary(terminalreporter, config):
 
 @pytest.fixture
 def waiting():
-    """`wait_for`, for tests."""
+    """Returns `wait_for`."""
     return wait_for

@@ -1,4 +1,4 @@
-"""A run that is disturbed for an hour, against one that is not: its ELBO, its memory, and what it leaves behind.
+"""A run that is disturbed for an hour, compared with an undisturbed one: its ELBO, its memory, and leftovers.
 
     python tests/launch/faults/soak.py [--minutes 60] [--every 120] [--seed 0] [--out FOLDER]
 
@@ -48,7 +48,7 @@ TEMPORARY = ("vaedist", "ray", "tf", "tmp", "__autograph")
 
 
 class Soak:
-    """The run under test, and the faults that it is put to.
+    """The run under test, and its faults.
 
     Args:
         experiment: the run.
@@ -72,13 +72,13 @@ class Soak:
         self.begin()
 
     def begin(self, *options):
-        """Start the command."""
+        """Starts the command."""
         with (self.folder / "said.log").open("a") as log:
             self.command = start("train", self.job, "--address", self.nodes.address, *options, log=log)
         self.nodes.started["command"] = self.command
 
     def wait(self, what, condition):
-        """Until it holds."""
+        """Waits until a condition holds."""
         end = time.monotonic() + PATIENCE
         while not condition():
             if time.monotonic() > end:
@@ -87,7 +87,7 @@ class Soak:
 
     @property
     def step(self):
-        """The newest in the metrics, of which the last lines are read."""
+        """Returns the newest step in the last lines of the metrics."""
         if not self.run.metrics.exists():
             return 0
         with self.run.metrics.open("rb") as file:
@@ -101,7 +101,7 @@ class Soak:
         return self.command.poll() is not None
 
     def workers(self):
-        """Processes of the training workers, by their ids."""
+        """Returns the processes of the training workers by ID."""
         found = {}
         for node in self.present:
             for pid in self.nodes.processes(node):
@@ -112,17 +112,17 @@ class Soak:
         return found
 
     def victim(self):
-        """One of the workers."""
+        """Returns one of the workers."""
         return self.rng.choice([process for _, process in sorted(self.workers().items())])
 
     def goes_on(self, before):
-        """Wait until other workers than those `before` have come further; at once if the command has ended."""
+        """Waits until new workers, other than `before`, have made progress, or the command has ended."""
         self.wait("other workers", lambda: self.ended or (self.workers() and self.workers().keys().isdisjoint(before)))
         at = self.step
         self.wait("the next step", lambda: self.ended or self.step > at)
 
     def finished(self, code):
-        """Wait for the command's end, which must be with this exit code."""
+        """Waits for the command to end with this exit code."""
         self.command.wait(timeout=None if code == 0 else PATIENCE)
         if self.command.returncode != code:
             said = (self.folder / "said.log").read_text()
@@ -143,7 +143,7 @@ class Soak:
         self._replace(self._node())
 
     def node_drained(self):
-        """A node with a worker is announced to go in 20 s, and goes; it comes back."""
+        """A node with a worker is preempted after a notice of 20 s; it comes back."""
         node = self._node()
         self.nodes.drain(node, 20)
         time.sleep(20)
@@ -192,7 +192,7 @@ FAULTS = (
 
 
 def memory(pids):
-    """MB that processes hold together, each shared page counted in part."""
+    """Returns the MB that processes use together; each counts its share of a shared page."""
     total = 0
     for pid in pids:
         with contextlib.suppress(psutil.Error):
@@ -201,7 +201,7 @@ def memory(pids):
 
 
 def by_name(pids):
-    """MB that processes hold, see `memory`, by what they are called."""
+    """Returns the MB that processes use, see `memory`, by their names."""
     found = Counter()
     for pid in pids:
         with contextlib.suppress(psutil.Error):
@@ -211,7 +211,7 @@ def by_name(pids):
 
 
 def handles(pids):
-    """Open files and sockets of processes."""
+    """Returns the number of open files and sockets of processes."""
     count = 0
     for pid in pids:
         with contextlib.suppress(psutil.Error):
@@ -226,7 +226,7 @@ def temporary():
 
 
 def make_experiment(folder, epochs):
-    """A run of two workers and a small VAE, on crops of photographs."""
+    """Returns a run of two workers and a small VAE, on crops of photographs."""
     prepare(photos(ROWS, 1000), str(folder / "data"), shards=8)
     return Experiment.from_dict(
         {
@@ -242,7 +242,7 @@ def make_experiment(folder, epochs):
 
 
 def disturb(soak, minutes, every, rng):
-    """Put the run to a fault every so many seconds until it ends; prints each.
+    """Disturbs the run by a fault at regular intervals until it ends; prints each fault.
 
     Returns:
         how often each fault came, the longest recovery in seconds, and a sample of the head before each, when all that
@@ -275,7 +275,7 @@ def disturb(soak, minutes, every, rng):
 
 
 def leave_alone(out):
-    """Run calm.toml; returns samples of the memory of all its processes, and of each by its name."""
+    """Runs calm.toml; returns samples of the memory of all its processes, and of each by name."""
     with (out / "said.log").open("a") as log:
         command = start("train", out / "calm.toml", log=log)
     begun, samples, parts = time.monotonic(), [], []
@@ -290,7 +290,7 @@ def leave_alone(out):
 
 
 def slope(samples, column):
-    """How much a column grows an hour; and how much by that from the first sample to the last.
+    """Returns the growth of a column per hour, and from the first to the last sample at this rate.
 
     Of samples in the middle: without the start, a quarter, and the end, an eighth. The slope is the median of those
     between any two (Theil and Sen): a few samples may be far off, as those of the head are where Ray happens to put
@@ -306,17 +306,17 @@ def slope(samples, column):
 
 
 def rows_of(run):
-    """Kind and step of each row of metrics."""
+    """Returns the kind and step of each row of metrics."""
     return [(row["kind"], row["step"]) for row in read_metrics(run.metrics)]
 
 
 def tests_of(run):
-    """The test ELBO after each epoch."""
+    """Returns the test ELBO after each epoch."""
     return np.array([row["elbo"] for row in read_metrics(run.metrics) if row["kind"] == "test"])
 
 
 def main():
-    """Run it."""
+    """Runs the test."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60, help="for which faults come")
     parser.add_argument("--epochs", type=int, default=80, help="of the run, to last about as long")

@@ -1,4 +1,4 @@
-"""Machines of the cluster die, go and come under a run."""
+"""Machines of the cluster die, leave and join during a run."""
 
 import time
 
@@ -15,7 +15,7 @@ NOTICE_SECONDS = 30
 
 @pytest.fixture
 def aws():
-    """A server that plays the metadata service of a spot instance."""
+    """Starts a server that simulates the metadata service of a spot instance."""
     server = PlayAws()
     yield server
     server.close()
@@ -23,7 +23,7 @@ def aws():
 
 @pytest.fixture
 def watching(aws, nodes, tmp_path):
-    """Gives the log of `vaedist cluster watch-preemption`, once it watches for a node."""
+    """Starts `vaedist cluster watch-preemption`, and returns its log once it watches a node."""
     begun = []
 
     def watch(node, waiting):
@@ -45,7 +45,7 @@ def watching(aws, nodes, tmp_path):
 
 
 def start_two(nodes, waiting):
-    """A head that computes nothing, and two nodes of one CPU each."""
+    """Starts a head without CPUs, and two nodes of one CPU each."""
     nodes.start(HEAD, cpus=0)
     waiting("the head", lambda: nodes.joined(HEAD))
     nodes.start(FIRST, cpus=1)

@@ -1,4 +1,4 @@
-"""Ten commands started at once on one machine, each with a Ray of its own."""
+"""Ten commands started at once on one machine, each with its own Ray."""
 
 import tempfile
 from pathlib import Path
@@ -18,12 +18,12 @@ SECONDS = 1500  # ten Rays of a dozen processes each start on however few CPUs t
 
 
 def listening():
-    """Ports at which somebody of this machine listens."""
+    """Returns the ports on which processes of this machine listen."""
     return {one.laddr.port for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN}
 
 
 def left_behind():
-    """Temporary files of vaedist's and of Ray's, but for the folder in which Ray keeps the logs of its sessions."""
+    """Returns the temporary files of vaedist and Ray, without the folder of Ray's session logs."""
     names = {path.name for path in Path(tempfile.gettempdir()).iterdir()}
     return {name for name in names if name.startswith(("ray", "vaedist"))} - {"ray"}
 

@@ -1,4 +1,4 @@
-"""Runs and sweeps on an S3 server that answers slowly, is busy, and is gone for a while in the middle."""
+"""Runs and sweeps on an S3 server that answers slowly, is busy, or is temporarily unavailable."""
 
 import itertools
 import json
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 @pytest.fixture
 def there(s3, blob_data):
-    """The data of `blob_data`, prepared on the server."""
+    """Prepares the data of `blob_data` on the server."""
     store = Store(s3.uri("data/blobs"))
     if not store.files():
         for path in blob_data.iterdir():
@@ -38,7 +38,7 @@ def there(s3, blob_data):
 
 
 def checkpoints(store):
-    """The names of the checkpoints on the store, those that are not committed too."""
+    """Returns the names of the checkpoints on the store, including uncommitted ones."""
     files = store.files("checkpoints")
     names = {name.split("/")[1] for name in files}
     return names, {name for name in names if f"checkpoints/{name}/{MARKER}" in files}

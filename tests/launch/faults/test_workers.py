@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def at_step(step, act):
-    """An observer that acts once, when a step is reached, and keeps the events in its list `seen`."""
+    """Returns an observer that acts once, at a step, and keeps the events in its list `seen`."""
 
     def observe(event):
         observe.seen.append(event)
@@ -37,7 +37,7 @@ def at_step(step, act):
 
 
 def check_same(run, undisturbed):
-    """Bitwise the same weights and optimizer, and each row of metrics and each step in TensorBoard once."""
+    """Asserts bitwise equal weights and optimizer state, and that each row and each TensorBoard step occurs once."""
     ours, theirs = (CheckpointStore(one).newest() for one in (run, undisturbed))
     assert ours.position.step == theirs.position.step
     for part in ("weights", "optimizer"):
@@ -88,7 +88,7 @@ def test_a_run_whose_controller_is_killed_says_so_and_goes_on_with_resume(two, u
 
 
 def test_what_ray_keeps_of_a_run_is_never_believed(two, undisturbed, tmp_path):
-    """Ray's own snapshot of a run is overwritten in place, and names paths: truncated, or leading elsewhere."""
+    """The cases are a truncated snapshot, which Ray overwrites in place, and one whose paths lead elsewhere."""
     experiment = two.with_overrides("run.name=snapshot")
     with pytest.raises(Interrupted, match="stopped"):
         train(experiment, observe=at_step(150, lambda: os.kill(os.getpid(), signal.SIGINT)))
@@ -124,7 +124,7 @@ def test_changed_data_is_refused_by_name(two, blob_data, tmp_path):
 
 @contextmanager
 def mounted(place, *options):
-    """A file system at a folder; skips the test where nobody may mount one."""
+    """Mounts a file system at a folder; skips the test if this is not allowed."""
     mount = ["mount", *options, str(place)]
     if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("only root may mount a file system")
@@ -136,7 +136,7 @@ def mounted(place, *options):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 16 MB."""
+    """Returns a file system of 16 MB."""
     place = tmp_path / "disk"
     place.mkdir()
     with mounted(place, "-t", "tmpfs", "-o", "size=16m", "tmpfs"):
@@ -144,7 +144,7 @@ def small_disk(tmp_path):
 
 
 def fill(place):
-    """Leave no byte free."""
+    """Fills the disk."""
     with suppress(OSError), (place / "filler").open("wb") as file:
         while True:
             file.write(bytes(1 << 16))
@@ -152,7 +152,7 @@ def fill(place):
 
 
 def fails_once_and_goes_on(experiment, act, mend, reason, undisturbed):
-    """A run whose storage fails ends at once, and with what it has saved; mended, it goes on to the same end."""
+    """A run whose storage fails ends at once; after the repair it is resumed, and ends with the same result."""
     observe = at_step(150, act)
     with pytest.raises(StorageError, match=reason) as error:
         train(experiment, observe=observe)
