@@ -179,7 +179,7 @@ def hundred(tmp_path_factory):
 
 def thirty_of_200(**flow):
     """Returns a model of 200 latents, of which 30 depend on the image; the others are N(0, 1)."""
-    made = VAE(SHAPE, hidden=16, latent=200, seed=3, **flow)
+    made = vae(SHAPE, hidden=16, latent=200, seed=3, **flow)
     for weight in [*made.flow.weights, *made.encoder.out.weights]:
         weight.assign(np.zeros(weight.shape))
     kernel = np.zeros(made.encoder.out.kernel.shape, np.float32)

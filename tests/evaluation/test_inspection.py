@@ -39,7 +39,7 @@ def test_statistics_of_the_latents_are_those_of_samples_taken_one_by_one(binariz
 @pytest.mark.parametrize("count", [STATISTICS_IMAGES, 20])
 def test_hardly_any_dead_unit_is_active(count):
     """Tests the number of images used after each epoch, or fewer; the expected number of active units is 1 in 1,400."""
-    model = VAE((4, 6, 3), hidden=12, latent=500, flow_depth=1, flow_width=2, flow_transform="location", seed=1)
+    model = vae((4, 6, 3), hidden=12, latent=500, flow_depth=1, flow_width=2, flow_transform="location", seed=1)
     model.set_weights([0 * weight for weight in model.get_weights()])  # q(z|x) = N(0, I) for all x
     images = np.random.default_rng(0).integers(0, 256, (count, 4, 6, 3), np.uint8)
     assert inspection.latent_statistics(model, images, seed=SEED).active_units <= 2

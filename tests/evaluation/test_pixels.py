@@ -96,7 +96,7 @@ def test_pictures_show_and_score_the_pixels_of_the_test_pass(data, arguments):
 @pytest.mark.parametrize("binarize", ["dynamic", "fixed"])
 def test_the_image_beside_a_reconstruction_is_the_encoded_one(binarize):
     """An encoder that distinguishes two images by their pixels sees those that `observed` returns."""
-    made = VAE(SHAPE, hidden=9, latent=3, flow_depth=0, binarize=binarize, seed=1)
+    made = vae(SHAPE, hidden=9, latent=3, flow_depth=0, binarize=binarize, seed=1)
     images = np.full((300, *SHAPE), 100, np.uint8)  # more than a block
     shown = to_uint8(inspection.observed(made, images))
     assert set(np.unique(shown)) == {0, 255}

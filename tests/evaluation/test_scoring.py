@@ -61,7 +61,7 @@ def test_samples_have_the_same_scores_with_a_shared_encoding_and_without(name):
 
 
 def test_the_layout_has_the_names_and_sizes_in_a_score():
-    layout = score_layout(VAE(SHAPE, **MODELS["mlp"][1]))
+    layout = score_layout(VAE(SHAPE, SMALL))
     assert layout.layers == {"z": 5}
     assert layout.latents == {"z": (5,)}
     assert layout.metrics == ("log_det_1", "log_det_2", "gate_1", "gate_2")

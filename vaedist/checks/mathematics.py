@@ -65,7 +65,9 @@ def probabilities(model: Model, images: np.ndarray) -> Iterator[Check]:
     likelihood, raw = found
     each = np.stack(np.split(raw.numpy(), likelihood.outputs, axis=-1), axis=-1).reshape(-1, likelihood.outputs)
     each = each[:: max(1, len(each) // PIXELS)]
-    values, weights = likelihood.quadrature(each)
+    if (rule := likelihood.quadrature(each)) is None:
+        return
+    values, weights = rule
     # For each pixel value, its outputs are [N, 1, outputs], and the values of x are [N or 1, M, 1].
     p = np.exp(likelihood.log_prob(tf.constant(each[:, None]), tf.constant(values[..., None])).numpy())
     yield Check("probabilities of a pixel", "1", largest((p * weights).sum(axis=1) - 1), 1e-9)

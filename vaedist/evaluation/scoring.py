@@ -73,6 +73,7 @@ def score_layout(model: Model) -> ScoreLayout:
 
     Raises:
         ModelError: a part of the score has a wrong shape (see `Score`), or a metric has a reserved name.
+        UserCodeError: a user's model, or its flow or likelihood, raises an exception.
     """
     if model in _LAYOUTS:
         return _LAYOUTS[model]

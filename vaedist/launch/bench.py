@@ -51,7 +51,7 @@ def bench(
         raise ValueError(f"workers = {tuple(workers)}, rounds = {rounds}: must be at least 1")
     experiment = with_absolute_paths(experiment.with_values({"run.name": "bench"}))
     runs = {count: _short(experiment, count) for count in workers}
-    check_model_class(experiment.model.type)
+    check_classes(experiment)
     check_data(experiment.with_values({"scaling.workers": max(workers)}))  # only once, as it may read all data
     progress("connecting to Ray")
     with ray_session(address, code_of(experiment)):

@@ -43,7 +43,7 @@ def evaluate_on_ray(
         WorkerError: a worker died more than `RESTARTS` times.
     """
     run = replace(run)  # drops the model, if it was loaded
-    check_model_class(run.experiment.model.type)
+    check_classes(run.experiment)
     with ray_session(address, code_of(run.experiment)):
         resources = resources_per_worker(ScalingSection(workers=workers, gpus_per_worker=gpus_per_worker))
         scorers = _start(run, workers, max(1, int(resources["CPU"])), gpus_per_worker, options)
