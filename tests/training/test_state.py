@@ -1,4 +1,10 @@
-"""Variables that are not trained: saved, averaged, and out of reach of faults and padding."""
+"""Variables that are not trained: the same on all replicas, saved, averaged, and out of reach of faults and padding."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,3 +168,113 @@ def test_values_that_a_model_assigns_in_a_context_are_collected_and_not_assigned
         variable.assign(variable + 1)
     np.testing.assert_array_equal(updates[0], [6.0, 7.0])
     np.testing.assert_array_equal(variable, [1.0, 2.0])
+
+
+# A model that normalises, with and without products that are declared, on one replica and on two, the second of which
+# has fewer rows of the last batch; and a test pass over copies that differ.
+REPLICAS = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from vaedist.devices.strategy import configure_devices, local_replica, make_strategy
+configure_devices(threads=1, gpus=0, logical_devices=2)
+import tensorflow as tf
+import keras
+from small_models import LATENT, Normalised
+from vaedist.data.lanes import LanePlan
+from vaedist.data.lane_reader import LaneReader
+from vaedist.devices.compilation import compiled, traced
+from vaedist.evaluation.test_pass import Evaluator
+from vaedist.models.products import Dense
+from vaedist.objectives.objective import Objective
+from vaedist.training.optimizer import Adam, Averaged, Schedule
+from vaedist.training.step import TrainStep
+
+class Declared(Normalised):
+    def make(self):
+        super().make()
+        self.hidden = Dense(60, use_bias=False, kernel_initializer=keras.initializers.GlorotUniform(4), name="wide")
+        self.hidden.build((None, self.pixels))
+        self.norm = keras.layers.BatchNormalization(momentum=0.8)
+        self.norm.build((None, 60))
+        self.out = self.dense(60, 2 * LATENT)
+    products = property(lambda self: [self.hidden.product])
+
+strategy = make_strategy(workers=1)
+images = np.random.default_rng(0).integers(0, 256, (22, 8, 8, 1), dtype=np.uint8)
+reader = LaneReader(LanePlan(22, 4, 8), [images[lane::4] for lane in range(4)], replicas=2, seed=0)
+chunk = reader.read(0, 0, 3, 3)
+found = {}
+for name, make in {"plain": Normalised, "declared": Declared}.items():
+    with strategy.scope():
+        model = make((8, 8, 1))
+    step = TrainStep(
+        model, strategy, Averaged(Adam(Schedule(0.01)), 0.9), Objective(), global_batch=8, steps_per_call=1,
+        norm_every=1, seed=0,
+    )
+    gradients_of = compiled(lambda *args: step._gradients(*args)[0])
+
+    def of_replica(batches, number):
+        batch = type(batches)(*(part[0] for part in batches))
+        return gradients_of(batch, number, tf.constant(0.0), local_replica(strategy))
+
+    apart, expected_apart, gradients_apart = [], [], []
+    for k in range(3):
+        one = reader.read(0, k, 1, 1)
+        counts = one.counts[:, 0]
+        expected = []
+        for own in range(2):
+            copy = make((8, 8, 1))
+            copy.set_weights(model.get_weights())
+            rows = one.images[own, 0].reshape(-1, 8, 8, 1)
+            rows = rows[np.arange(len(rows)) % max(counts[own], 1)]
+            copy.encode(tf.constant(rows), training=True)
+            moved = [variable.numpy() for variable in (copy.norm.moving_mean, copy.norm.moving_variance)]
+            expected.append(counts[own] * np.concatenate(moved))
+        parts = step._on_devices(one)
+        before = [slot.numpy() for slot in step.slots["m"]]
+        partial = traced(strategy.run)(of_replica, args=(parts, tf.constant(k, tf.int64)))
+        summed = [[gradient.values[own].numpy() for gradient in partial] for own in range(2)]
+        assert step.run(one, k)[1]
+        # the gradient that was applied, from the first moment m' = m + 0.1 (g - m)
+        for slot, old, a, b in zip(step.slots["m"], before, *summed, strict=True):
+            applied = old + (slot.numpy() - old) / 0.1
+            gradients_apart.append(float(np.abs(applied - a - b).max()))
+        mirrored = (*step.state, *step.update.state_averages)
+        apart.append(all(np.array_equal(*(copy.numpy() for copy in value.values)) for value in mirrored))
+        state = np.concatenate([value.numpy() for value in step.state])
+        expected_apart.append(float(np.abs(state - sum(expected) / counts.sum()).max()))
+    found[name] = [apart, max(expected_apart), max(gradients_apart), len(model.products), counts.tolist()]
+
+evaluator = Evaluator(model, strategy, reader, seed=0)
+equal = evaluator._evaluate(chunk, 0)
+model.norm.moving_mean.value.values[1].assign_add(tf.ones(60))
+other = evaluator._evaluate(chunk, 0)
+found["evaluated"] = [np.array_equal(equal[0], other[0]), np.array_equal(equal[1], other[1])]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def on_two_devices():
+    said = subprocess.run(
+        [sys.executable, "-c", REPLICAS, str(Path(__file__).parents[1])],
+        env=os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr[-3000:]
+    return json.loads(said.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(("name", "products"), [("plain", 0), ("declared", 1)])
+def test_replicas_have_the_same_statistics_the_mean_of_their_own_weighted_by_rows(on_two_devices, name, products):
+    same, statistics, gradients, declared, counts = on_two_devices[name]
+    assert counts[0] > counts[1]  # in the last batch
+    assert declared == products
+    assert same == [True] * 3
+    assert statistics < 1e-5
+    assert gradients < 1e-5
+
+
+def test_an_evaluation_reads_the_replicas_own_copy(on_two_devices):
+    assert on_two_devices["evaluated"] == [True, False]
