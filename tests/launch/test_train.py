@@ -244,3 +244,19 @@ def test_two_workers_that_find_no_port_end_the_run(tmp_path):
     assert type(error) is ClusterError
     assert str(error) == told
     ray.kill(channel)
+
+
+def test_two_workers_train_by_the_importance_weighted_bound(experiment):
+    run = train(
+        experiment.with_overrides(
+            "objective.samples=5", "objective.gradient=dreg", "scaling.workers=2", "training.epochs=1",
+            "training.global_batch=160", "monitor.importance_samples=5",
+        )
+    )  # fmt: skip
+    rows = read_metrics(run.metrics)
+    trained = [row for row in rows if row["kind"] == "train"]
+    assert [row["step"] for row in trained] == [5, 10]
+    assert all(row["elbo"] < row["objective"] < row["elbo"] + 50 for row in trained)
+    assert trained[1]["objective"] > trained[0]["objective"]
+    (tested,) = [row for row in rows if row["kind"] == "test"]
+    assert tested["elbo"] < tested["importance_bound"]
