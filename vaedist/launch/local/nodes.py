@@ -80,8 +80,8 @@ def up(
     cpus = cpus or max(1, (os.cpu_count() or 1) // (nodes - 1))
     with _ended_on_failure(cluster) as started:
         for number in range(nodes):
-            progress(f"starting node {number + 1} of {nodes}" + ("" if number else ", the head"))
-            started.append(_start(started[-1], "worker" if number else "head", number, cpus if number else 0))
+            label = f"starting node {number + 1} of {nodes}" + ("" if number else ", the head")
+            _start(started, number, cpus if number else 0, label, progress)
     return started[-1]
 
 
@@ -96,20 +96,46 @@ def _ended_on_failure(cluster: LocalCluster) -> Iterator[list[LocalCluster]]:
         raise
 
 
-def _start(cluster: LocalCluster, role: str, number: int, cpus: int) -> LocalCluster:
-    """Adds a node and waits until it has joined; tries again, as Ray allows only 30 s, too few on a busy machine."""
+def _start(states: list[LocalCluster], number: int, cpus: int, label: str, progress: Callable[[str], None]) -> None:
+    """Appends the cluster with one more node, which has joined; an attempt that fails is ended and repeated.
+
+    Ray gives a node 30 s to start, which are too few on a busy machine, and has no option or variable for more.
+    """
+    cluster, role = states[-1], "worker" if number else "head"
     for attempt in range(START_ATTEMPTS):
+        progress(label + (f", attempt {attempt + 1}" if attempt else ""))
         node = _launch(cluster, role, number, cpus)
         grown = replace(cluster, nodes=(*cluster.nodes, node))
         grown.save()
+        states.append(grown)
         try:
-            _wait(grown)
+            return _wait(grown)
         except ClusterError:
-            if attempt == START_ATTEMPTS - 1 or role == "head":
+            if attempt == START_ATTEMPTS - 1:
                 raise
-        else:
-            return grown
+        _end_newest(grown)
+        if role == "head":
+            cluster = _at_free_ports(cluster)
     raise AssertionError("the last attempt returns or raises")
+
+
+def _end_newest(cluster: LocalCluster) -> None:
+    """Ends what a failed start of the newest node left: for the head, all processes of the cluster.
+
+    Raises:
+        ClusterError: some stay.
+    """
+    if cluster.nodes[-1].role == "head":
+        _end_processes(cluster.processes, cluster.name)
+        shutil.rmtree(f"{cluster.scratch}/0", ignore_errors=True)
+    else:  # Linux ends its children with it
+        _end_processes(lambda: [process] if (process := cluster.nodes[-1].process()) else [], cluster.name)
+
+
+def _at_free_ports(cluster: LocalCluster) -> LocalCluster:
+    """Returns the cluster at the ports that it has, or at others where they are taken."""
+    gcs, dashboard = (free_port(int(place.rpartition(":")[2])) for place in (cluster.address, cluster.dashboard))
+    return replace(cluster, address=f"{LOOPBACK}:{gcs}", dashboard=f"http://{LOOPBACK}:{dashboard}")
 
 
 def _launch(cluster: LocalCluster, role: str, number: int, cpus: int) -> LocalNode:
@@ -193,9 +219,23 @@ def end(cluster: LocalCluster, progress: Callable[[str], None] = lambda _: None)
     Raises:
         ClusterError: some stay, as those of another user would.
     """
+    ended = _end_processes(cluster.processes, cluster.name, progress)
+    shutil.rmtree(cluster.scratch, ignore_errors=True)
+    shutil.rmtree(cluster.folder, ignore_errors=True)
+    return ended
+
+
+def _end_processes(
+    find: Callable[[], list[psutil.Process]], name: str, progress: Callable[[str], None] = lambda _: None
+) -> int:
+    """Ends the processes that `find` returns, until it returns none; returns how many there were.
+
+    Raises:
+        ClusterError: some stay.
+    """
     ended: set[int] = set()
     for attempt in range(END_ATTEMPTS):  # one that was just being started is found the next time
-        if not (left := cluster.processes()):
+        if not (left := find()):
             break
         ended |= {process.pid for process in left}
         progress(f"ending {len(left)} processes")
@@ -203,9 +243,7 @@ def end(cluster: LocalCluster, progress: Callable[[str], None] = lambda _: None)
             with suppress(psutil.Error):
                 process.kill() if attempt else process.terminate()
         psutil.wait_procs(left, timeout=END_SECONDS)
-    if left := cluster.processes():
+    if left := find():
         numbers = ", ".join(str(process.pid) for process in left)
-        raise ClusterError(f"cluster {cluster.name}: processes {numbers} do not end")
-    shutil.rmtree(cluster.scratch, ignore_errors=True)
-    shutil.rmtree(cluster.folder, ignore_errors=True)
+        raise ClusterError(f"cluster {name}: processes {numbers} do not end")
     return len(ended)
