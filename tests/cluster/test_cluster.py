@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import stat
 import subprocess
@@ -26,6 +27,7 @@ from vaedist.storage.uri import join_uri
 
 pytestmark = pytest.mark.cluster
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "conv_vae"
 SECRET = "secret-of-the-tests"  # the key of the store, in the nodes' environment
 SECONDS = 300  # far more than it takes
 
@@ -341,12 +343,30 @@ def test_a_package_is_imported_by_driver_trials_and_workers(cluster, package, tm
         assert str(package) not in text
 
 
-def test_a_package_is_submitted_with_a_job(cluster, job, package):
-    _, said = run(
-        "submit", job, "--name", "packed", "--package", package, "--set", "training.epochs=1", seconds=SECONDS
-    )
-    assert " and my_vae and job.toml, " in said.splitlines()[0]
-    assert listed("packed")["metadata"]["packages"] == f"my_vae {package_digest(package)[:12]}"
+@pytest.fixture
+def example(tmp_path, data, runs):
+    """A copy of the example of a model of one's own, and a job for its package that takes seconds."""
+    folder = tmp_path / "example"
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("__pycache__", "runs", "data"))
+    keys = {
+        "data.path": data, "run.folder": runs, "model.width": 4, "model.latent": 8, "training.epochs": 1,
+        "training.warmup_steps": 10, "scaling.workers": 2, "scaling.cpus_per_worker": 1,
+    }  # fmt: skip
+    return folder, [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]
+
+
+def test_the_example_is_submitted_with_its_package_and_evaluated_from_its_run(cluster, example, runs):
+    folder, options = example
+    package = folder / "conv_vae"
+    submit = ("submit", "job.toml", "--name", "example", "--package", "conv_vae", *options)
+    _, said = run(*submit, cwd=folder, seconds=SECONDS)
+    assert " and conv_vae and job.toml, " in said.splitlines()[0]
+    assert listed("example")["metadata"]["packages"] == f"conv_vae {package_digest(package)[:12]}"
+    assert steps(runs, "example")[-1] == 25  # of 64 rows each
+    assert "example/checkpoints/step-000000025/COMMITTED" in Store(runs).files("example/checkpoints")
+    scored = ("evaluate", join_uri(runs, "example"), "--samples", 4, "--limit", 32, "--json")
+    out, _ = run(*scored, cwd=folder, PYTHONPATH=".", seconds=SECONDS)
+    assert 0 < json.loads(out)["bits_per_dim"]["4"]["mean"] < 9
 
 
 def runs(process):
