@@ -369,6 +369,24 @@ def test_the_example_is_submitted_with_its_package_and_evaluated_from_its_run(cl
     assert 0 < json.loads(out)["bits_per_dim"]["4"]["mean"] < 9
 
 
+def test_a_command_that_joins_the_cluster_sends_copies_of_the_users_package(cluster, example, runs):
+    """From a folder without the package: Ray puts the command's own folder before all others that workers search."""
+    folder, options = example
+    module = folder / "conv_vae" / "__init__.py"
+    noted = folder / "noted"
+    note = f"pathlib.Path({str(noted)!r}, str(os.getpid())).write_text(__file__)"
+    module.write_text(f"{module.read_text()}\n\nimport os, pathlib\n\n{note}\n")
+    noted.mkdir()
+    run("train", folder / "job.toml", "--name", "joined", "--address", cluster["address"], *options,
+        cwd=noted.parent.parent, PYTHONPATH=str(folder), seconds=SECONDS)  # fmt: skip
+    assert steps(runs, "joined")[-1] == 25
+    places = {path.read_text() for path in noted.iterdir()}
+    assert str(module) in places  # of the command
+    copies = places - {str(module)}
+    assert copies
+    assert all("py_modules_files" in place for place in copies)
+
+
 def runs(process):
     """Whether a process has not ended; one that nobody has waited for yet has."""
     with suppress(psutil.NoSuchProcess):
