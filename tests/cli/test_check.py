@@ -38,9 +38,9 @@ def test_a_job_is_checked(job):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("empty", "--set", "seed=1"), "error: --set goes with a job, not with a run"),
-        (("job.toml", "--no-ema"), "error: --ema goes with a run, not with a job"),
-        (("job.toml", "--checkpoint", "newest"), "error: --checkpoint goes with a run, not with a job"),
+        (("empty", "--set", "seed=1"), "error: --set is for a job, not for a run"),
+        (("job.toml", "--no-ema"), "error: --ema is for a run, not for a job"),
+        (("job.toml", "--checkpoint", "newest"), "error: --checkpoint is for a run, not for a job"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(job, tmp_path, arguments, says):

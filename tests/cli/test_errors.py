@@ -116,7 +116,7 @@ def test_fewer_images_a_step_than_devices(place):
 def test_a_run_that_exists(place):
     (place / "runs" / "job").mkdir(parents=True)
     (place / "runs" / "job" / "experiment.toml").write_text((place / "job.toml").read_text())
-    assert "exists: use --resume to go on with it" in refused(place, "train", "job.toml")
+    assert "exists: use --resume to resume it" in refused(place, "train", "job.toml")
 
 
 def test_a_folder_that_is_no_run_is_not_resumed(place):

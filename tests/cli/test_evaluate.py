@@ -109,7 +109,7 @@ def test_what_is_known_of_a_bound_is_told(invoke):
     assert "with N = 19 images and K = 6 samples of z" in record["active_units_withheld"]
     assert record["scored"] == "binary pixels drawn once for each image"
     shown = " ".join(invoke("evaluate", "flow", "--samples", 6).stdout.split())
-    for text in ("log p(x) >= L_6", "NLL <=", "Monte-Carlo error", "L_6 - L_3", "effective samples",
+    for text in ("log p(x) >= L_6", "NLL <=", "Monte Carlo error", "L_6 - L_3", "effective samples",
                  "not counted: 3 sqrt(2 / (N K (K - 1)))", "this needs K = 98 or N = 6,000"):  # fmt: skip
         assert text in shown
     assert "bits/dim" not in shown  # of binary pixels
@@ -140,7 +140,7 @@ def test_pixels_that_a_gaussian_has_outside_of_0_to_1_are_counted(invoke, tmp_pa
     """24 means, -1 to 2 in equal steps: 8 are below 0 and 8 above 1."""
     for command in ("sample", "reconstruct"):
         words = (command, "gaussian", "-n", 4, "-o", tmp_path / f"{command}.png")
-        assert "66.7% of the Gaussian's pixel values lie outside of 0 to 1" in invoke(*words).stdout
+        assert "66.7% of the Gaussian's pixel values were outside [0, 1]" in invoke(*words).stdout
         assert json.loads(invoke(*words, "--json").stdout)["clipped"] == pytest.approx(2 / 3)
         words = (command, "grey", "-n", 4, "-o", tmp_path / f"{command}.png")
         assert "outside" not in invoke(*words).stdout
@@ -149,8 +149,8 @@ def test_pixels_that_a_gaussian_has_outside_of_0_to_1_are_counted(invoke, tmp_pa
 
 def test_help_says_that_samples_are_means(invoke):
     told = " ".join(invoke("sample", "--help").stdout.split())
-    assert "show the mean image E[x|z] of each" in told
-    assert "With --pixels sample the pixels are drawn" in told
+    assert "Each image is the mean E[x|z]" in told
+    assert "with --pixels sample a sample of p(x|z)" in told
 
 
 def test_python_sees_the_pixels_that_are_evaluated(place):

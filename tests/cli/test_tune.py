@@ -100,7 +100,7 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on_and_no_trial_runs_twice(place
     best = Experiment.from_file(here / "best.toml")
     assert best.model.flow.depth in (0, 1, 2)
     _, err = run("tune", "best", "runs/sweep", "-o", "best.toml", cwd=here, code=2)
-    assert err == "error: best.toml exists: it is not written over\n"
+    assert err == "error: best.toml already exists, and is not overwritten\n"
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,8 @@ def test_calls_that_make_no_sense(place):
     assert "no sweep at" in refused(here, "tune", "--resume", "empty")
     assert "no sweep at" in refused(here, "tune", "report", "empty")
     assert "no sweep at" in refused(here, "tune", "best", "empty", "-o", "best.toml")
-    assert "give a job file, or --resume DIR" in refused(here, "tune", "run")
-    assert "--retry-errored goes with --resume" in refused(here, "tune", "sweep.toml", "--retry-errored")
+    assert "specify either a job file or --resume DIR" in refused(here, "tune", "run")
+    assert "--retry-errored requires --resume" in refused(here, "tune", "sweep.toml", "--retry-errored")
     assert "did you mean sweep.toml?" in refused(here, "tune", "swep.toml")
 
 

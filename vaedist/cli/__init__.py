@@ -1,4 +1,4 @@
-"""The command line: options, one library call, printing. TensorFlow and Ray are imported inside commands only."""
+"""Command line: options, one library call, printing. TensorFlow and Ray are imported inside commands only."""
 
 from vaedist.cli.main import main
 

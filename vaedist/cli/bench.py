@@ -1,4 +1,4 @@
-"""`vaedist bench`: how fast a job trains here, and how far that is from what the machine can do."""
+"""`vaedist bench`: training throughput of a job, compared with the limits of the machine."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,38 +16,38 @@ if TYPE_CHECKING:
 
 
 class Counts(click.ParamType):
-    """Numbers of workers, as in 1,2,4."""
+    """Numbers of workers, such as 1,2,4."""
 
     name = "counts"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Parse them."""
+        """Parses the numbers."""
         if isinstance(value, tuple):
             return value
         parts = str(value).split(",")
         if not all(part.strip().isdecimal() and 1 <= int(part) <= 4096 for part in parts):
-            self.fail(f"{value!r}: must be numbers from 1 to 4096, as in 1,2,4", param, ctx)
+            self.fail(f"{value!r}: must be numbers from 1 to 4096, such as 1,2,4", param, ctx)
         return tuple(int(part) for part in parts)
 
 
 @click.command()
 @job_argument
 @click.option("--workers", type=Counts(), metavar="N,N,...", default=(1,), show_default="1",
-              help="Train with so many workers for a while, for each number.")  # fmt: skip
+              help="Numbers of workers for which to measure training.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True,
-              help="Measurements of each, taken in turn.")  # fmt: skip
-@click.option("--out", type=LocalPath(path_type=Path, dir_okay=False), help="Keep the result in a file, as JSON.")
-@click.option("--against", type=LocalPath(path_type=Path, dir_okay=False), help="Compare with a result that was kept.")
+              help="Rounds of measurements.")  # fmt: skip
+@click.option("--out", type=LocalPath(path_type=Path, dir_okay=False), help="JSON file to write the result to.")
+@click.option("--against", type=LocalPath(path_type=Path, dir_okay=False), help="Compare with an earlier result.")
 @address_option
 @json_option
 def bench(
     job: Path, overrides: tuple[str, ...], workers: tuple[int, ...], rounds: int, out: Path | None,
     against: Path | None, address: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Measure how fast JOB trains here, and how far that is from the most that the machine can do.
+    """Measure the training throughput of JOB on this machine.
 
-    The limit of a step: the time that its matrix products take alone, and that its weights and moments take to go
-    through memory. Rates are medians of rounds in which all are measured in turn.
+    The step time is compared with its lower limit: the time of the matrix products alone, plus that of the memory
+    traffic of parameters and optimizer state. Every round measures everything once; rates are medians over rounds.
     """
     from vaedist.bench.record import read_record
 
@@ -94,7 +94,7 @@ def _print(job: Path, record: "Record") -> None:
             "" if seconds is None else f"{seconds / record.seconds_a_step['step']:.0%}",
         )
     console().print(table)
-    click.echo(f"the step reaches {record.share_of_limit:.0%} of the limit of its matrix products and its memory")
+    click.echo(f"the step reaches {record.share_of_limit:.0%} of the limit of its matrix products and memory traffic")
     if record.scaling:
         table = Table("workers", "images/s", "spread", "of one process", title="training", title_justify="left")
         one = record.measures["step"].median
@@ -107,8 +107,8 @@ LABELS = {
     "step": "step",
     "products": "its matrix products, alone",
     "update": "its update, alone",
-    "memory": "memory, as an update uses it",
-    "input": "input, in another thread",
+    "memory": "memory traffic of its update",
+    "input": "input pipeline, in another thread",
     "test": "test pass",
 }
 
@@ -118,15 +118,15 @@ def _compare(record: "Record", before: "Record") -> None:
 
     from vaedist.bench.record import changed, ratio
 
-    table = Table("what", "before", "now", "now / before", title="against before", title_justify="left")
+    table = Table("what", "before", "now", "now / before", title="comparison", title_justify="left")
     for name, measure in record.measures.items():
         if name not in before.measures:
             continue
         old = before.measures[name]
         factor, apart = ratio(measure.samples, old.samples)
-        told = f"{factor:.3f}" if apart else f"{factor:.3f}, within the spread"
-        table.add_row(name, f"{old.median:,.1f} {old.unit}", f"{measure.median:,.1f}", told)
+        shown = f"{factor:.3f}" if apart else f"{factor:.3f}, within the spread"
+        table.add_row(name, f"{old.median:,.1f} {old.unit}", f"{measure.median:,.1f}", shown)
     console().print(table)
     for line in (*changed(before.machine, record.machine), *changed(before.job, record.job),
                  *changed(before.counts, record.counts)):  # fmt: skip
-        click.echo(f"otherwise than before: {line}")
+        click.echo(f"changed: {line}")

@@ -1,4 +1,4 @@
-"""`vaedist check`: proofs on a built model."""
+"""`vaedist check`: numerical checks of a model's mathematics."""
 
 import json
 import math
@@ -27,19 +27,20 @@ from vaedist.storage.paths import is_there
 def check(
     target: str | Path, overrides: tuple[str, ...], checkpoint: str, ema: bool | None, data: str | None, as_json: bool
 ) -> None:
-    """Prove a model right, in float64: that of RUN, a run's folder, or the first one of JOB, a TOML file.
+    """Check a model's mathematics numerically, in float64.
 
-    The gradient, the compiled update against an eager one, and one device against two; where the model declares them,
-    its flows (dependencies, log-determinant, inverse) and probabilities that add up to 1. Exit code 1 if one of them
-    fails.
+    The model is the trained one of RUN, a run's folder, or the initial one of JOB, a TOML file. The checks compare its
+    gradient with finite differences, the compiled update with an eager one, and two devices with one. If the model
+    declares them, its flows are checked (dependencies, log-determinant, inverse), and that its probabilities sum to 1.
+    The exit code is 1 if a check fails.
     """
     is_run = isinstance(target, str) or (is_there(target) and target.is_dir())
     if is_run and overrides:
-        raise click.UsageError("--set goes with a job, not with a run")
+        raise click.UsageError("--set is for a job, not for a run")
     if not is_run:
         for option in ("checkpoint", "ema"):
             if click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT:
-                raise click.UsageError(f"--{option} goes with a run, not with a job")
+                raise click.UsageError(f"--{option} is for a run, not for a job")
     with progress_bar(f"checking {target}") as progress, quiet():
         from vaedist.devices.strategy import configure_devices
 
@@ -71,7 +72,7 @@ def check(
 
 
 def _of_run(target: str | Path, **options: Any) -> tuple[Any, ...]:
-    """A run's experiment, its model in float64, and images that it was not trained on."""
+    """Returns a run's experiment, a function that builds its model in float64, and held-out images."""
     from vaedist.api import load_run
     from vaedist.checks import IMAGES
 
@@ -80,7 +81,7 @@ def _of_run(target: str | Path, **options: Any) -> tuple[Any, ...]:
 
 
 def _of_job(target: Path, overrides: tuple[str, ...], data: str | None) -> tuple[Any, ...]:
-    """A job's experiment, its first model in float64, and images that it is not trained on."""
+    """Returns a job's experiment, a function that builds its initial model in float64, and held-out images."""
     from vaedist.checks import IMAGES
     from vaedist.config import Experiment
     from vaedist.data.manifest import load_manifest

@@ -1,4 +1,4 @@
-"""`vaedist cluster`: a Ray of several nodes on this machine, and notices that this machine goes away."""
+"""`vaedist cluster`: a Ray cluster of several nodes on this machine, and preemption notices."""
 
 import json
 import threading
@@ -11,35 +11,36 @@ from vaedist.cli.options import insecure_option, json_option
 from vaedist.cli.output import console, print_pairs, status_line
 from vaedist.launch.preemption.clouds import CLOUDS, METADATA_URL
 
-name_option = click.option("--name", default="local", show_default=True, metavar="NAME", help="Of the cluster.")
+name_option = click.option("--name", default="local", show_default=True, metavar="NAME", help="Name of the cluster.")
 own_address_option = click.option(
     "--address", metavar="HOST:PORT",
-    help="Head of the cluster that this machine is part of.  [default: RAY_ADDRESS, or the Ray that runs here]",
+    help="Head of this machine's cluster.  [default: RAY_ADDRESS, or the Ray instance on this machine]",
 )  # fmt: skip
 node_ip_option = click.option(
-    "--node-ip", metavar="IP", help="Address by which Ray knows this machine.  [default: found among its own]"
+    "--node-ip", metavar="IP", help="This machine's address in the Ray cluster.  [default: detected]"
 )
 
 
 @click.group()
 def cluster() -> None:
-    """Start, look at and end a Ray cluster on this machine, to try out what jobs do on one.
+    """Run a local Ray cluster for tests; announce preemptions.
 
-    Its nodes are processes of Ray's that listen on the loopback only and ask for a token, which vaedist's commands find
-    by themselves. The head works on nothing, as on the clusters in the folder cluster/.
+    The nodes of the local cluster are Ray processes. They listen on the loopback interface only and require a token,
+    which vaedist's commands find by themselves. The head has no CPUs for jobs, as in the clusters of the folder
+    cluster/.
 
-    `drain` and `watch-preemption` are for the machines of any Ray cluster.
+    `drain` and `watch-preemption` work on the machines of any Ray cluster.
     """
 
 
 @cluster.command()
-@click.option("--nodes", type=click.IntRange(2, 64), default=3, show_default=True, help="The head included.")
+@click.option("--nodes", type=click.IntRange(2, 64), default=3, show_default=True, help="Nodes, including the head.")
 @click.option("--cpus", type=click.IntRange(1, 4096), metavar="N",
-              help="CPUs of each node but the head.  [default: the machine's, divided]")  # fmt: skip
+              help="CPUs of each node but the head.  [default: an equal share of the machine's]")  # fmt: skip
 @name_option
 @json_option
 def up(nodes: int, cpus: int | None, name: str, as_json: bool) -> None:
-    """Start a cluster: a head, and nodes that work."""
+    """Start a cluster of a head and worker nodes."""
     from vaedist.launch.local.nodes import up as start
 
     with status_line() as progress:
@@ -62,7 +63,7 @@ def up(nodes: int, cpus: int | None, name: str, as_json: bool) -> None:
         f"use it       vaedist submit JOB --address {started.dashboard}\n"
         f"             vaedist train JOB --address {started.address}\n"
         f"Ray's own    export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={started.token}\n"
-        f"end it       vaedist cluster down{own}"
+        f"stop it      vaedist cluster down{own}"
     )
 
 
@@ -70,7 +71,10 @@ def up(nodes: int, cpus: int | None, name: str, as_json: bool) -> None:
 @name_option
 @json_option
 def status(name: str, as_json: bool) -> None:
-    """Show the nodes of a cluster, and what it does. Exit code 1 if not all of it is alive."""
+    """Show the nodes of a cluster and their state.
+
+    The exit code is 1 if a node is dead or has not joined.
+    """
     from vaedist.launch.local.cluster import get_cluster, joined
 
     found = get_cluster(name)
@@ -86,7 +90,7 @@ def status(name: str, as_json: bool) -> None:
     else:
         from rich.table import Table
 
-        answer = "does not answer" if there is None else f"{there} of {len(nodes)} nodes have joined"
+        answer = "does not respond" if there is None else f"{there} of {len(nodes)} nodes have joined"
         print_pairs(name, {"dashboard": found.dashboard, "address": found.address, "Ray": answer})
         table = Table("node", "role", "process", "CPUs", "state")
         for node in nodes:
@@ -100,25 +104,31 @@ def status(name: str, as_json: bool) -> None:
 @cluster.command()
 @name_option
 def down(name: str) -> None:
-    """End a cluster: the processes that `up` started, what they started, and nothing else."""
+    """Stop a cluster.
+
+    Only the processes that `up` started, and their descendants, are ended.
+    """
     from vaedist.launch.local.cluster import get_cluster
     from vaedist.launch.local.nodes import end
 
     found = get_cluster(name)
     with status_line() as progress:
         ended = end(found, progress)
-    click.echo(f"ended {name}: {ended} processes, none is left")
+    click.echo(f"stopped {name}: {ended} processes ended")
 
 
 @cluster.command()
 @click.option("--seconds", type=click.FloatRange(0, 86_400), default=30.0, show_default=True, metavar="S",
-              help="Until this machine goes.")  # fmt: skip
-@click.option("--wait", is_flag=True, help="Return when its training workers have left, or the time is over.")
+              help="Seconds until this machine stops.")  # fmt: skip
+@click.option("--wait", is_flag=True, help="Wait until no training worker is left on it, or the time is over.")
 @own_address_option
 @node_ip_option
 @insecure_option
 def drain(seconds: float, wait: bool, address: str | None, node_ip: str | None) -> None:
-    """Announce that this machine goes away: runs on it save, and continue without it when the time is over."""
+    """Announce that this machine is about to stop.
+
+    Runs that use it save a checkpoint, and continue without it when the time is over.
+    """
     from vaedist.launch.preemption.drain import OwnNode, wait_for_workers
 
     deadline = time.time() + seconds
@@ -130,21 +140,21 @@ def drain(seconds: float, wait: bool, address: str | None, node_ip: str | None) 
 
 @cluster.command("watch-preemption")
 @click.option("--cloud", type=click.Choice([*CLOUDS, "auto"]), default="auto", show_default=True,
-              help="Whose metadata service; auto takes the one that answers.")  # fmt: skip
-@click.option("--url", default=METADATA_URL, show_default=True, help="Of the metadata service.")
+              help="Cloud of the metadata service; auto takes the one that responds.")  # fmt: skip
+@click.option("--url", default=METADATA_URL, show_default=True, help="URL of the metadata service.")
 @click.option("--interval", type=click.FloatRange(0.1, 3600), default=5.0, show_default=True, metavar="S",
-              help="Seconds between two questions.")  # fmt: skip
-@click.option("--keep-trying", is_flag=True, help="Wait for a service that does not answer, instead of ending.")
+              help="Seconds between two requests.")  # fmt: skip
+@click.option("--keep-trying", is_flag=True, help="Keep waiting if no metadata service responds.")
 @own_address_option
 @node_ip_option
 @insecure_option
 def watch_preemption(
     cloud: str, url: str, interval: float, keep_trying: bool, address: str | None, node_ip: str | None
 ) -> None:
-    """Drain this machine's Ray node when its cloud announces that it will be reclaimed.
+    """Drain this Ray node when its cloud preempts it.
 
-    Runs until it is stopped, one process on each node that may be reclaimed. Where no metadata service answers, it
-    says so and ends, with exit code 0.
+    Start one process on each node that may be preempted; it runs until it is stopped. If no metadata service responds,
+    the command says so and ends with exit code 0.
     """
     from vaedist.launch.preemption.drain import OwnNode
     from vaedist.launch.preemption.watch import Watcher, find_patiently
@@ -155,7 +165,7 @@ def watch_preemption(
     stop = threading.Event()
     service = find_patiently(cloud, url, forever=keep_trying, interval=interval, stop=stop)
     if service is None:
-        log(f"no metadata service ({cloud}) answers at {url}: preemptions of this machine will not be announced")
+        log(f"no metadata service ({cloud}) responds at {url}: preemptions of this machine will not be announced")
         return
     log(f"watching for preemptions of this machine at {url} ({service.name})")
     node = OwnNode(address, node_ip)

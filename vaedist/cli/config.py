@@ -1,4 +1,4 @@
-"""`vaedist config`: what a job says, and what it may say."""
+"""`vaedist config`: resolved jobs, and the schema of jobs."""
 
 import json
 from pathlib import Path
@@ -12,23 +12,23 @@ from vaedist.config.reading import placed
 
 @click.group()
 def config() -> None:
-    """Show jobs as they are read, and the keys they may have."""
+    """Show resolved jobs, and the keys that jobs may have."""
 
 
 @config.command()
 @job_argument
 def show(job: Path, overrides: tuple[str, ...]) -> None:
-    """Print JOB resolved: every key, with defaults and --set applied, as TOML."""
+    """Print JOB as TOML, with all defaults and overrides."""
     click.echo(read_job(job, overrides).to_toml(), nl=False)
 
 
 @config.command()
-@click.option("--model", metavar="TYPE", help="Show the options of this model: a value of model.type.")
-@click.option("--flow", metavar="TYPE", help="Show the options of this flow: a value of model.flow.type.")
+@click.option("--model", metavar="TYPE", help="Value of model.type whose options are shown.")
+@click.option("--flow", metavar="TYPE", help="Value of model.flow.type whose options are shown.")
 def schema(model: str | None, flow: str | None) -> None:
-    """Print the JSON schema of a job: every key with its type, range, default and meaning.
+    """Print the JSON schema of a job.
 
-    Only sweeps have the [tune] part.
+    It has the type, range, default and meaning of every key. Only sweeps have the [tune] section.
     """
     named = {"model.type": model, "model.flow.type": flow}
     tables = placed({}, {key: name for key, name in named.items() if name is not None})

@@ -1,4 +1,4 @@
-"""`vaedist data`: prepare a data set, check it, look at it."""
+"""`vaedist data`: prepare, verify and inspect data sets."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ Counts: TypeAlias = "dict[SplitName, list[int]]"
 """Rows of each class, by split."""
 
 VALIDATION = {
-    "random": "held out of the training images at random",
-    "end": "held out of the training images, the last of them",
-    None: "a split of the source's own",
+    "random": "held out from the training images, at random",
+    "end": "held out from the training images, from the end",
+    None: "a split of the source",
 }
-SHEET_CLASSES = 40  # rows of a contact sheet, a class a row
+SHEET_CLASSES = 40  # rows of a contact sheet, one per class
 SHEET_COLUMNS = 10
-SHEET_SIDE = 64  # pixels; smaller images are enlarged to about this
+SHEET_SIDE = 64  # approximate size in pixels to which smaller images are enlarged
 
 
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """Height and width from "32x48", or from one number for both."""
+    """Parses height and width from "32x48", or from one number for both."""
     if value is None:
         return None
     height, _, width = value.lower().partition("x")
@@ -45,7 +45,7 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
 
 
 def _colour(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int, int] | None:
-    """Red, green and blue from a name or from #rrggbb."""
+    """Parses red, green and blue from a name or from #rrggbb."""
     if value is None:
         return None
     from PIL import ImageColor
@@ -54,68 +54,70 @@ def _colour(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
         red, green, blue, *alpha = ImageColor.getrgb(value)
     except ValueError:
         alpha = [0]
-    if alpha:  # no colour, or one that is transparent itself
+    if alpha:  # not a colour, or a transparent one
         raise click.BadParameter(f"{value!r} must be a colour's name, as in HTML, or #rrggbb")
     return red, green, blue
 
 
 @click.group()
 def data() -> None:
-    """Prepare data sets, check them, look at them."""
+    """Prepare, verify and inspect data sets."""
 
 
 @data.command()
 @click.argument("source")
-@click.option("--out", metavar="DIR", help="Folder to make, or the URI of one.  [default: data/SOURCE]")
+@click.option("--out", metavar="DIR", help="New folder for the data set, or its URI.  [default: data/SOURCE]")
 @click.option(
     "--archive",
     metavar="FILE",
     type=LocalPath(),
     help="cifar10: the official cifar-10-binary.tar.gz, instead of a download.",
 )
-@click.option("--folder", metavar="DIR", type=LocalPath(), help="folder: holds the images, see below.")
-@click.option("--size", metavar="HxW", callback=_size, help="folder: size of the images to make.  [default: 32x32]")
-@click.option("--grey", is_flag=True, default=None, help="folder: make grey images, which a job may binarize.")
+@click.option("--folder", metavar="DIR", type=LocalPath(), help="folder: the folder of images, see below.")
+@click.option("--size", metavar="HxW", callback=_size, help="folder: resize images to this size.  [default: 32x32]")
+@click.option("--grey", is_flag=True, default=None, help="folder: convert to grey images, which a job may binarize.")
 @click.option("--background", metavar="COLOUR", callback=_colour,
               help="folder: colour behind transparent pixels, such as black or #336699.  [default: white]")  # fmt: skip
 @click.option("--skip-damaged", is_flag=True, default=None,
-              help="folder: leave out images that cannot be decoded, and name them; reads all twice.")  # fmt: skip
+              help="folder: skip images that cannot be decoded, and list them; reads all images twice.")  # fmt: skip
 @click.option("--train", type=click.IntRange(1), help="photos: training crops.  [default: 20000]")
 @click.option("--test", type=click.IntRange(1), help="photos: test crops.  [default: 2000]")
 @click.option(
     "--validation",
     type=click.IntRange(1),
     metavar="N",
-    help="Hold N of the training images out for validation; photos: N crops from places of their own.",
+    help="Hold out N training images for validation; photos: N crops from separate regions.",
 )
 @click.option(
     "--validation-from",
     type=click.Choice(["random", "end"]),
-    help="Which: drawn at random, whatever their class, or the last, as published.  [default: random]",
+    help="Hold out random images, regardless of class, or the last ones of the published order.  [default: random]",
 )
-@click.option("--data-dir", metavar="DIR", type=LocalPath(), help="Where tensorflow-datasets keeps what it downloads.")
+@click.option("--data-dir", metavar="DIR", type=LocalPath(), help="Download folder of tensorflow-datasets.")
 @click.option("--shards", type=click.IntRange(1),
-              help="Files of each split; at most so many workers share the data.  [default: 32, but no more than a "
-              "split has images]")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every random choice.")
+              help="Shards of each split, the maximum number of workers.  [default: 32, or the number of images if "
+              "that is less]")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every random choice.")
 def prepare(source: str, out: str | None, shards: int | None, seed: int, **options: Any) -> None:
-    r"""Turn SOURCE into Arrow shards, once, before training.
+    r"""Convert SOURCE to Arrow shards, once, before training.
 
     SOURCE is cifar10, photos (crops of photographs that come with vaedist[photos], no network needed), folder
     (your own images), or the name of any image data set of tensorflow-datasets.
 
     \b
     Below --folder                 splits                      classes
-    CLASS/*.png                    a tenth is for testing      the folders CLASS
-    *.png                          a tenth is for testing      one, "unlabelled"
+    CLASS/*.png                    a tenth becomes the test    the folders CLASS
+                                   split
+    *.png                          a tenth becomes the test    one, "unlabelled"
+                                   split
     train/, test/, each as above   the folders, and val/ too   as above
-    train/, val/                   val/ is for testing         as above
+    train/, val/                   val/ is the test split      as above
 
-    Images may lie deeper within CLASS, and have any format that the installed Pillow decodes. Hidden files and folders
-    are skipped; other files that are ignored are counted in a warning.
+    Subfolders of CLASS are searched too. Any format that the installed Pillow decodes is accepted. Hidden files and
+    folders are skipped; other ignored files are counted in a warning.
 
-    With a validation split, which some sources have already, checkpoints and trials are selected by it, and the test
-    images are left to `vaedist evaluate`.
+    If there is a validation split, which some sources have already, checkpoints and trials are selected by it, and the
+    test images are scored by `vaedist evaluate` only.
     """
     from vaedist.data.prepare import SHARDS, prepare, require_new
     from vaedist.data.sources.source import plain_name
@@ -138,7 +140,7 @@ def prepare(source: str, out: str | None, shards: int | None, seed: int, **optio
 @data.command()
 @click.argument("dataset", metavar="DIR")
 def verify(dataset: str) -> None:
-    """Read every shard in DIR again and compare it with what was written."""
+    """Verify the digest of every shard in DIR."""
     from vaedist.data.manifest import load_manifest, verify
 
     size = load_manifest(dataset).bytes
@@ -155,11 +157,14 @@ def verify(dataset: str) -> None:
     "--output",
     metavar="PNG",
     type=LocalPath(),
-    help="The contact sheet.  [default: NAME-contact-sheet.png, here]",
+    help="PNG of the contact sheet.  [default: NAME-contact-sheet.png]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON; a contact sheet is then written with -o only.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; a contact sheet is then written only with -o.")
 def inspect(dataset: str, output: str | None, as_json: bool) -> None:
-    """Show what the data set in DIR holds, and write a contact sheet of its classes."""
+    """Summarize the data set in DIR, and write a contact sheet.
+
+    The contact sheet shows examples of each class.
+    """
     from vaedist.data.manifest import load_manifest
     from vaedist.data.summary import class_counts, examples
 
@@ -177,11 +182,11 @@ def inspect(dataset: str, output: str | None, as_json: bool) -> None:
 
 
 def _open_source(name: str, seed: int, options: Mapping[str, Any]) -> ImageSource:
-    """The source that a name and the options given stand for."""
+    """Returns the source of a name, with the given options."""
     held = {"validation", "validation_from"}
     takes = {
         "photos": {"train", "test", "validation"},
-        # The last images of a folder are all of its last class.
+        # No validation_from: the last images of a folder all belong to its last class.
         "folder": {"folder", "size", "grey", "background", "skip_damaged", "validation"},
     }.get(name, {"data_dir", *held})
     if name == "cifar10" and "archive" in options:
@@ -190,9 +195,9 @@ def _open_source(name: str, seed: int, options: Mapping[str, Any]) -> ImageSourc
         if key not in takes:
             raise click.UsageError(f"--{key.replace('_', '-')} does not go with {name}")
     if "validation_from" in options and "validation" not in options:
-        raise click.UsageError("--validation-from goes with --validation N")
+        raise click.UsageError("--validation-from requires --validation N")
     if name == "folder" and "folder" not in options:
-        raise click.UsageError("folder needs --folder DIR, which holds the images")
+        raise click.UsageError("folder needs --folder DIR, the folder of images")
 
     from vaedist.data import sources
 
@@ -209,8 +214,8 @@ def _open_source(name: str, seed: int, options: Mapping[str, Any]) -> ImageSourc
             return sources.folder(path, **given, seed=seed, progress=bar)
     if "archive" in options:
         return sources.cifar10_archive(options["archive"])
-    hint = "; without a network, --archive FILE reads it from a file" if name == "cifar10" else ""
-    click.echo(f"{name} comes from tensorflow-datasets, which downloads it the first time{hint}", err=True)
+    hint = "; without a network, use --archive FILE" if name == "cifar10" else ""
+    click.echo(f"{name} is provided by tensorflow-datasets, which downloads it on first use{hint}", err=True)
     return sources.tfds_source(name, **options)
 
 
@@ -228,7 +233,7 @@ def _in_words(manifest: Manifest) -> str:
 
 
 def _facts(manifest: Manifest, counts: Counts) -> dict[str, Any]:
-    """What --json prints."""
+    """Returns the record that --json prints."""
     return {
         "name": manifest.name,
         "fingerprint": manifest.fingerprint,
@@ -278,7 +283,7 @@ def _print_tables(dataset: str, manifest: Manifest, counts: Counts) -> None:
 
 
 def _write_sheet(path: str, images: np.ndarray, classes: Sequence[str]) -> None:
-    """Write images [classes, n, H, W, C] as a grid, a class a row, with the names at the left."""
+    """Writes images [classes, n, H, W, C] as a grid of one row per class, with the class names on the left."""
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 

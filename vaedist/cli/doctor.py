@@ -14,20 +14,21 @@ COLOURS = {"ok": "green", "warning": "yellow", "fault": "red"}
 @click.command()
 @click.option(
     "--address", metavar="URL|HOST:PORT",
-    help="Dashboard or head of a cluster to look at.  "
+    help="Dashboard or head of the cluster to examine.  "
     "[default: RAY_ADDRESS, RAY_API_SERVER_ADDRESS, the one local cluster, or none]",
 )  # fmt: skip
 @click.option(
     "--storage", multiple=True, metavar="DIR|URI",
-    help="Where runs or data are kept: each node writes a file there, and removes it; may be repeated.",
+    help="Folder of runs or data, in which each node writes and removes a test file. May be repeated.",
 )  # fmt: skip
-@click.option("--nodes", is_flag=True, hidden=True, help="Only the cluster, for whoever reads the job's log.")
+@click.option("--nodes", is_flag=True, hidden=True, help="Examine only the cluster; for use inside a job.")
 @insecure_option
 @json_option
 def doctor(address: str | None, storage: tuple[str, ...], nodes: bool, as_json: bool) -> None:
-    """Look for what would stop a training: versions, GPUs, storage, space, token, clock, ports, here and on nodes.
+    """Find problems that would prevent training.
 
-    Each finding comes with a remedy. Exit code 1 if one of them would stop a training.
+    Checks versions, GPUs, storage, disk space, the token, the clock and ports, on this machine and on the nodes of a
+    cluster. Each finding comes with a remedy. The exit code is 1 if a fault would prevent training.
     """
     from vaedist.launch.doctor import examination as launch
 

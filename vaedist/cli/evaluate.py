@@ -1,4 +1,4 @@
-"""`vaedist evaluate`: numbers for a paper."""
+"""`vaedist evaluate`: scores of trained runs, for publication."""
 
 import json
 from collections.abc import Sequence
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 @run_argument
 @click.argument("others", nargs=-1, type=Location(), metavar="[OTHER]...")
 @click.option("--samples", type=click.IntRange(1, 2**20), default=EVALUATION_SAMPLES, show_default=True,
-              help="Samples of z for each image, K.")  # fmt: skip
+              help="Samples of z per image, K.")  # fmt: skip
 @click.option("--split", type=click.Choice(["test", "train", "validation"]), default="test", show_default=True,
-              help="Whose images.")  # fmt: skip
-@click.option("--limit", type=click.IntRange(1), help="Score so many images only, a random part of the split.")
+              help="Split to score.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(1), help="Score only this many images, drawn at random from the split.")
 @checkpoint_option
 @ema_option
-@click.option("--bits-per-dim", is_flag=True, help="Fail where a model has no bits/dim.")
+@click.option("--bits-per-dim", is_flag=True, help="Fail if a model has no bits/dim.")
 @data_option
 @click.option("--workers", type=click.IntRange(1, 4096), default=1, show_default=True,
-              help="Ray workers that share the images; one needs no Ray.")  # fmt: skip
-@click.option("--gpus-per-worker", type=click.IntRange(0, 64), default=0, show_default=True, help="GPUs of a worker.")
+              help="Ray workers that share the images; 1 runs without Ray.")  # fmt: skip
+@click.option("--gpus-per-worker", type=click.IntRange(0, 64), default=0, show_default=True, help="GPUs per worker.")
 @address_option
 @json_option
 def evaluate(
@@ -49,13 +49,14 @@ def evaluate(
     ema: bool | None, bits_per_dim: bool, data: str | None, workers: int, gpus_per_worker: int, address: str | None,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Score a checkpoint of RUN: ELBO, importance-weighted bounds on log p(x), bits/dim, active units.
+    """Score a run: ELBO, log p(x), bits/dim, active units.
 
-    Each number comes with its standard error over images, and the bounds with their Monte-Carlo error on these images.
-    They are written into the run's folder and to TensorBoard too, and are the same for any number of workers.
+    log p(x) is estimated by importance-weighted bounds. Each score comes with its standard error over images, and the
+    bounds with their Monte Carlo error on these images. The scores are also written to the run's folder and to
+    TensorBoard; they do not depend on the number of workers.
 
-    OTHER runs are scored on the same images, and each is compared with RUN image by image: they must be of the same
-    data, and score the same values of the pixels.
+    OTHER runs are scored on the same images, and each is compared with RUN image by image. All runs must use the same
+    data set, and score the same values of the pixels.
     """
     with ExitStack() as stack:
         runs = [
@@ -94,7 +95,7 @@ def _on_ray(opened: "Run", workers: int, gpus: int, address: str | None, **optio
 
 
 def _save(run: str | Path, opened: "Run", split: str, name: str, found: "Evaluation") -> Path:
-    """Keep what was found, and what it was found of, in the run's folder."""
+    """Saves an evaluation in the run's folder, together with the checkpoint and the data that it is about."""
     from vaedist.runs.evaluations import save_evaluation
 
     position, folder = opened.checkpoint.position, opened.folder
@@ -116,7 +117,7 @@ def _save(run: str | Path, opened: "Run", split: str, name: str, found: "Evaluat
 def _print_json(
     run: str | Path, others: Sequence[str | Path], paths: Sequence[Path], found: "Sequence[Evaluation]"
 ) -> None:
-    """The files that were written: one as it is, or several with the differences between the runs."""
+    """Prints the saved evaluation of a single run, or those of several runs with their differences."""
     from vaedist.runs.evaluations import finite
 
     if not others:
@@ -142,7 +143,7 @@ def _print(run: str | Path, opened: "Run", split: str, found: "Evaluation") -> N
     rows |= {
         "ELBO": _nats(found.elbo),
         f"log p(x) >= L_{samples}": _nats(found.log_p),
-        "Monte-Carlo error": _monte_carlo(found),
+        "Monte Carlo error": _monte_carlo(found),
         f"L_{samples} - L_{samples // 2}": _rise(found),
         "effective samples": f"{found.effective_sample_size.mean:.2f} of {samples}",
         "gap": _nats(found.gap),
@@ -160,7 +161,7 @@ def _print(run: str | Path, opened: "Run", split: str, found: "Evaluation") -> N
         from rich.table import Table
 
         table = Table(
-            "k", "L_k, nats an image", "standard error", "Monte-Carlo error", title="importance-weighted bounds"
+            "k", "L_k, nats per image", "standard error", "Monte Carlo error", title="importance-weighted bounds"
         )
         for k, bound in found.bounds.items():
             table.add_row(
@@ -170,9 +171,9 @@ def _print(run: str | Path, opened: "Run", split: str, found: "Evaluation") -> N
 
 
 def _print_difference(title: str, found: "Difference") -> None:
-    """Differences image by image."""
+    """Prints the mean differences between two runs, image by image."""
     rows = {
-        "images": f"the same {found.images:,}",
+        "images": f"{found.images:,}, the same for both",
         "ELBO": _nats(found.elbo),
         "importance-weighted bound": _nats(found.importance_bound),
         "reconstruction": _nats(found.reconstruction),
@@ -187,7 +188,7 @@ def _nats(estimate: "Estimate") -> str:
 
 def _monte_carlo(found: "Evaluation") -> str:
     if found.samples == 1:
-        return "takes 2 samples or more"
+        return "needs at least 2 samples"
     elbo, bound = found.monte_carlo_errors[1], found.monte_carlo_errors[found.samples]
     return f"{elbo:.3f} nats of the ELBO, {bound:.3f} of L_{found.samples}, on these images"
 
@@ -195,13 +196,13 @@ def _monte_carlo(found: "Evaluation") -> str:
 def _rise(found: "Evaluation") -> str:
     if found.rise is None:
         return ""
-    verdict = {True: ": still rises, so that more samples give more", False: ": no rise seen", None: ""}
+    verdict = {True: ": still rising, so more samples tighten the bound", False: ": no rise seen", None: ""}
     return _nats(found.rise) + verdict[found.still_rises]
 
 
 def _bits(estimates: "dict[int, Estimate] | None", samples: int) -> str:
     if estimates is None:
-        return "none: the model scores grey values by a score that is not a density"
+        return "none: the model's score of grey values is not a density"
     elbo, log_p = estimates[1], estimates[samples]
     return f"{elbo.mean:.4f} +- {elbo.standard_error:.4f} by the ELBO, {log_p.mean:.4f} by L_{samples}"
 

@@ -34,19 +34,19 @@ job_name_argument = click.argument("name", metavar="JOB")
 @changed_code_option
 @click.option(
     "--env", "environment", multiple=True, metavar="image|pip|NAME=VALUE",
-    help="image: run with the packages of the cluster's image, the default; pip: install the versions of this machine; "
+    help="image: use the packages of the cluster's image, the default; pip: install the versions of this machine; "
     "NAME=VALUE: set a variable, which must not be secret. May be repeated.",
 )  # fmt: skip
 @click.option(
     "--env-from-node", "from_node", multiple=True, metavar="NAME",
-    help="A variable, such as a key, that the nodes have and the job needs. May be repeated.",
+    help="Variable, such as an access key, to take from the nodes' environment. May be repeated.",
 )  # fmt: skip
 @click.option(
     "--package", "packages", multiple=True, metavar="DIR", type=LocalPath(path_type=Path),
-    help="A package of your own that the job imports: the folder that has the __init__.py, as ./conv_vae for "
+    help="Package of your own that the job imports: the folder with its __init__.py, such as ./conv_vae for "
     "conv_vae.model:ConvVAE. May be repeated.",
 )  # fmt: skip
-@click.option("--extra", "extras", multiple=True, metavar="NAME", help="With --env pip: an extra, such as gpu.")
+@click.option("--extra", "extras", multiple=True, metavar="NAME", help="With --env pip: extra to install, such as gpu.")
 @click.option("--no-wait", is_flag=True, help="Print the job's id and do not follow it.")
 @dashboard_option
 def submit(
@@ -67,17 +67,18 @@ def submit(
 ) -> None:
     """Train the experiment JOB on a cluster, as a Ray job.
 
-    JOB is a file; the log is followed until the job ends. The code of vaedist and of each --package is sent with it.
-    The paths data.path and run.folder are the cluster's: absolute paths that all nodes share, or URIs. Exit code 0 if
-    the job succeeds, 1 if it fails, 130 if it is stopped. Ctrl-C ends the following, not the job. If the cluster is
-    gone, the exit code is 2, see `vaedist jobs wait --help`.
+    JOB is a file. The code of vaedist and of each --package is sent with it. data.path and run.folder are locations on
+    the cluster: absolute paths that all nodes share, or URIs.
+
+    The job's log is followed until the job ends; Ctrl-C stops following, not the job. The exit code is 0 if the job
+    succeeds, 1 if it fails, 130 if it is stopped, and 2 if the cluster is lost, see `vaedist jobs wait --help`.
     """
     values = run_values(name, runs)
     installed, variables = _environment(environment)
     if extras and installed != "pip":
-        raise ConfigError("--extra goes with --env pip")
+        raise ConfigError("--extra requires --env pip")
     if retry_errored and not (is_sweep and resume):
-        raise ConfigError("--retry-errored goes with --tune --resume")
+        raise ConfigError("--retry-errored requires --tune --resume")
     own = _importable(packages)
     read: Experiment | Sweep = (Sweep if is_sweep else Experiment).from_file(job, overrides, values)
 
@@ -100,7 +101,7 @@ def submit(
 
 
 def _importable(folders: Sequence[Path]) -> list[Path]:
-    """Checks the packages of --package, and has this process, which reads the job, find them."""
+    """Checks the packages of --package and makes them importable in this process, which reads the job."""
     if not folders:
         return []
     from vaedist.launch.ray_internals import upload_limit
@@ -111,7 +112,7 @@ def _importable(folders: Sequence[Path]) -> list[Path]:
 
 
 def _environment(given: Iterable[str]) -> tuple[str, dict[str, str]]:
-    """Returns the source of the packages, and the variables, that --env gives."""
+    """Returns the source of packages and the variables that --env specifies."""
     packages, variables = [], {}
     for each in given:
         name, equals, value = each.partition("=")
@@ -130,8 +131,8 @@ def _environment(given: Iterable[str]) -> tuple[str, dict[str, str]]:
 def jobs() -> None:
     """List, show, follow and stop jobs on a cluster.
 
-    JOB is a job's id, or the name of a run: its job that has not ended yet, else its newest. If several have not ended,
-    their ids are listed to choose from, and nothing else happens.
+    JOB is a job's id, or the name of a run, which stands for its unfinished job, or for its newest job if all have
+    ended. If several jobs of the run are unfinished, the command lists their ids and does nothing else.
     """
 
 
@@ -140,7 +141,7 @@ def jobs() -> None:
 @dashboard_option
 @json_option
 def list_(every: bool, address: str | None, as_json: bool) -> None:
-    """List jobs, the newest first by the cluster's clock."""
+    """List jobs, newest first by the cluster's clock."""
     found = _jobs(address).list(every=every)
     if as_json:
         click.echo(json.dumps([_record(job) for job in found], indent=2))
@@ -151,10 +152,10 @@ def list_(every: bool, address: str | None, as_json: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("job", "status", "run", "user", "started", "took")
+    table = Table("job", "status", "run", "user", "started", "duration")
     for job in found:
         user = job.metadata.get("user", "")
-        table.add_row(*map(escape, (job.id, job.status, job.run, user, _time(job.started), _took(job))))
+        table.add_row(*map(escape, (job.id, job.status, job.run, user, _time(job.started), _duration(job))))
     console().print(table)
 
 
@@ -169,7 +170,7 @@ def status(name: str, address: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_record(job), indent=2))
         return
-    rows = {"status": job.status, "started": _time(job.started), "took": _took(job), "command": job.entrypoint}
+    rows = {"status": job.status, "started": _time(job.started), "duration": _duration(job), "command": job.entrypoint}
     if job.status == "FAILED":
         rows["reason"] = cluster.reason(job)
     print_pairs(job.id, rows | dict(job.metadata))
@@ -177,12 +178,12 @@ def status(name: str, address: str | None, as_json: bool) -> None:
 
 @jobs.command()
 @job_name_argument
-@click.option("-f", "--follow", is_flag=True, help="Follow until the job has ended; exit code as of submit.")
+@click.option("-f", "--follow", is_flag=True, help="Follow until the job has ended; exit codes as for submit.")
 @dashboard_option
 def logs(name: str, follow: bool, address: str | None) -> None:
     """Print a job's log.
 
-    With --follow, a cluster that is gone is given up as by `vaedist jobs wait`.
+    If the cluster is lost, --follow ends as `vaedist jobs wait` does.
     """
     cluster = _jobs(address)
     job = cluster.get(name)
@@ -204,7 +205,7 @@ def stop(name: str, no_wait: bool, address: str | None) -> None:
     cluster = _jobs(address)
     job = cluster.get(name)
     if job.has_ended or not cluster.stop(job.id):
-        click.echo(f"{job.id} has ended already: {cluster.get(job.id).status}")
+        click.echo(f"{job.id} has already ended: {cluster.get(job.id).status}")
         return
     if no_wait:
         click.echo(f"{job.id} is stopping")
@@ -219,10 +220,10 @@ def stop(name: str, no_wait: bool, address: str | None) -> None:
 @job_name_argument
 @dashboard_option
 def wait(name: str, address: str | None) -> None:
-    """Wait until a job has ended; exit code as of submit.
+    """Wait until a job has ended; exit codes as for submit.
 
-    Exit code 2 once the cluster is given up: after one minute in which nothing listens at its address, or what does
-    knows no such job; after ten minutes without any answer, as from a network that is cut.
+    The exit code is 2 if the cluster is lost: after one minute in which nothing listens at its address, or the server
+    there does not know the job; or after ten minutes without any response, for example when the network is cut.
     """
     cluster = _jobs(address)
     job = cluster.get(name)
@@ -240,7 +241,7 @@ def _say(text: str) -> None:
 
 
 def _follow(cluster: "Jobs", identity: str) -> None:
-    """Prints a job's log until it has ended, and ends with its outcome."""
+    """Prints a job's log until the job has ended, and ends the command with its outcome."""
     _conclude(cluster, _until_ended(lambda: cluster.follow(identity, _echo, _say), identity))
 
 
@@ -249,7 +250,7 @@ def _echo(text: str) -> None:
 
 
 def _until_ended(wait: Callable[[], "Job"], identity: str) -> "Job":
-    """Returns the result of `wait`; on Ctrl-C, the job keeps running."""
+    """Returns the result of `wait`; Ctrl-C stops waiting, not the job."""
     try:
         return wait()
     except KeyboardInterrupt:
@@ -275,7 +276,7 @@ def _time(seconds: float | None) -> str:
     return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
-def _took(job: "Job") -> str:
+def _duration(job: "Job") -> str:
     if job.started is None:
         return "-"
     seconds = max(0, int((job.ended or time.time()) - job.started))  # by the cluster's clock, which may be ahead

@@ -1,4 +1,4 @@
-"""Working with TensorFlow in a command: without a word from it, which would greet the user on stderr."""
+"""Contexts that keep TensorFlow's and Ray's messages off the terminal."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import Any
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """What is printed meanwhile on the usual streams is lost."""
+    """Discards all output on stdout and stderr within the context."""
     from vaedist.launch.logs import output_to
 
     with output_to(Path(os.devnull)):
@@ -18,7 +18,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def loaded(run: str | Path, **options: Any) -> Iterator[Any]:
-    """The run as `load_run` opens it, and quiet meanwhile."""
+    """Yields the run that `load_run` returns, in a context that discards output on stdout and stderr."""
     with quiet():
         from vaedist.api import load_run
 

@@ -1,4 +1,4 @@
-"""The `vaedist` command: its groups, and what becomes of errors."""
+"""The `vaedist` command: its subcommands, error messages, exit codes and signals."""
 
 import signal
 import sys
@@ -27,13 +27,13 @@ from vaedist.files import is_undecoded, readable
 
 
 class OneLineErrors(click.Group):
-    """A group whose errors, the library's and click's, become one line on stderr and an exit code.
+    """A command group that turns errors, vaedist's and click's, into one line on stderr and an exit code.
 
-    An exception in a user's own code becomes several lines, its traceback there.
+    For an exception in a user's own code, the user's traceback is printed.
     """
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
-        """Run a command and, if `standalone_mode`, end the process."""
+        """Runs a command; with `standalone_mode`, ends the process."""
         if standalone_mode:
             open_streams()
         try:
@@ -59,9 +59,9 @@ class OneLineErrors(click.Group):
         except UnicodeEncodeError as error:
             if not is_undecoded(error.object):
                 raise
-            _end(StorageError.exit_code, f"error: the name {error.object} is not UTF-8, as it must be here")
+            _end(StorageError.exit_code, f"error: the name {error.object} is not UTF-8, but must be")
         except FileNotFoundError:
-            if _is_somewhere():
+            if _cwd_exists():
                 raise
             _end(StorageError.exit_code, "error: the current folder no longer exists")
         if standalone_mode:
@@ -69,17 +69,17 @@ class OneLineErrors(click.Group):
         return result
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; a KeyboardInterrupt that nothing else took is an `Interrupted`."""
+        """Runs a command; an unhandled KeyboardInterrupt becomes an `Interrupted`."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Interrupted("interrupted") from None
 
 
-def _take_signals() -> None:
-    """Takes what a scheduler ends a job with, and the loss of the terminal, as Ctrl-C: a run saves its step and stops.
+def _handle_signals() -> None:
+    """Handles SIGTERM, sent by schedulers, and SIGHUP, a lost terminal, like Ctrl-C: a run saves its step and stops.
 
-    What was ignored when the command was started stays so, as with `nohup` or in the background of a script.
+    Signals that were ignored when the command started stay ignored, as with `nohup` or in a script's background jobs.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -87,14 +87,14 @@ def _take_signals() -> None:
 
 
 def _interrupt(*_: Any) -> None:
-    # A terminal that is lost is told by the kernel and by the shell, and a second Ctrl-C would not wait for a save.
+    # The kernel and the shell both report a lost terminal, but a second interrupt would not wait for the checkpoint.
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: None)
     raise KeyboardInterrupt
 
 
-def _is_somewhere() -> bool:
-    """Returns whether the current folder exists."""
+def _cwd_exists() -> bool:
+    """Returns True if the current folder exists."""
     try:
         return Path.cwd().is_dir()
     except FileNotFoundError:
@@ -102,7 +102,7 @@ def _is_somewhere() -> bool:
 
 
 def _end(code: int, *lines: str) -> NoReturn:
-    """Prints one line on stderr, or the several of an error in a user's code, and ends the process."""
+    """Prints an error on stderr and ends the process; several lines are printed as they are, one is normalised."""
     try:
         finish_stdout()
     except OutputError:
@@ -117,7 +117,7 @@ def _end(code: int, *lines: str) -> NoReturn:
 def main() -> None:
     """Train variational autoencoders with inverse autoregressive flow on Ray, on one machine or many."""
     if threading.current_thread() is threading.main_thread():
-        _take_signals()
+        _handle_signals()
 
 
 for command in (

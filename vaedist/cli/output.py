@@ -1,4 +1,4 @@
-"""What several commands print with."""
+"""Tables, progress bars and status lines on the terminal."""
 
 import shlex
 import sys
@@ -18,14 +18,14 @@ def quoted_location(folder: Any) -> str:
 
 
 def console() -> Any:
-    """Stdout; a pipe has no width, so that nothing is cut there."""
+    """Returns a rich console on stdout, wide enough for tables if stdout is not a terminal."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 160)
 
 
 def print_pairs(title: str, rows: Mapping[str, str]) -> None:
-    """Names and values, one pair a line."""
+    """Prints a title, and names and values as a table of two columns."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -37,13 +37,13 @@ def print_pairs(title: str, rows: Mapping[str, str]) -> None:
 
 @contextmanager
 def user_stream() -> Iterator[TextIO]:
-    """Stderr as the command got it, while what others print there goes elsewhere."""
+    """Yields a copy of stderr that stays on the terminal while stderr itself is redirected."""
     with stderr_copy() as stream:
         yield stream
 
 
 def echo_result(text: str) -> None:
-    """Prints the result of a run, which is in its folder, too: if nobody can read it here, that is no fault."""
+    """Prints the result of a run; it is no error if stdout cannot be written, as the result is in the run's folder."""
     try:
         click.echo(text)
     except (OSError, StorageError):
@@ -52,9 +52,9 @@ def echo_result(text: str) -> None:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr where that is a terminal; gives what is to be called with the amount done, and the whole.
+    """Shows a progress bar on stderr if that is a terminal; yields a function of the amount done and the total.
 
-    It stays visible while stderr goes elsewhere.
+    The bar stays visible while stderr is redirected.
     """
     from rich.console import Console
     from rich.markup import escape
@@ -70,9 +70,9 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def status_line() -> Iterator[Callable[[str], None]]:
-    """What is being waited for, on stderr: a line that changes where that is a terminal, else one after the other.
+    """Yields a function that shows a status on stderr: in one changing line on a terminal, else in a line each.
 
-    It stays visible while stderr goes elsewhere.
+    The status stays visible while stderr is redirected.
     """
     from rich.console import Console
     from rich.markup import escape

@@ -1,4 +1,4 @@
-"""`vaedist sample`, `reconstruct` and `runs`: what came out of a training, to be looked at."""
+"""`vaedist sample`, `reconstruct` and `runs`: images and summaries of trained runs."""
 
 import json
 from dataclasses import asdict
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vaedist.runs.summary import Unreadable
 
 seed_option = click.option(
-    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the noise."
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of the noise."
 )
 output_option = partial(click.option, "-o", "--output", type=LocalPath(path_type=Path), show_default=True,
                         help="PNG to write.")  # fmt: skip
@@ -34,7 +34,7 @@ output_option = partial(click.option, "-o", "--output", type=LocalPath(path_type
 
 @click.command()
 @run_argument
-@click.option("-n", "--count", type=click.IntRange(1, 65536), default=64, show_default=True, help="Images.")
+@click.option("-n", "--count", type=click.IntRange(1, 65536), default=64, show_default=True, help="Number of images.")
 @seed_option
 @checkpoint_option
 @ema_option
@@ -43,17 +43,17 @@ output_option = partial(click.option, "-o", "--output", type=LocalPath(path_type
     type=click.Choice(["mean", "sample"]),
     default="mean",
     show_default=True,
-    help="Show the mean of p(x|z), which is smoother than any image of the model's, or draw the pixels too.",
+    help="Show the mean of p(x|z), which is smoother than a sample, or sample the pixels too.",
 )
 @output_option(default="samples.png")
 @json_option
 def sample(
     run: str | Path, count: int, seed: int, checkpoint: str, ema: bool | None, pixels: str, output: Path, as_json: bool
 ) -> None:
-    """Draw z ~ N(0, I) and show the mean image E[x|z] of each, decoded by RUN's model, in a PNG grid.
+    """Write a PNG grid of images that RUN's model generates.
 
-    With --pixels sample the pixels are drawn from p(x|z), too. A Gaussian's means and pixels are cut off at 0 and 1;
-    how many were is told.
+    Latents z are drawn from the prior. Each image is the mean E[x|z], or with --pixels sample a sample of p(x|z).
+    The values of a Gaussian likelihood are clipped to [0, 1]; the command prints the share of clipped values.
     """
     from vaedist.monitor.pictures import grid, to_uint8
 
@@ -67,7 +67,7 @@ def sample(
 @click.command()
 @run_argument
 @click.option("-n", "--count", type=click.IntRange(1, 4096), default=32, show_default=True,
-              help="Validation images, or test images where the data has none.")  # fmt: skip
+              help="Number of images.")  # fmt: skip
 @seed_option
 @checkpoint_option
 @ema_option
@@ -84,11 +84,12 @@ def reconstruct(
     output: Path,
     as_json: bool,
 ) -> None:
-    """Show images beside RUN's reconstructions of them, the means E[x|z] at a sample of q(z|x), in a PNG grid.
+    """Write a PNG grid of images beside RUN's reconstructions.
 
-    The images are of the validation split, or the test split where there is none. They are shown as the model sees
-    them: binarised, where it binarises, by the draws of every evaluation. A Gaussian's means are cut off at 0 and 1;
-    how many were is told.
+    The images are the first of the validation split, or of the test split if there is none, after the model's
+    preprocessing: binarised images, for example, are shown as in every evaluation. A reconstruction is the mean E[x|z]
+    for a sample z of q(z|x). The means of a Gaussian likelihood are clipped to [0, 1]; the command prints the share of
+    clipped values.
     """
     from vaedist.monitor.pictures import side_by_side, to_uint8
 
@@ -110,13 +111,13 @@ def runs() -> None:
 @click.argument("folder", metavar="RUNS", type=Location(), default="runs")
 @json_option
 def list_(folder: str | Path, as_json: bool) -> None:
-    """List the runs in the folder RUNS ("runs" if not given), one in a row, the best ELBO first.
+    """List the runs in a folder, highest ELBO first.
 
-    The options are those of the model that differ from their defaults; in JSON, "options" has all of them.
+    RUNS is the folder, "runs" by default. The ELBO is that of the validation images, or of the test images if the
+    run's data has no validation split. The column "options" shows the model's options that differ from their defaults;
+    in JSON, "options" has all of them.
 
-    The ELBO is that of the validation images, or of the test images where the run's data has no validation split.
-
-    A run that cannot be read is listed with the reason, in JSON as "error", and the exit code is 0 all the same.
+    Runs that cannot be read are listed with the reason, in JSON as "error"; the exit code is 0 nevertheless.
     """
     from vaedist.runs.summary import Summary, Unreadable, summarize_all
 
@@ -161,7 +162,7 @@ def _print_broken(broken: "list[Unreadable]", count: int) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("run", "what is wrong with it")
+    table = Table("run", "error")
     for one in broken:
         table.add_row(*map(escape, (one.name, one.error)))
     console().print(table)
@@ -172,7 +173,7 @@ def _print_broken(broken: "list[Unreadable]", count: int) -> None:
 @run_argument
 @json_option
 def show(run: str | Path, as_json: bool) -> None:
-    """Where RUN stands: its scores, its checkpoints, its files and its experiment."""
+    """Show a run's scores, checkpoints, files and experiment."""
     from vaedist.runs.checkpoint_store import checkpoints_of
     from vaedist.runs.folder import RunFolder
     from vaedist.runs.summary import summarize
@@ -206,12 +207,12 @@ def show(run: str | Path, as_json: bool) -> None:
 
 
 def _columns(count: int) -> int:
-    """Columns of a grid that is about square."""
+    """Returns the number of columns of an approximately square grid."""
     return max(1, round(count**0.5))
 
 
 def _clipped(run: Any, images: Any) -> float | None:
-    """Returns the share of pixel values at or beyond 0 or 1, where the model clips them there; else None."""
+    """Returns the share of pixel values that were clipped to [0, 1]; None if the model does not clip."""
     return float(((images <= 0) | (images >= 1)).mean()) if run.model.clips else None
 
 
@@ -223,5 +224,5 @@ def _write_picture(output: Path, sheet: Any, as_json: bool, clipped: float | Non
         click.echo(json.dumps({"output": str(output), **facts, "clipped": clipped}))
         return
     if clipped is not None:
-        click.echo(f"{clipped:.1%} of the Gaussian's pixel values lie outside of 0 to 1, and are shown as 0 or 1")
+        click.echo(f"{clipped:.1%} of the Gaussian's pixel values were outside [0, 1] and are clipped")
     click.echo(f"wrote {output}")

@@ -1,7 +1,7 @@
-"""Standard output and error as commands write to them: every character can be shown, and a fault has a name.
+"""Standard output and error streams that can print any character and report errors distinctly.
 
-What the terminal's encoding lacks is escaped, as bytes of names that are not UTF-8 are. Where stdout can no longer be
-written, as on a full disk or in a pipe that was closed, `OutputError` is raised. Losing stderr ends no command.
+Characters that the terminal's encoding lacks are escaped, as are the bytes of names that are not UTF-8. If stdout
+cannot be written, as on a full disk or to a closed pipe, `OutputError` is raised. Errors on stderr are ignored.
 """
 
 import codecs
@@ -15,13 +15,14 @@ from vaedist.errors import StorageError
 from vaedist.files import escaped
 
 ESCAPING = "vaedist.escaping"  # error handler of text streams
-CLOSED_PIPE = 128 + 13  # exit code of a command that SIGPIPE ended, as shells have it
+CLOSED_PIPE = 128 + 13  # a shell's exit code for a command that was ended by SIGPIPE
 
 
 class OutputError(StorageError):
-    """Nothing more can be written to stdout.
+    """Stdout cannot be written.
 
-    closed: the reader of a pipe is gone, as after `| head`, which is no fault.
+    Attributes:
+        closed: True if the reader of a pipe has closed it, as `head` does, which is no fault.
     """
 
     def __init__(self, error: OSError) -> None:
@@ -30,10 +31,10 @@ class OutputError(StorageError):
 
 
 class _Stdout(io.TextIOWrapper):
-    """Stdout, whose faults are told from those of other files.
+    """Stdout, whose errors become `OutputError`, to distinguish them from those of other files.
 
-    The fault is named here and not in a raw stream of Python's own: a signal's handler that raises there would have the
-    buffer written a second time.
+    The error is converted here, not in a raw stream written in Python: if a signal handler raised an exception there,
+    the buffer would be written a second time.
     """
 
     def write(self, text: str) -> int:
@@ -50,7 +51,7 @@ class _Stdout(io.TextIOWrapper):
 
 
 class _Stderr(io.TextIOWrapper):
-    """Stderr, or a copy of it, on which what cannot be written is lost; what comes later is tried again."""
+    """Stderr, or a copy of it; output that cannot be written is dropped, and later output is tried again."""
 
     def write(self, text: str) -> int:
         try:
@@ -66,7 +67,7 @@ class _Stderr(io.TextIOWrapper):
             self._lose()
 
     def _lose(self) -> None:
-        """Empties the buffer, which Python would else try to write again at the end, and fail."""
+        """Empties the buffer; otherwise Python would try to write it again at exit, and fail."""
         kept = os.dup(self.fileno())
         _discard(self.fileno())
         super().flush()
@@ -75,16 +76,16 @@ class _Stderr(io.TextIOWrapper):
 
 
 def open_streams() -> None:
-    """Opens stdout and stderr anew, as this module says, and on nothing what the command got closed.
+    """Replaces stdout and stderr by the streams of this module, and opens closed standard streams on /dev/null.
 
-    Else the next file that is opened would be in its place, and take what is printed. Streams that are not the
-    process's own, as in tests, are left alone.
+    Otherwise the next file to be opened would get the descriptor of a closed stream, and receive printed text. Streams
+    that do not belong to the process, as in tests, are left unchanged.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", closefd=False))
     if _is_own(sys.stdout, 1):
@@ -94,21 +95,21 @@ def open_streams() -> None:
 
 
 def stderr_copy() -> TextIO:
-    """Returns a stream on a copy of stderr's descriptor, which stays when stderr itself is sent elsewhere."""
+    """Returns a stream on a copy of stderr's descriptor, which is unaffected when stderr is redirected."""
     return _opened(_Stderr, os.dup(2), sys.stderr, closefd=True)
 
 
 def finish_stdout() -> None:
-    """Writes what is left in stdout's buffer.
+    """Flushes stdout.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: stdout cannot be written.
     """
     sys.stdout.flush()
 
 
 def give_up_stdout() -> None:
-    """Sends what is left in stdout's buffer, and all that follows, nowhere."""
+    """Discards the buffered output of stdout, and all further output."""
     _discard(1)
 
 
@@ -119,7 +120,7 @@ def _discard(descriptor: int) -> None:
 
 
 def _opened(kind: type[io.TextIOWrapper], descriptor: int, like: TextIO, *, closefd: bool = False) -> TextIO:
-    """A text stream with the encoding of another, by lines where it is a terminal or stderr."""
+    """Returns a text stream with the encoding of another, line-buffered if it is a terminal or stderr."""
     raw = io.FileIO(descriptor, "w", closefd=closefd)
     encoding = getattr(like, "encoding", None) or "utf-8"
     return kind(io.BufferedWriter(raw), encoding, ESCAPING, line_buffering=raw.isatty() or kind is _Stderr)

@@ -16,7 +16,7 @@ from vaedist.storage.paths import is_there
 if TYPE_CHECKING:
     from vaedist.storage.follower import Follower
 
-LOOK_SECONDS = 5.0  # between two looks at a store, which does not tell what changes
+LOOK_SECONDS = 5.0  # interval of polling an object store for changes
 
 
 @click.command()
@@ -26,9 +26,10 @@ LOOK_SECONDS = 5.0  # between two looks at a store, which does not tell what cha
     "--port", type=click.IntRange(0, 65535), default=6006, show_default=True, help="Port; 0 takes a free one."
 )
 def tensorboard(runs: str | Path, host: str, port: int) -> None:
-    """Serve TensorBoard over RUNS ("runs" if not given): a run's folder, or one that holds several.
+    """Serve TensorBoard for a run or a folder of runs.
 
-    RUNS may be a URI such as s3://bucket/runs: its events are copied to this machine, and new ones as they come.
+    RUNS is the folder, "runs" by default, or a URI such as s3://bucket/runs, whose events are copied to this machine
+    as they are written.
     """
     if isinstance(runs, str):
         sys.exit(_serve_store(runs, host, port))
@@ -46,7 +47,7 @@ def _command(folder: Path, host: str, port: int) -> list[str]:
 
 
 def _serve_store(uri: str, host: str, port: int) -> int:
-    """Run TensorBoard on a copy of a store's events that is kept up to date; gives its exit code."""
+    """Runs TensorBoard on a continuously updated copy of an object store's events; returns its exit code."""
     from vaedist.storage.follower import Follower
     from vaedist.storage.scratch import scratch_folder
     from vaedist.storage.transfer import Store
@@ -54,11 +55,11 @@ def _serve_store(uri: str, host: str, port: int) -> int:
     store = Store(uri)
     store.check()
     with scratch_folder() as local:
-        follower = Follower(store, local, wanted=_is_tensorboards, grows=_is_events)
+        follower = Follower(store, local, wanted=_is_tensorboard_file, grows=_is_events)
         if not follower.update() and not store.files():
             raise RunError(f"no runs at {uri}: no such folder")
         process = subprocess.Popen(_command(local, host, port))
-        signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends it to TensorBoard too
+        signal.signal(signal.SIGINT, lambda *_: None)  # a terminal also sends it to TensorBoard
         signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             return _follow(follower, process)
@@ -69,7 +70,7 @@ def _serve_store(uri: str, host: str, port: int) -> int:
 
 
 def _follow(follower: "Follower", process: "subprocess.Popen[bytes]") -> int:
-    """Look for news until TensorBoard ends; a store that does not answer is asked again later."""
+    """Copies new events until TensorBoard ends; warns if the object store does not respond, and tries again later."""
     while True:
         try:
             return process.wait(LOOK_SECONDS)
@@ -80,7 +81,7 @@ def _follow(follower: "Follower", process: "subprocess.Popen[bytes]") -> int:
                 click.echo(f"warning: {error}", err=True)
 
 
-def _is_tensorboards(name: str) -> bool:
+def _is_tensorboard_file(name: str) -> bool:
     return "tensorboard" in name.split("/")[:-1] or _is_events(name)
 
 

@@ -15,7 +15,7 @@ from vaedist.config import Experiment
 @job_argument
 @click.option("--name", metavar="NAME", help="Name of the run.  [default: the job's run.name, or its file's name]")
 @click.option("--runs", metavar="DIR", help="Folder that holds the runs, or its URI.  [default: the job's run.folder]")
-@click.option("--resume", is_flag=True, help="Go on with a run that exists, from its newest checkpoint.")
+@click.option("--resume", is_flag=True, help="Resume an existing run from its newest checkpoint.")
 @changed_code_option
 @address_option
 def train(
@@ -29,8 +29,8 @@ def train(
 ) -> None:
     """Train the experiment in the file JOB with Ray Train.
 
-    The run's folder gets TensorBoard events, pictures, metrics and checkpoints. Ctrl-C saves the step it is at and
-    stops; --resume goes on from there.
+    TensorBoard events, pictures, metrics and checkpoints are written to the run's folder. Ctrl-C saves a checkpoint of
+    the current step and stops; --resume continues from there.
     """
     experiment = Experiment.from_file(job, overrides, run_values(name, runs))
 
@@ -39,7 +39,7 @@ def train(
     from vaedist.monitor.terminal import Terminal
 
     begin = time.monotonic()
-    # A stream of its own: what Ray prints on the usual ones goes to the run's log.
+    # A separate stream: what Ray prints on stdout and stderr goes to the run's log.
     with user_stream() as stream, Terminal(Console(file=stream)) as terminal:
         terminal.status("starting")
         from vaedist.launch.training.trainer import train as launch
@@ -56,7 +56,7 @@ def _print_result(run: Any, seconds: float) -> None:
     width = max(13, len(label) + 2)
     pictures = run.store.display(run.pictures / "reconstructions.png")
     echo_result(
-        f"{label:<{width}}{last['elbo']:.2f} nats an image (reconstruction {last['reconstruction']:.2f}, "
+        f"{label:<{width}}{last['elbo']:.2f} nats per image (reconstruction {last['reconstruction']:.2f}, "
         f"KL {last['kl']:.2f}), after {last['epoch']} epochs, {last['step']} steps; {seconds / 60:.1f} minutes in all\n"
         f"{'pictures':<{width}}{pictures}, samples.png, interpolations.png\n"
         f"{'look at it':<{width}}vaedist tensorboard {quoted_location(run)}"

@@ -18,10 +18,10 @@ SHOWN = 200  # trials of a grid that a dry run prints
 
 
 class JobOrCommand(click.Group):
-    """A group whose first word may be a job file instead of one of its commands."""
+    """A command group whose first argument may be a job file instead of a command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the command "run" before a job, or an option of its."""
+        """Inserts the command "run" before a job file or an option."""
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = ["run", *args]
         return super().parse_args(ctx, args)
@@ -29,10 +29,10 @@ class JobOrCommand(click.Group):
 
 @click.group(cls=JobOrCommand, subcommand_metavar="JOB [OPTIONS] | COMMAND [ARGS]...")
 def tune() -> None:
-    """Run the sweep in the file JOB with Ray Tune, or look at one.
+    """Run the sweep in the file JOB with Ray Tune, or inspect one.
 
-    A sweep is a job with a [tune] part, which names the keys to vary. Every trial is a run of its own, in the sweep's
-    folder. `vaedist tune run --help` lists the options.
+    A sweep is a job with a [tune] section, which names the keys to vary. Every trial is a run in the sweep's folder.
+    `vaedist tune run --help` lists the options.
     """
 
 
@@ -40,11 +40,11 @@ def tune() -> None:
 @click.argument("job", type=LocalPath(path_type=Path), required=False)
 @set_option
 @click.option("--name", metavar="NAME", help="Name of the sweep.  [default: the job's run.name, or its file's name]")
-@click.option("--runs", metavar="DIR", help="Folder that holds the sweep's.  [default: the job's run.folder]")
-@click.option("--resume", metavar="DIR", type=Location(), help="Go on with the sweep in this folder.")
-@click.option("--retry-errored", is_flag=True, help="With --resume: try those trials again that failed.")
+@click.option("--runs", metavar="DIR", help="Folder that holds the sweep's folder.  [default: the job's run.folder]")
+@click.option("--resume", metavar="DIR", type=Location(), help="Resume the sweep in this folder.")
+@click.option("--retry-errored", is_flag=True, help="With --resume: retry failed trials.")
 @changed_code_option
-@click.option("--dry-run", is_flag=True, help="Print the trials and what each takes of the cluster; start none.")
+@click.option("--dry-run", is_flag=True, help="Print the trials and the resources of each; start none.")
 @address_option
 def run(
     job: Path | None,
@@ -57,14 +57,15 @@ def run(
     dry_run: bool,
     address: str | None,
 ) -> None:
-    """Run the sweep in the file JOB with Ray Tune; `vaedist tune JOB` is short for it.
+    """Run the sweep in the file JOB; short: `vaedist tune JOB`.
 
-    Ctrl-C stops all trials; --resume DIR goes on: trials that ended are kept, the others go on from their checkpoints.
-    With --set, a sweep that goes on may get more tune.samples, tune.minutes, tune.retries or tune.concurrent.
+    Ctrl-C stops all trials. --resume DIR resumes the sweep: ended trials are kept, and the others continue from their
+    checkpoints. With --set, a resumed sweep may have larger values of tune.samples, tune.minutes, tune.retries and
+    tune.concurrent.
     """
     sweep = _sweep(job, overrides, name, runs, resume)
     if retry_errored and resume is None:
-        raise ConfigError("--retry-errored goes with --resume DIR")
+        raise ConfigError("--retry-errored requires --resume DIR")
     if dry_run:
         from vaedist.launch.tuning.sweep import plan
 
@@ -75,7 +76,7 @@ def run(
 
     from vaedist.monitor.sweep_terminal import SweepTerminal
 
-    # A stream of its own: what Ray prints on the usual ones goes to the sweep's log.
+    # A separate stream: what Ray prints on stdout and stderr goes to the sweep's log.
     with user_stream() as stream, SweepTerminal(Console(file=stream)) as terminal:
         from vaedist.launch.tuning.sweep import tune as launch
 
@@ -94,17 +95,21 @@ def run(
 @tune.command()
 @click.argument("sweep", type=Location())
 def report(sweep: str | Path) -> None:
-    """Write report.md, plots and tables of all trials into the folder of a sweep, SWEEP."""
+    """Write report.md, plots and tables into a sweep's folder."""
     click.echo(f"wrote {_report(_opened(sweep))}")
 
 
 @tune.command()
 @click.argument("sweep", type=Location())
 @click.option(
-    "-o", "--out", type=LocalPath(path_type=Path), required=True, help="Job file to write; one that is there is kept."
+    "-o",
+    "--out",
+    type=LocalPath(path_type=Path),
+    required=True,
+    help="Job file to write; it must not exist yet.",
 )
 def best(sweep: str | Path, out: Path) -> None:
-    """Write the job of the best trial of a sweep, SWEEP, as a file that `vaedist train` runs."""
+    """Write the best trial's job, for `vaedist train`."""
     from vaedist.sweeps.report import best_job, best_trial
 
     folder = _opened(sweep)
@@ -113,7 +118,7 @@ def best(sweep: str | Path, out: Path) -> None:
         with out.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise StorageError(f"{out} exists: it is not written over") from None
+        raise StorageError(f"{out} already exists, and is not overwritten") from None
     except OSError as error:
         raise StorageError(f"cannot write {out}: {error.strerror or error}") from error
     click.echo(f"wrote {out}: trial {trial.name}")
@@ -122,17 +127,17 @@ def best(sweep: str | Path, out: Path) -> None:
 def _sweep(
     job: Path | None, overrides: tuple[str, ...], name: str | None, runs: str | None, resume: str | Path | None
 ) -> Sweep:
-    """The sweep of a job file, or of the folder that is to be gone on with."""
+    """Returns the sweep of a job file, or of the folder that is resumed."""
     if (job is None) == (resume is None):
-        raise ConfigError("give a job file, or --resume DIR; see vaedist tune run --help")
+        raise ConfigError("specify either a job file or --resume DIR; see vaedist tune run --help")
     if job is not None:
         return Sweep.from_file(job, overrides, run_values(name, runs))
     if name or runs:
-        raise ConfigError("--resume names the sweep: --name and --runs do not go with it")
+        raise ConfigError("--name and --runs cannot be used with --resume DIR, which names the sweep")
     assert resume is not None
     folder = _opened(resume)
-    folder.read_sweep()  # says what is missing, if it is none
-    # It may have been moved since.
+    folder.read_sweep()  # raises the error of a folder that holds no sweep
+    # The location is not taken from the file: the folder may have been moved.
     return Sweep.from_file(folder.sweep, overrides, run_values(folder.name, folder.store.parent))
 
 
@@ -167,7 +172,7 @@ def _print_plan(sweep: Sweep, planned: "Plan") -> None:
     print_pairs(sweep.run.name, rows)
     table = Table("trial", *sweep.tune.space)
     if sweep.tune.search == "optuna":
-        click.echo("the trials are Optuna's to choose, from what came out of those before")
+        click.echo("Optuna chooses the trials, from the results of earlier ones")
         return
     for number in range(min(planned.trials, SHOWN)):
         table.add_row(f"{number:04d}", *(told(value) for value in sweep.drawn(number).values()))

@@ -1,0 +1,30 @@
+"""Help texts fit on a terminal of 80 columns."""
+
+import os
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from vaedist.cli import main
+
+
+def groups(command: click.Command, *words: str) -> Iterator[tuple[str, click.Group]]:
+    """Yields each command group, with the words that call it."""
+    if isinstance(command, click.Group):
+        yield " ".join(("vaedist", *words)), command
+        for name, below in command.commands.items():
+            yield from groups(below, *words, name)
+
+
+GROUPS = dict(groups(main))
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_short_help_is_not_cut_off(name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    group = GROUPS[name]
+    context = click.Context(group, info_name=name, terminal_width=80)
+    commands = group.get_help(context).partition(f"Commands:{os.linesep}")[2]
+    assert commands
+    assert [line for line in commands.splitlines() if line.endswith("...")] == []
