@@ -60,7 +60,7 @@ def test_validation_images_are_held_out_of_an_archive(here, options, held_out):
     facts = json.loads(run("inspect", "c10", "--json").stdout)
     assert facts["held_out"] == held_out
     assert sum(facts["splits"]["validation"]["classes"].values()) == facts["splits"]["validation"]["rows"] == 12
-    assert "held out of the training images" in run("inspect", "c10").stdout
+    assert "held out from the training images" in run("inspect", "c10").stdout
 
 
 @pytest.mark.parametrize("source", ["photos", "folder", "tiny_numbers"])
@@ -84,7 +84,7 @@ def test_validation_images_of_every_source(here, source):
 def test_too_many_validation_images_leave_nothing_behind(here):
     archive = write_archive(here / "cifar.tar.gz", cifar10_members())
     refused = run("prepare", "cifar10", "--archive", archive, "--shards", 2, "--validation", 50)
-    assert "50 validation images cannot be held out of the 50 training images" in str(refused.exception)
+    assert "50 validation images cannot be held out from the 50 training images" in str(refused.exception)
     assert [path.name for path in here.iterdir()] == ["cifar.tar.gz"]
 
 
@@ -147,7 +147,7 @@ def test_every_image_of_a_folder_is_taken_or_told(here):
     assert made.exit_code == 0, made.output
     assert made.stdout.startswith("data/folder: 3 training and 2 test images, 32x32x3, 2 classes")
     assert made.stderr.splitlines() == [
-        "warning: ignored 1 image, cover.png, beside the folders of splits in pictures",
+        "warning: ignored 1 image, cover.png, beside the split folders in pictures",
         "warning: ignored 1 image, loose.png, beside the class folders in pictures/Train",
         "warning: ignored 1 file: 1 .heic (no decoder)",
     ]
@@ -194,7 +194,7 @@ def test_a_data_set_of_tensorflow_datasets(here):
         (["photos", "--archive", "a"], "--archive does not go with photos"),
         (["mnist", "--archive", "a"], "--archive does not go with mnist"),
         (["folder"], "folder needs --folder DIR"),
-        (["cifar10", "--archive", "a", "--validation-from", "end"], "--validation-from goes with --validation N"),
+        (["cifar10", "--archive", "a", "--validation-from", "end"], "--validation-from requires --validation N"),
         (["photos", "--validation", "9", "--validation-from", "end"], "--validation-from does not go with photos"),
         (["folder", "--folder", "x", "--validation", "9", "--validation-from", "end"], "does not go with folder"),
         (["photos", "--validation", "0"], "--validation"),
@@ -225,7 +225,7 @@ def test_library_errors_are_left_to_the_main_command(here):
 def test_what_exists_is_told_before_the_source_is_opened(here):
     (here / "data" / "cifar10").mkdir(parents=True)
     refused = run("prepare", "cifar10", "--archive", "nowhere.tar.gz")
-    assert "data/cifar10 exists already" in str(refused.exception)
+    assert "data/cifar10 already exists" in str(refused.exception)
 
 
 def test_inspect_as_json_writes_nothing_else(here):

@@ -73,9 +73,13 @@ def test_what_is_prepared_holds_every_image_once_and_says_how_it_was_held_out(tm
 @pytest.mark.parametrize(
     ("of", "count", "message"),
     [
-        (source(), 53, "53 validation images cannot be held out of the 53 training images of numbers: it must be 1 to"),
+        (
+            source(),
+            53,
+            "53 validation images cannot be held out from the 53 training images of numbers: it must be",
+        ),
         (source(), 0, "it must be 1 to 52"),
-        (source(validation=9), 5, "numbers has a validation split of its own, of 9 images"),
+        (source(validation=9), 5, "numbers already has a validation split, of 9 images"),
     ],
 )
 def test_what_cannot_be_held_out_is_one_line(of, count, message):

@@ -65,7 +65,7 @@ def test_other_files_are_counted(tmp_path):
     head, _, kinds = notice.partition(": ")
     assert head == "ignored 7 files"
     assert sorted(kinds.split(", ", 1)[1].replace("link, or", "link or").split(", ")) == [
-        "1 .csv", "1 .pdf (no decoder)", "1 .png (a broken link or no file)", "1 .txt", "1 without a suffix"
+        "1 .csv", "1 .pdf (no decoder)", "1 .png (a broken link or not a file)", "1 .txt", "1 without a suffix"
     ]  # fmt: skip
     assert kinds.startswith("2 .heic (no decoder), ")
 
@@ -143,7 +143,7 @@ def test_classes_that_are_not_trained_on_are_told(tmp_path, path, name):
     paint(tmp_path, "train/cat/1.png", "train/dog/1.png", path)
     source = folder(tmp_path)
     assert source.classes == tuple(sorted({"cat", "dog", name}))
-    assert source.warnings == (f"{tmp_path}/test has classes that train has not: {name}",)
+    assert source.warnings == (f"{tmp_path}/test has classes that train lacks: {name}",)
 
 
 def test_what_lies_beside_the_folders_of_splits_is_told(tmp_path):
@@ -151,8 +151,8 @@ def test_what_lies_beside_the_folders_of_splits_is_told(tmp_path):
     splits, notices = found(tmp_path)
     assert splits == {"train": {"a": ["train/a/1.png"]}, "test": {"a": ["test/a/1.png"]}}
     assert notices == (
-        f"ignored 2 images in {tmp_path}/extra, which is no split",
-        f"ignored 1 image, cover.png, beside the folders of splits in {tmp_path}",
+        f"ignored 2 images in {tmp_path}/extra, which is not a split",
+        f"ignored 1 image, cover.png, beside the split folders in {tmp_path}",
     )
 
 
@@ -161,7 +161,7 @@ def test_train_may_be_a_class(tmp_path):
     paint(tmp_path, "cars/1.png", "cars/2.png", "train/1.png", "train/2.png")
     splits, notices = found(tmp_path)
     assert set(splits["train"]) == {"cars", "train"}
-    assert notices == (f"{tmp_path}/train is taken for a class, as there is no folder test beside it",)
+    assert notices == (f"{tmp_path}/train is used as a class, as there is no folder test beside it",)
 
 
 def test_one_class_that_holds_the_classes_is_told(tmp_path):
@@ -169,7 +169,7 @@ def test_one_class_that_holds_the_classes_is_told(tmp_path):
     splits, (notice,) = found(tmp_path)
     assert set(splits["train"]) == {"pets"}
     assert notice == (
-        f"all images are of one class, pets; --folder {tmp_path}/pets would take its folders, cat, dog, for classes"
+        f"all images are in one class, pets; --folder {tmp_path}/pets would use its folders, cat, dog, as classes"
     )
 
 
@@ -178,7 +178,7 @@ def test_one_class_that_holds_the_classes_is_told(tmp_path):
     [
         ([], r"no images in .*: expected CLASS/\*\.png, \*\.png, or train/ and test/ .*; it is empty$"),
         (["a/1.txt", "2.heic"], r"no images in .*; found 1 \.heic \(no decoder\), 1 \.txt$"),
-        (["test/a/1.png", "val/a/1.png"], r"has images in test, val and none in train: expected CLASS/\*\.png"),
+        (["test/a/1.png", "val/a/1.png"], r"has images in test, val, but none in train: expected CLASS/\*\.png"),
         (["train/1.png", "val/1.png", "valid/1.png"], "has val, valid, which are the same split"),
         (["train/1.png", "Train/1.png", "test/1.png"], "has Train, train, which are the same split"),
         (
@@ -186,7 +186,7 @@ def test_one_class_that_holds_the_classes_is_told(tmp_path):
             r"pets has folders test, train within a class: .*; is it --folder .*/pets\?$",
         ),
         (["a/train/1.png", "a/test/1.png", "b/train/1.png"], "/a has folders test, train within a class: exp"),
-        (["train/a/1.png", "test/notes.txt"], "has images in train and none in test: expected"),
+        (["train/a/1.png", "test/notes.txt"], "has images in train, but none in test: expected"),
     ],
 )
 def test_a_layout_that_is_not_understood_is_named(tmp_path, paths, message):

@@ -146,10 +146,10 @@ def move_a_row(tables):
     ("change", "message"),
     [
         (lambda tables: tables.update(format=3), "has format 3; this version of vaedist reads formats 1 and 2"),
-        (lambda tables: tables.update(format=2), "format 2 goes with a validation split"),
-        (lambda tables: tables.update(held_out="end"), "held_out goes with a validation split"),
+        (lambda tables: tables.update(format=2), "format 2 must be with a validation split"),
+        (lambda tables: tables.update(held_out="end"), "held_out requires a validation split"),
         (lambda tables: tables.update(held_out="middle"), "held_out: Input should be 'random' or 'end'"),
-        (lambda tables: tables["splits"].update(validation=tables["splits"]["test"]), "format 1 goes without"),
+        (lambda tables: tables["splits"].update(validation=tables["splits"]["test"]), "format 1 must be without"),
         (lambda tables: tables.update(name="../up"), "name: '../up' must match"),
         (lambda tables: tables.update(shape=[0, 6, 3]), "shape"),
         (lambda tables: tables.update(colour="red"), "colour"),
@@ -158,7 +158,7 @@ def move_a_row(tables):
         (set_file("/etc/passwd"), "must match"),
         (set_file(".."), "must match"),
         (set_file("test-00000-of-00004.arrow"), "listed twice"),
-        (move_a_row, "an even deal gives"),
+        (move_a_row, "an even distribution gives"),
     ],
 )
 def test_a_wrong_manifest_is_refused(dataset, change, message):

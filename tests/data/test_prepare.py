@@ -90,7 +90,7 @@ def test_nothing_is_left_when_the_source_fails_half_way(tmp_path, error):
 def test_what_exists_is_never_replaced(tmp_path, make):
     out = tmp_path / "numbers"
     make(out)
-    with pytest.raises(DataError, match="exists already: choose another --out, or remove it"):
+    with pytest.raises(DataError, match="already exists: choose another --out, or remove it"):
         prepare(source(), str(out), shards=4)
     assert [path.name for path in tmp_path.iterdir()] == ["numbers"]
 
@@ -130,11 +130,11 @@ def broken(change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda batch: (batch[0][:, :3], batch[1]), r"gave train images \[7, 3, 6, 3\] of uint8"),
+        (lambda batch: (batch[0][:, :3], batch[1]), r"yielded train images \[7, 3, 6, 3\] of uint8"),
         (lambda batch: (batch[0] / 255, batch[1]), "of float64"),
         (lambda batch: (batch[0], batch[1] + 1), "labels from 1 to 3; its classes are 0 to 2"),
-        (lambda batch: (batch[0][1:], batch[1][1:]), "gave 45 rows of its train split where it has 53"),
-        (lambda batch: (batch[0].repeat(2, 0), batch[1].repeat(2, 0)), "gave 56 rows"),
+        (lambda batch: (batch[0][1:], batch[1][1:]), "yielded 45 rows of its train split, but declares 53"),
+        (lambda batch: (batch[0].repeat(2, 0), batch[1].repeat(2, 0)), "yielded 56 rows"),
     ],
 )
 def test_a_source_that_breaks_its_word_is_refused(tmp_path, change, message):
@@ -193,7 +193,7 @@ def test_a_data_set_may_live_on_another_filesystem(tmp_path, remote):
     there, here = (open_split(where, manifest, "test", [2, 0]) for where in (uri, str(tmp_path / "numbers")))
     for one, other in zip(there, here, strict=True):
         np.testing.assert_array_equal(one.images, other.images)
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match="already exists"):
         prepare(source(), uri, shards=4)
 
 

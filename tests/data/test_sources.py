@@ -54,7 +54,7 @@ def test_a_truncated_archive_is_refused(tmp_path, share):
     path = write_archive(tmp_path / "cifar.tar.gz", cifar10_members())
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(DataError, match=r"cifar\.tar\.gz is damaged or no gzip-compressed tar"):
+    with pytest.raises(DataError, match=r"cifar\.tar\.gz is damaged or not a gzip-compressed tar"):
         cifar10_archive(path)
 
 
@@ -276,7 +276,7 @@ def test_damaged_images_are_listed_all_at_once(tmp_path):
     unknown = "cannot identify image file"
     assert str(caught.value) == (
         f"cannot read 3 images: {tmp_path}/train/a/1.jpg ({unknown}), {tmp_path}/train/a/4.jpg ({unknown}), "
-        f"{torn} (image file is truncated (5 bytes not processed)); --skip-damaged leaves damaged ones out"
+        f"{torn} (image file is truncated (5 bytes not processed)); --skip-damaged skips damaged images"
     )
 
 
@@ -321,7 +321,7 @@ def test_a_split_of_damaged_images_alone_is_refused(tmp_path):
     paint(tmp_path / "train" / "1.png", "red")
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "1.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"no image is left of the test split: cannot read image .*test/1\.png"):
+    with pytest.raises(DataError, match=r"no image of the test split is left: cannot read image .*test/1\.png"):
         folder(tmp_path, skip_damaged=True)
 
 

@@ -59,8 +59,8 @@ def test_16_bit_images_are_scaled(data_dir):
         ("tiny_ragged", r"tiny_ragged has images \?x\?x3 of uint8; one fixed shape of uint8 or uint16 is needed"),
         ("tiny_floats", "tiny_floats has images 4x6x1 of float32; one fixed shape of uint8 or uint16 is needed"),
         ("imdb_reviews", "imdb_reviews has no image feature; it has label, text"),
-        ("owner:numbers", "'owner:numbers' is no data set's name"),
-        ("../numbers", "is no data set's name"),
+        ("owner:numbers", "'owner:numbers' is not the name of a data set"),
+        ("../numbers", "is not the name of a data set"),
         ("tiny_unreachable", "cannot download and prepare tiny_unreachable: .*refused"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Images: read once into Arrow shards (`prepare`), then streamed from them in a fixed order (`stream`)."""
+"""Data sets: converted once to Arrow shards (`prepare`), then read from them in a fixed order (`lane_reader`)."""

@@ -1,4 +1,4 @@
-"""Folders that come into being whole or not at all."""
+"""Atomic creation of folders, local or on an object store."""
 
 import os
 import secrets
@@ -17,7 +17,7 @@ from vaedist.storage.transfer import Store
 
 @contextmanager
 def storage_errors(out: str) -> Iterator[None]:
-    """Turn an error of the operating system, met while `out` is written, into a StorageError of one line."""
+    """Turns operating system errors while `out` is written into a StorageError with a one-line message."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
@@ -27,10 +27,10 @@ def storage_errors(out: str) -> Iterator[None]:
 
 @contextmanager
 def committed_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path` to write into; one rename makes it `path`, or else it is removed.
+    """Yields a temporary folder beside `path`, which is renamed to `path` at the end, or removed after an error.
 
     Raises:
-        StorageError: the folder cannot be made or renamed.
+        StorageError: the folder cannot be created or renamed.
     """
     beside = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     with storage_errors(str(path)):
@@ -48,12 +48,13 @@ def committed_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def uploaded_folder(store: Store, *, last: str) -> Iterator[Path]:
-    """A local folder to write into, whose files are copied to a store if all goes well.
+    """Yields a local folder whose files are uploaded to an object store at the end, unless an error occurs.
 
-    Stores need not know renames: the file `last`, without which the others mean nothing, commits.
+    Object stores have no atomic rename. Instead, the file `last`, without which the others do not count, is uploaded
+    last.
 
     Raises:
-        StorageError: the files cannot be copied; what was copied is removed, as far as that goes.
+        StorageError: a file cannot be uploaded; files that were uploaded before are removed if possible.
     """
     with scratch_folder() as local:
         yield local

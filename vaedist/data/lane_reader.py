@@ -1,4 +1,4 @@
-"""Batches from lanes, read ahead while a step computes."""
+"""Reads batches from lanes, and prefetches them in a background thread."""
 
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
@@ -10,19 +10,20 @@ import numpy as np
 
 from vaedist.data.lanes import LanePlan, lane_order
 
-READ_AHEAD = 2  # chunks: one being handed over, one being filled
+READ_AHEAD = 2  # chunks: one being consumed, one being filled
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive batches of one epoch, split over a worker's replicas; room for K of Q rows a replica.
+    """Consecutive batches of one epoch, divided among a worker's replicas: up to K batches of Q rows per replica.
 
-    epoch, first_step: position of the first batch, its step counted within the epoch.
-    steps: batches that are filled; the rest of K is left over.
-    images: [replicas, K, Q, H, W, C], uint8; rows beyond a replica's count are zero.
-    first_rows: [replicas, K], int64, number within the global batch of each replica's first row.
-    counts: [replicas, K], int32, rows that each replica has.
-    numbers: [replicas, K, Q], int64, number of each row in its split, see `LanePlan`; 0 beyond a replica's count.
+    Attributes:
+        epoch, first_step: position of the first batch; steps are counted within the epoch.
+        steps: number of batches that are filled, at most K.
+        images: [replicas, K, Q, H, W, C], uint8; rows beyond a replica's count are zero.
+        first_rows: [replicas, K], int64, index of each replica's first row within the global batch.
+        counts: [replicas, K], int32, number of rows of each replica.
+        numbers: [replicas, K, Q], int64, index of each row in its split, see `LanePlan`; 0 beyond a replica's count.
     """
 
     epoch: int
@@ -38,21 +39,21 @@ class LaneReader:
     """Fills chunks from one worker's lanes.
 
     Args:
-        plan: which rows make up which batch.
-        lanes: the images of each owned lane, [rows, ...] uint8, in the order of `plan.owned`.
-        replicas: devices that share the worker's rows.
-        seed: of the order of rows; None keeps every lane in its stored order.
+        plan: assignment of rows to batches.
+        lanes: images of each owned lane, [rows, ...] uint8, in the order of `plan.owned`.
+        replicas: number of devices that share the worker's rows.
+        seed: seed of the row order; None keeps every lane in its stored order.
     """
 
     def __init__(self, plan: LanePlan, lanes: Sequence[np.ndarray], *, replicas: int = 1, seed: int | None) -> None:
         self.plan, self.replicas, self.seed = plan, replicas, seed
         self.lanes = [lane.reshape(len(lane), -1) for lane in lanes]
         self.image_shape = lanes[0].shape[1:]
-        self.local_batch = -(-plan.local_batch // replicas)  # rows of one replica, at most
+        self.local_batch = -(-plan.local_batch // replicas)  # maximum rows of one replica
         self._orders: tuple[int, list[np.ndarray], list[np.ndarray]] | None = None
 
     def read(self, epoch: int, first_step: int, steps: int, capacity: int) -> Chunk:
-        """Batches first_step, ..., first_step + steps - 1 of an epoch, in a chunk that holds `capacity`."""
+        """Returns batches first_step, ..., first_step + steps - 1 of an epoch in a chunk for `capacity` batches."""
         pixels = self.lanes[0].shape[1]
         images = np.empty((self.replicas, capacity, self.local_batch, pixels), np.uint8)
         first_rows = np.zeros((self.replicas, capacity), np.int64)
@@ -79,7 +80,7 @@ class LaneReader:
         return Chunk(epoch, first_step, steps, images, first_rows, counts, by_replica)
 
     def _order(self, epoch: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """The order of each owned lane in an epoch, and its rows' numbers in it; the newest epoch's are kept."""
+        """Returns each owned lane's row order in an epoch, and the rows' indices in the split; caches one epoch."""
         if self._orders is None or self._orders[0] != epoch:
             sizes = [(lane, self.plan.lane_rows(lane)) for lane in self.plan.owned]
             if self.seed is None:
@@ -92,7 +93,7 @@ class LaneReader:
 
 
 def _gather(rows: Iterable[tuple[np.ndarray, np.ndarray]], out: np.ndarray) -> None:
-    """Copy the chosen rows of each lane one after another into `out`, and zero what remains."""
+    """Copies the chosen rows of each lane consecutively into `out`, and fills the rest with zeros."""
     end = 0
     for lane, chosen in rows:
         start, end = end, end + len(chosen)
@@ -103,7 +104,7 @@ def _gather(rows: Iterable[tuple[np.ndarray, np.ndarray]], out: np.ndarray) -> N
 def read_ahead(
     reader: LaneReader, requests: Iterable[tuple[int, int, int]], capacity: int
 ) -> Generator[Chunk, None, None]:
-    """Chunks for (epoch, first_step, steps) requests, in order, each read ahead of time in another thread.
+    """Yields the chunks of (epoch, first_step, steps) requests, in order, prefetched in another thread.
 
     Closing the iterator ends the thread.
     """

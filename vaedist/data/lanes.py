@@ -1,11 +1,11 @@
-"""Lanes: which rows make up which batch, for whichever number of workers reads them.
+"""Lanes: the assignment of rows to batches, which is the same for any number of workers.
 
-A shard is a lane. The rows of an epoch are dealt from S lanes in turn: position p of the epoch is row p // S
-of lane p % S, in that lane's own order, and a global batch is a run of B positions. Within a batch, rows
-stand by lane, so a worker that owns a contiguous run of lanes owns a contiguous run of each batch. Hence the
-same batches for any number of workers, each row once an epoch, and a position that is (epoch, step), no more.
+Each shard is a lane. An epoch takes rows from its S lanes round-robin: position p of the epoch is row p // S of lane
+p % S, in that lane's own order. A global batch is a sequence of B positions. Its rows are sorted by lane, so a worker
+that owns a contiguous range of lanes owns a contiguous range of each batch. Hence the batches are the same for any
+number of workers, each row occurs once per epoch, and a position in the data is just (epoch, step).
 
-It takes that shard l of S holds ceil((N - l) / S) of the N rows, as `vaedist data prepare` deals them.
+Shard l of S must hold ceil((N - l) / S) of the N rows; `vaedist data prepare` writes it so.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,9 @@ from vaedist.errors import DataError
 class Slice:
     """One worker's rows of one global batch.
 
-    start, stop: for each of the worker's lanes, the half-open run of rows it gives, [lanes].
-    first_row: number, within the global batch, of the worker's first row.
+    Attributes:
+        start, stop: half-open range of rows from each of the worker's lanes, [lanes].
+        first_row: index of the worker's first row within the global batch.
     """
 
     start: np.ndarray
@@ -30,19 +31,19 @@ class Slice:
 
     @property
     def rows(self) -> int:
-        """How many rows the worker has in this batch."""
+        """Number of the worker's rows in this batch."""
         return int((self.stop - self.start).sum())
 
 
 @dataclass(frozen=True)
 class LanePlan:
-    """The batches of one epoch as worker `rank` of `workers` sees them.
+    """The batches of one epoch, as read by worker `rank` of `workers`.
 
     Args:
-        rows: rows of the split.
-        lanes: shards of the split.
-        global_batch: rows of a batch, over all workers; the last batch of an epoch may have fewer.
-        rank, workers: whose rows; at most one worker a lane.
+        rows: number of rows in the split.
+        lanes: number of shards of the split.
+        global_batch: rows per batch, over all workers; the last batch of an epoch may have fewer.
+        rank, workers: rank of the worker, and number of workers, at most one per lane.
     """
 
     rows: int
@@ -54,36 +55,36 @@ class LanePlan:
     def __post_init__(self) -> None:
         if self.workers > self.lanes:
             raise DataError(
-                f"{self.workers} workers cannot share {self.lanes} shards: a shard feeds one worker; use at "
+                f"{self.workers} workers cannot share {self.lanes} shards, as each worker needs a shard; use at "
                 f"most {self.lanes} workers, or prepare the data with --shards {self.workers} or more"
             )
 
     @property
     def steps(self) -> int:
-        """Batches of an epoch, the short last one included."""
+        """Number of batches per epoch, including a shorter last one."""
         return -(-self.rows // self.global_batch)
 
     @property
     def owned(self) -> range:
-        """The lanes that this worker reads."""
+        """Lanes that this worker reads."""
         return range(self.rank * self.lanes // self.workers, (self.rank + 1) * self.lanes // self.workers)
 
     @property
     def local_batch(self) -> int:
-        """The most rows that this worker has in any batch: its lanes' share, rounded up lane by lane."""
+        """Maximum number of rows that this worker has in a batch: its lanes' share, rounded up for each lane."""
         full, rest = divmod(self.global_batch, self.lanes)
         return full * len(self.owned) + min(rest, len(self.owned))
 
     def lane_rows(self, lane: int) -> int:
-        """Rows that a lane holds."""
+        """Returns the number of rows in a lane."""
         return shard_rows(self.rows, self.lanes, lane)
 
     def numbers(self, lane: int, rows: np.ndarray) -> np.ndarray:
-        """Numbers in the split of some rows of a lane: row r of lane l of S is number r S + l, as it was dealt."""
+        """Returns the indices of a lane's rows in the split: row r of lane l of S has index r S + l."""
         return split_numbers(self.lanes, lane, rows)
 
     def slice(self, step: int) -> Slice:
-        """This worker's part of batch `step` of an epoch."""
+        """Returns this worker's part of batch `step` of an epoch."""
         first = step * self.global_batch
         last = min(first + self.global_batch, self.rows)
         lanes = np.arange(self.lanes)
@@ -94,10 +95,16 @@ class LanePlan:
 
 
 def split_numbers(lanes: int, lane: int | np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Numbers in their split of some rows of a lane, or of one each; they do not depend on how many lanes there are."""
+    """Returns the indices of rows in their split, which do not depend on the number of lanes.
+
+    Args:
+        lanes: number of lanes.
+        lane: the lane of all rows, or of each row.
+        rows: row numbers within the lane.
+    """
     return rows * lanes + lane
 
 
 def lane_order(seed: int, epoch: int, lane: int, rows: int) -> np.ndarray:
-    """The order in which a lane gives its rows in an epoch: a permutation of 0, ..., rows - 1, [rows]."""
+    """Returns the order of a lane's rows in an epoch: a permutation of 0, ..., rows - 1, [rows]."""
     return np.random.default_rng([seed, epoch, lane]).permutation(rows)

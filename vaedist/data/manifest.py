@@ -1,8 +1,8 @@
-"""The manifest of a data set: what its shards are, and the proof that they are still that.
+"""Manifest of a data set: its shards and their digests.
 
-A data set is a folder, local or behind a pyarrow filesystem URI, that holds shard files and `manifest.json`.
-The manifest has no dates and no absolute paths, so that the same source and seed give the same bytes
-anywhere; their SHA-256 is the data set's fingerprint.
+A data set is a folder, local or at a pyarrow filesystem URI, that holds shard files and `manifest.json`. The manifest
+contains no dates and no absolute paths, so that the same source and seed give the same bytes on every machine. Their
+SHA-256 is the data set's fingerprint.
 """
 
 import hashlib
@@ -23,15 +23,15 @@ from vaedist.storage.uri import is_remote, join_uri
 MANIFEST = "manifest.json"
 
 SplitName = Literal["train", "test", "validation"]
-SPLITS: tuple[SplitName, ...] = ("train", "test")  # that every data set has
-ALL_SPLITS: tuple[SplitName, ...] = (*SPLITS, "validation")  # in the order in which they are written and read
+SPLITS: tuple[SplitName, ...] = ("train", "test")  # splits that every data set has
+ALL_SPLITS: tuple[SplitName, ...] = (*SPLITS, "validation")  # in the order of writing and reading
 HeldOut = Literal["random", "end"]
 
 PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 SHA256 = r"^[0-9a-f]{64}$"
 
 
-MOST_VALUES = 2**31 - 1  # of an image, as Arrow counts them
+MOST_VALUES = 2**31 - 1  # values per image, a limit of Arrow
 
 
 class _Record(BaseModel):
@@ -39,7 +39,7 @@ class _Record(BaseModel):
 
 
 class Shard(_Record):
-    """One Arrow IPC file; `file` is its name within the data set's folder, never a path."""
+    """One Arrow IPC file; `file` is its name in the data set's folder, without a path."""
 
     file: str = Field(pattern=PLAIN_NAME, max_length=255)
     rows: int = Field(ge=1)
@@ -48,7 +48,7 @@ class Shard(_Record):
 
 
 class Split(_Record):
-    """The shards of one split's images; shard l of S holds ceil((rows - l) / S) rows."""
+    """Shards of one split; shard l of S holds ceil((rows - l) / S) rows."""
 
     rows: int = Field(ge=1)
     shards: tuple[Shard, ...] = Field(min_length=1)
@@ -58,22 +58,23 @@ class Split(_Record):
         for lane, shard in enumerate(self.shards):
             expected = shard_rows(self.rows, len(self.shards), lane)
             if shard.rows != expected:
-                raise ValueError(f"{shard.file} has {shard.rows} rows where an even deal gives {expected}")
+                raise ValueError(f"{shard.file} has {shard.rows} rows, but an even distribution gives {expected}")
         return self
 
     @property
     def bytes(self) -> int:
-        """Size of the shards."""
+        """Total size of the shards in bytes."""
         return sum(shard.bytes for shard in self.shards)
 
 
 class Source(_Record):
-    """Where the images came from.
+    """Provenance of the images.
 
-    kind: which reader: "cifar10-archive", "tfds", "photos" or "folder".
-    name: what it read, as a base name or a data set's name and version.
-    sha256: of the one file that was read, or of several joined; None where there is no such thing.
-    official: whether sha256 is the one that the source's publisher states; None where none is stated.
+    Attributes:
+        kind: the reader: "cifar10-archive", "tfds", "photos" or "folder".
+        name: base name of the file or folder, or name and version of the data set.
+        sha256: digest of the file, or of the concatenated files; None if there is none.
+        official: True if sha256 is the digest stated by the publisher; None if the publisher states none.
     """
 
     kind: str
@@ -83,14 +84,14 @@ class Source(_Record):
 
 
 class Manifest(_Record):
-    """What a data set is; `fingerprint` names it.
+    """Description of a data set, identified by `fingerprint`.
 
     Format 2 adds the validation split. A data set without one is written in format 1, so that its bytes and its
-    fingerprint are those that they always were, and an older vaedist reads it.
+    fingerprint do not change, and older versions of vaedist can read it.
 
     Attributes:
-        held_out: how the validation images were taken out of the training images: "random" or "end"; None where there
-            are none, or the source has a validation split of its own.
+        held_out: how the validation images were held out from the training images: "random" or "end"; None if there
+            are none, or if they are a split of the source.
     """
 
     format: Literal[1, 2] = 1
@@ -114,17 +115,17 @@ class Manifest(_Record):
             raise ValueError(f"no {' and no '.join(sorted(missing))} split")
         if ("validation" in self.splits) != (self.format == 2):
             raise ValueError(
-                f"format {self.format} goes {'without' if self.format == 1 else 'with'} a validation split"
+                f"format {self.format} must be {'without' if self.format == 1 else 'with'} a validation split"
             )
         if self.held_out and "validation" not in self.splits:
-            raise ValueError("held_out goes with a validation split")
+            raise ValueError("held_out requires a validation split")
         files = [shard.file for split in self.splits.values() for shard in split.shards]
         if len(set(files)) < len(files):
             raise ValueError("a shard file is listed twice")
         return self
 
     def to_bytes(self) -> bytes:
-        """The canonical JSON that manifest.json holds."""
+        """Returns the canonical JSON, the content of manifest.json."""
         tables = self.model_dump(mode="json")
         if self.format == 1:
             del tables["held_out"]
@@ -137,35 +138,35 @@ class Manifest(_Record):
 
     @property
     def split_names(self) -> tuple[SplitName, ...]:
-        """The splits that the data set has, in the order of `ALL_SPLITS`."""
+        """Splits of the data set, in the order of `ALL_SPLITS`."""
         return tuple(split for split in ALL_SPLITS if split in self.splits)
 
     @property
     def selection_split(self) -> SplitName:
-        """The split that is scored after each epoch and selects checkpoints and trials: validation, else test."""
+        """Split that is scored after each epoch to select checkpoints and trials: validation if present, else test."""
         return "validation" if "validation" in self.splits else "test"
 
     @property
     def bytes(self) -> int:
-        """Size of all the shards."""
+        """Total size of all shards in bytes."""
         return sum(split.bytes for split in self.splits.values())
 
 
 def shard_rows(rows: int, shards: int, lane: int) -> int:
-    """Rows of shard `lane` when `rows` are dealt to `shards` in turn: ceil((rows - lane) / shards)."""
+    """Returns the rows of shard `lane` if `rows` are distributed round-robin: ceil((rows - lane) / shards)."""
     return -((lane - rows) // shards)
 
 
 def load_manifest(uri: str, *, seconds: float = COMMAND_SECONDS) -> Manifest:
-    """Read the manifest of a data set; the shards are not looked at.
+    """Reads the manifest of a data set; the shards are not checked.
 
     Args:
         uri: the data set.
-        seconds: that a store may take to answer.
+        seconds: time limit for an object store to respond.
 
     Raises:
         DataError: there is no data set at `uri`, or its manifest is damaged or of another format.
-        StorageError: the store does not answer.
+        StorageError: the object store does not respond.
     """
     filesystem, path = open_filesystem(uri)
     where = join_uri(uri, MANIFEST)
@@ -184,10 +185,10 @@ def load_manifest(uri: str, *, seconds: float = COMMAND_SECONDS) -> Manifest:
 
 
 def parse_manifest(text: bytes, where: str) -> Manifest:
-    """Validate the text of a manifest; `where` names it in errors.
+    """Parses and validates the text of a manifest; `where` names it in errors.
 
     Raises:
-        DataError: with the first fault.
+        DataError: the manifest is invalid; the message is about the first fault.
     """
     try:
         tables = json.loads(text)
@@ -208,14 +209,14 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
 
 
 def verify(uri: str, *, progress: Callable[[int], None] | None = None) -> Manifest:
-    """Read every shard again and compare its size and SHA-256 with the manifest's.
+    """Compares the size and the SHA-256 of every shard with the manifest.
 
     Args:
         uri: the data set.
-        progress: called, as reading goes on, with the bytes read so far; `Manifest.bytes` is their end.
+        progress: called repeatedly with the number of bytes read so far, of `Manifest.bytes` in all.
 
     Raises:
-        DataError: no data set, or a shard that is missing or differs; the message names it.
+        DataError: there is no data set, or a shard is missing or differs; the message names it.
     """
     manifest = load_manifest(uri)
     filesystem, path = open_filesystem(uri)

@@ -1,8 +1,8 @@
-"""`prepare`: read a source once and write it as shards with a manifest.
+"""Converts a source to a data set: shards and a manifest.
 
-The rule that streaming builds on: the rows of a split are permuted at random, and the row at position p of
-the permuted order becomes row p // S of shard p % S. So shard l of S holds ceil((N - l) / S) of the N rows:
-sizes differ by one at most, and the earlier shards have the extra row.
+The rows of a split are permuted at random, and the row at position p of the permutation becomes row p // S of shard
+p % S. Thus shard l of S holds ceil((N - l) / S) of the N rows: sizes differ by at most one, and the first shards have
+the extra rows. `lanes` relies on this.
 """
 
 import os
@@ -25,25 +25,24 @@ from vaedist.storage.uri import fault_of, is_remote
 
 Progress = Callable[[int], None]
 
-SHARDS = 32  # of each split that has as many images
+SHARDS = 32  # default number of shards per split
 
 
 def prepare(
     source: ImageSource, out: str, *, shards: int | None = None, seed: int = 0, progress: Progress | None = None
 ) -> Manifest:
-    """Write a data set, whole or not at all.
+    """Writes a data set atomically.
 
-    Images are never held in memory but a batch at a time; what grows with the number of rows is their
-    permutation, a few numbers a row. The same source and seed give the same bytes, hence the same
-    fingerprint.
+    Only one batch of images is held in memory at a time, besides the permutation of the rows, a few numbers per row.
+    The same source and seed give the same bytes, hence the same fingerprint.
 
     Args:
-        source: what to read.
-        out: folder to make, or the pyarrow filesystem URI of one; it must not exist yet.
-        shards: files of each split; no more workers than this can share the data. None makes `SHARDS`, or one an image
-            where a split has fewer images.
-        seed: of the permutation.
-        progress: called with the rows read so far, over all splits.
+        source: the source to read.
+        out: new folder, or its pyarrow filesystem URI; it must not exist yet.
+        shards: shards of each split, which is the maximum number of workers. None means `SHARDS`, or one shard per
+            image for a split with fewer images.
+        seed: seed of the permutation.
+        progress: called with the number of rows read so far, over all splits.
 
     Raises:
         DataError: `out` exists, a split has fewer rows than shards, or the source is damaged.
@@ -56,11 +55,13 @@ def prepare(
 
 
 def require_new(out: str) -> str:
-    """The path of a data set to be made, on its filesystem; to be asked before a source is downloaded, too.
+    """Checks that a new data set can be written, and returns its path on its filesystem.
+
+    Call this before a download, too, which would otherwise be in vain.
 
     Raises:
-        DataError: something is there already.
-        StorageError: that cannot be found out.
+        DataError: something already exists there.
+        StorageError: this cannot be determined.
     """
     if fault := fault_of(out):
         raise DataError(f"--out {out}: {fault}")
@@ -68,18 +69,18 @@ def require_new(out: str) -> str:
     if is_remote(out):
         Store(out).check()
     if Store(out).exists() if is_remote(out) else os.path.lexists(path):
-        raise DataError(f"{out} exists already: choose another --out, or remove it")
+        raise DataError(f"{out} already exists: choose another --out, or remove it")
     return path
 
 
 def row_places(rows: int, shards: int, seed: int, split: SplitName) -> np.ndarray:
-    """Each source row's place when the shards of a split stand one after the other, [rows]."""
+    """Returns each source row's index in the concatenated shards of a split, [rows]."""
     position = np.random.default_rng([seed, ALL_SPLITS.index(split)]).permutation(rows)
     return _first_rows(rows, shards)[position % shards] + position // shards
 
 
 def _first_rows(rows: int, shards: int) -> np.ndarray:
-    """The place of each shard's first row, and at last the number of rows, [shards + 1]."""
+    """Returns the index of each shard's first row, and finally the number of rows, [shards + 1]."""
     return np.cumsum([0] + [shard_rows(rows, shards, lane) for lane in range(shards)])
 
 
@@ -95,7 +96,7 @@ def _check_request(source: ImageSource, shards: int | None, seed: int) -> None:
 
 
 class _Writer:
-    """One data set on its way into a folder."""
+    """Writes one data set into a folder."""
 
     def __init__(
         self, source: ImageSource, folder: Path, out: str, shards: int | None, seed: int, progress: Progress | None
@@ -105,7 +106,7 @@ class _Writer:
         self.done = 0  # rows, over all splits
 
     def write(self) -> Manifest:
-        """All shards, then the manifest."""
+        """Writes all shards, then the manifest."""
         source = self.source
         manifest = Manifest(
             format=2 if "validation" in source.splits else 1,
@@ -141,7 +142,7 @@ class _Writer:
         return min(SHARDS, self.source.rows(split)) if self.shards is None else self.shards
 
     def fill(self, spill: ShuffleBuffer, split: SplitName) -> np.ndarray:
-        """Read the split's rows into their places; gives the labels in theirs, [rows]."""
+        """Writes the split's images into the buffer, permuted; returns the labels in the same order, [rows]."""
         rows = self.source.rows(split)
         places = row_places(rows, self.shards_of(split), self.seed, split)
         labels = np.empty(rows, np.int32)
@@ -158,7 +159,7 @@ class _Writer:
             if self.progress is not None:
                 self.progress(self.done + read)
         if read != rows:
-            raise DataError(f"{self.source.name} gave {read} rows of its {split} split where it has {rows}")
+            raise DataError(f"{self.source.name} yielded {read} rows of its {split} split, but declares {rows}")
         self.done += rows
         return labels
 
@@ -166,7 +167,7 @@ class _Writer:
         source = self.source
         if images.dtype != np.uint8 or images.shape[1:] != source.shape or labels.shape != images.shape[:1]:
             raise DataError(
-                f"{source.name} gave {split} images {list(images.shape)} of {images.dtype} and labels "
+                f"{source.name} yielded {split} images {list(images.shape)} of {images.dtype} and labels "
                 f"{list(labels.shape)}, not uint8 [n, {', '.join(map(str, source.shape))}] and [n]"
             )
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(source.classes):

@@ -1,4 +1,4 @@
-"""Rows of a split by their number, for whoever reads it in parts of their own choosing."""
+"""Random access to the rows of a split."""
 
 from bisect import bisect_right
 from itertools import accumulate
@@ -13,16 +13,16 @@ from vaedist.errors import DataError
 
 
 class SplitRows:
-    """The images of a split in stored order: shard by shard, and in each as they lie there.
+    """The images of a split in stored order, shard by shard.
 
-    `prepare` deals rows to shards at random, so that the first rows are a random part of the split. Shards are opened
-    when they are read from, and closed when others are. Several threads may read.
+    `prepare` distributes rows to shards at random, so the first rows are a random sample of the split. Shards are
+    opened when they are read, and closed when others are read. The class is thread-safe.
 
     Args:
         uri: the data set.
-        manifest: of that data set.
+        manifest: its manifest.
         split: "train", "test" or "validation".
-        limit: the most rows to count; None for all.
+        limit: maximum number of rows; None for all.
 
     Raises:
         DataError: the data set has no such split.
@@ -39,7 +39,7 @@ class SplitRows:
         self.rows = min(self._ends[-1], limit or self._ends[-1])
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Images of the rows start, ..., stop - 1, or as many as there are, [n, H, W, C], uint8.
+        """Returns the images of rows start, ..., stop - 1, fewer at the end of the split, [n, H, W, C], uint8.
 
         Raises:
             DataError: a shard is missing or damaged.
@@ -54,7 +54,7 @@ class SplitRows:
             )
 
     def numbers(self, start: int, stop: int) -> np.ndarray:
-        """Numbers in the split, see `LanePlan`, of the rows that `read` gives, [n], int64."""
+        """Returns the indices in the split, see `LanePlan`, of the rows that `read` returns, [n], int64."""
         places = np.arange(start, min(stop, self.rows))
         lanes = np.searchsorted(self._ends, places, side="right")
         return split_numbers(len(self._ends), lanes, places - np.array([0, *self._ends])[lanes])

@@ -1,8 +1,8 @@
-"""Shard files: how one is laid out, written and opened.
+"""Format, writing and opening of shard files.
 
-A shard is one Arrow IPC file, uncompressed, of one record batch with two columns: `image`, Arrow's own
-fixed-shape tensor of uint8, and `label`, int32. So a local shard, mapped into memory, is already the array
-that batches are copied from: nothing is decoded and nothing is read before it is asked for.
+A shard is an uncompressed Arrow IPC file of one record batch with two columns: `image`, a fixed-shape tensor of uint8,
+and `label`, int32. A memory-mapped local shard is therefore already the array from which batches are copied: nothing
+is decoded, and pages are read on demand.
 """
 
 import weakref
@@ -24,15 +24,16 @@ from vaedist.storage.retry import RUN_SECONDS
 from vaedist.storage.transfer import Store
 from vaedist.storage.uri import is_remote, join_uri
 
-_WHOLE = np.iinfo(np.int32).max  # as a scan's batch size: never cut a shard's record batch into slices
+_WHOLE = np.iinfo(np.int32).max  # batch size of a scan that does not slice a shard's record batch
 
 
 @dataclass(frozen=True)
 class ShardArrays:
-    """One shard's rows, not to be written to.
+    """Read-only arrays of one shard's rows.
 
-    images: [rows, H, W, C], uint8.
-    labels: [rows], int32.
+    Attributes:
+        images: [rows, H, W, C], uint8.
+        labels: [rows], int32.
     """
 
     images: np.ndarray
@@ -40,13 +41,13 @@ class ShardArrays:
 
 
 def schema_of(shape: tuple[int, int, int]) -> pa.Schema:
-    """The Arrow schema of a shard of images [H, W, C]."""
+    """Returns the Arrow schema of a shard of images [H, W, C]."""
     image = pa.field("image", pa.fixed_shape_tensor(pa.uint8(), shape), nullable=False)
     return pa.schema([image, pa.field("label", pa.int32(), nullable=False)])
 
 
 def write_shard(path: str, images: np.ndarray, labels: np.ndarray) -> None:
-    """Write one shard file; images in a memory map are not read as a whole.
+    """Writes one shard file; memory-mapped images are not loaded as a whole.
 
     Args:
         path: a local file.
@@ -54,7 +55,7 @@ def write_shard(path: str, images: np.ndarray, labels: np.ndarray) -> None:
         labels: [rows], int32.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     schema = schema_of(images.shape[1:])
     columns = [pa.FixedShapeTensorArray.from_numpy_ndarray(images), pa.array(labels, pa.int32())]
@@ -63,24 +64,24 @@ def write_shard(path: str, images: np.ndarray, labels: np.ndarray) -> None:
 
 
 def open_split(uri: str, manifest: Manifest, split: SplitName, shards: Sequence[int]) -> list[ShardArrays]:
-    """Open some shards of a split.
+    """Opens some shards of a split.
 
-    The arrays are views of mapped files and cost no memory of their own. Shards on a store are fetched into this
-    machine's cache first, where they stay at least as long as their arrays.
+    The arrays are views of memory-mapped files. Shards on an object store are first downloaded into this machine's
+    cache, where they remain at least as long as their arrays.
 
     Args:
         uri: the data set.
-        manifest: of that data set.
+        manifest: its manifest.
         split: "train", "test" or "validation".
-        shards: numbers of the shards to open, in any order; the others are not touched.
+        shards: indices of the shards to open, in any order; other shards are not touched.
 
     Returns:
         Arrays in the order of `shards`.
 
     Raises:
-        DataError: a shard is missing, is no Arrow file of this layout, has other rows than the manifest says, or,
-            on a store, another digest.
-        StorageError: the store does not answer, or this machine's cache cannot be written.
+        DataError: a shard is missing, is not an Arrow file of this layout, or differs from the manifest in its rows
+            or, on an object store, in its digest.
+        StorageError: the object store does not respond, or this machine's cache cannot be written.
     """
     listed = [manifest.splits[split].shards[number] for number in shards]
     if is_remote(uri):
@@ -103,14 +104,14 @@ def _open_cached(cache: FileCache, store: Store, shard: Shard, manifest: Manifes
 
 
 def _hold(entry: Entry, images: np.ndarray) -> None:
-    """Hold a cache entry as long as an array on it, or any view of that, is in use."""
+    """Keeps a cache entry locked as long as an array on it, or a view of that array, is in use."""
     while isinstance(images.base, np.ndarray):
         images = images.base
     weakref.finalize(images, entry.release).atexit = False
 
 
 def _open(path: str, shard: Shard, manifest: Manifest, where: str) -> ShardArrays:
-    """A local file's arrays; `where` names it in errors."""
+    """Returns the arrays of a local file; `where` names it in errors."""
     try:
         return _mapped(path, shard, manifest, where)
     except FileNotFoundError as error:
@@ -121,7 +122,7 @@ def _open(path: str, shard: Shard, manifest: Manifest, where: str) -> ShardArray
 
 
 def _mapped(path: str, shard: Shard, manifest: Manifest, where: str) -> ShardArrays:
-    # One dataset a shard: a dataset of several checks only the first one's schema.
+    # One dataset per shard: a dataset of several files checks only the first one's schema.
     filesystem = pyarrow.fs.LocalFileSystem(use_mmap=True)
     dataset = pyarrow.dataset.dataset([path], filesystem=filesystem, format="ipc")
     expected = schema_of(manifest.shape)
@@ -133,7 +134,7 @@ def _mapped(path: str, shard: Shard, manifest: Manifest, where: str) -> ShardArr
         rows = sum(batch.num_rows for batch in batches)
         raise DataError(f"shard {where} holds {rows} rows in {len(batches)} batches, not {shard.rows} rows in one")
     batch = batches[0]
-    batch.validate()  # lengths of buffers against rows: reading beyond a mapped file would kill the process
+    batch.validate()  # checks the lengths of buffers: reading beyond a mapped file would kill the process
     labels = batch.column("label").to_numpy()
     if labels.min() < 0 or labels.max() >= len(manifest.classes):
         raise DataError(f"shard {where} has labels outside 0 to {len(manifest.classes) - 1}")

@@ -1,4 +1,4 @@
-"""Images put in any order into a file, and read back in the file's."""
+"""Disk-backed buffer that permutes images."""
 
 import tempfile
 from pathlib import Path
@@ -9,17 +9,17 @@ import numpy as np
 
 
 class ShuffleBuffer:
-    """An array of images on disk, filled row by row at random places.
+    """An array of images on disk whose rows are written in any order.
 
-    The file has no name and goes with the process, however that ends. Rows are written, not assigned to a
-    memory map: a full disk then is an OSError, where a map would kill the process.
+    The file is anonymous and vanishes with the process. Rows are written to the file, not assigned to a memory map:
+    on a full disk a write raises OSError, whereas a map would kill the process.
 
     Args:
-        folder: on the filesystem that is to hold the file.
-        shape: [rows, H, W, C] of the whole.
+        folder: a folder on the filesystem that is to hold the file.
+        shape: [rows, H, W, C] of the array.
 
     Raises:
-        OSError: the file cannot be made.
+        OSError: the file cannot be created.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, ...]) -> None:
@@ -28,7 +28,7 @@ class ShuffleBuffer:
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - closed by __exit__
 
     def put(self, places: np.ndarray, images: np.ndarray) -> None:
-        """Write images [n, H, W, C], uint8, to rows `places`, [n].
+        """Writes images [n, H, W, C], uint8, to rows `places`, [n].
 
         Raises:
             OSError: the disk is full.
@@ -36,11 +36,11 @@ class ShuffleBuffer:
         for place, image in zip(places.tolist(), np.ascontiguousarray(images), strict=True):
             self._file.seek(place * self._row_bytes)
             left = memoryview(image).cast("B")
-            while left:  # a nearly full disk takes a part, and raises when asked again
+            while left:  # on a nearly full disk a write is partial, and the next one raises an error
                 left = left[self._file.write(left) :]
 
     def images(self) -> np.ndarray:
-        """All rows as a memory-mapped array, not to be written to; every row must have been put."""
+        """Returns all rows as a read-only memory-mapped array; every row must have been written."""
         return np.memmap(self._file, np.uint8, mode="r", shape=self.shape)
 
     def __enter__(self) -> Self:

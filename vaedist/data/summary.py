@@ -1,4 +1,4 @@
-"""What is in a data set: rows of each class, and examples of them."""
+"""Summary of a data set: number of rows and examples of each class."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from vaedist.data.shards import open_split
 
 
 def class_counts(uri: str, manifest: Manifest, split: SplitName) -> np.ndarray:
-    """Rows of each class in a split, [classes].
+    """Returns the number of rows of each class in a split, [classes].
 
     Raises:
         DataError: a shard is missing or damaged.
@@ -20,17 +20,17 @@ def class_counts(uri: str, manifest: Manifest, split: SplitName) -> np.ndarray:
 
 
 def examples(uri: str, manifest: Manifest, split: SplitName, each: int, classes: int) -> np.ndarray:
-    """The first rows of each of the first classes, as the shards have them.
+    """Returns the first rows of each of the first classes, in stored order.
 
     Args:
         uri: the data set.
-        manifest: of that data set.
+        manifest: its manifest.
         split: "train", "test" or "validation".
-        each: rows of a class.
-        classes: how many classes, from 0 on; no more than there are.
+        each: rows per class.
+        classes: maximum number of classes.
 
     Returns:
-        uint8, [classes, each, H, W, C]; white where a class has fewer rows.
+        uint8, [classes, each, H, W, C]; white if a class has fewer rows.
 
     Raises:
         DataError: a shard is missing or damaged.

@@ -1,4 +1,4 @@
-"""From a data set to the rows of one worker."""
+"""Data of one worker: readers of its rows, and the images for pictures and statistics."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,17 @@ from vaedist.data.manifest import Manifest, SplitName
 from vaedist.data.shards import open_split
 from vaedist.errors import DataError
 
-PROBE_IMAGES = 2048  # for the Projector; the first of them for pictures and statistics
+PROBE_IMAGES = 2048  # for the Projector; pictures and statistics use the first ones
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Images that the model is looked at with: the same ones for any number of workers.
+    """Images for pictures and statistics of a model; they do not depend on the number of workers.
 
-    images: [n, H, W, C], uint8. labels: [n], numbers of `classes`.
+    Attributes:
+        images: [n, H, W, C], uint8.
+        labels: [n], indices into `classes`.
+        classes: names of the classes.
     """
 
     images: np.ndarray
@@ -28,13 +31,14 @@ class Probe:
 
 @dataclass(frozen=True)
 class WorkerData:
-    """A worker's rows, and what identifies the data.
+    """Readers of one worker's rows, and the identity of the data set.
 
-    train: reader of the worker's lanes of the training images.
-    scored: the same of the images that are scored after each epoch.
-    probe: some of the same images for pictures and statistics, on the first worker.
-    fingerprint: of the data set.
-    split: whose images are scored: "validation" where the data set has such a split, else "test".
+    Attributes:
+        train: reader of the worker's training images.
+        scored: reader of the worker's images of the split that is scored after each epoch.
+        probe: images of the scored split for pictures and statistics; None except on the first worker.
+        fingerprint: fingerprint of the data set.
+        split: the scored split: "validation" if the data set has one, else "test".
     """
 
     train: LaneReader
@@ -45,7 +49,7 @@ class WorkerData:
 
 
 def check_images(experiment: Experiment, shape: tuple[int, int, int]) -> None:
-    """Whether the experiment's model can be trained on images of a shape.
+    """Checks that an experiment can be run on images of a shape.
 
     Raises:
         DataError: it cannot; the message says why.
@@ -58,14 +62,14 @@ def check_images(experiment: Experiment, shape: tuple[int, int, int]) -> None:
 
 
 def open_inputs(experiment: Experiment, manifest: Manifest, *, rank: int, workers: int, replicas: int) -> WorkerData:
-    """Open the shards that a worker reads.
+    """Opens the shards that a worker reads.
 
     Args:
-        experiment: names the data and the batches.
-        manifest: of the data.
-        rank: whose rows.
-        workers: of how many.
-        replicas: devices of this worker.
+        experiment: the experiment, with the location of the data and the batch sizes.
+        manifest: manifest of the data.
+        rank: rank of the worker.
+        workers: number of workers.
+        replicas: number of the worker's devices.
 
     Raises:
         DataError: a shard cannot be opened, or there are more workers than shards.
@@ -88,9 +92,7 @@ def open_inputs(experiment: Experiment, manifest: Manifest, *, rank: int, worker
 
 
 def open_probe(uri: str, manifest: Manifest, count: int = PROBE_IMAGES) -> Probe:
-    """The first `count` validation images, or test images where there are none, taken from the shards in turn.
-
-    It does not matter which worker reads them otherwise.
+    """Returns the first `count` validation images, or test images if there are none, round-robin over all shards.
 
     Raises:
         DataError: a shard cannot be opened.

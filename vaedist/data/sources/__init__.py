@@ -1,4 +1,4 @@
-"""Where images come from: each source is one module and one function that makes an `ImageSource`."""
+"""Sources of images: each is a module with one function that returns an `ImageSource`."""
 
 from vaedist.data.sources.cifar10 import cifar10_archive
 from vaedist.data.sources.folder import folder

@@ -30,18 +30,18 @@ MEMBERS: dict[SplitName, tuple[str, ...]] = {
     "train": tuple(f"{FOLDER}/data_batch_{k}.bin" for k in range(1, 6)),
     "test": (f"{FOLDER}/test_batch.bin",),
 }
-META_LIMIT = 1 << 16  # bytes; ten names take less than a hundred
+META_LIMIT = 1 << 16  # bytes; ten names need less than a hundred
 BATCH = 1000  # rows read at a time
 
 
 def cifar10_archive(path: str | Path) -> ImageSource:
-    """CIFAR-10 from the binary archive at `path`, checked from end to end before any row is given.
+    """Returns CIFAR-10 from the binary archive at `path`, which is checked completely before any row is read.
 
-    An archive whose SHA-256 is not the official one is taken, with a warning.
+    An archive whose SHA-256 is not the official one is accepted, with a warning.
 
     Raises:
-        DataError: the file is missing, is no gzip-compressed tar or a truncated one, has a member whose name
-            leads outside or that is no plain file, or lacks a member or holds one of the wrong size.
+        DataError: the file is missing, truncated or not a gzip-compressed tar; a member has an unsafe name or is not a
+            regular file; or a member is missing or has the wrong size.
     """
     path = Path(path)
     sha256 = _sha256(path)
@@ -54,7 +54,7 @@ def cifar10_archive(path: str | Path) -> ImageSource:
         if sizes[name] == 0 or sizes[name] % RECORD:
             raise DataError(f"archive {path}: {name} has {sizes[name]} bytes, not a multiple of {RECORD}")
     official = sha256 == OFFICIAL_SHA256
-    digests = f"SHA-256 {sha256[:12]}... where {OFFICIAL_SHA256[:12]}... is published"
+    digests = f"its SHA-256 is {sha256[:12]}..., not {OFFICIAL_SHA256[:12]}..."
     name = readable(path.name)
     warning = f"{name} is not the official archive: {digests}"
     return ImageSource(
@@ -70,10 +70,10 @@ def cifar10_archive(path: str | Path) -> ImageSource:
 
 
 def _official_order(sizes: Mapping[str, int]) -> np.ndarray:
-    """Returns the place of each training row from data_batch_1 to data_batch_5, [rows]; an archive may mix these up.
+    """Returns each training row's index in the order data_batch_1 to data_batch_5, [rows]; archives may reorder them.
 
     Args:
-        sizes: of the members in bytes, in the order of the archive.
+        sizes: sizes of the members in bytes, in the order of the archive.
     """
     rows = {name: sizes[name] // RECORD for name in MEMBERS["train"]}
     first = dict(zip(rows, accumulate(rows.values(), initial=0), strict=False))
@@ -89,7 +89,7 @@ def _sha256(path: Path) -> str:
 
 
 def _survey(path: Path) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Every plain member's size, and the names of the classes."""
+    """Returns the size of each regular member, and the names of the classes."""
     sizes: dict[str, int] = {}
     classes: tuple[str, ...] = ()
     with _members(path) as members:
@@ -113,7 +113,7 @@ def _class_names(text: bytes, path: Path) -> tuple[str, ...]:
 
 
 def _read(path: Path, split: SplitName, classes: int) -> Iterator[Batch]:
-    """The records of a split, in the order of the archive's members."""
+    """Yields the rows of a split, in the order of the archive's members."""
     with _members(path) as members:
         for name, _, content in members:
             if name in MEMBERS[split]:
@@ -132,14 +132,14 @@ def _decode(block: bytes, classes: int, where: str) -> Batch:
 
 @contextmanager
 def _members(path: Path) -> Iterator[Iterator[tuple[str, int, IO[bytes]]]]:
-    """The plain files as (name, size, content), as they come; the archive's faults become DataError."""
+    """Yields an iterator over the regular files as (name, size, content); faults of the archive become DataError."""
     try:
         with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
             yield _plain_files(tar, path)
-            while stream.read(1 << 20):  # to the end, where gzip checks length and CRC
+            while stream.read(1 << 20):  # read to the end, where gzip checks length and CRC
                 pass
     except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
-        raise DataError(f"archive {path} is damaged or no gzip-compressed tar: {error}") from error
+        raise DataError(f"archive {path} is damaged or not a gzip-compressed tar: {error}") from error
     except OSError as error:
         raise DataError(f"cannot read archive {path}: {error.strerror or error}") from error
 

@@ -1,4 +1,4 @@
-"""A folder of images, one subfolder a class or none, with or without folders for the splits."""
+"""A folder of images, with or without subfolders for splits and classes."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from vaedist.files import readable
 
 TEST_SHARE = 0.1
 BATCH = 200  # images decoded at a time
-LISTED = 20  # unreadable images that a message names
+LISTED = 20  # maximum number of unreadable images in a message
 
 Labelled = tuple[Path, int]
 Fault = tuple[Path, UnreadableImageError]
@@ -77,7 +77,7 @@ def folder(
 
 
 def _draw(by_class: ByClass, seed: int) -> dict[SplitName, ByClass]:
-    """Test images drawn from each class: a tenth, but at least one of two or more."""
+    """Draws test images from the training images: a tenth of each class, at least one of two or more images."""
     rng = np.random.default_rng(seed)
     found: dict[SplitName, ByClass] = {"train": {}, "test": {}}
     for name, images in sorted(by_class.items()):
@@ -100,12 +100,12 @@ def _read(rows: Mapping[SplitName, Sequence[Labelled]], split: SplitName, target
                 later = [each for each in ALL_SPLITS[ALL_SPLITS.index(split) + 1 :] if each in rows]
                 rest = [*files[k:], *(below for each in later for below, _ in rows[each])]
                 faults = _faults(rest, target)
-                raise DataError(f"cannot read {_listed(faults)}; --skip-damaged leaves damaged ones out") from None
+                raise DataError(f"cannot read {_listed(faults)}; --skip-damaged skips damaged images") from None
         yield np.stack(images), labels[start : start + BATCH]
 
 
 def _faults(files: Sequence[Path], target: Target, progress: Callable[[int, int], None] | None = None) -> list[Fault]:
-    """Decodes each file, and returns those that cannot be."""
+    """Decodes each file, and returns those that cannot be decoded."""
     found = []
     for count, file in enumerate(files, 1):
         try:
@@ -118,10 +118,10 @@ def _faults(files: Sequence[Path], target: Target, progress: Callable[[int, int]
 
 
 def _without(splits: Mapping[SplitName, ByClass], faults: Sequence[Fault]) -> dict[SplitName, ByClass]:
-    """The images that have no fault.
+    """Returns the images that have no fault.
 
     Raises:
-        DataError: a file is not damaged, but cannot be opened; or no image of a split is left.
+        DataError: a file cannot be opened, although it may be intact; or a split has no images left.
     """
     closed = [(file, error) for file, error in faults if not error.damaged]
     if closed:
@@ -132,12 +132,12 @@ def _without(splits: Mapping[SplitName, ByClass], faults: Sequence[Fault]) -> di
         intact = {name: [file for file in images if file not in left_out] for name, images in by_class.items()}
         kept[split] = {name: images for name, images in intact.items() if images}
         if not kept[split]:
-            raise DataError(f"no image is left of the {split} split: cannot read {_listed(faults)}")
+            raise DataError(f"no image of the {split} split is left: cannot read {_listed(faults)}")
     return kept
 
 
 def _listed(faults: Sequence[Fault]) -> str:
-    """Unreadable images with the reasons; their number, if there are several."""
+    """Describes unreadable images: their number if there are several, names and reasons."""
     named = [f"{file} ({error})" for file, error in faults[:LISTED]]
     more = f", and {len(faults) - LISTED} more" if len(faults) > LISTED else ""
     if len(faults) == 1:

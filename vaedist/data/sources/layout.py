@@ -1,4 +1,4 @@
-"""Finds the image files below a folder, and tells splits and classes from the names of its subfolders.
+"""Finds the image files below a folder, and derives splits and classes from the names of its subfolders.
 
 | layout                                   | splits                             | classes             |
 |------------------------------------------|------------------------------------|---------------------|
@@ -9,7 +9,7 @@
 | train/, val/                             | the folders; val is the test split | as above, per split |
 | train/ alone                             | drawn                              | as above            |
 
-Images may lie deeper within a class. Names of splits are taken in any case.
+Images may be in subfolders of a class. Names of splits are case-insensitive. "Drawn" test images are chosen at random.
 """
 
 import os
@@ -27,10 +27,10 @@ UNLABELLED = "unlabelled"
 ByClass = dict[str, list[Path]]
 """Image files, sorted, by the name of their class."""
 
-EXPECTED = "CLASS/*.png, *.png, or train/ and test/ of the one or the other"
-NAMED = 5  # files or folders that a message names
+EXPECTED = "CLASS/*.png, *.png, or train/ and test/ with either of these"
+NAMED = 5  # maximum number of files or folders in a message
 
-# Pictures to those who look at the folder, for which Pillow has no decoder of its own.
+# Image formats for which Pillow has no decoder of its own.
 _PICTURES = frozenset(
     {".heic", ".heif", ".hif", ".avif", ".jxl", ".svg", ".eps", ".ps", ".pdf", ".wmf", ".emf"}
     | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"}
@@ -50,8 +50,9 @@ _SPLITS: Mapping[str, SplitName] = {
 class Layout:
     """Image files by split and class.
 
-    splits: a single split, "train", where the test images are still to be drawn from it.
-    notices: what the user should know, one line each.
+    Attributes:
+        splits: files by split; a single split, "train", if the test images are yet to be drawn from it.
+        notices: messages for the user, one line each.
     """
 
     splits: dict[SplitName, ByClass]
@@ -60,7 +61,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class _Folder:
-    """A folder, its own image files and its subfolders, both sorted."""
+    """A folder with its sorted image files and subfolders."""
 
     path: Path
     images: list[Path]
@@ -68,16 +69,16 @@ class _Folder:
 
     @property
     def count(self) -> int:
-        """Images in it, at any depth."""
+        """Number of images at any depth."""
         return len(self.images) + sum(folder.count for folder in self.folders)
 
     @property
     def filled(self) -> "list[_Folder]":
-        """The subfolders with images, at any depth."""
+        """Direct subfolders that contain images at any depth."""
         return [folder for folder in self.folders if folder.count]
 
     def all_images(self) -> Iterator[Path]:
-        """Its images, at any depth."""
+        """Yields the images at any depth."""
         yield from self.images
         for folder in self.folders:
             yield from folder.all_images()
@@ -85,13 +86,13 @@ class _Folder:
 
 @dataclass
 class _Finder:
-    """Walks through folders; counts and notes what is left out."""
+    """Walks through folders; counts ignored files, and collects notices."""
 
     ignored: Counter[str] = field(default_factory=Counter)
     notices: list[str] = field(default_factory=list)
 
     def walk(self, path: Path, above: tuple[tuple[int, int], ...] = ()) -> _Folder:
-        """Lists a folder and those below it; links are followed, but not in a circle."""
+        """Lists a folder recursively; links are followed, but not in a cycle."""
         found = _Folder(path, [], [])
         try:
             status = path.stat()
@@ -113,7 +114,7 @@ class _Finder:
         return found
 
     def by_class(self, folder: _Folder) -> ByClass:
-        """Images by class: a subfolder each, or all of them unlabelled where none has images."""
+        """Returns images by class: one class per subfolder, or "unlabelled" if no subfolder has images."""
         classes = folder.filled
         if not classes:
             return {UNLABELLED: sorted(folder.images)} if folder.images else {}
@@ -128,8 +129,8 @@ class _Finder:
         if len(classes) == 1 and len(classes[0].filled) > 1 and not classes[0].images:
             below = classes[0]
             self.notices.append(
-                f"all images are of one class, {readable(below.path.name)}; --folder {below.path} would take its "
-                f"folders, {_names(each.path.name for each in below.filled)}, for classes"
+                f"all images are in one class, {readable(below.path.name)}; --folder {below.path} would use its "
+                f"folders, {_names(each.path.name for each in below.filled)}, as classes"
             )
         named = {readable(below.path.name): sorted(below.all_images()) for below in classes}
         if len(named) < len(classes):
@@ -137,7 +138,7 @@ class _Finder:
         return named
 
     def split(self, top: _Folder) -> dict[SplitName, ByClass]:
-        """Images by split and class."""
+        """Returns images by split and class."""
         splits = _by_split(top)
         others = [each for each in top.filled if split_of(each.path.name) is None]
         if not splits or ("train" not in splits and others):
@@ -149,18 +150,18 @@ class _Finder:
         if "train" not in splits or (empty and "test" not in splits):
             found = _names(each.path.name for each in top.filled)
             missing = "test" if "train" in splits else "train"
-            raise DataError(f"{top.path} has images in {found} and none in {missing}: expected {EXPECTED}")
+            raise DataError(f"{top.path} has images in {found}, but none in {missing}: expected {EXPECTED}")
         if len(splits) == 1 and others:
-            self.notices.append(f"{splits['train'][0].path} is taken for a class, as there is no folder test beside it")
+            self.notices.append(f"{splits['train'][0].path} is used as a class, as there is no folder test beside it")
             return {"train": self.by_class(top)}
         for each in others:
-            self.notices.append(f"ignored {each.count} images in {each.path}, which is no split")
+            self.notices.append(f"ignored {each.count} images in {each.path}, which is not a split")
         if top.images:
-            self.notices.append(f"ignored {_images(top.images)} beside the folders of splits in {top.path}")
+            self.notices.append(f"ignored {_images(top.images)} beside the split folders in {top.path}")
         return self.named_splits({split: trees[0] for split, trees in splits.items()})
 
     def named_splits(self, folders: dict[SplitName, _Folder]) -> dict[SplitName, ByClass]:
-        """Images of the split folders; without a test folder, those of a validation folder are for testing."""
+        """Returns images by split and class; without a test folder, the validation folder is the test split."""
         if "test" not in folders and "validation" in folders:
             folders["test"] = folders.pop("validation")
             self.notices.append(f"{folders['test'].path} is the test split, as there is no folder test")
@@ -169,18 +170,18 @@ class _Finder:
         found = {split: self.by_class(folder) for split, folder in folders.items()}
         for split, by_class in found.items():
             if unknown := by_class.keys() - found["train"].keys():
-                self.notices.append(f"{folders[split].path} has classes that train has not: {_names(unknown)}")
+                self.notices.append(f"{folders[split].path} has classes that train lacks: {_names(unknown)}")
         return found
 
 
 def find_images(path: Path) -> Layout:
     """Finds the images below a folder.
 
-    Hidden files and folders, `._NAME` and `__MACOSX` among them, are passed over; how many others were ignored, and
-    why, is in the notices.
+    Hidden files and folders, including `._NAME` and `__MACOSX`, are skipped. The notices state how many other files
+    were ignored, and why.
 
     Raises:
-        DataError: no folder, no images, or folders in which splits and classes cannot be told.
+        DataError: there is no folder or no image, or splits and classes are ambiguous.
     """
     if not path.is_dir():
         raise DataError(f"no folder at {path}")
@@ -198,12 +199,12 @@ def find_images(path: Path) -> Layout:
 
 
 def split_of(name: str) -> SplitName | None:
-    """Returns the split that a folder's name stands for, if any, in whatever case it is written."""
+    """Returns the split that a folder's name stands for, case-insensitively; None if it is not a split."""
     return _SPLITS.get(name.casefold())
 
 
 def _by_split(folder: _Folder) -> dict[SplitName, list[_Folder]]:
-    """The subfolders that have images and are named as splits are."""
+    """Returns the subfolders that have images and the name of a split, by split."""
     found: dict[SplitName, list[_Folder]] = {}
     for below in folder.filled:
         if split := split_of(below.path.name):
@@ -216,10 +217,10 @@ def _is_hidden(name: str) -> bool:
 
 
 def _fault(entry: "os.DirEntry[str]") -> str | None:
-    """Why a file is no image to be read, if it is none."""
+    """Returns the reason why a file is not a readable image; None if it is one."""
     suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - a Path for each of a million files takes time
     if not entry.is_file():
-        return f"{suffix or 'without a suffix'} (a broken link, or no file)"
+        return f"{suffix or 'without a suffix'} (a broken link, or not a file)"
     if suffix in decoded_suffixes():
         return None
     return f"{suffix} (no decoder)" if suffix in _PICTURES else suffix or "without a suffix"
@@ -230,7 +231,7 @@ def _images(files: list[Path]) -> str:
 
 
 def _names(names: Iterable[str]) -> str:
-    """Some names, and how many more there are."""
+    """Lists up to `NAMED` names, and the number of others."""
     every = sorted(names)
     more = f" and {len(every) - NAMED} more" if len(every) > NAMED else ""
     return ", ".join(every[:NAMED]) + more

@@ -1,8 +1,8 @@
-"""`photos`: 32x32 crops of the photographs that ship inside scikit-image; they need no network.
+"""The source `photos`: 32x32 crops of the photographs in the scikit-image package; needs no network.
 
-Each photograph is cut into cells, some of which are test cells; a crop lies within one cell. So no pixel is
-seen both in training and in testing, whatever the seeds. Validation crops, where they are asked for, have cells of
-their own, too, which are no longer training cells. A class is a photograph.
+Each photograph is divided into cells, some of which are test cells, and each crop lies within one cell. Thus no pixel
+is used both for training and for testing, whatever the seed. Validation crops, if requested, come from separate cells,
+too, taken from the training cells. Each photograph is a class.
 """
 
 import hashlib
@@ -17,28 +17,28 @@ from vaedist.data.manifest import ALL_SPLITS, Source, SplitName
 from vaedist.data.sources.source import Batch, ImageSource
 from vaedist.errors import DataError
 
-# Colour photographs of scenes that are in the wheel itself. motorcycle_right is left out: the other half of a
-# stereo pair, it would show the test cells of motorcycle_left.
+# Colour photographs of scenes that are in the wheel itself. motorcycle_right is omitted: as the other half of a stereo
+# pair, it would show the test cells of motorcycle_left.
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 SIZE = 32  # pixels, both ways
-LARGEST = 128  # pixels, the largest square that is shrunk to one crop; cells are at least as large
-BATCH = 500  # rows made at a time
+LARGEST = 128  # pixels, the largest square that is scaled down to one crop; cells are at least as large
+BATCH = 500  # rows generated at a time
 
 Cell = tuple[int, int, int, int]
 """Left, top, right, bottom, in pixels, half-open."""
 
 
 def photos(train: int = 20_000, test: int = 2_000, seed: int = 0, *, validation: int = 0) -> ImageSource:
-    """Square crops, 32 to 128 pixels a side, averaged down to 32x32, half of them mirrored.
+    """Returns a source of square crops with sides of 32 to 128 pixels, averaged to 32x32, half of them mirrored.
 
     Args:
         train: crops from the training cells.
         test: crops from the test cells.
-        seed: of places, sizes and mirroring.
+        seed: seed of positions, sizes and mirroring.
         validation: crops from the validation cells; with 0 there are no such cells, and no such split.
 
     Raises:
-        DataError: scikit-image is not installed, or came without its photographs.
+        DataError: scikit-image is not installed, or lacks its photographs.
     """
     contents = [_file(name) for name in PHOTOGRAPHS]
     pictures = [Image.open(io.BytesIO(content)).convert("RGB") for content in contents]
@@ -57,10 +57,10 @@ def photos(train: int = 20_000, test: int = 2_000, seed: int = 0, *, validation:
 
 
 def cells(width: int, height: int, split: SplitName, *, validated: bool = False) -> list[Cell]:
-    """The cells of one split in a photograph; no two splits' cells have a pixel in common.
+    """Returns the cells of one split in a photograph; cells of different splits do not overlap.
 
-    Test cells are a knight's move apart, about one in five, so that they show all parts of the photograph. Where there
-    are validation cells (`validated`), these are as many, and training has the rest.
+    About every fifth cell is a test cell. They are a knight's move apart, so that they cover all parts of the
+    photograph. With `validated`, there are as many validation cells; the rest are training cells.
     """
     colours: dict[int, SplitName] = {2: "test", 4: "validation"} if validated else {2: "test"}
     columns, rows = width // LARGEST, height // LARGEST
@@ -85,7 +85,7 @@ def _file(name: str) -> bytes:
 def crops(
     pictures: Sequence[Image.Image], split: SplitName, rows: int, seed: int, *, validated: bool = False
 ) -> Iterator[Batch]:
-    """`rows` crops from the cells of one split, from each picture in turn; a label is a picture's number."""
+    """Yields `rows` crops from the cells of one split, round-robin over the pictures; labels are picture indices."""
     rng = np.random.default_rng([seed, ALL_SPLITS.index(split)])
     places = [cells(*picture.size, split, validated=validated) for picture in pictures]
     for start in range(0, rows, BATCH):
@@ -94,7 +94,7 @@ def crops(
 
 
 def _crop(picture: Image.Image, places: Sequence[Cell], rng: np.random.Generator) -> np.ndarray:
-    """One crop from a random cell, [32, 32, 3]; every place within the cell is as likely as another."""
+    """Returns a crop from a uniformly random position in a random cell, [32, 32, 3]."""
     left, top, right, bottom = places[int(rng.integers(len(places)))]
     side = int(rng.integers(SIZE, LARGEST, endpoint=True))
     x = int(rng.integers(left, right - side, endpoint=True))

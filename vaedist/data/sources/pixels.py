@@ -1,10 +1,10 @@
-"""Decodes image files of any format that Pillow reads to 8-bit pixels, as the picture is shown on a screen.
+"""Decodes image files of any format that Pillow reads to 8-bit pixels, as displayed on a screen.
 
-- 16-bit grey becomes round(v * 255 / 65535); of 16-bit colour Pillow gives the upper 8 bits.
+- 16-bit grey is converted to round(v * 255 / 65535); for 16-bit colour, Pillow returns the upper 8 bits.
 - 32-bit integers and floats have no known range and are refused.
 - Transparency is blended onto a background.
 - EXIF orientation is applied; ICC profiles are not.
-- Of an animation or of several pages, the first is taken.
+- The first frame or page is used.
 """
 
 import warnings
@@ -19,21 +19,22 @@ from vaedist.storage.filesystem import first_line
 
 WHITE = (255, 255, 255)
 
-# Formats whose plug-ins in Pillow decode nothing by themselves, or hand the file to another program.
+# Formats whose Pillow plug-ins do not decode by themselves, or pass the file to another program.
 _NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
 # Formats whose 16-bit pixels are unsigned and range from 0 to 65535 once Pillow has read them.
 _FULL_RANGE = frozenset({"JPEG2000", "PNG", "TIFF"})
-_FREQUENT = frozenset({"JPEG", "PNG", "WEBP"})  # are tried first
+_FREQUENT = frozenset({"JPEG", "PNG", "WEBP"})  # tried first
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of a TIFF
 _WHITE_IS_ZERO = 0
-# What Pillow multiplies grey levels of fewer than 8 bits by; it leaves a transparent level in a PNG as it is.
+# Pillow's factors for grey levels of fewer than 8 bits; it does not apply them to a PNG's transparent level.
 _GREY_LEVELS = {"1": 255, "L;2": 85, "L;4": 17}
 
 
 class UnreadableImageError(Exception):
     """An image file cannot be decoded; the message is the reason, without the file's name.
 
-    damaged: the content is at fault; False where the operating system does not give it.
+    Attributes:
+        damaged: True if the content is at fault, False if the operating system cannot read it.
     """
 
     def __init__(self, reason: str, *, damaged: bool) -> None:
@@ -43,11 +44,12 @@ class UnreadableImageError(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """The images to make.
+    """Format of the decoded images.
 
-    size: height and width in pixels.
-    grey: one channel instead of three.
-    background: colour behind transparent pixels, red, green and blue.
+    Attributes:
+        size: height and width in pixels.
+        grey: one channel instead of three.
+        background: colour behind transparent pixels, red, green and blue.
     """
 
     size: tuple[int, int]
@@ -73,7 +75,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def decode(file: Path, target: Target) -> np.ndarray:
-    """Decodes one image file: turned upright, cut in the middle to the aspect of the target, and resized.
+    """Decodes one image file, turns it upright, crops its center to the target's aspect ratio, and resizes it.
 
     Returns:
         [H, W, C], uint8.
@@ -84,28 +86,28 @@ def decode(file: Path, target: Target) -> np.ndarray:
     height, width = target.size
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of odd metadata and of large images
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata and of large images
             with Image.open(file, formats=_formats()) as image:
                 picture = eight_bit(image, target)
             small = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
     except UnreadableImageError:
         raise
     except OSError as error:
-        missing = error.errno is not None  # Pillow's own have none
+        missing = error.errno is not None  # Pillow's own errors have none
         reason = str(error.strerror) if missing else first_line(error).replace(f" {str(file)!r}", "")
         raise UnreadableImageError(reason, damaged=not missing) from error
-    except Exception as error:  # each format's plug-in has its own kinds for damaged files
+    except Exception as error:  # each format's plug-in raises its own errors for damaged files
         raise UnreadableImageError(first_line(error), damaged=True) from error
     return np.asarray(small).reshape(target.shape)
 
 
 def eight_bit(image: Image.Image, target: Target) -> Image.Image:
-    """Converts an opened image to the mode RGB, or L where the target is grey, upright and without transparency.
+    """Converts an opened image to the mode RGB, or L if the target is grey, upright and without transparency.
 
     Raises:
         UnreadableImageError: its pixels have no known range.
     """
-    # What the file says is asked first, as a transposed copy no longer tells.
+    # Read the file's metadata first: a transposed copy lacks it.
     highest, key, inverted = _highest(image), _transparent_colour(image), _is_inverted(image)
     picture = ImageOps.exif_transpose(image)
     if highest > 255 or key is not None:
@@ -118,7 +120,7 @@ def eight_bit(image: Image.Image, target: Target) -> Image.Image:
     if picture.has_transparency_data:
         picture = _blended(picture, target.background)
     if picture.mode not in ("1", "L"):
-        picture = picture.convert("RGB")  # Lab has no direct way to grey
+        picture = picture.convert("RGB")  # Pillow cannot convert Lab to grey directly
     return picture.convert("L" if target.grey else "RGB")
 
 
@@ -128,15 +130,15 @@ def eight_bit_values(values: np.ndarray, highest: int = 65535) -> np.ndarray:
 
 
 def _highest(image: Image.Image) -> int:
-    """Returns the highest number that a pixel may have, as Pillow reads it.
+    """Returns the maximum value of a pixel as Pillow reads it.
 
     Raises:
-        UnreadableImageError: it is not known.
+        UnreadableImageError: the maximum is unknown.
     """
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return 255
     if image.format == "PPM" and image.mode == "I":
-        return 65535  # whatever the file's own maximum is
+        return 65535  # Pillow scales the file's own maximum to this
     if image.mode.startswith("I;16") and image.format in _FULL_RANGE:
         bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]  # a TIFF's 12 bits are not scaled
         return 2 ** int(bits) - 1
@@ -149,13 +151,13 @@ def _highest(image: Image.Image) -> int:
 
 
 def _is_inverted(image: Image.Image) -> bool:
-    """Returns whether 0 is white in grey levels of more than 8 bits, which Pillow leaves as they are."""
+    """Returns True if 0 means white in grey levels of more than 8 bits, which Pillow does not invert."""
     tags = getattr(image, "tag_v2", {})
     return image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
 
 
 def _transparent_colour(image: Image.Image) -> tuple[int, ...] | None:
-    """Returns the one colour of an image without palette that is transparent, in its pixels' numbers, if there is."""
+    """Returns the transparent colour of an image without a palette, as pixel values; None if there is none."""
     colour = image.info.get("transparency")
     if image.mode not in ("1", "L", "RGB", "I;16") or not isinstance(colour, int | tuple):
         return None
@@ -168,7 +170,7 @@ def _transparent_colour(image: Image.Image) -> tuple[int, ...] | None:
 
 
 def _with_alpha(picture: Image.Image, differs: np.ndarray) -> Image.Image:
-    """Makes pixels transparent in which no channel differs, [H, W, C], from the colour that is."""
+    """Adds an alpha channel: pixels are transparent if no channel of `differs`, [H, W, C], is True."""
     opaque = picture.convert("L" if picture.mode in ("1", "L") else "RGB")
     opaque.info.pop("transparency", None)
     opaque.putalpha(Image.fromarray(differs.any(-1).astype(np.uint8) * 255))
@@ -176,7 +178,7 @@ def _with_alpha(picture: Image.Image, differs: np.ndarray) -> Image.Image:
 
 
 def _blended(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """Lays a picture over a background."""
+    """Blends a picture onto a background."""
     if picture.mode == "La":
         picture = picture.convert("LA")
     ground = Image.new("RGBA", picture.size, (*background, 255))

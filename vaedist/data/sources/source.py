@@ -1,4 +1,4 @@
-"""What `prepare` reads from."""
+"""Interface of sources of images, from which `prepare` reads."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -9,23 +9,24 @@ import numpy as np
 from vaedist.data.manifest import ALL_SPLITS, HeldOut, Source, SplitName
 
 Batch = tuple[np.ndarray, np.ndarray]
-"""Some rows: images [n, H, W, C] uint8 and labels [n], integers."""
+"""Consecutive rows: images [n, H, W, C] uint8 and labels [n], integers."""
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Images of one shape with labels, in a training and a test split, and in a validation split where there is one.
+    """Labelled images of one shape, in a training split, a test split, and optionally a validation split.
 
-    name: of the data set that will be made.
-    shape: height, width, channels.
-    classes: names of the labels 0, 1, ...
-    provenance: what the manifest says of the source.
-    counts: rows of each split; "validation" is among them where the source has such a split.
-    reader: gives the batches of a split, the same rows in the same order each time. It raises DataError where the
-        source turns out to be damaged.
-    warnings: what the user should know, one line each.
-    held_out: how its validation rows were taken out of the training rows, as the manifest says it.
-    order: the place of each training row in the publisher's order, [rows]; None where the reader gives them in it.
+    Attributes:
+        name: name of the data set to write.
+        shape: height, width, channels.
+        classes: names of the labels 0, 1, ...
+        provenance: description of the source for the manifest.
+        counts: rows of each split; includes "validation" if the source has such a split.
+        reader: returns the batches of a split, with the same rows in the same order on each call. It raises DataError
+            if the source is damaged.
+        warnings: messages for the user, one line each.
+        held_out: how the validation rows were held out from the training rows, for the manifest.
+        order: index of each training row in the publisher's order, [rows]; None if the reader uses that order.
     """
 
     name: str
@@ -40,18 +41,18 @@ class ImageSource:
 
     @property
     def splits(self) -> tuple[SplitName, ...]:
-        """The splits that it has, in the order of `ALL_SPLITS`."""
+        """Splits of the source, in the order of `ALL_SPLITS`."""
         return tuple(split for split in ALL_SPLITS if split in self.counts)
 
     def rows(self, split: SplitName) -> int:
-        """How many rows a split has."""
+        """Returns the number of rows of a split."""
         return self.counts[split]
 
     def read(self, split: SplitName) -> Iterator[Batch]:
-        """The rows of a split, some at a time, in the source's own order."""
+        """Returns an iterator over the batches of a split, in the source's own order."""
         return self.reader(split)
 
 
 def plain_name(text: str) -> str:
-    """`text` with what a data set's name may not hold replaced: "my photos" becomes "my-photos"."""
+    """Returns a valid name of a data set: other characters are replaced, so "my photos" becomes "my-photos"."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:128] or "images"

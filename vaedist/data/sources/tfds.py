@@ -1,4 +1,4 @@
-"""Any image data set of tensorflow-datasets, by its name."""
+"""Image data sets of tensorflow-datasets, by name."""
 
 import difflib
 import re
@@ -16,27 +16,28 @@ from vaedist.data.sources.source import Batch, ImageSource, plain_name
 from vaedist.errors import DataError
 from vaedist.storage.filesystem import first_line
 
-# name, name/config, name:version: what tensorflow-datasets holds itself. A community name (owner:name) would
-# run code that is fetched from elsewhere.
+# name, name/config, name:version: data sets of tensorflow-datasets itself. A community name (owner:name) would run
+# downloaded code.
 _NAME = re.compile(r"[a-z0-9_]+(/[\w.+-]+)?(:\d+\.[\d.*]+)?")
 BATCH = 256  # rows read at a time
 
 
 def tfds_source(name: str, data_dir: str | Path | None = None) -> ImageSource:
-    """The images of a tensorflow-datasets data set, downloaded and prepared where that was not done before.
+    """Returns the images of a data set of tensorflow-datasets, which is downloaded and prepared if necessary.
 
-    A data set without class labels gets the one class "unlabelled". A validation split is taken where there is one.
-    16-bit pixels are scaled to 8 bits; alpha stays a fourth channel.
+    A data set without class labels gets the single class "unlabelled". A validation split is used if there is one.
+    16-bit pixels are scaled to 8 bits; alpha is kept as a fourth channel.
 
     Args:
-        name: as tensorflow-datasets has it, such as "cifar10" or "mnist:3.0.1".
-        data_dir: where tensorflow-datasets keeps its files; None is its own default, ~/tensorflow_datasets.
+        name: name in tensorflow-datasets, such as "cifar10" or "mnist:3.0.1".
+        data_dir: data folder of tensorflow-datasets; None means its default, ~/tensorflow_datasets.
 
     Raises:
-        DataError: an unknown name, images of no fixed shape, no training or test split, or a failed download.
+        DataError: the name is unknown, the images have no fixed shape, the training or test split is missing, or the
+            download fails.
     """
     if not _NAME.fullmatch(name):
-        raise DataError(f"{name!r} is no data set's name: expected NAME, NAME/CONFIG or NAME:VERSION")
+        raise DataError(f"{name!r} is not the name of a data set: expected NAME, NAME/CONFIG or NAME:VERSION")
     _leave_gpus_free()
     builder = _builder(name, data_dir)
     shape = _image_shape(builder, name)
@@ -57,11 +58,11 @@ def tfds_source(name: str, data_dir: str | Path | None = None) -> ImageSource:
 
 
 def _leave_gpus_free() -> None:
-    """Keep TensorFlow from taking all of a GPU's memory, only to read files."""
+    """Prevents TensorFlow from allocating all GPU memory, as it only reads files here."""
     import tensorflow as tf
 
     for gpu in tf.config.list_physical_devices("GPU"):
-        with suppress(RuntimeError):  # in use already: as it is then
+        with suppress(RuntimeError):  # already initialised
             tf.config.experimental.set_memory_growth(gpu, True)
 
 
@@ -75,7 +76,7 @@ def _builder(name: str, data_dir: str | Path | None) -> Any:
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise DataError(f"no data set {name!r} in tensorflow-datasets{hint}") from error
-    except Exception as error:  # a wrong version or config, each with its own kind of error
+    except Exception as error:  # a wrong version or config; error types vary
         raise DataError(f"cannot open data set {name}: {first_line(error)}") from error
 
 
@@ -95,7 +96,7 @@ def _image_shape(builder: Any, name: str) -> tuple[int, int, int]:
 
 
 def _class_names(builder: Any) -> tuple[str, ...]:
-    """Names of the labels; none where the images have no label that is a class."""
+    """Returns the names of the classes; empty if the images have no class labels."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features
@@ -105,9 +106,9 @@ def _class_names(builder: Any) -> tuple[str, ...]:
 
 def _download(builder: Any, name: str) -> None:
     try:
-        with redirect_stdout(sys.stderr):  # where it tells what it does
+        with redirect_stdout(sys.stderr):  # it reports progress on stdout
             builder.download_and_prepare()
-    except Exception as error:  # each data set's own code runs here
+    except Exception as error:  # runs the data set's own code
         hint = "; --archive FILE reads CIFAR-10 without a network" if name.partition(":")[0] == "cifar10" else ""
         raise DataError(f"cannot download and prepare {name}: {first_line(error)}{hint}") from error
 
