@@ -67,7 +67,7 @@ def test_numpy_scalars_and_what_is_not_finite_make_valid_json(tmp_path):
 
 def test_a_value_may_not_take_the_place_of_a_rows_own_key(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl", resume_step=None)
-    with pytest.raises(AssertionError, match="own key"):
+    with pytest.raises(AssertionError, match="is a key of the row"):
         log.append("train", 1, 1, {"step": 3.0})
     log.close()
 

@@ -72,7 +72,7 @@ def test_side_by_side_sets_each_original_directly_left_of_its_reconstruction():
 
 
 def test_side_by_side_refuses_images_of_two_shapes():
-    with pytest.raises(ValueError, match="shaped unlike"):
+    with pytest.raises(ValueError, match="differ in shape"):
         side_by_side(numbered(3), numbered(2), columns=2)
 
 

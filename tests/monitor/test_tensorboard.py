@@ -222,7 +222,7 @@ def test_the_projectors_sprite_stays_within_what_browsers_draw(tmp_path):
 def test_the_projector_refuses_points_that_do_not_match(tmp_path):
     vectors, labels, thumbnails = points(3)
     writer = TensorBoardWriter(tmp_path, purge_step=None)
-    with pytest.raises(ValueError, match="3 vectors, 2 labels and 3 thumbnails"):
+    with pytest.raises(ValueError, match="3 vectors, 2 labels, 3 thumbnails"):
         writer.projector("z", 1, vectors, labels[:2], thumbnails)
     writer.close()
 

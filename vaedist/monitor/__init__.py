@@ -1,1 +1,1 @@
-"""What a run shows of itself: metrics on disk, TensorBoard, pictures and the terminal."""
+"""Monitoring of runs: metrics on disk, TensorBoard, pictures and the terminal."""

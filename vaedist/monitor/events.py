@@ -1,7 +1,7 @@
-"""What the first training worker tells the terminal: small frozen records of builtin types, to be pickled.
+"""Events that the first training worker sends to the terminal: frozen records of builtin types, which are pickled.
 
-Everywhere an `epoch` counts from 1, a `step` is the number of updates made so far in the whole run, and elbo,
-reconstruction and kl are in nats an image, with elbo = reconstruction - kl.
+Epochs count from 1. A step is the number of updates made so far in the whole run. elbo, reconstruction and kl are in
+nats per image, with elbo = reconstruction - kl.
 """
 
 from dataclasses import dataclass
@@ -10,24 +10,24 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class Waiting:
-    """Training has not begun; `text` says what is being waited for."""
+    """Training has not started; `text` states the reason for waiting."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Started:
-    """The workers are up and the first step is next; comes again when failed workers were started again.
+    """The workers are ready for the first step; sent again after each restart of the workers.
 
     Attributes:
-        run: the run's name.
-        epochs: passes over the training images that the run makes.
-        steps_per_epoch: updates in one pass.
-        start_step: updates made before, in the checkpoint that the run goes on from; 0 in a new run.
-        workers: worker processes.
-        devices: GPUs, or CPU devices, of all workers together.
-        train_rows: training images.
-        parameters: trained numbers of the model.
+        run: name of the run.
+        epochs: total number of epochs.
+        steps_per_epoch: updates per epoch.
+        start_step: step of the checkpoint from which the run is resumed; 0 in a new run.
+        workers: number of worker processes.
+        devices: number of GPUs or CPU devices over all workers.
+        train_rows: number of training images.
+        parameters: number of the model's parameters.
     """
 
     run: str
@@ -42,16 +42,16 @@ class Started:
 
 @dataclass(frozen=True)
 class Progress:
-    """Means over the training steps since the last such record.
+    """Means over the training steps since the last event of this type.
 
     Attributes:
-        epoch: the pass being made.
-        step: updates made.
-        elbo: evidence lower bound, nats an image.
-        reconstruction: E log p(x|z), nats an image.
-        kl: KL(q(z|x) || p(z)), nats an image.
-        images_per_second: over all workers.
-        input_wait: share of the time, 0 to 1, that was spent waiting for images.
+        epoch: current epoch.
+        step: number of updates made.
+        elbo: evidence lower bound, nats per image.
+        reconstruction: E log p(x|z), nats per image.
+        kl: KL(q(z|x) || p(z)), nats per image.
+        images_per_second: throughput over all workers.
+        input_wait: fraction of the time spent waiting for images, 0 to 1.
     """
 
     epoch: int
@@ -65,11 +65,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Tested:
-    """Means over all images of `split` after an epoch; `best` when no earlier ELBO of that split was higher.
+    """Means over all images of the scored split after an epoch.
 
-    `bits_per_dim` is an upper bound from the ELBO; None where the likelihood gives none. `importance_bound` is the
-    importance-weighted bound, nats an image; None where none is taken. `split` is "validation" where the data set has
-    such a split, else "test".
+    Attributes:
+        epoch, step: position in the run.
+        elbo, reconstruction, kl: see `Progress`.
+        best: True if no earlier ELBO of the run was higher.
+        bits_per_dim: upper bound from the ELBO; None if the likelihood has no bits/dim.
+        importance_bound: importance-weighted bound, nats per image; None if it is not computed.
+        split: "validation" if the data set has such a split, else "test".
     """
 
     epoch: int
@@ -85,9 +89,12 @@ class Tested:
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint was committed at `path`, which is a URI if the run is kept on a store.
+    """A checkpoint was committed.
 
-    `asked` tells whether somebody had asked for it; others come by themselves.
+    Attributes:
+        epoch, step: position in the run.
+        path: path of the checkpoint, or its URI if the run is on an object store.
+        asked: True if the checkpoint was requested, False if it was written on schedule.
     """
 
     epoch: int
@@ -98,14 +105,14 @@ class Saved:
 
 @dataclass(frozen=True)
 class Notice:
-    """One line that the user should see, such as a damaged checkpoint that was skipped."""
+    """A one-line message for the user, for example about a damaged checkpoint that was skipped."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Finished:
-    """All epochs are done; `elbo` is the last ELBO of `split`, nats an image."""
+    """All epochs are completed; `elbo` is the last ELBO of `split`, nats per image."""
 
     epoch: int
     step: int

@@ -1,4 +1,4 @@
-"""A text stream for what is shown of a training: what cannot be written is lost, and nothing else is."""
+"""Text stream for progress output, which drops text that cannot be written instead of raising an error."""
 
 import io
 from collections.abc import Callable
@@ -6,19 +6,19 @@ from typing import IO, Any, cast
 
 
 def lossy(stream: IO[str]) -> IO[str]:
-    """Returns a stream that passes text on to another one, and loses what that does not take."""
+    """Returns a stream that forwards text to another one, and drops text that cannot be written."""
     return cast("IO[str]", LossyStream(stream))
 
 
 class LossyStream(io.TextIOBase):
-    """Passes text on to another stream for as long as that takes it.
+    """Forwards text to another stream, and ignores errors.
 
-    A pipe whose reader is gone, a terminal that was closed and a full disk all refuse what is written. Somebody may be
-    able to read again later, as when there is room on the disk, so that each text is tried. Characters that the
+    Writing fails if a pipe has no reader, the terminal was closed or the disk is full. Every write is tried
+    nevertheless, as later ones may succeed, for example when there is space on the disk again. Characters that the
     stream's encoding lacks are replaced.
 
     Args:
-        stream: where to write; it is not closed.
+        stream: the underlying stream; it is not closed.
     """
 
     def __init__(self, stream: IO[str]) -> None:
@@ -29,7 +29,7 @@ class LossyStream(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """The encoding of the stream behind it."""
+        """Encoding of the underlying stream."""
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     def writable(self) -> bool:
@@ -37,15 +37,15 @@ class LossyStream(io.TextIOBase):
         return True
 
     def isatty(self) -> bool:
-        """Returns True if the stream behind it is a terminal."""
+        """Returns True if the underlying stream is a terminal."""
         return bool(self._tried(self._stream.isatty))
 
     def fileno(self) -> int:
-        """Returns the descriptor of the stream behind it."""
+        """Returns the file descriptor of the underlying stream."""
         return self._stream.fileno()
 
     def write(self, text: str) -> int:
-        """Writes text, or loses it; returns its length."""
+        """Writes text, or drops it; returns its length."""
         try:
             self._tried(lambda: self._stream.write(text))
         except UnicodeEncodeError:
@@ -54,12 +54,12 @@ class LossyStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Flushes the stream behind it, as far as that goes."""
+        """Flushes the underlying stream, ignoring errors."""
         self._tried(self._stream.flush)
 
     @staticmethod
     def _tried(do: Callable[[], object]) -> object:
         try:
             return do()
-        except (OSError, RuntimeError):  # the latter in a signal handler, whose signal came in the middle of a write
+        except (OSError, RuntimeError):  # RuntimeError: reentrant write from a signal handler
             return None

@@ -1,4 +1,4 @@
-"""A run's metrics.jsonl: one JSON object a line, each row once however often the run was resumed."""
+"""Metrics of a run in metrics.jsonl: one JSON object per line, without duplicate rows after resuming."""
 
 import json
 import math
@@ -11,22 +11,22 @@ from vaedist.errors import RunError, StorageError
 from vaedist.files import replace_file
 
 Kind: TypeAlias = Literal["train", "test", "validation"]
-"""Of a row: training means, or the means over a split's images after an epoch, which has the split's name."""
+"""Kind of a row: "train" for means over training steps, or the name of the split that was scored after an epoch."""
 
 EPOCH_KINDS: tuple[Kind, ...] = ("test", "validation")
 
 
 class MetricsLog:
-    """Append rows to a metrics file that a reader may follow line by line.
+    """Appends rows to a metrics file; readers may follow the file line by line.
 
-    When a run goes on from a checkpoint, the rows it is about to write again are dropped first: the file is
-    rewritten beside its place and put there by one rename, so that a crash in between costs no row. It is so even
-    where no row is dropped: a writer that was given up, and is not dead, has the old file open, not this one.
+    When a run is resumed from a checkpoint, later rows are dropped, as they will be written again. The file is
+    replaced atomically, so that a crash loses no rows. It is replaced even if no row is dropped: a superseded worker
+    that is still alive then writes to the old file, not to this one.
 
     Args:
-        path: the file; missing folders are made.
-        resume_step: step of the checkpoint that the run goes on from; later rows, and a last line that a
-            crash tore, are dropped. None is a new run: nothing that stands there stays.
+        path: the file; missing folders are created.
+        resume_step: step of the checkpoint from which the run is resumed; later rows and an incomplete last line are
+            dropped. None for a new run drops all rows.
 
     Raises:
         StorageError: the file cannot be written.
@@ -43,17 +43,17 @@ class MetricsLog:
             raise self._failure(error) from error
 
     def append(self, kind: Kind, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        """Write one row in one piece: kind, epoch, step, then the values; NaN and infinities as null.
+        """Writes one row: kind, epoch, step, then the values; NaN and infinities become null.
 
         Raises:
-            StorageError: the row could not be written; no part of it stays.
+            StorageError: the row could not be written; a partial row is removed.
         """
-        assert not {"kind", "epoch", "step"} & values.keys(), "a value would hide the row's own key"
+        assert not {"kind", "epoch", "step"} & values.keys(), "the name of a value is a key of the row"
         row = {"kind": kind, "epoch": int(epoch), "step": int(step)}
         line = _encode(row | {name: _number(value) for name, value in values.items()})
         end = self._file.tell()
         try:
-            while line:  # a full disk takes what fits and complains at the next write
+            while line:  # on a full disk a write is partial, and the next one raises an error
                 line = line[self._file.write(line) :]
         except OSError as error:
             with suppress(OSError):
@@ -61,11 +61,11 @@ class MetricsLog:
             raise self._failure(error) from error
 
     def close(self) -> None:
-        """Close the file; the rows are there already."""
+        """Closes the file; all rows have been written before."""
         self._file.close()
 
     def _keep_until(self, last_step: int) -> None:
-        """Drop the rows after `last_step`."""
+        """Drops the rows after `last_step`."""
         if not self._path.exists():
             return
         old = self._path.read_bytes()
@@ -76,10 +76,10 @@ class MetricsLog:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file, oldest first; a last line that is not yet whole is left out.
+    """Returns the rows of a metrics file, oldest first, without an incomplete last line.
 
     Returns:
-        Dictionaries with kind, epoch, step and the row's values; a value that was not finite is None.
+        Dictionaries of kind, epoch, step and the row's values; non-finite values are None.
 
     Raises:
         RunError: the file cannot be read, or a line in it is not a row.
@@ -94,15 +94,15 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 def epoch_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the rows of the epochs that ended and whose ELBO is finite; each one's kind is the split that was scored.
+    """Returns the rows of completed epochs whose ELBO is finite.
 
-    That is the validation split where the data set has one, else the test split.
+    The kind of each row is the scored split: "validation" if the data set has such a split, else "test".
     """
     return [dict(row) for row in rows if row["kind"] in EPOCH_KINDS and row.get("elbo") is not None]
 
 
 def _rows(content: bytes, path: Path) -> list[dict[str, Any]]:
-    *lines, _torn = content.split(b"\n")  # a row ends with its newline: what follows the last one is no row
+    *lines, _incomplete = content.split(b"\n")  # a row ends with a newline: text after the last one is not a row
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -110,13 +110,13 @@ def _rows(content: bytes, path: Path) -> list[dict[str, Any]]:
         except ValueError:
             row = None
         if not _is_row(row):
-            raise RunError(f"{path} line {number} is not a row of metrics; delete that line to go on")
+            raise RunError(f"{path} line {number} is not a row of metrics; delete that line to continue")
         rows.append(row)
     return rows
 
 
 def _is_row(row: Any) -> bool:
-    """Whether it is what `MetricsLog` writes: a kind, where it was, and numbers."""
+    """Returns True if a value has the structure of a row that `MetricsLog` writes."""
     return (
         isinstance(row, dict)
         and isinstance(row.get("kind"), str)
@@ -130,8 +130,8 @@ def _encode(row: Mapping[str, Any]) -> bytes:
 
 
 def _number(value: float) -> int | float | None:
-    """A plain number that reads back as the same; None for what JSON cannot say."""
+    """Returns a value as a JSON number; None for NaN and infinities."""
     if isinstance(value, int):
         return value
-    value = float(value)  # NumPy's scalars are not JSON's
+    value = float(value)  # json cannot encode NumPy scalars
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Grids of images, and PNG files made of them; images are uint8, [H, W, C] with 1 or 3 channels."""
+"""Grids of images, and PNG files of them; images are uint8, [H, W, C] with 1 or 3 channels."""
 
 import io
 from pathlib import Path
@@ -10,13 +10,13 @@ from vaedist.errors import StorageError
 from vaedist.files import replace_file
 
 WHITE = 255
-COMPRESSION = 3  # of PNGs, of 9; a fourth of the time of 6, Pillow's own, for files that are 4 % larger
+COMPRESSION = 3  # zlib level of PNGs: a quarter of the time of Pillow's default, 6, for files that are 4 % larger
 
 
 def to_uint8(x: npt.ArrayLike) -> np.ndarray:
-    """Pixels in [0, 1] as the nearest of 256 levels; the inverse of a division by 255.
+    """Quantises pixels in [0, 1] to the nearest of 256 levels; the inverse of a division by 255.
 
-    Values outside are clipped and NaN becomes black, so that a failing model can still be looked at.
+    Values outside are clipped and NaN becomes black, so that the images of a failing model can still be shown.
 
     Args:
         x: floats, any shape.
@@ -29,20 +29,20 @@ def to_uint8(x: npt.ArrayLike) -> np.ndarray:
 
 
 def grid(images: np.ndarray, columns: int, *, padding: int = 2) -> np.ndarray:
-    """Lay images out in rows, left to right and top to bottom, on white.
+    """Arranges images in a grid, row by row, on a white background.
 
-    There are never more columns than images; places left over in the last row stay white.
+    There are at most as many columns as images. Unused cells of the last row are white.
 
     Args:
         images: uint8, [n, H, W, C], n >= 1.
-        columns: images in one row.
+        columns: number of images per row.
         padding: white pixels around each image.
 
     Returns:
         uint8, [rows * (H + padding) + padding, columns * (W + padding) + padding, C].
 
     Raises:
-        ValueError: images of another shape or type, or none; less than one column.
+        ValueError: the images have another shape or type, or there are none; or columns or padding is too small.
     """
     _require_images(images)
     if columns < 1 or padding < 0:
@@ -58,21 +58,21 @@ def grid(images: np.ndarray, columns: int, *, padding: int = 2) -> np.ndarray:
 
 
 def side_by_side(originals: np.ndarray, reconstructions: np.ndarray, columns: int) -> np.ndarray:
-    """A grid of pairs: each original touches its reconstruction at the right, and white parts the pairs.
+    """Returns a grid of pairs, each an original with its reconstruction on the right.
 
     Args:
         originals: uint8, [n, H, W, C], n >= 1.
         reconstructions: shaped like originals.
-        columns: pairs in one row.
+        columns: number of pairs per row.
 
     Returns:
         uint8, [H', W', C].
 
     Raises:
-        ValueError: images that are not uint8 [n, H, W, C], or not of one shape.
+        ValueError: the images are not uint8 [n, H, W, C], or their shapes differ.
     """
     if originals.shape != reconstructions.shape:
-        raise ValueError(f"originals {originals.shape} are shaped unlike {reconstructions.shape}")
+        raise ValueError(f"originals {originals.shape} and reconstructions {reconstructions.shape} differ in shape")
     _require_images(originals)
     _require_images(reconstructions)
     pairs = np.concatenate([originals, reconstructions], axis=2)  # [n, H, 2 W, C]
@@ -80,7 +80,7 @@ def side_by_side(originals: np.ndarray, reconstructions: np.ndarray, columns: in
 
 
 def save_png(path: str | Path, array: np.ndarray, *, scale: int = 1) -> None:
-    """Write a picture as PNG, beside its place and then by one rename; missing folders are made.
+    """Writes a picture as a PNG file, atomically; missing folders are created.
 
     Args:
         path: the file; an older one is replaced.
@@ -88,14 +88,14 @@ def save_png(path: str | Path, array: np.ndarray, *, scale: int = 1) -> None:
         scale: each pixel becomes a square of scale x scale pixels.
 
     Raises:
-        ValueError: an array of another shape or type.
-        StorageError: the file cannot be written; an older one is left as it was.
+        ValueError: the array has another shape or type.
+        StorageError: the file cannot be written; an older file is unchanged.
     """
     save_encoded(path, encode_png(array, scale=scale))
 
 
 def encode_png(array: np.ndarray, *, scale: int = 1) -> bytes:
-    """What `save_png` writes."""
+    """Returns the content of the file that `save_png` writes."""
     from PIL import Image
 
     array = array[..., None] if array.ndim == 2 else array
@@ -108,7 +108,7 @@ def encode_png(array: np.ndarray, *, scale: int = 1) -> bytes:
 
 
 def save_encoded(path: str | Path, content: bytes) -> None:
-    """Write what `encode_png` gave, as `save_png` does."""
+    """Writes the result of `encode_png` to a file, as `save_png` does."""
     try:
         replace_file(Path(path), content)
     except OSError as error:

@@ -1,25 +1,26 @@
-"""What a sweep tells the terminal: how its trials stand, and lines that should stay."""
+"""Events that a sweep sends to the terminal: states of its trials, and messages."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-# "open" trials are yet to end: they were not started, or the sweep was stopped under them; "stopped" ones were stopped
-# by the scheduler.
+# "open" trials have not ended: they were not started, or were interrupted with the sweep. "stopped" trials were stopped
+# early by the scheduler.
 State: TypeAlias = Literal["open", "running", "finished", "stopped", "failed"]
 ENDED: tuple[State, ...] = ("finished", "stopped", "failed")
 
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """How a trial stands.
+    """State of a trial.
 
     Attributes:
-        number, params: which one it is.
-        state: how it goes.
-        epoch: epochs that it has made.
-        last, best: of the sweep's metric; None before its first epoch ends.
-        reason: why it failed.
+        number: number of the trial.
+        params: values of the varied keys.
+        state: state of the trial.
+        epoch: completed epochs.
+        last, best: last and best value of the sweep's metric; None before the first epoch is completed.
+        reason: why the trial failed.
     """
 
     number: int
@@ -36,13 +37,14 @@ class SweepStarted:
     """Trials are about to run.
 
     Attributes:
-        name: of the sweep.
-        trials: how many there are to be.
-        at_once: how many of them run at once.
-        epochs: that a trial makes, if nothing stops it.
-        metric: that is optimised, and `mode`, whether "max" or "min" of it is best.
-        ended: trials that ended before, when a sweep is gone on with.
-        split: whose images the metric is of, "validation" or "test".
+        name: name of the sweep.
+        trials: total number of trials.
+        at_once: number of concurrent trials.
+        epochs: epochs of a trial that is not stopped early.
+        metric: the metric to optimise.
+        mode: "max" if higher values of the metric are better, else "min".
+        ended: trials that ended before the sweep was resumed.
+        split: split on which the metric is computed, "validation" or "test".
     """
 
     name: str
@@ -57,7 +59,7 @@ class SweepStarted:
 
 @dataclass(frozen=True)
 class SweepNotice:
-    """One line that the user should see."""
+    """A one-line message for the user."""
 
     text: str
 

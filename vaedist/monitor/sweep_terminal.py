@@ -1,4 +1,4 @@
-"""A sweep on the terminal: a live table where there is one, plain lines where there is not."""
+"""Progress of a sweep: a live table on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -15,19 +15,19 @@ from vaedist.monitor.lossy_stream import lossy
 from vaedist.monitor.sweep_events import ENDED, SweepEvent, SweepNotice, SweepStarted, TrialStatus
 
 STYLES = {"running": "cyan", "finished": "green", "stopped": "dim", "failed": "red", "open": "dim"}
-LINES_KEPT = 6  # of the screen, for what is not the table
+LINES_KEPT = 6  # lines of the screen that the table leaves free
 
 
 class SweepTerminal:
-    """Show a sweep's events; a context manager, so that the terminal is left as it was found.
+    """Shows a sweep's events; a context manager that restores the terminal at the end.
 
-    On an interactive console a table stands: the trials that run, the best, and those that ended last, as many as the
-    screen holds. Elsewhere there is a line for each epoch of a trial and for each change of its state. What cannot be
-    written is lost: showing a sweep never ends it.
+    On an interactive console, a live table shows the running trials, the best one and the last ones to end, as many as
+    fit on the screen. Elsewhere, a line is printed for each epoch of a trial and for each change of its state. Output
+    that cannot be written is dropped, and does not end the sweep.
 
     Args:
-        console: where to write.
-        clock: seconds that never run backwards.
+        console: console to write to.
+        clock: monotonic clock, in seconds.
     """
 
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -36,7 +36,7 @@ class SweepTerminal:
         self._live: Live | None = None
         self._sweep: SweepStarted | None = None
         self._trials: dict[int, TrialStatus] = {}
-        self._order: list[int] = []  # the last to change comes last
+        self._order: list[int] = []  # by time of the last change
         self._began = clock()
         self._ended_before = 0
 
@@ -51,7 +51,7 @@ class SweepTerminal:
             self._live.stop()
 
     def show(self, event: SweepEvent) -> None:
-        """Show one event."""
+        """Shows one event."""
         match event:
             case SweepStarted():
                 self._start(event)
@@ -116,7 +116,7 @@ class SweepTerminal:
         return choose(scored, key=lambda trial: trial.best, default=None)  # type: ignore[arg-type,return-value]
 
     def _left(self) -> str:
-        """The time left, from how long the trials took so far."""
+        """Returns the estimated remaining time, from the mean duration of the ended trials."""
         assert self._sweep is not None
         ended = sum(trial.state in ENDED for trial in self._trials.values())
         made = ended - self._ended_before
@@ -142,7 +142,7 @@ class SweepTerminal:
         return table
 
     def _shown(self) -> list[TrialStatus]:
-        """The running trials and the best one, then as many of the others as fit, the last to change first."""
+        """Returns the running trials, the best one, and as many of the most recently changed others as fit."""
         best = self._best()
         room = max(3, self._console.height - LINES_KEPT)
         recent = [self._trials[number] for number in reversed(self._order)]
@@ -161,12 +161,12 @@ class SweepTerminal:
         return Text(f"{counts}, of {sweep.trials}{top}; {clock} so far, left {self._left()}")
 
     def _line(self, text: str) -> None:
-        """Print what stays, in one line however narrow the console is."""
+        """Prints a permanent line, which is not wrapped."""
         self._console.print(Text("".join(c for c in text if c.isprintable())), soft_wrap=True, highlight=False)
 
 
 def describe(params: Mapping[str, object]) -> str:
-    """Parameters in a line, by the last parts of their keys."""
+    """Returns parameters as one line, named by the last parts of their keys."""
     return " ".join(f"{key.rpartition('.')[2]}={told(value)}" for key, value in params.items())
 
 

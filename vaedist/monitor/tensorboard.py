@@ -1,13 +1,11 @@
 """TensorBoard event files of one run, written without TensorFlow.
 
-tensorboardX makes the records and frames them. Its SummaryWriter is not used: it writes from a thread through
-a queue of ten places, so that a full disk kills the thread unseen and then blocks training for good, and it
-names files by the second, so that a quick restart truncates the file before it. Here a record is written, and
-fails, where it is made.
+tensorboardX builds and frames the records. Its SummaryWriter is not used: it writes from a thread with a queue of ten
+records, so a full disk kills the thread silently and then blocks training forever. It also names files by the second,
+so a quick restart truncates the previous file. Here, records are written synchronously, and errors are raised at once.
 
-TensorBoard reads a folder's files in the order of their names, and never returns to a name before the one that it has
-reached. So each new file is named after the newest that is there, and the clock decides only if it is later still: a
-clock that was set back, or another machine's, hides nothing.
+TensorBoard reads a folder's files in the order of their names, and never returns to an earlier name. Therefore the name
+of each new file sorts after all existing ones, even if the clock was set back or differs between machines.
 """
 
 import io
@@ -34,20 +32,20 @@ from vaedist.monitor.pictures import grid, save_png
 PREFIX = "events.out.tfevents."
 FLUSH_SECONDS = 10.0
 HISTOGRAM_BINS = 64
-SPRITE_PIXELS = 8192  # the Projector draws nothing from a larger sheet
+SPRITE_PIXELS = 8192  # maximum side of a sprite sheet that the Projector can show
 
 
 class TensorBoardWriter:
-    """Write one run's event file; `tensorboard --logdir` on the folder, or on one above it, shows it.
+    """Writes an event file of one run, for `tensorboard --logdir` on its folder or a parent folder.
 
     Args:
-        folder: the run's TensorBoard folder, made when missing. Each writer adds a file of its own to it.
-        purge_step: first step that is about to be written again, which is the checkpoint's step + 1 in a run
-            that goes on. TensorBoard then drops what the folder holds from that step on. None in a new run.
-        after: names of event files that belong to the folder and are not in it, but on a store.
+        folder: the run's TensorBoard folder, created if missing. Each writer adds its own file.
+        purge_step: first step that will be written again: the checkpoint's step + 1 in a resumed run. TensorBoard then
+            drops earlier records from that step on. None for a new run.
+        after: names of event files of the run that are only on an object store.
 
     Raises:
-        StorageError: from every method, when the folder cannot be written.
+        StorageError: from every method, if the folder cannot be written.
     """
 
     def __init__(self, folder: str | Path, *, purge_step: int | None, after: Iterable[str] = ()) -> None:
@@ -63,38 +61,38 @@ class TensorBoardWriter:
         self.flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One point in each curve; a tag's part before the first slash is its group."""
+        """Writes one point of each curve; the part of a tag before the first slash is its group."""
         for tag, value in values.items():
             self._summary(summary.scalar(tag, float(value)), step)
 
     def picture(self, tag: str, step: int, png: bytes, caption: str = "") -> None:
-        """A picture, as `encode_png` gives it, and what TensorBoard says of it."""
+        """Writes a picture, encoded by `encode_png`, with a caption."""
         with Image.open(io.BytesIO(png)) as picture:
             (width, height), channels = picture.size, len(picture.getbands())
         image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png)
-        told = SummaryMetadata(summary_description=caption)
-        self._summary(Summary(value=[Summary.Value(tag=tag, image=image, metadata=told)]), step)
+        metadata = SummaryMetadata(summary_description=caption)
+        self._summary(Summary(value=[Summary.Value(tag=tag, image=image, metadata=metadata)]), step)
 
     def histogram(self, tag: str, step: int, values: np.ndarray) -> None:
-        """The distribution of values, any shape; those that are not finite are left out."""
+        """Writes a histogram of values of any shape; non-finite values are omitted."""
         values = np.asarray(values, dtype=np.float64).ravel()
         values = values[np.isfinite(values)]
         if values.size:
             self._summary(summary.histogram(tag, values, bins=HISTOGRAM_BINS), step)
 
     def text(self, tag: str, text_markdown: str, step: int = 0) -> None:
-        """A text in Markdown. A run that goes on need not repeat what it wrote at step 0."""
+        """Writes a text in Markdown. A resumed run need not repeat texts of step 0."""
         self._summary(summary.text(tag, text_markdown), step)
 
     def hparams(
         self, params: Mapping[str, float | int | str | bool], metrics: Mapping[str, float], *, step: int = 0
     ) -> None:
-        """The run's row in the HParams table: what was chosen, and what came out.
+        """Writes the run's row of the HParams table.
 
         Args:
             params: hyperparameters by name.
             metrics: results by tag; each becomes a scalar at `step`, so tags of curves should not be used.
-            step: where the scalars stand.
+            step: step of the scalars.
         """
         for record in summary.hparams(dict(params), dict(metrics)):
             self._summary(record, step=0)
@@ -103,18 +101,18 @@ class TensorBoardWriter:
     def projector(
         self, tag: str, step: int, vectors: np.ndarray, labels: Sequence[str], thumbnails: np.ndarray
     ) -> None:
-        """Points for TensorBoard's Projector; those of an earlier step under the same tag are replaced.
+        """Writes points for TensorBoard's Projector, and replaces those of an earlier step with the same tag.
 
         Args:
-            tag: names the points, and the folder below projector/ that holds them.
-            step: shown behind the tag.
+            tag: name of the points, and of their folder below projector/.
+            step: step that is shown after the tag.
             vectors: [n, d].
             labels: n labels.
-            thumbnails: uint8, [n, H, W, C]; made smaller when n of them would not fit one sheet.
+            thumbnails: uint8, [n, H, W, C]; subsampled if n of them do not fit on one sheet.
         """
         n = len(vectors)
         if len(labels) != n or len(thumbnails) != n:
-            raise ValueError(f"{n} vectors, {len(labels)} labels and {len(thumbnails)} thumbnails must be as many")
+            raise ValueError(f"{n} vectors, {len(labels)} labels, {len(thumbnails)} thumbnails: numbers must be equal")
         columns = int(np.ceil(np.sqrt(n)))
         stride = -(-columns * max(thumbnails.shape[1:3]) // SPRITE_PIXELS)
         thumbnails = thumbnails[:, ::stride, ::stride]
@@ -127,19 +125,19 @@ class TensorBoardWriter:
             self._list_in_projector(f"{tag} (step {step})", folder, thumbnails.shape[1:3])
 
     def flush(self) -> None:
-        """Bring all that was written to the disk."""
+        """Flushes all records to the file."""
         with self._storage():
             self._records.flush()
         self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Flush and close the file."""
+        """Flushes and closes the file."""
         with self._storage():
             self._records.flush()
             self._records.close()
 
     def _list_in_projector(self, name: str, folder: Path, size: tuple[int, ...]) -> None:
-        """Put the points in `folder` into projector_config.pbtxt, in the place of those that were there."""
+        """Lists the points in `folder` in projector_config.pbtxt, in place of an earlier entry for that folder."""
         path = self._folder / "projector_config.pbtxt"
         inside = folder.relative_to(self._folder).as_posix()
         config = ProjectorConfig()
@@ -176,8 +174,8 @@ class TensorBoardWriter:
 def next_file_name(names: Iterable[str]) -> str:
     """Returns a name for an event file that sorts after those of all event files in `names`.
 
-    It is TensorBoard's own form, events.out.tfevents.SECONDS.HOST, and a suffix by which no two are the same. The
-    seconds are the clock's, or one more than those of the newest file where the clock is behind it.
+    The name is TensorBoard's events.out.tfevents.SECONDS.HOST with a unique suffix. The seconds are the clock's, or one
+    more than those of the newest file if the clock is behind.
     """
     found = (re.match(rf"{re.escape(PREFIX)}(\d{{10}})\.", name) for name in names)
     newest = max((int(match[1]) for match in found if match), default=0)

@@ -1,4 +1,4 @@
-"""A run on the terminal: a live bar where there is one, plain lines where there is not."""
+"""Progress of a run: a live bar on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Callable
@@ -21,24 +21,23 @@ from rich.text import Text
 from vaedist.monitor.events import Event, Finished, Notice, Progress, Saved, Started, Tested, Waiting
 from vaedist.monitor.lossy_stream import lossy
 
-LINE_SECONDS = 10.0  # least time between two progress lines where there is no bar
-SPEED_SECONDS = 600.0  # time left comes from the steps of the last ten minutes, test passes included
+LINE_SECONDS = 10.0  # minimum time between two progress lines if there is no bar
+SPEED_SECONDS = 600.0  # window from which the remaining time is estimated, including test passes
 
 
 class Terminal:
-    """Show a run's events; a context manager, so that the terminal is left as it was found.
+    """Shows a run's events; a context manager that restores the terminal at the end.
 
-    On an interactive console a spinner stands until the run starts, and a bar over all its steps from then on; lines
-    that stay are printed above. What goes to stdout and stderr meanwhile, such as Ray's chatter, is not: rich would
-    print it there, and it is to go where it is sent. Elsewhere (a file, a pipe) there are plain lines without control
-    characters: one for each epoch, and one of progress for a new tenth of an epoch, but not within ten seconds of the
-    last.
+    On an interactive console, a spinner is shown until the run starts, and then a progress bar over all steps, with
+    permanent lines above it. rich does not redirect stdout and stderr, so that Ray's messages go where the caller sends
+    them. Elsewhere (a file, a pipe), plain lines without control characters are printed: one per epoch, and a progress
+    line per tenth of an epoch, at most every ten seconds.
 
-    What cannot be written, as into a pipe whose reader is gone, is lost: showing a run never ends it.
+    Output that cannot be written, for example to a closed pipe, is dropped, and does not end the run.
 
     Args:
-        console: where to write.
-        clock: seconds that never run backwards.
+        console: console to write to.
+        clock: monotonic clock, in seconds.
     """
 
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -50,7 +49,7 @@ class Terminal:
         self._bar: _RunBar | None = None
         self._started: Started | None = None
         self._status = self._saved = ""
-        self._next_line = (0, float("-inf"))  # tenth of an epoch, time: no progress line before both
+        self._next_line = (0, float("-inf"))  # tenth of an epoch and time before which no progress line is printed
 
     def __enter__(self) -> Self:
         return self
@@ -61,7 +60,7 @@ class Terminal:
         self._stop()
 
     def status(self, text: str) -> None:
-        """Say what is being waited for, until the next call or until the run starts."""
+        """Shows the reason for waiting, until the next call or until the run starts."""
         if text == self._status:
             return
         self._stop()
@@ -81,7 +80,7 @@ class Terminal:
             self._line(text)
 
     def show(self, event: Event) -> None:
-        """Show one event."""
+        """Shows one event."""
         match event:
             case Waiting():
                 self.status(event.text)
@@ -119,7 +118,7 @@ class Terminal:
 
     def _progress(self, event: Progress) -> None:
         if self._bar is None or self._started is None:
-            return  # left over from workers that are being started again
+            return  # from workers that are being restarted
         numbers = f"{_elbo(event)}  {event.images_per_second:,.0f} images/s  input wait {event.input_wait:.0%}"
         self._bar.advance_to(event.step, self._epoch(event.epoch), numbers + self._saved)
         if self._live:
@@ -135,11 +134,11 @@ class Terminal:
         return f"epoch {epoch}/{self._started.epochs}" if self._started else f"epoch {epoch}"
 
     def _line(self, text: str) -> None:
-        """Print what stays, in one line however narrow the console is."""
+        """Prints a permanent line, which is not wrapped."""
         self._console.print(_plain(text), soft_wrap=True, highlight=False)
 
     def _stop(self) -> None:
-        """End whatever is live; it leaves no trace."""
+        """Removes the spinner and the bar."""
         if self._spinner is not None:
             self._spinner.stop()
         if self._bar is not None and self._live:
@@ -149,13 +148,13 @@ class Terminal:
 
 
 class _RunBar(RichProgress):
-    """A bar over all steps of a run, and below it a line of numbers.
+    """A progress bar over all steps of a run, with a line of metrics below it.
 
-    Time left comes from the steps made since the bar was made, never from those of an earlier start.
+    The remaining time is estimated from the steps since the bar was created, not from those of an earlier start.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float], total: int, start_step: int) -> None:
-        self._numbers = Text()  # first, for rich draws once while it is made
+        self._numbers = Text()  # before super().__init__, in which rich draws the bar
         super().__init__(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -175,16 +174,16 @@ class _RunBar(RichProgress):
         self._run: TaskID = self.add_task("", total=total, completed=start_step)
 
     def advance_to(self, step: int, epoch: str, numbers: str) -> None:
-        """Move the bar and draw it at once; rich draws it between, so that the clock goes on."""
+        """Moves the bar and redraws it at once; rich also redraws it periodically, to update the elapsed time."""
         self._numbers = Text(numbers, no_wrap=True, overflow="ellipsis")
         self.update(self._run, completed=step, description=epoch, refresh=True)
 
     def left(self) -> str:
-        """Time left as h:mm:ss."""
+        """Returns the estimated remaining time as h:mm:ss."""
         return TimeRemainingColumn().render(self.tasks[0]).plain
 
     def get_renderables(self) -> list[RenderableType]:
-        """The bar and the numbers, as rich asks for them."""
+        """Returns the bar and the line of metrics, as rich requires."""
         return [self.make_tasks_table(self.tasks), self._numbers]
 
 
@@ -197,6 +196,6 @@ def _count(number: int, noun: str) -> str:
 
 
 def _plain(text: str) -> Text:
-    """Text as it stands, without markup, colours or control characters that came with it."""
+    """Returns text without its colours and control characters; markup is not interpreted."""
     decoded = Text.from_ansi(text).plain
     return Text("".join(c for c in decoded if c.isprintable() or c in "\n\t"))
