@@ -156,7 +156,7 @@ def test_a_run_that_is_complete_is_not_trained_again_and_fewer_epochs_are_refuse
     assert "test ELBO " in printed
     assert "workers" not in printed
     _, said = run(*arguments, "--set", "training.epochs=1", code=1, seconds=SECONDS)
-    assert "has made 2 epochs, and the job says training.epochs = 1" in said.splitlines()[-1]
+    assert "has completed 2 epochs, and the job says training.epochs = 1" in said.splitlines()[-1]
     assert read(runs, "first/experiment.toml") == before
 
 

@@ -80,7 +80,7 @@ def run(request, experiment, tmp_path, s3):
 def test_fewer_epochs_than_completed_are_refused_and_nothing_is_written(run):
     experiment, look = run
     before = look()
-    with pytest.raises(RunError, match=r"run .*run.* has made 2 epochs, and the job says training\.epochs = 1: "):
+    with pytest.raises(RunError, match=r"run .*run.* has completed 2 epochs, and the job says training\.epochs = 1: "):
         train(experiment.with_overrides("training.epochs=1"), resume=True)
     assert look() == before
 
@@ -98,7 +98,7 @@ def test_a_complete_run_ends_at_once_with_its_result(run):
 def test_part_of_an_epoch_counts(experiment, tmp_path):
     write_run(experiment, RunFolder.of(experiment), epochs=1, part=True)
     with pytest.raises(
-        RunError, match=r"has made 1 epochs and part of the next, and the job says training\.epochs = 1"
+        RunError, match=r"has completed 1 epochs and part of the next, and the job says training\.epochs = 1"
     ):
         train(experiment.with_overrides("training.epochs=1"), resume=True)
 

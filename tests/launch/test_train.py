@@ -110,7 +110,7 @@ def test_a_completed_run_is_resumed_only_unchanged(trained, experiment):
         train(experiment)
     with pytest.raises(RunError, match=r"model\.latent = 6, and the job says 7"):
         train(experiment.with_overrides("model.latent=7"), resume=True)
-    with pytest.raises(RunError, match=r"has made 2 epochs, and the job says training\.epochs = 1"):
+    with pytest.raises(RunError, match=r"has completed 2 epochs, and the job says training\.epochs = 1"):
         train(experiment.with_overrides("training.epochs=1"), resume=True)
     events = []
     train(experiment, resume=True, observe=events.append)

@@ -19,7 +19,7 @@ def test_the_newest_group_may_write_and_no_other(tmp_path, s3, kind):
     grant_lease(run, "second")
     second = WriterLease(run, "second")
     second.check()
-    with pytest.raises(Superseded, match=f"another group of workers, {second.group}"):
+    with pytest.raises(Superseded, match=f"worker group {second.group} has taken over"):
         first.check()
 
 

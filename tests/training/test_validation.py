@@ -123,7 +123,7 @@ def test_commands_that_look_at_a_run_say_whose_scores_they_print(trained):
 def test_a_training_ends_with_the_validation_elbo(trained, capsys):
     _print_result(trained.run, 60.0)
     lines = capsys.readouterr().out.splitlines()
-    assert re.match(r"validation ELBO  -\d+\.\d\d nats an image .* after 3 epochs, 12 steps", lines[0])
+    assert re.match(r"validation ELBO  -\d+\.\d\d nats per image .* after 3 epochs, 12 steps", lines[0])
     assert [line[:17] for line in lines[1:]] == ["pictures         ", "look at it       "]
 
 

@@ -1,1 +1,1 @@
-"""A run's folder, local or on an object store, without TensorFlow."""
+"""Run folders, local or on an object store: checkpoints, resuming, summaries, evaluations. Needs no TensorFlow."""

@@ -8,12 +8,12 @@ from vaedist.runs.checkpoint_store import CheckpointStore
 
 
 class AsyncCheckpointer:
-    """Writes checkpoints in a thread of its own, one after another; errors are raised by the next call.
+    """Writes checkpoints in a background thread, one after another; errors are raised by the next call.
 
-    At the end of its context, it waits for the checkpoint that is being written.
+    At the end of the context, it waits for the checkpoint that is being written.
 
     Args:
-        store: the run's checkpoints, not to be used otherwise while one is being written.
+        store: the run's checkpoints, which must not be used otherwise while one is being written.
     """
 
     def __init__(self, store: CheckpointStore) -> None:
@@ -28,7 +28,7 @@ class AsyncCheckpointer:
         self._thread.shutdown()
 
     def begin(self, write: Callable[[], object]) -> None:
-        """Starts `write`, which writes a checkpoint; the one before must be settled, so that only one is in memory."""
+        """Starts `write`, which writes a checkpoint; the previous one must be settled, so only one is in memory."""
         assert self._writing is None
         self._writing = self._thread.submit(write)
 

@@ -1,8 +1,8 @@
 """Checkpoint format: a folder of files with digests, committed by a marker.
 
-A checkpoint holds the weights and the optimizer's slots (safetensors: nothing is unpickled), the experiment, and
-state.json with the position and the SHA-256 of each other file. The marker, written last, holds the SHA-256 of
-state.json. A checkpoint without its marker does not count.
+A checkpoint holds the weights and the optimizer's slots (safetensors, so no unpickling), the experiment, and state.json
+with the position and the SHA-256 of each other file. The marker, written last, holds the SHA-256 of state.json. A
+checkpoint without its marker is ignored.
 """
 
 import hashlib
@@ -31,18 +31,18 @@ EXPERIMENT = "experiment.toml"
 
 @dataclass(frozen=True)
 class Position:
-    """Position of a run: epoch, step, and what resuming there needs.
+    """Position of a run, with the state that resuming requires besides the weights.
 
     Attributes:
-        epoch: passes completed.
+        epoch: completed epochs.
         step: updates made, over the whole run.
-        fingerprint: of the data set.
+        fingerprint: fingerprint of the data set.
         image_shape: (height, width, channels) of its images.
-        test_elbo: ELBO of the test images at the end of an epoch, in nats an image; None within an epoch, and where
-            the validation images were scored.
-        meters: sums that the next row of metrics continues.
-        validation_elbo: as `test_elbo`, of the validation images.
-        packages: digest of each package of a user's own code that the model is in, by name.
+        test_elbo: ELBO of the test images at the end of an epoch, nats per image; None within an epoch, and if the
+            validation images are scored.
+        meters: partial sums of the next row of metrics.
+        validation_elbo: the same for the validation images.
+        packages: digests of the packages of a user's own code that define the model, by name.
     """
 
     epoch: int
@@ -56,7 +56,7 @@ class Position:
 
     @property
     def elbo(self) -> float | None:
-        """ELBO that the best checkpoint is selected by: of the validation images, else of the test images."""
+        """ELBO by which the best checkpoint is selected: of the validation images, else of the test images."""
         return self.test_elbo if self.validation_elbo is None else self.validation_elbo
 
 
@@ -65,8 +65,8 @@ class Checkpoint:
     """A committed and intact checkpoint.
 
     Attributes:
-        path: its folder.
-        position: of the run.
+        path: the checkpoint's folder.
+        position: position of the run.
         experiment: the experiment's TOML text.
     """
 
@@ -90,7 +90,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Opens a checkpoint after comparing the digest of every file.
+    """Opens a checkpoint after verifying the digest of every file.
 
     Raises:
         CheckpointError: it is not committed, or a file is missing or differs; the message names it.
@@ -99,15 +99,15 @@ def open_checkpoint(path: Path) -> Checkpoint:
         position, digests = _read_state(path)
         for name, digest in digests.items():
             if Path(name).name != name or _sha256(path / name) != digest:
-                raise CheckpointError(f"checkpoint {path} is damaged: {name} differs from what was committed")
+                raise CheckpointError(f"checkpoint {path} is damaged: {name} has changed since it was committed")
         return Checkpoint(path, position, (path / EXPERIMENT).read_text(encoding="utf-8"))
 
 
 def read_position(path: Path) -> Position:
-    """Reads the position of a committed checkpoint; the other files are not looked at.
+    """Reads the position of a committed checkpoint, without checking the other files.
 
     Raises:
-        CheckpointError: it is not committed, or its state is not what was committed.
+        CheckpointError: the checkpoint is not committed, or its state is damaged.
     """
     with _faults(path):
         return _read_state(path)[0]
@@ -118,7 +118,7 @@ def _read_state(path: Path) -> tuple[Position, dict[str, str]]:
     marker = (path / MARKER).read_text(encoding="ascii").strip()
     state = (path / STATE).read_bytes()
     if hashlib.sha256(state).hexdigest() != marker:
-        raise CheckpointError(f"checkpoint {path} is damaged: {STATE} differs from what was committed")
+        raise CheckpointError(f"checkpoint {path} is damaged: {STATE} has changed since it was committed")
     record = json.loads(state)
     if record.pop("format") != FORMAT:
         raise CheckpointError(f"checkpoint {path} was written by another version of vaedist")
@@ -132,7 +132,7 @@ def _faults(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise CheckpointError(f"checkpoint {path} is not whole: {Path(error.filename).name} is missing") from error
+        raise CheckpointError(f"checkpoint {path} is incomplete: {Path(error.filename).name} is missing") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"checkpoint {path} cannot be read: {reason}") from error
@@ -145,13 +145,13 @@ def write_checkpoint(
     optimizer: Mapping[str, np.ndarray],
     experiment: str,
 ) -> None:
-    """Writes the files of a checkpoint into a folder and syncs them to disk; `commit_checkpoint` makes them count.
+    """Writes the files of a checkpoint except for the marker, see `commit_checkpoint`, and syncs them to disk.
 
     Args:
-        folder: exists and is empty.
-        position: of the run.
-        weights: the model's, by their Keras paths.
-        optimizer: its slots, as slot/path.
+        folder: an existing empty folder.
+        position: position of the run.
+        weights: the model's weights, by Keras path.
+        optimizer: the optimizer's slots, by slot/path.
         experiment: the experiment's TOML text.
 
     Raises:
@@ -179,7 +179,7 @@ def commit_checkpoint(path: Path) -> None:
 
 
 def read_elbo(path: Path) -> float | None:
-    """Returns `Position.elbo` of a checkpoint that need not be intact; None where it has none that can be read."""
+    """Returns `Position.elbo` of a checkpoint that may be damaged; None if it has none or cannot be read."""
     try:
         record = json.loads((path / STATE).read_bytes())
         validation = record.get("validation_elbo")

@@ -30,23 +30,23 @@ from vaedist.storage.transfer import FileState
 class CheckpointStore:
     """The checkpoints of a run.
 
-    They are written, read and selected in the working copy of the run's folder. For a run on an object store, `refresh`
-    fetches the position and the score of each checkpoint, and `open` fetches the other files of one.
+    Checkpoints are written, read and selected in the working copy of the run's folder. For a run on an object store,
+    `refresh` downloads the position and the score of each checkpoint, and `open` the other files of one checkpoint.
 
     Args:
-        run: the run's folder, whose checkpoints are folders named by their steps.
-        keep: newest ones to keep; the one with the best ELBO after an epoch stays besides.
+        run: the run's folder, whose checkpoints are folders named after their steps.
+        keep: number of newest checkpoints to keep, in addition to the one with the best ELBO after an epoch.
     """
 
     def __init__(self, run: RunFolder, keep: int = 2) -> None:
         self.folder, self.keep, self._store = run.checkpoints, keep, run.store
-        self._listed: dict[Path, FileState] = {}  # as last seen where they are kept, without those saved here
+        self._listed: dict[Path, FileState] = {}  # last listing of the store, without those saved here
 
     def refresh(self) -> None:
-        """Lists the committed checkpoints, and fetches their positions and scores.
+        """Lists the committed checkpoints, and downloads their positions and scores.
 
         Raises:
-            StorageError: the object store does not answer.
+            StorageError: the object store does not respond.
         """
         self._listed = self._store.files(self.folder)
         committed = {path for path in self._folders() if path / MARKER in self._listed}
@@ -58,10 +58,10 @@ class CheckpointStore:
                 self._fetch(path / name for name in (STATE, MARKER))
 
     def clean(self) -> None:
-        """Removes checkpoints that killed writers left half-written; only for the one writer, when it begins.
+        """Removes incomplete checkpoints that killed writers left; only for the writer, when it starts.
 
         Raises:
-            StorageError: the object store does not answer.
+            StorageError: the object store does not respond.
         """
         self._listed = self._store.files(self.folder)
         here = set(self.folder.iterdir()) if self.folder.is_dir() else set()
@@ -80,22 +80,22 @@ class CheckpointStore:
         *,
         committed: Callable[[str], None] = lambda _: None,
     ) -> Path:
-        """Commits a checkpoint, then removes those that are not to be kept.
+        """Commits a checkpoint, then removes older ones.
 
-        A checkpoint for an object store is committed in the working copy, once the one before is on the object store,
-        and is uploaded while training goes on.
+        For a run on an object store, the checkpoint is committed in the working copy once the previous one has been
+        uploaded, and is uploaded in the background.
 
         Args:
-            position: of the run.
-            weights: the model's, by their Keras paths.
-            optimizer: its slots, as slot/path.
+            position: position of the run.
+            weights: the model's weights, by Keras path.
+            optimizer: the optimizer's slots, by slot/path.
             experiment: the experiment's TOML text.
             committed: called with the checkpoint's path or URI once it is committed there.
 
         Raises:
             CheckpointError: a weight or a slot is NaN or infinite; nothing is written.
-            StorageError: it cannot be written, and the ones before are as they were; or the one before could not be
-                uploaded.
+            StorageError: the checkpoint cannot be written, which leaves older ones unchanged; or the previous one could
+                not be uploaded.
         """
         for name, array in {**weights, **optimizer}.items():
             if not np.isfinite(array).all():
@@ -119,7 +119,7 @@ class CheckpointStore:
         optimizer: Mapping[str, np.ndarray],
         experiment: str,
     ) -> None:
-        """Writes a checkpoint beside its path, renames it, and commits it."""
+        """Writes a checkpoint to a temporary folder, renames that, and commits it."""
         self._store.check_writer()
         beside = self.folder / f".{target.name}.{secrets.token_hex(4)}.tmp"
         beside.mkdir(parents=True)
@@ -135,18 +135,18 @@ class CheckpointStore:
         commit_checkpoint(target)
 
     def settle(self) -> None:
-        """Waits until all saved checkpoints are where the run is kept.
+        """Waits until all saved checkpoints are uploaded, if the run is on an object store.
 
         Raises:
-            StorageError: it could not be uploaded.
+            StorageError: a checkpoint could not be uploaded.
         """
         self._store.settle()
 
     def find(self, name: str) -> bool:
-        """Returns True if there is a checkpoint of that name, to be opened.
+        """Returns True if there is a checkpoint with that name, which `open` can open.
 
         Raises:
-            StorageError: the object store does not answer.
+            StorageError: the object store does not respond.
         """
         path = self.folder / name
         if not path.is_dir():
@@ -154,18 +154,18 @@ class CheckpointStore:
         return path.is_dir() or path / MARKER in self._listed
 
     def open(self, path: Path) -> Checkpoint:
-        """Opens a checkpoint, fetched unless it is here.
+        """Opens a checkpoint, after downloading it if necessary.
 
         Raises:
-            CheckpointError: it is not committed, or not intact.
-            StorageError: the object store does not answer.
+            CheckpointError: the checkpoint is not committed or not intact.
+            StorageError: the object store does not respond.
         """
         location = self._store.location_of(path)
         try:
             self._fetch(file for file in self._listed if file.parent == path)
             return open_checkpoint(path)
         except MISSING as error:
-            raise CheckpointError(f"checkpoint {location} was removed meanwhile") from error
+            raise CheckpointError(f"checkpoint {location} was removed in the meantime") from error
         except CheckpointError as error:
             raise CheckpointError(str(error).replace(str(path), location)) from error
 
@@ -174,7 +174,7 @@ class CheckpointStore:
         return sorted((marker.parent for marker in self.folder.glob(f"step-*/{MARKER}")), reverse=True)
 
     def newest(self, warn: Callable[[str], None] = lambda _: None) -> Checkpoint | None:
-        """Opens the newest intact checkpoint; `warn` is told of damaged ones, which are passed over.
+        """Opens the newest intact checkpoint; calls `warn` about damaged ones, which are skipped.
 
         Raises:
             CheckpointError: there are committed checkpoints, but all are damaged.
@@ -184,7 +184,7 @@ class CheckpointStore:
             try:
                 return self.open(path)
             except CheckpointError as error:
-                warn(f"{error}; passed over")
+                warn(f"{error}; skipped")
         if committed:
             location = self._store.location_of(self.folder)
             raise CheckpointError(f"none of the {len(committed)} checkpoints in {location} is intact")
@@ -198,7 +198,7 @@ class CheckpointStore:
         return None
 
     def best(self) -> Checkpoint | None:
-        """Opens the intact checkpoint with the highest ELBO after an epoch, or the newest where none has one."""
+        """Opens the intact checkpoint with the highest ELBO after an epoch, or the newest if none has an ELBO."""
         for _, path in sorted(_scored(self.committed()), reverse=True):
             try:
                 return self.open(path)
@@ -207,9 +207,9 @@ class CheckpointStore:
         return self.newest()
 
     def drop_after(self, step: int) -> None:
-        """Sets aside the checkpoints beyond the step that a run resumes from, which are damaged.
+        """Sets aside the checkpoints after the step from which a run is resumed, which are damaged.
 
-        They stay as damaged-NAME for inspection, and do not count.
+        They are renamed to damaged-NAME for inspection, and are ignored.
         """
         for path in self.committed():
             if path.name > self._path_of(step).name:
@@ -235,7 +235,7 @@ class CheckpointStore:
         _, best = max(_scored(committed), default=(0.0, None))
         for path in committed[self.keep :]:
             if path != best:
-                self._store.remove_folder(path, first=MARKER)  # so that it is never taken for a whole one
+                self._store.remove_folder(path, first=MARKER)  # so that a partly removed one is never complete
                 self._forget_listing(path)
 
 
@@ -250,15 +250,15 @@ def _write_errors(path: Path) -> Iterator[None]:
 
 
 def _scored(paths: Sequence[Path]) -> list[tuple[float, Path]]:
-    """Returns the ELBO of each checkpoint that has one, and the checkpoint."""
+    """Returns pairs of ELBO and path for the checkpoints that have an ELBO."""
     return [(elbo, path) for path in paths if (elbo := read_elbo(path)) is not None]
 
 
 def checkpoints_of(run: RunFolder) -> CheckpointStore:
-    """Returns the checkpoints of a run as they are now, to be read.
+    """Returns the current checkpoints of a run, for reading.
 
     Raises:
-        StorageError: the object store does not answer.
+        StorageError: the object store does not respond.
     """
     checkpoints = CheckpointStore(run)
     checkpoints.refresh()

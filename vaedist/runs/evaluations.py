@@ -1,4 +1,4 @@
-"""Evaluations in a run's folder: a JSON file each, and their curves in TensorBoard."""
+"""Evaluations in a run's folder, saved as JSON files and as TensorBoard curves."""
 
 import json
 import math
@@ -15,22 +15,22 @@ from vaedist.runs.folder import RunFolder
 
 
 def save_evaluation(run: RunFolder, name: str, step: int, record: Mapping[str, Any]) -> Path:
-    """Saves an evaluation; an earlier one of that name and step is replaced.
+    """Saves an evaluation, and replaces an earlier one of the same name and step.
 
-    TensorBoard gets a run of its own beside the training's, evaluation/NAME, with a point for each step that was
-    evaluated under that name. Its events are written anew from the files, so that no point stands twice.
+    In TensorBoard, the evaluations of each name are a separate run, evaluation/NAME, with a point per evaluated step.
+    Its events are rewritten from the JSON files, so that no point occurs twice.
 
     Args:
         run: the run's folder.
-        name: distinguishes evaluations of different kinds: the split, the number of samples.
-        step: of the checkpoint.
-        record: as `Evaluation.to_dict` gives it, with further entries.
+        name: kind of the evaluation: the split, the number of samples.
+        step: step of the checkpoint.
+        record: result of `Evaluation.to_dict`, with further entries.
 
     Returns:
-        the file.
+        The path of the JSON file.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: a file cannot be written.
     """
     path, board = run.evaluations / f"{name}-step-{step:09d}.json", run.tensorboard / "evaluation" / name
     store = run.store
@@ -49,7 +49,7 @@ def save_evaluation(run: RunFolder, name: str, step: int, record: Mapping[str, A
 
 
 def _write_events(run: RunFolder, name: str, board: Path, before: Set[str]) -> None:
-    """Writes TensorBoard's events of all evaluations of a name, into a file whose name sorts after those `before`."""
+    """Writes TensorBoard events of all evaluations of a name, into a file whose name sorts after those in `before`."""
     writer = TensorBoardWriter(board, purge_step=None, after=before)
     for path in sorted(run.evaluations.glob(f"{name}-step-*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -62,7 +62,7 @@ def _scalars(record: Mapping[str, Any]) -> dict[str, float]:
     values = {f"bound_{int(k):05d}": bound["mean"] for k, bound in record["bounds"].items()}
     for name in ("gap", "reconstruction", "kl", "effective_sample_size"):
         values[name] = record[name]["mean"]
-    if record.get("rise"):  # files of earlier versions have none of these
+    if record.get("rise"):  # missing in files of earlier versions
         values["rise"] = record["rise"]["mean"]
     for k, error in record.get("monte_carlo_errors", {}).items():
         if error is not None:
@@ -75,7 +75,7 @@ def _scalars(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def finite(value: Any) -> Any:
-    """Returns a record with None for the numbers that JSON does not have, as the standard error of one image."""
+    """Returns a record with None for NaN and infinities, such as the standard error of one image."""
     if isinstance(value, Mapping):
         return {str(key): finite(below) for key, below in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

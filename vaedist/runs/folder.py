@@ -12,8 +12,8 @@ from vaedist.storage.stored_folder import StoredFolder
 class RunFolder(StoredFolder):
     """Files of one run, local or on an object store.
 
-    Files are read from and written to the working copy (see `FolderStore`); of a run on an object store, `refresh`
-    brings the experiment and the metrics into it, and `checkpoints_of` the checkpoints.
+    Files are read from and written to the working copy (see `FolderStore`). For a run on an object store, `refresh`
+    downloads the experiment and the metrics, and `checkpoints_of` the checkpoints.
     """
 
     @classmethod
@@ -28,7 +28,7 @@ class RunFolder(StoredFolder):
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line: training means every so many steps, validation or test means every epoch."""
+        """Metrics, one JSON object per line: training means at intervals, validation or test means after each epoch."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -38,7 +38,7 @@ class RunFolder(StoredFolder):
 
     @property
     def checkpoints(self) -> Path:
-        """One folder a checkpoint."""
+        """Folder of the checkpoints, each of which is a folder."""
         return self.path / "checkpoints"
 
     @property
@@ -48,7 +48,7 @@ class RunFolder(StoredFolder):
 
     @property
     def evaluations(self) -> Path:
-        """Results of `vaedist evaluate`, a JSON file each."""
+        """Results of `vaedist evaluate`, as JSON files."""
         return self.path / "evaluations"
 
     @property
@@ -62,10 +62,10 @@ class RunFolder(StoredFolder):
         return self.path / ".writer"
 
     def refresh(self) -> None:
-        """Brings the working copies of the experiment and the metrics up to date.
+        """Updates the working copies of the experiment and the metrics.
 
         Raises:
-            StorageError: the object store does not answer.
+            StorageError: the object store does not respond.
         """
         self.store.refresh(self.experiment, self.metrics)
 
@@ -74,7 +74,7 @@ class RunFolder(StoredFolder):
 
         Raises:
             RunError: there is no run here.
-            ConfigError: the file cannot be read, or is of another version.
+            ConfigError: the file cannot be read, or was written by another version.
         """
         self.require(self.experiment, "run")
         return Experiment.from_file(self.experiment)
@@ -82,10 +82,10 @@ class RunFolder(StoredFolder):
     def files_in(self, folder: Path, pattern: str = "*") -> list[Path]:
         """Returns the sorted paths of the files directly in a folder of the run whose names match a pattern.
 
-        Files on an object store are listed too if the working copy does not have them.
+        This includes files on an object store that are not in the working copy.
 
         Raises:
-            StorageError: the object store does not answer.
+            StorageError: the object store does not respond.
         """
         files = self.store.files(folder)
         return sorted(path for path in files if path.parent == folder and fnmatchcase(path.name, pattern))

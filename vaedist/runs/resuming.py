@@ -1,4 +1,4 @@
-"""Checks before a run begins: that it may be started or resumed, and whether it is complete."""
+"""Checks before a run starts: that it may be started or resumed, and whether it is already complete."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from vaedist.runs.checkpoint import Position
 from vaedist.runs.checkpoint_store import checkpoints_of
 from vaedist.runs.folder import RunFolder
 
-# Keys that may differ when a run is resumed: they do not change the numbers, or only how many there are.
+# Keys that may change when a run is resumed: they do not affect the results, only their number or where they are.
 MAY_CHANGE = (
     "run.",
     "data.path",
@@ -27,22 +27,22 @@ def check_run(run: RunFolder, experiment: Experiment, *, resume: bool) -> bool:
     """Returns True if there is a run that the experiment may resume, False if there is none; nothing is written.
 
     Raises:
-        RunError: there is a run and `resume` is not set, or the experiment differs in what a run may not change, or
-            asks for fewer epochs than it has made.
-        StorageError: the object store does not answer.
+        RunError: there is a run and `resume` is not set; or the experiment changes a key that must not change, or
+            requests fewer epochs than were completed.
+        StorageError: the object store does not respond.
     """
     if not run.store.exists():
         return False
     run.refresh()
     if not resume:
-        raise RunError(f"run {run.location} exists: use --resume to go on with it, or --name to start another")
+        raise RunError(f"run {run.location} exists: use --resume to resume it, or --name to start another")
     before = run.read_experiment()
     for key, old, new in differences(before, experiment):
         scheduled = key == "training.epochs" and experiment.training.schedule == "cosine"
         if scheduled or not key.startswith(MAY_CHANGE):
             raise RunError(
-                f"run {run.location} was started with {key} = {old!r}, and the job says {new!r}: it would be another "
-                f"run; use --name to start one"
+                f"run {run.location} was started with {key} = {old!r}, and the job says {new!r}, which would be "
+                f"another run; use --name to start one"
             )
     _check_epochs(run, experiment.training.epochs)
     return True
@@ -52,24 +52,23 @@ def _check_epochs(run: RunFolder, epochs: int) -> None:
     position = checkpoints_of(run).reached()
     if position is None:
         return
-    in_the_next = position.elbo is None  # a checkpoint at an epoch's end has that of the scored split
+    in_the_next = position.elbo is None  # a checkpoint at the end of an epoch has an ELBO
     if position.epoch > epochs or (position.epoch == epochs and in_the_next):
-        made = f"{position.epoch} epochs and part of the next" if in_the_next else f"{position.epoch} epochs"
+        done = f"{position.epoch} epochs and part of the next" if in_the_next else f"{position.epoch} epochs"
         raise RunError(
-            f"run {run.location} has made {made}, and the job says training.epochs = {epochs}: a run that is resumed "
-            f"must have at least as many as were made"
+            f"run {run.location} has completed {done}, and the job says training.epochs = {epochs}: a resumed run must "
+            f"not have fewer epochs"
         )
 
 
 def is_complete(run: RunFolder, experiment: Experiment) -> bool:
-    """Returns True if a run has made all its epochs and has its result.
+    """Returns True if a run has completed all epochs, and has its last scores and an intact last checkpoint.
 
-    The digests of the last checkpoint are compared, and the scores of the last epoch must be there. Workers restore
-    what is missing in a run that lacks either.
+    If either is missing, the run is not complete: its workers then restore it.
 
     Raises:
         RunError: the metrics cannot be read.
-        StorageError: the object store does not answer.
+        StorageError: the object store does not respond.
     """
     epochs = experiment.training.epochs
     if run.read_experiment().training.epochs != epochs:
@@ -90,10 +89,10 @@ def check_same_data(what: str, position: Position | None, manifest: Manifest, pa
     """Checks that a run or a sweep is resumed on the data that it was started with.
 
     Args:
-        what: is resumed, as in "run runs/x".
-        position: of a checkpoint; None if there is none.
-        manifest: of the data.
-        path: of the data.
+        what: name of the run or sweep in messages, such as "run runs/x".
+        position: position of a checkpoint; None if there is none.
+        manifest: manifest of the current data set.
+        path: location of the current data set.
 
     Raises:
         RunError: the fingerprints differ.
@@ -109,16 +108,16 @@ def check_same_code(what: str, position: Position | None, digests: Mapping[str, 
     """Checks that a run or a sweep is resumed with the user's code that it was started with.
 
     Args:
-        what: is resumed, as in "run runs/x".
-        position: of a checkpoint; None if there is none.
-        digests: of the packages that the model is in now, by name.
+        what: name of the run or sweep in messages, such as "run runs/x".
+        position: position of a checkpoint; None if there is none.
+        digests: digests of the packages that define the model now, by name.
 
     Raises:
-        RunError: a package differs, or is not used any more.
+        RunError: a package has changed, or is no longer used.
     """
     for name, before in (position.packages if position is not None else {}).items():
         if (now := digests.get(name)) != before:
             raise RunError(
-                f"{what} was trained with package {name} {before[:12]}, which is {now[:12] if now else 'unused'} now: "
-                "--changed-code resumes with the code as it is, --name starts another"
+                f"{what} was trained with package {name} {before[:12]}, which is now {now[:12] if now else 'unused'}: "
+                "--changed-code resumes with the current code, --name starts another"
             )

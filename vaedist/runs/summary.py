@@ -1,4 +1,4 @@
-"""Summaries of runs, read from their folders; no model is loaded."""
+"""Summaries of runs, read from their folders without loading a model."""
 
 import os
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ class Summary:
     """Summary of a run.
 
     Attributes:
-        name: name of its folder.
-        epoch, epochs: completed epochs, and all epochs of the job.
-        step: training step of the newest row of metrics.
-        split: split that is scored after each epoch, "validation" or "test"; None before the first.
-        elbo, best_elbo: newest and best ELBO of that split, nats an image; None before the first epoch has ended.
-        model: the model's type.
-        options: the model's options, by key.
+        name: name of the run's folder.
+        epoch, epochs: completed epochs, and total epochs of the job.
+        step: step of the newest row of metrics.
+        split: split that is scored after each epoch, "validation" or "test"; None before the first epoch has ended.
+        elbo, best_elbo: newest and best ELBO of that split, nats per image; None before the first epoch has ended.
+        model: type of the model.
+        options: options of the model, by key.
         changed: options that differ from their defaults.
-        learning_rate, global_batch: settings of the training.
+        learning_rate, global_batch: training settings.
     """
 
     name: str
@@ -42,11 +42,11 @@ class Summary:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A run that cannot be shown in a row.
+    """A run that cannot be read.
 
     Attributes:
-        name: of its folder.
-        error: what is wrong, in one line.
+        name: name of the run's folder.
+        error: the reason, in one line.
     """
 
     name: str
@@ -54,11 +54,11 @@ class Unreadable:
 
 
 def summarize_all(path: str | Path) -> list[Summary | Unreadable]:
-    """Returns summaries of the runs that `list_runs` finds in a folder; a broken run does not hide the others.
+    """Returns summaries of the runs that `list_runs` finds in a folder; runs that cannot be read are `Unreadable`.
 
     Raises:
         RunError: there is no such folder, or it cannot be read.
-        StorageError: the object store does not answer.
+        StorageError: the object store does not respond.
     """
     found: list[Summary | Unreadable] = []
     for folder in list_runs(path):
@@ -70,11 +70,12 @@ def summarize_all(path: str | Path) -> list[Summary | Unreadable]:
 
 
 def summarize(folder: RunFolder) -> Summary:
-    """Returns a run's summary, from its experiment and its metrics; no checkpoint is read.
+    """Returns a run's summary from its experiment and metrics; no checkpoint is read.
 
     Raises:
-        RunError: there is no run there, or its metrics cannot be read.
-        ConfigError: its experiment cannot be read, is of another version, or its model's package is not installed.
+        RunError: there is no run, or its metrics cannot be read.
+        ConfigError: its experiment cannot be read or was written by another version, or its model's package is not
+            installed.
         UserCodeError: the module of the run's model raised an exception.
     """
     experiment = folder.read_experiment()
@@ -102,13 +103,14 @@ def summarize(folder: RunFolder) -> Summary:
 
 
 def list_runs(location: str | Path) -> list[RunFolder]:
-    """Returns the runs in a folder, local or on an object store, by name; or the folder itself, where it is a run.
+    """Returns the runs in a folder, local or on an object store, sorted by name; or the folder itself if it is a run.
 
-    A folder that lost its experiment or cannot be read counts as a run. The working copies of the runs are refreshed.
+    Folders without an experiment but with metrics, and folders that cannot be read, count as runs. The working copies
+    of the runs are refreshed.
 
     Raises:
         RunError: there is no such folder, or it cannot be read.
-        StorageError: the object store does not answer, or the folder above may not be read.
+        StorageError: the object store does not respond, or the parent folder cannot be read.
     """
     parent = RunFolder.at(location)
     try:

@@ -1,4 +1,4 @@
-"""Working in a run's folder as one of its workers."""
+"""A worker's access to the folder of its run."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,19 +17,19 @@ def workspace(
     notify: Callable[[Event], None],
     may_write: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[RunFolder, CheckpointStore]]:
-    """Gives the run and its checkpoints as a worker uses them: the first worker writes, the others read.
+    """Yields the run's folder and checkpoints for use by a worker: the first worker writes, the others read.
 
-    When the context ends, all that the first worker wrote is where the run is kept.
+    For a run on an object store, all changes by the first worker are uploaded when the context ends.
 
     Args:
         run: the run.
-        keep: newest checkpoints to keep.
-        first: this is the first worker. Checkpoints that a killed one left half-written are removed.
-        notify: told when an object store does not answer.
-        may_write: called before anything is written where others see it; raises if others write there now.
+        keep: number of newest checkpoints to keep.
+        first: True for the first worker, which also removes incomplete checkpoints of a killed predecessor.
+        notify: called when an object store does not respond.
+        may_write: called before each write that others can see; raises an error if another worker group writes now.
 
     Raises:
-        StorageError: an object store refused, or did not answer for `RUN_SECONDS`.
+        StorageError: an object store refused a request, or did not respond for `RUN_SECONDS`.
     """
     patient = run.patient(lambda text: notify(Notice(text))).store
     with patient.workspace(

@@ -1,9 +1,9 @@
 """Writer lease: only the newest worker group may write to a run's folder.
 
-A machine that is cut off from the others computes on, and may still reach the run's folder. Ray gives it up and starts
-the group again elsewhere, and then there are two first workers. So a file in the run's folder names the group that
-may write, and a worker reads it before it writes a row or a checkpoint. No file system offers to read and write at
-once, so there is a moment between the two; but a group is given up tens of seconds before the next one begins.
+A worker that is cut off from the network keeps training, and may still reach the run's folder. Ray declares it dead and
+restarts the group elsewhere, so that there are two first workers. Therefore a file in the run's folder names the group
+that may write, and the first worker reads it before it writes metrics or a checkpoint. Check and write are not atomic,
+as no file system offers that, but tens of seconds pass between the loss of a group and the start of the next one.
 """
 
 import secrets
@@ -14,43 +14,43 @@ from vaedist.runs.folder import RunFolder
 GROUP = "VAEDIST_GROUP"  # in a worker's environment
 
 
-class Superseded(Exception):  # noqa: N818 - it is no fault of this worker's
+class Superseded(Exception):  # noqa: N818 - not an error of this worker
     """Another worker group has taken over the run."""
 
 
 def new_group() -> str:
-    """Returns a name for a worker group that begins."""
+    """Returns a name for a new worker group."""
     return secrets.token_hex(8)
 
 
 def grant_lease(run: RunFolder, group: str) -> None:
-    """Makes a worker group the only one that may write to a run from now on.
+    """Grants the writer lease of a run to a worker group.
 
     Raises:
-        StorageError: the run's folder cannot be written, or is on an object store that does not answer.
+        StorageError: the run's folder cannot be written, or is on an object store that does not respond.
     """
     run.store.write(run.writer, group.encode())
 
 
 @dataclass(frozen=True)
 class WriterLease:
-    """A worker's side of the lease.
+    """Writer lease as seen by a worker.
 
     Attributes:
         run: the run's folder.
-        group: the worker's group.
+        group: name of the worker's group.
     """
 
     run: RunFolder
     group: str
 
     def check(self) -> None:
-        """Returns if this worker's group holds the lease.
+        """Checks that this worker's group holds the lease.
 
         Raises:
-            Superseded: another group does.
-            StorageError: the run is on an object store that does not answer.
+            Superseded: another group holds it.
+            StorageError: the run is on an object store that does not respond.
         """
         writer = self.run.store.read(self.run.writer).decode()
         if writer != self.group:
-            raise Superseded(f"the run goes on with another group of workers, {writer}: this one, {self.group}, ends")
+            raise Superseded(f"worker group {writer} has taken over the run; this one, {self.group}, ends")
