@@ -1,1 +1,1 @@
-"""Local folders and object stores behind pyarrow filesystem URIs: retries, copies, mirrors and the shard cache."""
+"""Local folders and object stores at pyarrow filesystem URIs: retries, copies, mirrors and the shard cache."""

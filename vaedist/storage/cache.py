@@ -1,7 +1,7 @@
-"""Cache of files of a known digest: downloaded once per machine and shared by its processes.
+"""Cache of files with known digests, which are downloaded once per machine and shared by its processes.
 
-An entry is a file named by its SHA-256, committed by a rename. Each has a lock beside it: a process that uses the entry
-holds a shared lock, a process that downloads or removes it an exclusive one.
+An entry is a file named after its SHA-256, committed by a rename. Each entry has a lock file: a process that uses the
+entry holds a shared lock, a process that downloads or removes it an exclusive lock.
 """
 
 import errno
@@ -31,7 +31,7 @@ class Entry:
     _lock: int
 
     def release(self) -> None:
-        """Allows others to remove it; memory maps of it stay valid."""
+        """Releases the lock, so that the entry may be removed; memory maps of it stay valid."""
         os.close(self._lock)
 
     def __enter__(self) -> Self:
@@ -47,25 +47,25 @@ class FileCache:
     """A folder of cached files whose total size is limited.
 
     Args:
-        folder: made if missing, readable by its owner only.
-        limit: total size in bytes; the least recently used entries are removed to make room for new ones.
+        folder: the folder, created if missing, readable by its owner only.
+        limit: maximum total size in bytes; the least recently used entries are removed to make room for new ones.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
 
     def fetch(self, store: Store, name: str, *, sha256: str, size: int) -> Entry:
-        """Returns an entry, downloaded unless it is there; while another process downloads it, this one waits.
+        """Returns an entry, after downloading it if necessary, or waiting for another process that downloads it.
 
         Args:
-            store: folder that has the file.
-            name: of the file in it.
-            sha256: its digest, 64 hexadecimal digits.
-            size: in bytes.
+            store: folder that contains the file.
+            name: name of the file in the folder.
+            sha256: digest of the file, 64 hexadecimal digits.
+            size: size in bytes.
 
         Raises:
-            DataError: the file is missing or has another digest, or all entries are in use and leave no room.
-            StorageError: the object store does not answer, or the cache cannot be written.
+            DataError: the file is missing or has another digest, or the entries in use leave no room for it.
+            StorageError: the object store does not respond, or the cache cannot be written.
         """
         path = self.folder / sha256
         try:
@@ -86,8 +86,8 @@ class FileCache:
         return Entry(path, lock)
 
     def _use(self, path: Path, lock: int, size: int) -> bool:
-        """Takes a shared lock on an entry; returns True if the entry is there."""
-        fcntl.flock(lock, fcntl.LOCK_SH)  # a lock is not downgraded in one step: the entry may be gone in between
+        """Takes a shared lock on an entry; returns True if the entry exists."""
+        fcntl.flock(lock, fcntl.LOCK_SH)  # downgrading a lock is not atomic: the entry may be removed in between
         if not _whole(path, size):
             return False
         mark_used(lock, self.folder / ".newest")
@@ -104,7 +104,7 @@ class FileCache:
                 while block := source.read(BLOCK):
                     digest.update(block)
                     if sink.tell() + len(block) > size:
-                        raise DataError(f"{uri} is damaged: more than the {size} bytes that were written")
+                        raise DataError(f"{uri} is damaged: it is larger than the {size} bytes that were written")
                     sink.write(block)
             return digest.hexdigest()
 
@@ -112,7 +112,7 @@ class FileCache:
             self._make_room(part, size)
             found = patiently(fetch, f"read {uri}", seconds=store.seconds, notify=store.notify)
             if found != sha256:
-                raise DataError(f"{uri} is damaged: SHA-256 {found[:12]}... where {sha256[:12]}... was written")
+                raise DataError(f"{uri} is damaged: its SHA-256 is {found[:12]}..., not {sha256[:12]}...")
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -138,7 +138,7 @@ class FileCache:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """Keeps other processes from making room meanwhile."""
+        """Prevents other processes from making room at the same time."""
         lock = os.open(self.folder / ".room", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -161,7 +161,7 @@ def _last_used(file: Path) -> float:
 
 
 def _removed(file: Path) -> bool:
-    """Removes an entry, or an unfinished download, unless a process holds its lock; returns True if it did."""
+    """Removes an entry or an unfinished download unless a process holds its lock; returns True if it was removed."""
     lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

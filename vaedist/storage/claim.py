@@ -1,4 +1,4 @@
-"""Exclusive use of a folder by one command, and removal of a folder whose work never began."""
+"""Exclusive claims on folders, and removal of new folders in which no work began."""
 
 import fcntl
 import os
@@ -20,11 +20,11 @@ class Session(Protocol):
         """Connects to the cluster.
 
         Args:
-            log: local file that takes what is printed meanwhile.
+            log: local file for the output of the connection.
         """
 
     def lock(self, name: str, busy: str) -> AbstractContextManager[None]:
-        """Holds the one lock of a name on the connected cluster.
+        """Holds the lock with a name on the connected cluster.
 
         Raises:
             RunError: another process holds it; the message is `busy`.
@@ -32,11 +32,11 @@ class Session(Protocol):
 
 
 class Claim:
-    """A folder that this process alone works on.
+    """A folder that only this process may write to.
 
     Args:
-        write: writes the record that says what the folder is, and replaces an older one.
-        new: the folder has no record yet: it is written at once.
+        write: writes the record that describes the folder, replacing an older one.
+        new: True if the folder has no record yet, which is then written at once.
     """
 
     def __init__(self, write: Callable[[], None], *, new: bool) -> None:
@@ -45,11 +45,11 @@ class Claim:
             self.accept()
 
     def begin(self) -> None:
-        """Marks the work as begun: from now on, the folder is kept whatever happens."""
+        """Marks the work as begun: from now on, the folder is kept even after an error."""
         self.begun = True
 
     def accept(self) -> None:
-        """Writes the record, where an older one has stayed until now.
+        """Writes the record if that has not been done, replacing an older one.
 
         Raises:
             StorageError: it cannot be written.
@@ -61,14 +61,14 @@ class Claim:
 
 @contextmanager
 def claim_local_folder(folder: Path, record: Path, text: str, busy: str) -> Iterator[Claim]:
-    """Claims a folder of this machine's filesystem by a file lock; the folder is made if missing.
+    """Claims a folder on this machine's filesystem by a file lock; the folder is created if missing.
 
-    A folder that was made here, and in which no work began, is removed again.
+    A folder that was created here is removed again if no work began in it.
 
     Args:
         folder: the folder.
-        record: file in it that says what the folder is.
-        text: content of the record, which is written at once where there is none.
+        record: file in the folder that describes it.
+        text: content of the record, which is written at once if there is none.
         busy: error message if another process has claimed the folder.
 
     Raises:
@@ -107,14 +107,14 @@ def claim_local_folder(folder: Path, record: Path, text: str, busy: str) -> Iter
 
 @contextmanager
 def claim_remote_folder(store: Store, record: str, text: str) -> Iterator[Claim]:
-    """Claims a folder on an object store, under a lock that the caller holds: object stores have none.
+    """Claims a folder on an object store; the caller must hold a lock, as object stores have none.
 
-    A folder that was empty, and in which no work began, is removed again.
+    A folder that was empty before is removed again if no work began in it.
 
     Args:
         store: the folder.
-        record: name of the file in it that says what the folder is.
-        text: content of the record, which is written at once where there is none.
+        record: name of the file in the folder that describes it.
+        text: content of the record, which is written at once if there is none.
 
     Raises:
         StorageError: it cannot be read or written.

@@ -1,4 +1,4 @@
-"""Opens pyarrow filesystems by path or URI, with limits on how long they wait."""
+"""Opens pyarrow filesystems by path or URI, with timeouts."""
 
 import hashlib
 import os
@@ -12,26 +12,25 @@ import pyarrow.fs
 from vaedist.errors import StorageError
 from vaedist.storage.uri import is_uri, local_path, require_utf8
 
-BLOCK = 1 << 20  # bytes read at a time where a file is hashed or copied
-CONNECT_SECONDS = 5.0  # for an object store to accept a connection
-ANSWER_SECONDS = 30.0  # for a first answer; pyarrow's own 3 s would give up on slow stores again and again
+BLOCK = 1 << 20  # bytes read at a time when a file is hashed or copied
+CONNECT_SECONDS = 5.0  # timeout for connecting to an object store
+ANSWER_SECONDS = 30.0  # timeout for the first response; pyarrow's default, 3 s, is too short for slow stores
 
 
 def open_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """Returns the filesystem of a folder, and the folder's path in it; no request is sent.
 
-    pyarrow finds credentials in the environment, in configuration files, or by the machine's role. AWS_ENDPOINT_URL
-    names another server than Amazon's; so does ?endpoint_override=HOST:PORT&scheme=http in the URI.
+    pyarrow finds credentials in the environment, in configuration files, or by the machine's role. A server other than
+    Amazon's is set by AWS_ENDPOINT_URL, or by ?endpoint_override=HOST:PORT&scheme=http in the URI.
 
     Args:
-        uri: a local path, absolute or relative or below ~, or a pyarrow filesystem URI such as s3://bucket/cifar10.
+        uri: a local path, absolute, relative or below ~, or a pyarrow filesystem URI such as s3://bucket/cifar10.
 
     Returns:
-        The filesystem, which maps files into memory if it is a local one, and the path without a trailing
-        slash.
+        The filesystem, which memory-maps files if it is local, and the path without a trailing slash.
 
     Raises:
-        StorageError: a URI of an unknown kind, or one whose filesystem cannot be made; or a path that is not UTF-8.
+        StorageError: the scheme of the URI is unknown, its filesystem cannot be opened, or the path is not UTF-8.
     """
     if not is_uri(uri):
         return pyarrow.fs.LocalFileSystem(use_mmap=True), str(require_utf8(local_path(uri).absolute()))
@@ -47,15 +46,15 @@ def open_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
 
 
 def _bounded(uri: str) -> str:
-    """Returns a URI with a limit on retries for Google's client, which would retry for a quarter of an hour."""
+    """Returns a URI with a limit on retries for Google's client, which otherwise retries for 15 minutes."""
     if uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds=" not in uri:
         return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={ANSWER_SECONDS:.0f}"
     return uri
 
 
 def _patient_s3(uri: str, region: str) -> pyarrow.fs.FileSystem:
-    """Returns an S3 filesystem with the options of its URI's query and with timeouts, which a query cannot set."""
-    options: dict[str, Any] = {"region": region, "allow_delayed_open": True}  # so that a small file is one request
+    """Returns an S3 filesystem with the options of its URI's query, and with timeouts, which a query cannot set."""
+    options: dict[str, Any] = {"region": region, "allow_delayed_open": True}  # one request for a small file
     server = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
     if server.netloc:
         options |= {"endpoint_override": server.netloc, "scheme": server.scheme}

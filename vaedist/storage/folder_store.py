@@ -1,7 +1,7 @@
-"""Folders kept on this machine's filesystem or on an object store, behind one interface.
+"""Common interface of folders on this machine's filesystem and on object stores.
 
-Files are read and written in a working copy, `FolderStore.path`. For a local folder the working copy is the folder
-itself, and fetching and pushing do nothing. For a folder on an object store it is a local directory: files are fetched
+Files are read and written in a working copy, `FolderStore.path`. For a local folder, the working copy is the folder
+itself, and fetching and pushing do nothing. For a folder on an object store, it is a local directory: files are fetched
 into it before they are read, and pushed after they were written.
 """
 
@@ -21,19 +21,19 @@ def silent(_: str) -> None:
 
 
 def unguarded() -> None:
-    """Lets every write pass."""
+    """Permits every write."""
 
 
 class FolderStore(ABC):
     """A folder of files, local or on an object store.
 
-    All paths that its methods take and give are paths in the working copy.
+    All paths in arguments and results are paths in the working copy.
 
     Attributes:
         path: the working copy.
 
     Raises:
-        StorageError: from every method that reaches the folder, when an object store refuses or does not answer.
+        StorageError: from every method that accesses an object store, if it refuses a request or does not respond.
     """
 
     path: Path
@@ -59,22 +59,22 @@ class FolderStore(ABC):
 
     @abstractmethod
     def display(self, path: Path | None = None) -> str:
-        """Returns the location of a file, or of the folder, for messages: a path is relative to the current folder."""
+        """Returns the location of a file, or of the folder, for messages; paths are relative to the current folder."""
 
     @abstractmethod
     def child(self, name: str) -> Self:
-        """Returns the folder of a name in this folder."""
+        """Returns the subfolder with a name."""
 
     @abstractmethod
     def absolute(self) -> Self:
-        """Returns the same folder, by a path that means the same in every process."""
+        """Returns the same folder with an absolute path, which is valid in every process."""
 
     @abstractmethod
     def patient(self, notify: Notify = silent) -> Self:
-        """Returns the same folder for use during a run, which waits minutes for an object store to answer.
+        """Returns the same folder for use during a run, which waits minutes for an object store to respond.
 
         Args:
-            notify: told when the object store does not answer.
+            notify: called when the object store does not respond.
         """
 
     @abstractmethod
@@ -92,11 +92,14 @@ class FolderStore(ABC):
 
     @abstractmethod
     def files(self, under: Path | None = None) -> dict[Path, FileState]:
-        """Returns the files that are kept in the folder, or below `under`, at any depth, with their states."""
+        """Returns the files in the folder, or below `under`, at any depth, with their states.
+
+        For a folder on an object store, these are the files there, not in the working copy.
+        """
 
     @abstractmethod
     def read(self, path: Path) -> bytes:
-        """Returns the content of a file where it is kept, not of its working copy.
+        """Returns the content of a file in the folder itself, not in the working copy.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -104,15 +107,15 @@ class FolderStore(ABC):
 
     @abstractmethod
     def write(self, path: Path, content: bytes) -> None:
-        """Writes a file where it is kept, not in the working copy."""
+        """Writes a file in the folder itself, not in the working copy, replacing an older one atomically."""
 
     @abstractmethod
     def refresh(self, *paths: Path) -> None:
-        """Brings the working copies of files up to date; copies of files that do not exist any more are removed."""
+        """Updates the working copies of files; copies of files that no longer exist are removed."""
 
     @abstractmethod
     def fetch(self, files: Mapping[Path, FileState]) -> None:
-        """Brings files of a listing by `files` into the working copy, unless they are there in the listed state.
+        """Copies files of a listing by `files` to the working copy, unless it has them in the listed state.
 
         Raises:
             FileNotFoundError: a file was removed since it was listed.
@@ -128,33 +131,33 @@ class FolderStore(ABC):
 
     @abstractmethod
     def remove(self, path: Path) -> None:
-        """Removes a file, if it is there."""
+        """Removes a file if it exists."""
 
     @abstractmethod
     def commit_folder(self, path: Path, *, last: str, done: Callable[[], None]) -> None:
-        """Publishes a folder of the working copy whose files do not change any more; does not wait for an upload.
+        """Publishes a folder of the working copy whose files are final; does not wait for an upload.
 
         Args:
             path: the folder.
-            last: file in it without which the others do not count; it is published last.
-            done: called once the folder is where it is kept.
+            last: file in the folder without which the others do not count; it is published last.
+            done: called once the folder is published.
         """
 
     @abstractmethod
     def remove_folder(self, path: Path, *, first: str | None = None) -> None:
-        """Removes a folder, the file `first` in it before the others; does not wait for an object store."""
+        """Removes a folder, beginning with the file `first` in it; does not wait for an object store."""
 
     @abstractmethod
     def set_aside(self, path: Path, *, first: str) -> None:
-        """Renames a folder to damaged-NAME, the file `first` in it before the others."""
+        """Renames a folder to damaged-NAME, beginning with the file `first` in it."""
 
     @abstractmethod
     def settle(self) -> None:
-        """Waits until requested commits and removals are carried out."""
+        """Waits until requested commits and removals are completed."""
 
     @abstractmethod
     def remove_all(self) -> None:
-        """Removes the folder, if it is there."""
+        """Removes the folder if it exists."""
 
     @abstractmethod
     def remove_unclaimed(self, record: Path) -> None:
@@ -173,21 +176,21 @@ class FolderStore(ABC):
         leave: Callable[[str], bool] = lambda _: False,
         every: float = EVERY_SECONDS,
     ) -> AbstractContextManager["FolderStore"]:
-        """Returns a context that gives this folder with a working copy of the process's own.
+        """Returns a context that yields this folder with a working copy for this process alone.
 
-        For a folder on an object store the working copy is an empty scratch folder. If the process writes, changes are
-        uploaded in the background, and all of them are on the object store when the context ends.
+        For a folder on an object store, the working copy is an empty scratch folder. If the process writes, changes are
+        uploaded in the background, and all of them have been uploaded when the context ends.
 
         Args:
-            writes: the process writes to the folder.
-            may_write: called before anything is written where others see it; raises if others write there now.
-            leave: says of a file's name, relative to the folder, whether it is only published by `commit_folder`.
+            writes: True if the process writes to the folder.
+            may_write: called before each write that others can see; raises an error if another process writes now.
+            leave: returns True for the names of files, relative to the folder, that only `commit_folder` publishes.
             every: seconds between two searches for changes.
         """
 
     @abstractmethod
     def temporary(self, path: Path) -> AbstractContextManager[Path]:
-        """Returns a context that gives a local folder for files that need not be kept.
+        """Returns a context that yields a local folder for temporary files.
 
         Args:
             path: the folder to use if this store is local.
@@ -197,14 +200,14 @@ class FolderStore(ABC):
     def claim(
         self, record: Path, text: str, *, busy: str, log: Path, session: Session
     ) -> AbstractContextManager[Claim]:
-        """Returns a context in which the folder is claimed by this process, and the session connected.
+        """Returns a context in which this process has claimed the folder, and the session is connected.
 
         Args:
-            record: file in the folder that says what it is.
-            text: content of the record, which is written at once where there is none.
+            record: file in the folder that describes it.
+            text: content of the record, which is written at once if there is none.
             busy: error message if another process has claimed the folder.
-            log: file in the folder that takes what the session prints.
-            session: connects to the cluster, whose lock a folder on an object store needs.
+            log: file in the folder for the output of the session.
+            session: connection to the cluster, which provides the lock for a folder on an object store.
 
         Raises:
             RunError: another process has claimed the folder.

@@ -1,4 +1,4 @@
-"""Copies files that grow on an object store, for a program that watches local files."""
+"""Copies growing files from an object store, for a program that watches local files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,14 +9,14 @@ from vaedist.storage.transfer import FileState, Store
 
 
 class Follower:
-    """Downloads what changed in a folder on an object store whenever `update` is called.
+    """Keeps a local copy of a folder on an object store, which each call of `update` updates.
 
     Args:
         store: the folder on the object store.
-        local: the copy.
-        wanted: says of a file's name, relative to the folder, whether it is copied.
-        grows: says of a file's name whether it only ever grows, so that what is new is appended to the copy: a program
-            that has it open then reads on. Other files are replaced as a whole.
+        local: folder of the copy.
+        wanted: returns True for the names of files, relative to the folder, to copy.
+        grows: returns True for the names of files that only grow. New content is appended to their copies, so that a
+            program that has one open can continue to read. Other files are replaced as a whole.
     """
 
     def __init__(
@@ -26,10 +26,10 @@ class Follower:
         self._seen: dict[str, FileState] = {}
 
     def update(self) -> int:
-        """Copies what is new and returns the number of files that changed.
+        """Copies changes, and returns the number of files that changed.
 
         Raises:
-            StorageError: the object store does not answer; what was copied stays, and the next call continues.
+            StorageError: the object store does not respond; copied files are kept, and the next call continues.
         """
         found = {name: state for name, state in self._store.files().items() if self._wanted(name)}
         changed = [name for name, state in found.items() if self._seen.get(name) != state]

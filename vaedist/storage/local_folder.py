@@ -19,11 +19,11 @@ from vaedist.storage.transfer import FileState, Notify
 
 @dataclass(frozen=True)
 class LocalFolderStore(FolderStore):
-    """A folder on this machine's filesystem, or on one that is mounted on it.
+    """A folder on a filesystem of this machine, local or mounted.
 
     Attributes:
         path: the folder.
-        may_write: called before a file is written; raises if others write into the folder now.
+        may_write: called before a file is written; raises an error if another process writes to the folder now.
     """
 
     path: Path
@@ -102,7 +102,7 @@ class LocalFolderStore(FolderStore):
         return path.read_bytes()
 
     def write(self, path: Path, content: bytes) -> None:
-        """Writes a file, which replaces an older one as a whole.
+        """Writes a file, replacing an older one atomically.
 
         Raises:
             StorageError: it cannot be written.

@@ -1,7 +1,7 @@
 """Mirrors a local folder to an object store while files in it are written.
 
-Object stores know no append, no rename and no lock, and may not answer for minutes. So a process works in a local
-folder, and one thread uploads what changed: every few seconds, and whenever a folder is to be committed.
+Object stores have no append, rename or locks, and may not respond for minutes. Therefore a process works in a local
+folder, and a thread uploads changes: every few seconds, and whenever a folder is committed.
 """
 
 import os
@@ -14,23 +14,24 @@ from vaedist.errors import StorageError, VaedistError
 from vaedist.storage.transfer import Store
 
 EVERY_SECONDS = 10.0  # between two searches for changes
-SHARE = 0.1  # largest fraction of the time that is spent on uploading files that grow
+SHARE = 0.1  # maximum fraction of the time spent on uploading growing files
 
 State = tuple[int, int]
 
 
 class Mirror:
-    """Uploads a local folder in a thread of its own.
+    """Uploads a local folder in a background thread.
 
-    Commits and removals are carried out in the order in which they were requested; before each, all files that changed
-    until then are uploaded. An error of the object store ends the mirror, and is raised by the next call of any method.
+    Commits and removals are carried out in the order of their requests. Before each, all changed files are uploaded. An
+    error of the object store ends the mirror, and is raised by the next call of any method.
 
     Args:
         local: the folder.
-        store: its copy on the object store, whose `seconds` decide when an outage is an error.
-        leave: says of a file's name, relative to the folder, whether it is only uploaded by `commit`.
+        store: its copy on the object store; its `seconds` limit the duration of an outage.
+        leave: returns True for the names of files, relative to the folder, that only `commit` uploads.
         every: seconds between two searches for changes.
-        may_write: called before each upload; raises when others write to the object store now, which ends the mirror.
+        may_write: called before each upload; raises an error if another process writes to the object store now, which
+            ends the mirror.
     """
 
     def __init__(
@@ -53,10 +54,10 @@ class Mirror:
         self._thread.start()
 
     def settle(self) -> None:
-        """Waits until all requested commits and removals are done.
+        """Waits until all requested commits and removals are completed.
 
         Raises:
-            StorageError: the object store refused, or did not answer for too long.
+            StorageError: the object store refused a request, or did not respond for too long.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._error or not (self._tasks or self._busy))
@@ -64,15 +65,15 @@ class Mirror:
                 raise self._error
 
     def commit(self, folder: str, *, last: str, done: Callable[[], None] = lambda: None) -> None:
-        """Requests the upload of a folder whose files do not change any more; does not wait.
+        """Requests the upload of a folder whose files are final; does not wait.
 
         Args:
-            folder: its path in the local folder.
+            folder: path of the folder, relative to the local folder.
             last: a file in it without which the others do not count: it is removed first and uploaded last.
-            done: called from the mirror's thread once the folder is uploaded.
+            done: called in the mirror's thread once the folder is uploaded.
 
         Raises:
-            StorageError: the object store refused, or did not answer for too long.
+            StorageError: the object store refused a request, or did not respond for too long.
         """
 
         def task() -> None:
@@ -87,10 +88,10 @@ class Mirror:
         self._request(task)
 
     def remove(self, folder: str, *, first: str | None = None) -> None:
-        """Requests the removal of a folder, the file `first` in it before the others; does not wait.
+        """Requests the removal of a folder, beginning with the file `first` in it; does not wait.
 
         Raises:
-            StorageError: the object store refused, or did not answer for too long.
+            StorageError: the object store refused a request, or did not respond for too long.
         """
 
         def task() -> None:
@@ -101,10 +102,10 @@ class Mirror:
         self._request(task)
 
     def close(self) -> None:
-        """Uploads what is left, and ends the thread.
+        """Uploads the remaining changes, and ends the thread.
 
         Raises:
-            StorageError: it could not be uploaded.
+            StorageError: a file could not be uploaded.
         """
         with self._changed:
             self._closing = True
@@ -121,7 +122,7 @@ class Mirror:
             self._changed.notify_all()
 
     def _work(self) -> None:
-        """Runs in the thread: carries out requests, and uploads changes every so often."""
+        """Runs in the thread: carries out requests, and uploads changes periodically."""
         pause, closing = self._every, False
         while not closing:
             with self._changed:
@@ -142,7 +143,7 @@ class Mirror:
             except VaedistError as error:
                 self._end(error)
                 return
-            except Exception as error:  # noqa: BLE001 - no thread may die unseen
+            except Exception as error:  # noqa: BLE001 - the thread must not die silently
                 self._end(StorageError(f"cannot upload {self._local} to {self._store.uri}: {error}"))
                 return
             pause = max(self._every, (time.monotonic() - begin) / SHARE)
@@ -156,8 +157,8 @@ class Mirror:
             self._changed.notify_all()
 
     def _found(self) -> list[Path]:
-        """Returns all files in the local folder, by name."""
-        folders = os.walk(self._local)  # which passes over those that are removed meanwhile
+        """Returns all files in the local folder, sorted."""
+        folders = os.walk(self._local)  # ignores folders that are removed in the meantime
         return sorted(Path(folder, name) for folder, _, names in folders for name in names)
 
     def _upload(self) -> None:
@@ -174,5 +175,5 @@ class Mirror:
                 if self._uploaded.get(name) != state:
                     self._store.upload(path, name)
                     self._uploaded[name] = state
-            except FileNotFoundError:  # removed since
+            except FileNotFoundError:  # removed in the meantime
                 continue

@@ -1,4 +1,4 @@
-"""Local folders for copies of files on object stores, and their limits."""
+"""Local folders for copies of files on object stores, and their size limits."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ DEFAULT_BYTES = 20 << 30
 
 
 def cache_folder() -> Path:
-    """Returns the folder for copies: VAEDIST_CACHE, or vaedist in the user's cache folder."""
+    """Returns the cache folder: VAEDIST_CACHE, or vaedist in the user's cache folder."""
     given = os.environ.get(CACHE)
     if given:
         return Path(given).absolute()
@@ -21,10 +21,10 @@ def cache_folder() -> Path:
 
 
 def cache_bytes() -> int:
-    """Returns the limit on the size of all cached shards: VAEDIST_CACHE_BYTES, or 20 GiB.
+    """Returns the maximum total size of cached shards: VAEDIST_CACHE_BYTES, or 20 GiB.
 
     Raises:
-        ConfigError: it is not a number.
+        ConfigError: the variable is not a number.
     """
     return bytes_of(CACHE_BYTES, DEFAULT_BYTES)
 
@@ -33,7 +33,7 @@ def bytes_of(variable: str, default: int) -> int:
     """Returns a number of bytes from an environment variable, or the default if it is not set.
 
     Raises:
-        ConfigError: it is not a number.
+        ConfigError: the variable is not a number.
     """
     given = os.environ.get(variable) or str(default)
     if not given.isdecimal():
@@ -50,12 +50,12 @@ def is_there(path: Path) -> bool:
     """Returns True if there is anything at a path.
 
     Raises:
-        StorageError: this cannot be determined, as in a folder that may not be read.
+        StorageError: this cannot be determined, for example in a folder that may not be read.
     """
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise StorageError(f"cannot look at {path}: {error.strerror or error}") from error
+        raise StorageError(f"cannot access {path}: {error.strerror or error}") from error
     return True

@@ -1,4 +1,4 @@
-"""Folders on object stores, worked on in a local copy."""
+"""Folders on object stores, with a local working copy."""
 
 import hashlib
 import shutil
@@ -25,11 +25,11 @@ class RemoteFolderStore(FolderStore):
     """A folder on an object store.
 
     Attributes:
-        uri: of the folder.
+        uri: URI of the folder.
         path: the working copy.
-        seconds: after which a request that was not answered is given up.
-        notify: told when the object store does not answer.
-        mirror: brings changes of the working copy to the object store; None where nothing is written but by `push`.
+        seconds: time limit for requests, including retries.
+        notify: called when the object store does not respond.
+        mirror: uploads changes of the working copy; None if files are written by `push` only.
     """
 
     uri: str
@@ -48,7 +48,7 @@ class RemoteFolderStore(FolderStore):
         return Store(self.uri, seconds=self.seconds, notify=self.notify)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves out the connection, which each process opens for itself."""
+        """Omits the connection, which each process opens for itself."""
         return {name: value for name, value in self.__dict__.items() if name != "_store"}
 
     def _name(self, path: Path) -> str:
@@ -78,22 +78,22 @@ class RemoteFolderStore(FolderStore):
         return self.uri if path is None else self.location_of(path)
 
     def child(self, name: str) -> "RemoteFolderStore":
-        """Returns the folder of a name in this folder; its working copy lies in this one's."""
+        """Returns the subfolder with a name; its working copy is in this folder's."""
         return replace(self, uri=join_uri(self.uri, name), path=self.path / name, mirror=None)
 
     def absolute(self) -> "RemoteFolderStore":
-        """Returns the same folder, whose working copy has an absolute path."""
+        """Returns the same folder, with an absolute path of the working copy."""
         return replace(self, path=self.path.absolute())
 
     def patient(self, notify: Notify = silent) -> "RemoteFolderStore":
-        """Returns the same folder, waiting `RUN_SECONDS` for an answer."""
+        """Returns the same folder with a time limit of `RUN_SECONDS`."""
         return replace(self, seconds=RUN_SECONDS, notify=notify)
 
     def exists(self) -> bool:
         """Returns True if there are files in the folder.
 
         Raises:
-            StorageError: there is no such bucket, or it does not answer.
+            StorageError: there is no such bucket, or it does not respond.
         """
         self._store.check()
         return bool(self._store.files())
@@ -102,8 +102,8 @@ class RemoteFolderStore(FolderStore):
         """Returns the sorted names of the folders directly in it.
 
         Raises:
-            FileNotFoundError: nothing is in the folder.
-            StorageError: there is no such bucket, or it does not answer.
+            FileNotFoundError: the folder is empty.
+            StorageError: there is no such bucket, or it does not respond.
         """
         self._store.check()
         found = self._store.folders()
@@ -112,7 +112,7 @@ class RemoteFolderStore(FolderStore):
         return found
 
     def files(self, under: Path | None = None) -> dict[Path, FileState]:
-        """Returns the files that the object store has in the folder, or below `under`, with their states."""
+        """Returns the files in the folder on the object store, or below `under`, with their states."""
         found = self._store.files("" if under is None else self._name(under))
         return {self.path / name: state for name, state in found.items()}
 
@@ -129,7 +129,7 @@ class RemoteFolderStore(FolderStore):
         self._store.write(self._name(path), content)
 
     def refresh(self, *paths: Path) -> None:
-        """Downloads files, and removes the copies of those that the object store does not have."""
+        """Downloads files, and removes the copies of those that are not on the object store."""
         for path in paths:
             try:
                 self._store.download(self._name(path), path)
@@ -155,7 +155,7 @@ class RemoteFolderStore(FolderStore):
             self._store.upload(path, self._name(path))
 
     def remove(self, path: Path) -> None:
-        """Removes a file and its copy, if they are there."""
+        """Removes a file and its copy if they exist."""
         path.unlink(missing_ok=True)
         self._store.remove(self._name(path))
 
@@ -164,12 +164,12 @@ class RemoteFolderStore(FolderStore):
         self._writer.commit(self._name(path), last=last, done=done)
 
     def remove_folder(self, path: Path, *, first: str | None = None) -> None:
-        """Removes a folder and its copy, on the object store in the background and the file `first` first."""
+        """Removes a folder's copy, and in the background the folder, beginning with the file `first`."""
         shutil.rmtree(path, ignore_errors=True)
         self._writer.remove(self._name(path), first=first)
 
     def set_aside(self, path: Path, *, first: str) -> None:
-        """Renames a folder to damaged-NAME, file by file and `first` first; its copy is removed."""
+        """Renames a folder to damaged-NAME file by file, beginning with `first`; its copy is removed."""
         name = self._name(path)
         target = name.removesuffix(path.name) + f"damaged-{path.name}"
         for file in sorted(self._store.files(name), key=lambda file: file != f"{name}/{first}"):
@@ -178,7 +178,7 @@ class RemoteFolderStore(FolderStore):
 
     @property
     def _writer(self) -> Mirror:
-        assert self.mirror is not None, "folders are committed and removed in a workspace that writes"
+        assert self.mirror is not None, "commits and removals of folders need a workspace that writes"
         return self.mirror
 
     def settle(self) -> None:
@@ -187,7 +187,7 @@ class RemoteFolderStore(FolderStore):
             self.mirror.settle()
 
     def remove_all(self) -> None:
-        """Removes the folder and its copy, if they are there."""
+        """Removes the folder and its copy if they exist."""
         self._store.remove_all()
         shutil.rmtree(self.path, ignore_errors=True)
 
@@ -195,7 +195,7 @@ class RemoteFolderStore(FolderStore):
         """Does nothing: on an object store, a folder does not exist before its record does."""
 
     def check_writer(self) -> None:
-        """Does nothing: no other process sees the working copy, and the mirror checks before it uploads."""
+        """Does nothing: the working copy is private, and the mirror checks before each upload."""
 
     @contextmanager
     def workspace(
@@ -206,7 +206,7 @@ class RemoteFolderStore(FolderStore):
         leave: Callable[[str], bool] = lambda _: False,
         every: float = EVERY_SECONDS,
     ) -> Iterator["RemoteFolderStore"]:
-        """Gives the folder with an empty scratch folder as its working copy, mirrored if the process writes."""
+        """Yields the folder with an empty scratch folder as its working copy, mirrored if the process writes."""
         with scratch_folder() as scratch:
             if not writes:
                 yield replace(self, path=scratch)
@@ -222,13 +222,13 @@ class RemoteFolderStore(FolderStore):
 
     @contextmanager
     def temporary(self, path: Path) -> Iterator[Path]:
-        """Gives a scratch folder, which is removed when the context ends."""
+        """Yields a scratch folder, which is removed when the context ends."""
         with scratch_folder() as scratch:
             yield scratch
 
     @contextmanager
     def claim(self, record: Path, text: str, *, busy: str, log: Path, session: Session) -> Iterator[Claim]:
-        """Connects, then claims the folder by a lock of the cluster; the log is appended to when the context ends."""
+        """Connects, then claims the folder by a lock of the cluster; the log is uploaded when the context ends."""
         with scratch_folder() as scratch:
             local = scratch / log.name
             lock = f"claim-{hashlib.sha256(self.uri.encode()).hexdigest()}"
@@ -242,7 +242,7 @@ class RemoteFolderStore(FolderStore):
 
     @contextmanager
     def _appended(self, local: Path, name: str) -> Iterator[None]:
-        """Appends a local log, as it is when the context ends, to the one on the object store."""
+        """Appends a local log to the one on the object store when the context ends."""
         try:
             yield
         except BaseException:

@@ -13,13 +13,13 @@ from vaedist.storage.filesystem import first_line
 
 T = TypeVar("T")
 
-# Seconds after which an object store is given up: by a command that a user waits for, and by a run.
+# Time limits for an object store to respond: to a command that a user waits for, and to a run.
 COMMAND_SECONDS = 30.0
 RUN_SECONDS = 600.0
-FIRST_WAIT, LONGEST_WAIT = 0.25, 20.0  # seconds between two tries: doubled each time, with as much chance again
+FIRST_WAIT, LONGEST_WAIT = 0.25, 20.0  # exponential backoff in seconds, plus up to FIRST_WAIT of jitter
 
 MISSING = (FileNotFoundError, NotADirectoryError)
-# Errors that will be the same at the next try.
+# Permanent errors.
 _FINAL = re.compile(
     r"NO_SUCH_BUCKET|NO_SUCH_KEY|ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|INVALID_CLIENT_TOKEN_ID|"
     r"UNRECOGNIZED_CLIENT|HTTP status 403|PERMISSION_DENIED|UNAUTHENTICATED|NotFound|MISSING_AUTHENTICATION_TOKEN"
@@ -34,24 +34,24 @@ def patiently(
     notify: Callable[[str], None] = lambda _: None,
     give_up: threading.Event | None = None,
 ) -> T:
-    """Returns what `do` returns, called again after transient errors until the object store answers.
+    """Calls a function, again after transient errors, and returns its result.
 
     Args:
-        do: may be called several times.
-        what: describes the call in messages, as in "read s3://bucket/x".
-        seconds: after which it is given up.
-        notify: told, once, that the object store does not answer and is waited for.
-        give_up: ends the waiting when it is set.
+        do: the function, which may be called several times.
+        what: description of the call in messages, such as "read s3://bucket/x".
+        seconds: time limit for all tries.
+        notify: called once if the object store does not respond and the call will be retried.
+        give_up: event that ends waiting.
 
     Raises:
         FileNotFoundError: the file to be read does not exist.
-        StorageError: the object store refused, or did not answer in time; the message names `what`.
+        StorageError: the object store refused the request, or did not respond in time; the message names `what`.
     """
 
     def told(state: tenacity.RetryCallState) -> None:
         if state.attempt_number == 1:
             assert state.outcome is not None
-            notify(f"cannot {what}: {_reason(state.outcome.exception())}; trying again for {seconds:.0f} s")
+            notify(f"cannot {what}: {_reason(state.outcome.exception())}; retrying for {seconds:.0f} s")
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(passes),
@@ -77,7 +77,7 @@ def passes(error: BaseException) -> bool:
         return False
     if isinstance(error, ConnectionError | TimeoutError):
         return True
-    return error.errno is None and not _FINAL.search(str(error))  # with a number, it is the local disk's
+    return error.errno is None and not _FINAL.search(str(error))  # errors of the local disk have an errno
 
 
 def _reason(error: BaseException | None) -> str:

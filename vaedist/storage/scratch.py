@@ -1,4 +1,4 @@
-"""Temporary folders, which are removed even if their process is killed."""
+"""Temporary folders, which are eventually removed even if their process is killed."""
 
 import fcntl
 import os
@@ -12,24 +12,24 @@ from pathlib import Path
 from vaedist.errors import StorageError
 
 PREFIX = "vaedist-scratch-"
-YOUNG_SECONDS = 60.0  # a folder of this age may not be locked yet
+YOUNG_SECONDS = 60.0  # a younger folder may not be locked yet
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Gives a temporary folder, which is locked while it is used and removed afterwards.
+    """Yields a temporary folder, which is locked during use and removed afterwards.
 
-    Folders that killed processes have left are removed too.
+    Folders of killed processes are removed, too.
 
     Raises:
-        StorageError: it cannot be made.
+        StorageError: the folder cannot be created.
     """
     _remove_abandoned(Path(tempfile.gettempdir()))
     try:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         lock = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise StorageError(f"cannot make a temporary folder: {error.strerror or error}") from error
+        raise StorageError(f"cannot create a temporary folder: {error.strerror or error}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_SH)
         yield folder
@@ -40,8 +40,8 @@ def scratch_folder() -> Iterator[Path]:
 
 def _remove_abandoned(parent: Path) -> None:
     for folder in parent.glob(f"{PREFIX}*"):
-        with suppress(OSError):  # another user's, in use, or removed meanwhile
-            if abs(time.time() - folder.stat().st_mtime) < YOUNG_SECONDS:  # of the future: the clock was set back since
+        with suppress(OSError):  # another user's, in use, or removed in the meantime
+            if abs(time.time() - folder.stat().st_mtime) < YOUNG_SECONDS:  # abs: the clock may have been set back
                 continue
             lock = os.open(folder, os.O_RDONLY)
             try:

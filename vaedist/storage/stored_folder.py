@@ -1,4 +1,4 @@
-"""Folders of a known layout, and the choice of how their files are kept."""
+"""Folders of a known layout, kept on a filesystem or an object store."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from vaedist.storage.uri import is_remote, join_uri, local_path, require_utf8
 
 
 def open_folder(location: str | Path) -> FolderStore:
-    """Returns the folder at a path or a URI; nothing is read or made."""
+    """Returns the folder at a path or a URI; nothing is read or created."""
     if isinstance(location, Path):
         return LocalFolderStore(location)
     return RemoteFolderStore.at(location) if is_remote(location) else LocalFolderStore(local_path(location))
@@ -21,10 +21,10 @@ def open_folder(location: str | Path) -> FolderStore:
 
 @dataclass(frozen=True)
 class StoredFolder:
-    """A folder whose subclass names the files in it; nothing is made until something is written.
+    """Base class of folders, whose subclasses name the files in them; nothing is created before the first write.
 
     Attributes:
-        store: reads and writes the files.
+        store: access to the files.
     """
 
     store: FolderStore
@@ -36,7 +36,7 @@ class StoredFolder:
 
     @classmethod
     def named(cls, parent: str, name: str) -> Self:
-        """Returns the folder of a name in the folder at a path or a URI.
+        """Returns the subfolder with a name of the folder at a path or a URI.
 
         Raises:
             StorageError: its path is not UTF-8.
@@ -47,7 +47,7 @@ class StoredFolder:
 
     @property
     def path(self) -> Path:
-        """Path of the working copy, which is the folder itself if that is local."""
+        """Path of the working copy, which is the folder itself if it is local."""
         return self.store.path
 
     @property
@@ -61,26 +61,26 @@ class StoredFolder:
         return self.store.location
 
     def absolute(self) -> Self:
-        """Returns the same folder, by a path that means the same in every process."""
+        """Returns the same folder with an absolute path, which is valid in every process."""
         return replace(self, store=self.store.absolute())
 
     def patient(self, notify: Notify = silent) -> Self:
-        """Returns the same folder for use during a run, which waits minutes for an object store to answer.
+        """Returns the same folder for use during a run, which waits minutes for an object store to respond.
 
         Args:
-            notify: told when the object store does not answer.
+            notify: called when the object store does not respond.
         """
         return replace(self, store=self.store.patient(notify))
 
     def require(self, record: Path, kind: str) -> None:
-        """Checks that there is a file that says what the folder is, and that the file is not empty.
+        """Checks that the file that describes the folder exists and is not empty.
 
         Args:
             record: the file.
-            kind: of the folder, for the message: "run" or "sweep".
+            kind: kind of folder, for error messages: "run" or "sweep".
 
         Raises:
-            RunError: there is no such file, as in a folder of another kind, or it is empty or cannot be read.
+            RunError: the file does not exist, is empty or cannot be read.
         """
         try:
             empty = record.stat().st_size == 0

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class FileState:
-    """State of a file: its size in bytes, and when it was written, in ns since 1970."""
+    """State of a file: its size in bytes, and its modification time in ns since 1970."""
 
     size: int
     written: int
@@ -31,12 +31,12 @@ class Store:
     """A folder on an object store; all names are relative to it.
 
     Args:
-        uri: of the folder.
-        seconds: after which a request that was not answered is given up.
-        notify: told when the object store does not answer.
+        uri: URI of the folder.
+        seconds: time limit for requests, including retries.
+        notify: called when the object store does not respond.
 
     Raises:
-        StorageError: from every method, when the object store refuses, or does not answer in time.
+        StorageError: from every method, if the object store refuses a request or does not respond in time.
     """
 
     def __init__(self, uri: str, *, seconds: float = COMMAND_SECONDS, notify: Notify = lambda _: None) -> None:
@@ -48,7 +48,7 @@ class Store:
         return join_uri(self.uri, name)
 
     def check(self) -> None:
-        """Checks that the bucket exists and answers."""
+        """Checks that the bucket exists and responds."""
         bucket = self.path.partition("/")[0]
         info = self._try(lambda: self.filesystem.get_file_info(bucket), f"reach {self.uri}")
         if self.filesystem.type_name in ("s3", "gcs") and info.type == pyarrow.fs.FileType.NotFound:
@@ -73,7 +73,7 @@ class Store:
         return sorted(self._name(info.path) for info in found if info.type == pyarrow.fs.FileType.Directory)
 
     def exists(self) -> bool:
-        """Returns True if there is anything at the URI, be it an empty folder."""
+        """Returns True if there is anything at the URI, even an empty folder."""
         info = self._try(lambda: self.filesystem.get_file_info(self.path), f"reach {self.uri}")
         return info.type != pyarrow.fs.FileType.NotFound
 
@@ -105,7 +105,7 @@ class Store:
         return self._try(do, f"read {self.uri_of(name)}")
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes a file, which appears as a whole and replaces an older one."""
+        """Writes a file, replacing an older one atomically."""
 
         def do() -> None:
             self._make_parent(name)
@@ -125,7 +125,7 @@ class Store:
         self._try(do, f"write {self.uri_of(name)}")
 
     def download(self, name: str, local: Path, written: int = 0) -> None:
-        """Downloads a file to a local one, which appears as a whole and gets the modification time `written`, in ns.
+        """Downloads a file to a local one, atomically; it gets the modification time `written`, in ns.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -149,7 +149,7 @@ class Store:
             beside.unlink(missing_ok=True)
 
     def pull(self, local: Path, names: Iterable[str], known: dict[str, FileState]) -> None:
-        """Downloads those files of a listing, `known`, that the local folder does not have in the listed state."""
+        """Downloads files of a listing, `known`, unless the local folder has them in the listed state."""
         for name in names:
             target = local / name
             if not target.exists() or (target.stat().st_size, target.stat().st_mtime_ns) != (
@@ -159,12 +159,12 @@ class Store:
                 self.download(name, target, known[name].written)
 
     def remove(self, name: str) -> None:
-        """Removes a file, if it is there."""
+        """Removes a file if it exists."""
         with suppress(*MISSING):
             self._try(lambda: self.filesystem.delete_file(f"{self.path}/{name}"), f"remove {self.uri_of(name)}")
 
     def remove_folder(self, name: str) -> None:
-        """Removes a folder with all its files, if it is there."""
+        """Removes a folder with all its files if it exists."""
         with suppress(*MISSING):
             self._try(lambda: self.filesystem.delete_dir(f"{self.path}/{name}"), f"remove {self.uri_of(name)}")
 
@@ -174,7 +174,7 @@ class Store:
             self._try(lambda: self.filesystem.delete_dir(self.path), f"remove {self.uri}")
 
     def rename(self, old: str, new: str) -> None:
-        """Renames a file, if it is there."""
+        """Renames a file if it exists."""
         with suppress(*MISSING):
             paths = f"{self.path}/{old}", f"{self.path}/{new}"
             self._try(lambda: self.filesystem.move(*paths), f"move {self.uri_of(old)}")
@@ -183,12 +183,12 @@ class Store:
         return patiently(do, what, seconds=self.seconds, notify=self.notify)
 
     def _make_parent(self, name: str) -> None:
-        """Makes the folder of a file on filesystems that have folders; object stores have none."""
+        """Creates the folder of a file on filesystems that have folders; object stores have none."""
         if self.filesystem.type_name not in ("s3", "gcs"):
             self.filesystem.create_dir(f"{self.path}/{name}".rpartition("/")[0], recursive=True)
 
     def _name(self, path: str) -> str:
-        """Returns a listed path relative to the folder; a name that would lead out of a local folder is refused."""
+        """Returns a listed path relative to the folder; refuses names that would be outside a local folder."""
         name = path.removeprefix(f"{self.path}/")
         parts = name.split("/")
         if path == name or "\\" in name or "\0" in name or {"", ".", ".."} & set(parts):

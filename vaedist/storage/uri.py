@@ -1,6 +1,6 @@
-"""Locations: local paths, and URIs of object stores, whose query says how the store is reached.
+"""Locations: local paths, and URIs of object stores with optional connection parameters in the query.
 
-s3://bucket/runs?endpoint_override=127.0.0.1:5000&scheme=http is the folder runs of a bucket behind that server.
+Example: s3://bucket/runs?endpoint_override=127.0.0.1:5000&scheme=http is the folder runs in a bucket of that server.
 """
 
 import os
@@ -12,11 +12,11 @@ from vaedist.errors import StorageError
 from vaedist.files import is_undecoded
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "file")
-NAME_BYTES = 255  # of a file or a folder, on the filesystems that there are
+NAME_BYTES = 255  # maximum length of a file's name on common filesystems
 
 
 def is_uri(location: str) -> bool:
-    """Returns True if a location is given as a URI, of whatever kind."""
+    """Returns True if a location is a URI of any kind."""
     return "://" in location
 
 
@@ -26,18 +26,18 @@ def is_remote(location: str) -> bool:
 
 
 def local_path(location: str) -> Path:
-    """Returns the path of a location that is not remote, be it a file:// URI; a leading ~ or ~user is expanded."""
+    """Returns the path of a location that is not remote: a path, whose ~ or ~user is expanded, or a file:// URI."""
     return Path(unquote(urlsplit(location).path)) if is_uri(location) else Path(_expanded(location))
 
 
 def absolute_location(location: str) -> str:
-    """Returns a location that means the same in every process: a URI, or an absolute path."""
+    """Returns a location that is valid in every process: a URI, or an absolute path."""
     return location if is_remote(location) else str(local_path(location).absolute())
 
 
 def _expanded(path: str) -> str:
-    """Expands a leading ~ or ~user to the home folder; unchanged if there is no such user, or after ./ ."""
-    return os.path.expanduser(path)  # noqa: PTH111 - a Path would have lost the ./
+    """Expands a leading ~ or ~user; returns the path unchanged if there is no such user, or if it starts with ./ ."""
+    return os.path.expanduser(path)  # noqa: PTH111 - a Path would lose the ./
 
 
 def join_uri(uri: str, *names: str) -> str:
@@ -45,7 +45,7 @@ def join_uri(uri: str, *names: str) -> str:
 
     Args:
         uri: URI or path of the folder.
-        names: names or relative paths, one below the other.
+        names: names or relative paths, each in the one before.
     """
     base, mark, query = uri.partition("?") if is_uri(uri) else (uri, "", "")
     return "/".join([base.rstrip("/"), *names]) + mark + query
@@ -63,21 +63,21 @@ def parent_of(uri: str) -> str:
 
 
 def fault_of(location: str) -> str | None:
-    """Returns what is wrong with the text of a location, as the end of a message; None if nothing is."""
+    """Returns the fault of a location's text, as the end of a message; None if it is valid."""
     if "\0" in location:
-        return "must not hold a zero byte"
+        return "must not contain a zero byte"
     if not is_uri(location):
         if any(len(name.encode(errors="surrogatepass")) > NAME_BYTES for name in location.split("/")):
-            return f"must not hold a name of more than {NAME_BYTES} bytes"
+            return f"must not contain a name of more than {NAME_BYTES} bytes"
         user = location.partition("/")[0]
         if user.startswith("~") and _expanded(user) == user:
-            return f"names the home folder of {user[1:] or 'a user'}, who is not known here; ./{user} is a folder"
+            return f"names the home folder of {user[1:] or 'a user'}, who is unknown here; ./{user} is a folder"
         return None
     scheme, _, rest = location.partition("://")
     if scheme not in SCHEMES and not scheme.startswith("fsspec+"):
         return f"must be a local path, or a URI that starts with {', '.join(f'{known}://' for known in SCHEMES)}"
     if "@" in rest.partition("/")[0] and scheme in ("s3", "gs", "gcs"):
-        return "must not hold credentials: they come from the environment"
+        return "must not contain credentials: they come from the environment"
     if not re.match(r"^[^/?]+" if scheme != "file" else r"^/", rest):
         return f"must name a {'path' if scheme == 'file' else 'bucket or a host'} after {scheme}://"
     return None
