@@ -192,7 +192,7 @@ def test_names_that_hide_others_are_refused(package, path, tmp_path):
         assert what in refusal(made(tmp_path / name, "__init__.py"))
     again = made(tmp_path / "other" / "my_vae", "__init__.py")
     assert refusal(package, again) == (
-        f"--package {again}: {package} has the same name, 'my_vae'; both would be imported by it"
+        f"--package {again}: {package} has the same name, 'my_vae', by which both would be imported"
     )
     here = made(path / "my_vae", "__init__.py")
     assert f"here, 'my_vae' is imported from {here}" in refusal(package)
@@ -201,13 +201,15 @@ def test_names_that_hide_others_are_refused(package, path, tmp_path):
 
 def test_packages_that_cannot_be_sent_are_refused(package):
     (package / "weights.bin").write_bytes(bytes(2 * MIB))
-    assert refusal(package).endswith("2 MiB are too large for a job, at most 1 MiB are allowed; move data out of it")
+    assert refusal(package).endswith(
+        "2 MiB are too large for a job, at most 1 MiB are allowed; move data out of the folder"
+    )
     (package / "weights.bin").unlink()
     (package / "gone").symlink_to(package / "nothing")
-    assert refusal(package).endswith("/gone: it is not a file or a folder, or a link to nothing")
+    assert refusal(package).endswith("/gone: it is neither a file nor a folder, or a broken link")
     (package / "gone").unlink()
     os.mkfifo(package / "pipe")
-    assert "/pipe: it is not a file or a folder" in refusal(package)
+    assert "/pipe: it is neither a file nor a folder" in refusal(package)
     (package / "pipe").unlink()
     (package / "loop").symlink_to(package.parent)
     assert "it is a link to a folder above it" in refusal(package)

@@ -1,4 +1,4 @@
-"""Runs that were trained: found, loaded, and put to use from Python.
+"""Python API of trained runs.
 
 run = vaedist.load_run("runs/cifar10-iaf")
 z = run.encode(images)               # [n, latents]
@@ -42,10 +42,10 @@ class Run:
     """A trained run.
 
     Attributes:
-        folder: where it lies.
-        experiment: what it was started with.
-        checkpoint: the one whose weights are used.
-        ema: whether they are the moving averages of the weights.
+        folder: the run's folder.
+        experiment: the experiment that the run was started with.
+        checkpoint: the checkpoint whose weights are used.
+        ema: True if the weights are the exponential moving averages.
     """
 
     folder: RunFolder
@@ -55,7 +55,7 @@ class Run:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of the images that the model takes."""
+        """Shape of the model's images, (height, width, channels)."""
         return self.checkpoint.position.image_shape
 
     @cached_property
@@ -64,11 +64,11 @@ class Run:
         return self.build()
 
     def here(self) -> "Run":
-        """Returns the run with its checkpoint on this machine; one on an object store is fetched if it is not here.
+        """Returns the run with its checkpoint on this machine, downloaded from the object store if necessary.
 
         Raises:
-            CheckpointError: the checkpoint does not exist any more.
-            StorageError: the object store does not answer.
+            CheckpointError: the checkpoint no longer exists.
+            StorageError: the object store does not respond.
         """
         path = self.checkpoint.path
         if path.exists():
@@ -77,13 +77,13 @@ class Run:
         return replace(self, folder=folder, checkpoint=checkpoints_of(folder).open(folder.checkpoints / path.name))
 
     def build(self, dtype: str = "float32") -> Model:
-        """The model with the checkpoint's weights, made anew."""
+        """Builds a new model with the checkpoint's weights."""
         model = build_model(self.experiment, self.image_shape, dtype)
         load_weights(model, self.checkpoint, self.experiment.training.ema_decay if self.ema else 0.0)
         return model
 
     def encode(self, images: np.ndarray, *, seed: int = 0) -> np.ndarray:
-        """Returns a sample of q(z|x), [n, latents], for uint8 images [n, H, W, C]; layers stand side by side.
+        """Returns a sample of q(z|x), [n, latents], for uint8 images [n, H, W, C]; layers are concatenated.
 
         Raises:
             DataError: the images have another shape or type.
@@ -91,13 +91,13 @@ class Run:
         return inspection.encode(self.model, self._checked(images), seed=seed)
 
     def decode(self, z: np.ndarray) -> np.ndarray:
-        """Returns E[x|z], [n, H, W, C], float32 in [0, 1], for latents [n, latents] as `encode` gives them."""
+        """Returns E[x|z], [n, H, W, C], float32 in [0, 1], for latents [n, latents] as returned by `encode`."""
         return inspection.decode(self.model, z)
 
     def sample(self, count: int, *, seed: int = 0, pixels: Pixels = "mean") -> np.ndarray:
-        """Returns new images from draws of the prior, [count, H, W, C], float32 in [0, 1].
+        """Returns images generated from samples of the prior, [count, H, W, C], float32 in [0, 1].
 
-        They are E[x|z], or with `pixels` = "sample" drawn from p(x|z).
+        By default these are the means E[x|z]; with `pixels` = "sample" the pixels are drawn from p(x|z).
         """
         return inspection.sample(self.model, count, seed=seed, pixels=pixels)
 
@@ -110,10 +110,10 @@ class Run:
         return inspection.reconstruct(self.model, self._checked(images), seed=seed)
 
     def observed(self, images: np.ndarray) -> np.ndarray:
-        """The x that `encode`, `reconstruct` and `score` see of the images, [n, H, W, C], float32 in [0, 1].
+        """Returns the preprocessed images x that `encode`, `reconstruct` and `score` use, float32 in [0, 1].
 
-        Where the model binarises or dequantises at random, image i is seen through the noise of row i of a split, as
-        the first test images, `probe`, are in every evaluation.
+        If the model binarises or dequantises at random, image i gets the noise of row i of a split: the images of
+        `probe` then look as they do in every evaluation.
 
         Raises:
             DataError: the images have another shape or type.
@@ -121,11 +121,11 @@ class Run:
         return inspection.observed(self.model, self._checked(images))
 
     def pixel_noise(self, count: int) -> np.ndarray | None:
-        """Returns the noise of `observed`, [count, H, W, C], for calls of `model`; None where the model takes none."""
+        """Returns the noise that `observed` uses, [count, H, W, C], for calls of `model`; None if it takes none."""
         return inspection.pixel_noise(self.model, count)
 
     def score(self, images: np.ndarray, *, seed: int = 0) -> Bound:
-        """The ELBO of each uint8 image and its parts, from one sample of z, [n] each, in nats.
+        """Returns the ELBO of each uint8 image and its terms, from one sample of z, [n] each, in nats.
 
         Raises:
             DataError: the images have another shape or type.
@@ -133,17 +133,17 @@ class Run:
         return inspection.score(self.model, self._checked(images), seed=seed)
 
     def probe(self, count: int = 64) -> Probe:
-        """The first validation images of the run's data set, or the first test images where it has none.
+        """Returns the first validation images of the run's data set, or the first test images if it has none.
 
         Raises:
-            DataError: the data set is not there, or has changed.
+            DataError: the data set is missing or has changed.
         """
         return open_probe(self.experiment.data.path, self._manifest(), count)
 
     def evaluator(
         self, *, samples: int = EVALUATION_SAMPLES, split: SplitName = "test", limit: int | None = None
     ) -> ImportanceEvaluator:
-        """What scores the split's images block by block; see `evaluate`."""
+        """Returns an evaluator that scores the split's images block by block; see `evaluate`."""
         rows = SplitRows(self.experiment.data.path, self._manifest(), split, limit)
         return ImportanceEvaluator(self.model, rows, samples=samples, seed=self.experiment.seed)
 
@@ -155,20 +155,19 @@ class Run:
         limit: int | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Evaluation:
-        """The variational bound, the importance-weighted bounds, and what the latents carry.
+        """Returns the ELBO, the importance-weighted bounds and the statistics of the latents on a split.
 
-        The model was fitted to lower bounds of one sample; several samples an image make the estimates more exact, and
-        the bound on log p(x) tighter. The scores of each image are in `scores` of what is returned, and `against`
-        compares it with the evaluation of another run.
+        More samples per image reduce the variance of the estimates and tighten the bound on log p(x). The result's
+        `scores` hold the scores of each image, and its `against` compares it with the evaluation of another run.
 
         Args:
-            samples: of z for each image.
-            split: whose images.
-            limit: the most images; they are then a random part of the split, always the same.
-            progress: told how many blocks are scored, of how many.
+            samples: samples of z per image.
+            split: the split to score.
+            limit: maximum number of images, drawn at random from the split; the same limit always draws the same ones.
+            progress: called with the number of scored blocks and the number of all blocks.
 
         Raises:
-            DataError: the data set is not there, or has changed.
+            DataError: the data set is missing or has changed.
         """
         evaluator = self.evaluator(samples=samples, split=split, limit=limit)
         scores = []
@@ -179,14 +178,14 @@ class Run:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The map from pixels to the x that the model scores."""
+        """Mapping from pixels to the x that the model scores."""
         return self.experiment.model.preprocessing(self.experiment.data.binarize)
 
     def require_comparable(self, other: "Run") -> None:
-        """Refuse a comparison image by image with a run whose scores are of something else.
+        """Checks that the scores of two runs can be compared image by image.
 
         Raises:
-            RunError: the other run is of another data set, or its model scores other values of the pixels.
+            RunError: the runs use different data sets, or their models score different values of the pixels.
         """
         mine, its = self.checkpoint.position.fingerprint, other.checkpoint.position.fingerprint
         if mine != its:
@@ -201,7 +200,7 @@ class Run:
             )
 
     def require_bits_per_dim(self) -> None:
-        """Refuse to state the run's numbers in bits/dim where there are none.
+        """Checks that the run's scores can be stated in bits/dim.
 
         Raises:
             ConfigError: the model's log p(x|z) is neither a density of the pixels nor a probability of their levels.
@@ -234,20 +233,20 @@ class Run:
 
 
 def load_run(path: str | Path, *, checkpoint: Which = "best", data: str | None = None, ema: bool | None = None) -> Run:
-    """Open a run by its folder.
+    """Opens a run.
 
     Args:
-        path: the run's folder, or its URI on a store, from which what is needed is copied to this machine.
-        checkpoint: "best" by the ELBO of the validation images, or of the test images where the data set has none;
-            or "newest".
-        data: where the run's data set lies now, if it was moved.
-        ema: use the moving averages of the weights, or the weights; None takes the averages where the run kept them,
-            as its test passes did.
+        path: the run's folder, or its URI on an object store, from which the required files are downloaded.
+        checkpoint: "best", by the ELBO of the validation images, or of the test images if the data set has no
+            validation split; or "newest".
+        data: new location of the run's data set, if it was moved.
+        ema: True uses the exponential moving averages of the weights, False the weights themselves. None uses the
+            averages if the run has any, as its test passes do.
 
     Raises:
-        RunError: there is no run there, or it kept no averages.
-        CheckpointError: it has no intact checkpoint.
-        StorageError: the store does not answer.
+        RunError: there is no run, or it has no moving averages.
+        CheckpointError: the run has no intact checkpoint.
+        StorageError: the object store does not respond.
     """
     folder = RunFolder.at(path)
     folder.refresh()

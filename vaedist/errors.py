@@ -1,10 +1,11 @@
-"""What a user can get wrong, as typed errors; the command line turns each into one line and an exit code."""
+"""Typed errors whose messages are for the user; the command line turns each into one line and an exit code."""
 
 
 class VaedistError(Exception):
-    """Base of every error whose message is meant for the user: what, where, and what is allowed.
+    """Base class of errors for the user. Messages name what is wrong, where, and what is allowed.
 
-    `exit_code` is what the command line ends with.
+    Attributes:
+        exit_code: exit code of a command that ends with this error.
     """
 
     exit_code = 2
@@ -15,7 +16,7 @@ class ConfigError(VaedistError):
 
 
 class UserCodeError(VaedistError):
-    """An exception in a user's own code; the message has several lines, the last ones of the traceback there."""
+    """An exception in a user's own code; the message has several lines, which include the user's traceback."""
 
 
 class DataError(VaedistError):
@@ -23,41 +24,41 @@ class DataError(VaedistError):
 
 
 class RunError(VaedistError):
-    """A run folder is missing, exists already, or does not fit the experiment."""
+    """A run folder is missing, already exists, or does not fit the experiment."""
 
 
 class CheckpointError(RunError):
-    """No committed and intact checkpoint can be loaded, or one would not be fit to be."""
+    """There is no committed and intact checkpoint to load, or a checkpoint would hold invalid values."""
 
 
 class StorageError(VaedistError):
-    """Nothing could be written, or read from a store: a disk is full, read-only, or gone; a store does not answer."""
+    """Reading or writing failed: a disk is full, read-only or gone, or an object store does not respond."""
 
 
 class ClusterError(VaedistError):
-    """The Ray cluster cannot be reached, or does not have what a job asks for."""
+    """The Ray cluster cannot be reached, or lacks the resources that a job requests."""
 
 
 class NoiseError(VaedistError):
-    """A model that sees its pixels through noise was given none."""
+    """A model that needs pixel noise was called without it."""
 
 
 class ModelError(VaedistError):
-    """A model does not do what the interface of models asks for."""
+    """A model violates the interface of models."""
 
 
 class NonFiniteError(VaedistError):
-    """A loss or a gradient became NaN or infinite, or a gradient too large to be squared; no weight was changed."""
+    """A loss or gradient became NaN or infinite, or the square of a gradient overflowed; no weight was changed."""
 
 
-class Interrupted(VaedistError):  # noqa: N818 - it is a request, not a fault
-    """The user stopped a run; what was committed stays."""
+class Interrupted(VaedistError):  # noqa: N818 - a request, not an error
+    """The user stopped a run; committed checkpoints are kept."""
 
     exit_code = 130
 
 
 class WorkerError(VaedistError):
-    """Workers died or failed more often than they may be started again."""
+    """Workers failed more often than the retry limit allows."""
 
     exit_code = 1
 

@@ -1,24 +1,24 @@
-"""Files that come into being whole or not at all, and names and paths as they are told."""
+"""Atomic file writes, and readable names and paths."""
 
 import os
 import time
 import unicodedata
 from pathlib import Path
 
-USE_NS = 1_000_000  # between two marks of `mark_used` while the clock is behind the first
+USE_NS = 1_000_000  # least time between two marks of `mark_used`, for a clock that was set back
 
 
 def replace_file(path: Path, content: bytes | str) -> None:
-    """Put a file in the place of what was there, by one rename; missing folders are made.
+    """Writes a file atomically, by a rename; missing parent folders are created.
 
-    It is on the disk before it is renamed, so that after a crash there is either the old file or the new one.
+    The content is synced to disk before the rename, so that after a crash either the old or the new file exists.
 
     Args:
         path: the file.
         content: text is written as UTF-8.
 
     Raises:
-        OSError: it cannot be written; what was there stays as it was, and nothing is left beside it.
+        OSError: the file cannot be written; the old file is unchanged, and no temporary file is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -33,17 +33,17 @@ def replace_file(path: Path, content: bytes | str) -> None:
 
 
 def mark_used(path: Path | int, newest: Path) -> None:
-    """Sets a file's time to that of its last use, by which the least recently used one is found.
+    """Sets a file's modification time to now, to record its use in a least-recently-used order.
 
-    That is now, or just after the last mark where the clock has been set back since: what is used later has the later
-    time, whatever the clock says.
+    If the clock was set back since the last mark, the time is just after that mark: later uses always have later times.
 
     Args:
         path: the file, or an open descriptor of it.
-        newest: a file that keeps the last mark as its own time; made when missing, one for all files that are compared.
+        newest: a file that keeps the last mark as its own time; created if missing, and shared by all files that are
+            compared.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: a file cannot be written.
     """
     descriptor = os.open(newest, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -55,12 +55,12 @@ def mark_used(path: Path | int, newest: Path) -> None:
 
 
 def display_path(path: Path) -> str:
-    """Returns a path for messages, relative to the current folder if it is below that."""
+    """Returns a path for messages, relative to the current folder if the path is below it."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def readable(name: str) -> str:
-    r"""Returns a file's name as text that a file, a terminal and TensorBoard can hold.
+    r"""Returns a file's name as text that a file, a terminal and TensorBoard can display.
 
     Bytes that are not UTF-8 are escaped as in ``caf\xe9``, and control characters as in ``a\nb``.
     """
@@ -69,11 +69,11 @@ def readable(name: str) -> str:
 
 def escaped(character: str) -> str:
     r"""Returns a character in ASCII, as in ``\xe9`` or ``\u20ac``; a byte that is not UTF-8 as that byte."""
-    if "\udc80" <= character <= "\udcff":  # how Python holds a byte that is not UTF-8
+    if "\udc80" <= character <= "\udcff":  # Python's representation of a byte that is not UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def is_undecoded(name: str) -> bool:
-    """Returns whether a name that the operating system gave holds bytes that are not UTF-8."""
+    """Returns True if a name from the operating system contains bytes that are not UTF-8."""
     return any("\udc80" <= character <= "\udcff" for character in name)

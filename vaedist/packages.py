@@ -1,6 +1,6 @@
-"""Packages of a user's own code: where they are, which of their files count, and their digest.
+"""Packages of a user's own code: their location, their files, and their digest.
 
-Nothing here imports a user's code, and nothing needs TensorFlow or Ray.
+This module never imports a user's code, and needs neither TensorFlow nor Ray.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from vaedist.files import is_undecoded
 
 REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 OWN = "vaedist"
-INSTALLED = {"site-packages", "dist-packages"}  # folders of this name hold what pip or the system installs
+INSTALLED = {"site-packages", "dist-packages"}  # folders into which pip or the system installs packages
 
 
 def package_of(reference: str, key: str = "model.type") -> Path:
@@ -28,20 +28,20 @@ def package_of(reference: str, key: str = "model.type") -> Path:
 
     Args:
         reference: "package.module:Class".
-        key: of the job, for the message.
+        key: key of the job, for error messages.
 
     Raises:
-        ConfigError: Python finds no such package here, or one without files of its own.
+        ConfigError: Python does not find the package, or the package has no files of its own.
     """
     name = reference.partition(":")[0].partition(".")[0]
     try:
         spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):  # ValueError: a module made by hand, without a specification
+    except (ImportError, ValueError, AttributeError):  # ValueError: a module object without a spec
         spec = None
     if spec is None:
         raise ConfigError(
             f"{key} = {reference!r}: there is no module {name!r} on Python's path; start vaedist with "
-            f"PYTHONPATH=FOLDER, where FOLDER is the one that holds {name}"
+            f"PYTHONPATH=FOLDER, where FOLDER is the folder that holds {name}"
         )
     folders = list(spec.submodule_search_locations or ())
     if len(folders) > 1:
@@ -65,14 +65,14 @@ def references(values: Any) -> Iterator[str]:
 
 
 def user_packages(values: Mapping[str, Any], section: str = "model") -> list[Path]:
-    """Returns the packages and modules that a section of a job names, but for those that are installed.
+    """Returns the packages and modules that a section of a job names, except for installed ones.
 
     Args:
-        values: of the section.
-        section: its name, for messages.
+        values: values of the section.
+        section: name of the section, for error messages.
 
     Raises:
-        ConfigError: as `package_of`.
+        ConfigError: see `package_of`.
     """
     found = dict.fromkeys(package_of(reference, section) for reference in references(values))
     return [place for place in found if not is_installed(place)]
@@ -91,8 +91,8 @@ def is_installed(place: Path) -> bool:
 def package_digest(place: Path) -> str:
     """Returns the SHA-256, in hexadecimal digits, of the Python source of a package's folder or of a module's file.
 
-    It covers the relative path and the content of each `.py` file, in sorted order; other files do not count, so that a
-    note or a result beside the code does not make it another model.
+    The digest covers the relative path and the content of each `.py` file, in sorted order. Other files, such as notes
+    or results beside the code, do not affect it.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -106,7 +106,7 @@ def package_digest(place: Path) -> str:
         except OSError as error:
             raise ConfigError(f"cannot read {file}: {error.strerror or error}") from error
         name = file.relative_to(root).as_posix().encode(errors="surrogateescape")
-        for part in (name, content):  # each with its length, so that no two packages give the same bytes
+        for part in (name, content):  # each with its length, so that different packages hash different bytes
             digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()
 
@@ -121,10 +121,10 @@ def digests_of(places: Iterable[Path]) -> dict[str, str]:
 
 
 def package_files(folder: Path) -> list[Path]:
-    """Returns the files of a package, sorted: all but hidden ones, `__pycache__` and `*.pyc`.
+    """Returns the files of a package, sorted, without hidden files, `__pycache__` and `*.pyc`.
 
     Raises:
-        ConfigError: a folder cannot be read, or a link leads to a folder above itself, or to nothing.
+        ConfigError: a folder cannot be read, or a link is broken or points to a folder above itself.
     """
     return sorted(_files(folder, (folder.resolve(),)))
 
@@ -145,11 +145,11 @@ def _files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
         elif entry.is_file():
             yield entry
         else:
-            raise ConfigError(f"cannot read {entry}: it is not a file or a folder, or a link to nothing")
+            raise ConfigError(f"cannot read {entry}: it is neither a file nor a folder, or a broken link")
 
 
 def copy_package(place: Path, folder: Path) -> Path:
-    """Copies what counts of a package's folder, or a module's file, into a folder, and returns the copy.
+    """Copies the files of a package (see `package_files`), or a module's file, into a folder, and returns the copy.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -165,36 +165,36 @@ def copy_package(place: Path, folder: Path) -> Path:
 
 
 def check_packages(folders: Iterable[Path], limit: int, option: str = "--package") -> list[Path]:
-    """Checks that folders are packages that a job can take along, and returns them as absolute paths.
+    """Checks that folders are packages that can be sent with a job, and returns their absolute paths.
 
     Args:
-        folders: each is a package: it has an `__init__.py`, and is imported by its own name.
-        limit: bytes that each may have.
-        option: that named them, for messages.
+        folders: packages: each folder has an `__init__.py`, and its name is the name of the import.
+        limit: maximum size of each package, in bytes.
+        option: the option that named them, for error messages.
 
     Raises:
-        ConfigError: with the first that is refused.
+        ConfigError: a folder is refused; the message is about the first one.
     """
     accepted: dict[str, Path] = {}
     for given in folders:
         folder = given.resolve()
         fault = _fault(folder) or _hidden_by(folder)
         if fault is None and (other := accepted.get(folder.name)) not in (None, folder):
-            fault = f"{other} has the same name, {folder.name!r}; both would be imported by it"
+            fault = f"{other} has the same name, {folder.name!r}, by which both would be imported"
         if fault is not None:
             raise ConfigError(f"{option} {given}: {fault}")
         size = sum(file.stat().st_size for file in package_files(folder))
         if size > limit:
             raise ConfigError(
                 f"{option} {given}: {size / 2**20:.0f} MiB are too large for a job, at most {limit / 2**20:.0f} MiB "
-                f"are allowed; move data out of it"
+                f"are allowed; move data out of the folder"
             )
         accepted[folder.name] = folder
     return list(accepted.values())
 
 
 def _fault(folder: Path) -> str | None:
-    """Returns what makes a folder no package; None if nothing does."""
+    """Returns the reason why a folder is not a package; None if it is one."""
     if is_undecoded(str(folder)):
         return "its path must be UTF-8"
     if not folder.exists():
@@ -211,7 +211,7 @@ def _fault(folder: Path) -> str | None:
 
 
 def _hidden_by(folder: Path) -> str | None:
-    """Returns which module a package hides, or which one hides it, by its name; None if none does."""
+    """Returns an error message if another module has the package's name, so that one hides the other; else None."""
     name = folder.name
     if name == OWN:
         return f"would hide {OWN} itself; rename it"
@@ -227,7 +227,7 @@ def _hidden_by(folder: Path) -> str | None:
 
 
 def make_importable(packages: Iterable[Path]) -> None:
-    """Has this process find packages and modules, after all that it finds already."""
+    """Appends the folders of packages and modules to `sys.path`."""
     for place in packages:
         if (parent := str(place.parent)) not in sys.path:
             sys.path.append(parent)

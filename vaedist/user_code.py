@@ -14,9 +14,9 @@ from vaedist.errors import UserCodeError, VaedistError
 
 PACKAGE = Path(__file__).parent
 STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"])
-LIBRARIES = {"keras", "optree", "pydantic", "ray", "tensorflow", "vaedist"}  # between the command and a user's code
-STYLE = re.compile(r"\x1b\[[0-9;]*m")  # of terminals, which Keras puts into messages
-# Starts of the lines that TensorFlow writes when it is loaded.
+LIBRARIES = {"keras", "optree", "pydantic", "ray", "tensorflow", "vaedist"}  # these call a user's code
+STYLE = re.compile(r"\x1b\[[0-9;]*m")  # terminal styles, which Keras adds to messages
+# Prefixes of the lines that TensorFlow writes when it is loaded.
 GREETING = (
     b"I0000 ",
     b"WARNING: All log messages before absl::InitializeLog()",
@@ -26,14 +26,14 @@ GREETING = (
 
 @contextmanager
 def user_code(title: str, *handled: type[BaseException]) -> Iterator[None]:
-    """Runs a user's code, and turns what it raises into a `UserCodeError`.
+    """Runs a user's code in a context that turns its exceptions into a `UserCodeError`.
 
     Args:
-        title: what failed, in one line without a full stop.
-        handled: exceptions that the caller handles; they are passed on, as those of vaedist are.
+        title: headline of the error, in one line without a full stop.
+        handled: exceptions that the caller handles; like vaedist's own errors, they pass through unchanged.
 
     Raises:
-        UserCodeError: the code raised an exception, or ended the process.
+        UserCodeError: the code raised an exception, or called `sys.exit`.
     """
     try:
         yield
@@ -44,14 +44,14 @@ def user_code(title: str, *handled: type[BaseException]) -> Iterator[None]:
 
 
 def user_error(title: str, error: BaseException) -> UserCodeError:
-    """Returns an error that shows an exception, and the lines of a user's code that led to it."""
+    """Returns an error that shows an exception with the frames of its traceback that are in the user's code."""
     shown = TracebackException.from_exception(error)
     _trim(shown)
     return UserCodeError(f"{title}:\n{STYLE.sub('', ''.join(shown.format())).rstrip()}")
 
 
 def is_user_frame(path: str) -> bool:
-    """Returns True if a file is neither vaedist's, nor of the standard library or of a library that calls a model."""
+    """Returns True if a file belongs to a user, not to vaedist, the standard library or one of `LIBRARIES`."""
     if path.startswith("<"):  # such as <frozen importlib._bootstrap>
         return False
     file = Path(path)
@@ -62,9 +62,9 @@ def is_user_frame(path: str) -> bool:
 
 
 def _trim(shown: TracebackException) -> None:
-    """Removes all frames but the user's, from the exceptions that led to this one too."""
+    """Removes all frames but the user's, also from the chained exceptions."""
     frames: list[FrameSummary] = [frame for frame in shown.stack if is_user_frame(frame.filename)]
-    # Without a stack no heading is printed: the line of a syntax error is not in the stack.
+    # None, not an empty stack, also drops the heading: a syntax error's line is not part of the stack.
     shown.stack = StackSummary.from_list(frames) if frames else None  # type: ignore[assignment]
     for earlier in (shown.__cause__, shown.__context__, *(shown.exceptions or ())):
         if earlier is not None:
@@ -73,7 +73,7 @@ def _trim(shown: TracebackException) -> None:
 
 @contextmanager
 def quiet_tensorflow() -> Iterator[None]:
-    """Drops what TensorFlow writes to stderr when it is loaded; all else is written when the context is left."""
+    """Drops TensorFlow's start-up messages on stderr; all other output is written when the context ends."""
     if "tensorflow" in sys.modules:
         yield
         return
