@@ -142,7 +142,7 @@ def test_a_data_set_on_s3_is_the_same_and_each_shard_is_fetched_once(s3, small_d
             np.testing.assert_array_equal(one.images, other.images)
             np.testing.assert_array_equal(one.labels, other.labels)
     assert sum(method == "GET" for method, _ in s3.proxy.requests) == 3
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match="already exists"):
         prepare(source(train=53, test=19), uri, shards=8)
 
 
