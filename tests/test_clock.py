@@ -12,7 +12,7 @@ import time
 import psutil
 import pytest
 
-from vaedist.cli.jobs import _took
+from vaedist.cli.jobs import _duration
 from vaedist.launch.jobs.job import Job
 from vaedist.launch.local.cluster import LocalNode, birth_of
 from vaedist.launch.training.locked_folder import record_name
@@ -64,4 +64,4 @@ def test_no_two_of_rays_records_have_the_same_name(monkeypatch):
 
 def test_a_job_whose_clusters_clock_is_ahead_did_not_take_less_than_nothing():
     job = Job("id", "RUNNING", "", "vaedist train", started=time.time() + HOUR)
-    assert _took(job) == "0:00:00"
+    assert _duration(job) == "0:00:00"

@@ -404,8 +404,8 @@ def test_the_cluster_is_ended_and_nothing_else(cluster, job):
     mine = get_cluster("tests")
     processes = mine.processes()
     printed, _ = run("cluster", "down", "--name", "tests")
-    assert printed.startswith("ended tests: ")
-    assert printed.endswith("none is left\n")
+    assert printed.startswith("stopped tests: ")
+    assert printed.endswith(" processes ended\n")
     assert not [process for process in processes if runs(process)]
     assert not mine.processes()
     assert not Path(mine.scratch).exists()

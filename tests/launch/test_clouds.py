@@ -214,7 +214,7 @@ def test_the_command_ends_without_error_if_there_is_no_service(monkeypatch):
         out, err = run("cluster", "watch-preemption", "--url", f"http://127.0.0.1:{free.getsockname()[1]}", seconds=90)
     assert err == ""
     [line] = out.splitlines()
-    assert "no metadata service (auto) answers at http://127.0.0.1:" in line
+    assert "no metadata service (auto) responds at http://127.0.0.1:" in line
 
 
 def test_the_command_keeps_trying_and_logs_that_ray_cannot_be_notified(play, tmp_path):

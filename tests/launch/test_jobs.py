@@ -331,7 +331,7 @@ def test_timeouts_are_those_in_the_help():
     from vaedist.cli.jobs import wait
 
     assert "one minute in which nothing listens" in " ".join(wait.help.split())
-    assert "ten minutes without any answer" in " ".join(wait.help.split())
+    assert "ten minutes without any response" in " ".join(wait.help.split())
 
 
 class Stuck(BaseHTTPRequestHandler):

@@ -153,7 +153,7 @@ def test_a_shard_that_differs_is_told_with_its_place_and_not_kept(s3, tmp_path, 
     content = bytearray(Store(uri).read(shard.file))
     content[len(content) // 2] ^= 1
     Store(uri).write(shard.file, bytes(content))
-    with pytest.raises(DataError, match=rf"s3://.*/{shard.file}.* is damaged: SHA-256"):
+    with pytest.raises(DataError, match=rf"s3://.*/{shard.file}.* is damaged: its SHA-256"):
         open_split(uri, manifest, "test", [1])
     Store(uri).write(shard.file, bytes(content[:-1]))
     with pytest.raises(DataError, match="is damaged"):
