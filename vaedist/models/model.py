@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import keras
 from keras import ops
-from keras.src.utils import naming  # there is no public way to number layers anew
+from keras.src.utils import naming  # the public keras.utils.clear_session resets far more than layer numbers
 
 from vaedist.models.flows.flow import FlowCase
 from vaedist.models.likelihoods import Likelihood
@@ -61,7 +61,7 @@ class Model(keras.Model, ABC):
     def __init__(
         self, image_shape: Sequence[int], *, preprocessing: Preprocessing, seed: int = 0, **kwargs: Any
     ) -> None:
-        # Keras numbers layers without a name through a process; every instance of a model has the same variable paths.
+        # Keras numbers unnamed layers per process; after a reset, every instance has the same variable paths.
         naming.reset_uids()
         super().__init__(**kwargs)
         height, width, channels = image_shape
