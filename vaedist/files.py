@@ -1,8 +1,12 @@
-"""Atomic file writes, and readable names and paths."""
+"""Atomic writes of files and folders, and readable names and paths."""
 
 import os
+import secrets
+import shutil
 import time
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 USE_NS = 1_000_000  # least time between two marks of `mark_used`, for a clock that was set back
@@ -30,6 +34,40 @@ def replace_file(path: Path, content: bytes | str) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `path`, which is renamed to `path` at the end, or removed after an error.
+
+    The names in it are synced to disk before the rename; its files are up to the caller.
+
+    Raises:
+        OSError: the folder cannot be created or renamed, for example because `path` is a file or a non-empty folder.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside.mkdir()
+    try:
+        yield beside
+        sync(beside)
+        beside.rename(path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Syncs a file, or the names in a folder, to disk.
+
+    Raises:
+        OSError: that failed.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def mark_used(path: Path | int, newest: Path) -> None:

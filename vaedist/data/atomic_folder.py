@@ -1,15 +1,13 @@
 """Atomic creation of folders, local or on an object store."""
 
-import os
-import secrets
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
 
 from vaedist.errors import StorageError
+from vaedist.files import new_folder
 from vaedist.storage.filesystem import first_line
 from vaedist.storage.scratch import scratch_folder
 from vaedist.storage.transfer import Store
@@ -27,23 +25,17 @@ def storage_errors(out: str) -> Iterator[None]:
 
 @contextmanager
 def committed_folder(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `path`, which is renamed to `path` at the end, or removed after an error.
+    """Yields a temporary folder that becomes `path` at the end, see `new_folder`.
 
     Raises:
         StorageError: the folder cannot be created or renamed.
     """
-    beside = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
-    with storage_errors(str(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.mkdir()
-    try:
+    with ExitStack() as stack:
+        with storage_errors(str(path)):
+            beside = stack.enter_context(new_folder(path))
         yield beside
         with storage_errors(str(path)):
-            sync(beside)
-            beside.rename(path)
-            sync(path.parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+            stack.close()
 
 
 @contextmanager
@@ -65,12 +57,3 @@ def uploaded_folder(store: Store, *, last: str) -> Iterator[Path]:
             with suppress(OSError):
                 store.filesystem.delete_dir(store.path)
             raise
-
-
-def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, reach the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

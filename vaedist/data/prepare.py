@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.fs
 
-from vaedist.data.atomic_folder import committed_folder, storage_errors, sync, uploaded_folder
+from vaedist.data.atomic_folder import committed_folder, storage_errors, uploaded_folder
 from vaedist.data.manifest import ALL_SPLITS, MANIFEST, Manifest, Shard, Split, SplitName, shard_rows
 from vaedist.data.shards import write_shard
 from vaedist.data.shuffle_buffer import ShuffleBuffer
 from vaedist.data.sources.source import ImageSource
 from vaedist.errors import DataError
+from vaedist.files import sync
 from vaedist.storage.filesystem import open_filesystem, sha256_of
 from vaedist.storage.transfer import Store
 from vaedist.storage.uri import fault_of, is_remote

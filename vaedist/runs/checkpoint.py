@@ -7,7 +7,6 @@ checkpoint without its marker is ignored.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -19,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from vaedist.errors import CheckpointError
-from vaedist.files import replace_file
+from vaedist.files import replace_file, sync
 
 FORMAT = 1
 MARKER = "COMMITTED"
@@ -145,7 +144,7 @@ def write_checkpoint(
     optimizer: Mapping[str, np.ndarray],
     experiment: str,
 ) -> None:
-    """Writes the files of a checkpoint except for the marker, see `commit_checkpoint`, and syncs them to disk.
+    """Writes the files of a checkpoint except for the marker, see `commit_checkpoint`, and syncs each to disk.
 
     Args:
         folder: an existing empty folder.
@@ -161,11 +160,10 @@ def write_checkpoint(
     save_file(dict(optimizer), folder / OPTIMIZER)
     (folder / EXPERIMENT).write_text(experiment, encoding="utf-8")
     files = {name: _sha256(folder / name) for name in (WEIGHTS, OPTIMIZER, EXPERIMENT)}
-    for name in files:
-        sync(folder / name)
     state = {"format": FORMAT, **asdict(position), "files": files}
-    _write_synced(folder / STATE, json.dumps(state, indent=1, allow_nan=False).encode())
-    sync(folder)
+    (folder / STATE).write_text(json.dumps(state, indent=1, allow_nan=False), encoding="utf-8")
+    for name in (*files, STATE):
+        sync(folder / name)
 
 
 def commit_checkpoint(path: Path) -> None:
@@ -192,19 +190,3 @@ def read_elbo(path: Path) -> float | None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync(path: Path) -> None:
-    """Syncs a file or a folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,6 +1,5 @@
 """A run's checkpoints: saving, pruning, and finding the newest and the best."""
 
-import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -10,6 +9,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from vaedist.errors import CheckpointError, StorageError
+from vaedist.files import new_folder
 from vaedist.runs.checkpoint import (
     MARKER,
     STATE,
@@ -19,7 +19,6 @@ from vaedist.runs.checkpoint import (
     open_checkpoint,
     read_elbo,
     read_position,
-    sync,
     write_checkpoint,
 )
 from vaedist.runs.folder import RunFolder
@@ -121,17 +120,11 @@ class CheckpointStore:
     ) -> None:
         """Writes a checkpoint to a temporary folder, renames that, and commits it."""
         self._store.check_writer()
-        beside = self.folder / f".{target.name}.{secrets.token_hex(4)}.tmp"
-        beside.mkdir(parents=True)
-        try:
+        with new_folder(target) as beside:
             write_checkpoint(beside, position, weights, optimizer, experiment)
             self._store.check_writer()
             if target.exists():  # of an earlier attempt at the same step
                 shutil.rmtree(target)
-            beside.rename(target)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-        sync(self.folder)
         commit_checkpoint(target)
 
     def settle(self) -> None:
