@@ -4,9 +4,10 @@ import json
 import math
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -15,6 +16,9 @@ from vaedist.cli.loading import quiet
 from vaedist.cli.options import Location, checkpoint_option, data_option, ema_option, json_option, set_option
 from vaedist.cli.output import console, progress_bar
 from vaedist.storage.paths import is_there
+
+if TYPE_CHECKING:
+    from vaedist.checks.check import Check
 
 
 @click.command()
@@ -35,12 +39,7 @@ def check(
     The exit code is 1 if a check fails.
     """
     is_run = isinstance(target, str) or (is_there(target) and target.is_dir())
-    if is_run and overrides:
-        raise click.UsageError("--set is for a job, not for a run")
-    if not is_run:
-        for option in ("checkpoint", "ema"):
-            if click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT:
-                raise click.UsageError(f"--{option} is for a run, not for a job")
+    _check_options(is_run)
     with progress_bar(f"checking {target}") as progress, quiet():
         from vaedist.devices.strategy import configure_devices
 
@@ -52,23 +51,39 @@ def check(
         else:
             experiment, make_model, images = _of_job(Path(target), overrides, data)
         found = run_checks(experiment, make_model, images, progress)
-    passed = all(each.passed for each in found)
     if as_json:
-        errors = ({"error": each.error if math.isfinite(each.error) else None} for each in found)
-        rows = [{**asdict(each), **error, "passed": each.passed} for each, error in zip(found, errors, strict=True)]
-        click.echo(json.dumps(rows, indent=2, allow_nan=False))
+        click.echo(json.dumps([_record(each) for each in found], indent=2, allow_nan=False))
     else:
-        from rich.table import Table
-
-        table = Table("check", "against", "largest error", "allowed", "")
-        for each in found:
-            verdict = "pass" if each.passed else "[red]FAIL[/red]"
-            table.add_row(each.name, each.against, f"{each.error:.2g}", f"{each.allowed:.2g}", verdict)
-        console().print(table)
-        failed = sum(not each.passed for each in found)
-        click.echo(f"{failed} of {len(found)} checks failed" if failed else f"all {len(found)} checks passed")
-    if not passed:
+        _print_table(found)
+    if not all(each.passed for each in found):
         sys.exit(1)
+
+
+def _check_options(is_run: bool) -> None:
+    """Raises a UsageError if an option is given that is for jobs only, or for runs only."""
+    for_others = {"overrides": "--set"} if is_run else {"checkpoint": "--checkpoint", "ema": "--ema"}
+    kind, other = ("run", "job") if is_run else ("job", "run")
+    for parameter, option in for_others.items():
+        if click.get_current_context().get_parameter_source(parameter) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"{option} is for a {other}, not for a {kind}")
+
+
+def _record(check: "Check") -> dict[str, Any]:
+    """Returns a check's outcome for JSON, in which an error that is not finite is null."""
+    error = check.error if math.isfinite(check.error) else None
+    return {**asdict(check), "error": error, "passed": check.passed}
+
+
+def _print_table(found: Sequence["Check"]) -> None:
+    from rich.table import Table
+
+    table = Table("check", "against", "largest error", "allowed", "")
+    for each in found:
+        verdict = "pass" if each.passed else "[red]FAIL[/red]"
+        table.add_row(each.name, each.against, f"{each.error:.2g}", f"{each.allowed:.2g}", verdict)
+    console().print(table)
+    failed = sum(not each.passed for each in found)
+    click.echo(f"{failed} of {len(found)} checks failed" if failed else f"all {len(found)} checks passed")
 
 
 def _of_run(target: str | Path, **options: Any) -> tuple[Any, ...]:

@@ -23,7 +23,7 @@ from vaedist.config import told
 from vaedist.errors import RunError
 
 if TYPE_CHECKING:
-    from vaedist.runs.summary import Unreadable
+    from vaedist.runs.summary import Summary, Unreadable
 
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of the noise."
@@ -130,21 +130,17 @@ def list_(folder: str | Path, as_json: bool) -> None:
         return
     if not found:
         raise RunError(f"no runs in {folder}")
+    if summaries:
+        _print_summaries(summaries)
+    if broken:
+        _print_broken(broken, len(found))
+
+
+def _print_summaries(summaries: "list[Summary]") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(
-        "run",
-        "epochs",
-        "steps",
-        "split",
-        "best ELBO",
-        "newest ELBO",
-        "rate",
-        "batch",
-        "model",
-        "options",
-    )
+    table = Table("run", "epochs", "steps", "split", "best ELBO", "newest ELBO", "rate", "batch", "model", "options")
     for s in summaries:
         scores = ("-" if elbo is None else f"{elbo:.2f}" for elbo in (s.best_elbo, s.elbo))
         options = ", ".join(f"{key} {told(value)}" for key, value in s.changed.items())
@@ -152,10 +148,7 @@ def list_(folder: str | Path, as_json: bool) -> None:
             escape(s.name), f"{s.epoch}/{s.epochs}", str(s.step), s.split or "-", *scores, f"{s.learning_rate:g}",
             str(s.global_batch), escape(s.model), escape(options or "-"),
         )  # fmt: skip
-    if summaries:
-        console().print(table)
-    if broken:
-        _print_broken(broken, len(found))
+    console().print(table)
 
 
 def _print_broken(broken: "list[Unreadable]", count: int) -> None:

@@ -96,9 +96,7 @@ class CheckpointStore:
             StorageError: the checkpoint cannot be written, which leaves older ones unchanged; or the previous one could
                 not be uploaded.
         """
-        for name, array in {**weights, **optimizer}.items():
-            if not np.isfinite(array).all():
-                raise CheckpointError(f"step {position.step}: {name} is not finite; no checkpoint was written")
+        _check_finite(position.step, {**weights, **optimizer})
         self.settle()
         target = self._path_of(position.step)
         with _write_errors(target):
@@ -230,6 +228,13 @@ class CheckpointStore:
             if path != best:
                 self._store.remove_folder(path, first=MARKER)  # so that a partly removed one is never complete
                 self._forget_listing(path)
+
+
+def _check_finite(step: int, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises a CheckpointError if an array contains NaN or infinity."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise CheckpointError(f"step {step}: {name} is not finite; no checkpoint was written")
 
 
 @contextmanager

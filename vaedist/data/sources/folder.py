@@ -51,19 +51,13 @@ def folder(
     path, target = Path(path), Target(size, grey, background)
     layout = find_images(path)
     splits, notices = layout.splits, list(layout.notices)
-    if skip_damaged:
-        files = [file for by_class in splits.values() for images in by_class.values() for file in images]
-        faults = _faults(files, target, progress)
+    if skip_damaged and (faults := _faults(_files_in(splits), target, progress)):
         splits = _without(splits, faults)
-        if faults:
-            notices.append(readable(f"left out {_listed(faults)}"))
+        notices.append(readable(f"left out {_listed(faults)}"))
     if set(splits) == {"train"}:
         splits = _draw(splits["train"], seed)
     classes = sorted({name for by_class in splits.values() for name in by_class})
-    rows: dict[SplitName, list[Labelled]] = {
-        split: [(file, classes.index(name)) for name, images in sorted(by_class.items()) for file in images]
-        for split, by_class in splits.items()
-    }
+    rows = {split: _labelled(by_class, classes) for split, by_class in splits.items()}
     name = path.absolute().name
     return ImageSource(
         name=plain_name(name),
@@ -74,6 +68,16 @@ def folder(
         reader=lambda split: _read(rows, split, target),
         warnings=tuple(notices),
     )
+
+
+def _files_in(splits: Mapping[SplitName, ByClass]) -> list[Path]:
+    """Returns the images of all splits."""
+    return [file for by_class in splits.values() for images in by_class.values() for file in images]
+
+
+def _labelled(by_class: ByClass, classes: Sequence[str]) -> list[Labelled]:
+    """Returns images with their labels, which are the positions of their classes in `classes`."""
+    return [(file, classes.index(name)) for name, images in sorted(by_class.items()) for file in images]
 
 
 def _draw(by_class: ByClass, seed: int) -> dict[SplitName, ByClass]:

@@ -120,18 +120,15 @@ class Jobs:
             folder.mkdir()
             for file, text in (files or {}).items():
                 (folder / file).write_text(text, encoding="utf-8")
-            modules = [
-                copy_code(Path(place)),
-                *(copy_package(package, Path(place) / "packages") for package in packages),
-            ]
-            size = sum(path.stat().st_size for path in Path(place).rglob("*") if path.is_file())
-            _check_size(size)
+            copies = [copy_package(package, Path(place) / "packages") for package in packages]
+            modules = [str(copy_code(Path(place))), *map(str, copies)]
+            size = _checked_size(Path(place))
             told = " and ".join([f"vaedist {__version__}", *(package.name for package in packages), *(files or {})])
             progress(f"sending {told}, {size / 1024:.0f} KiB, to {self.address}")
             return self._dashboard.submit(
                 command,
                 f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
-                {**(runtime_env or {}), "working_dir": str(folder), "py_modules": [str(module) for module in modules]},
+                {**(runtime_env or {}), "working_dir": str(folder), "py_modules": modules},
                 metadata,
             )
 
@@ -181,6 +178,13 @@ def entrypoint(arguments: Sequence[str]) -> str:
     return shlex.join(["exec", "python", "-m", "vaedist", *arguments])
 
 
-def _check_size(size: int) -> None:
+def _checked_size(folder: Path) -> int:
+    """Returns the size of the files in a folder in bytes.
+
+    Raises:
+        ClusterError: Ray does not accept an upload of that size.
+    """
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if size > (limit := upload_limit()):
         raise ClusterError(f"the job is {size / 2**20:.0f} MiB, and Ray takes at most {limit / 2**20:.0f} MiB")
+    return size

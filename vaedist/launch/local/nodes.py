@@ -58,6 +58,21 @@ def up(
         raise ClusterError(f"nodes = {nodes} must be at least 2, the head and one that works, and CPUs at least 1 each")
     check_socket_paths(tempfile.gettempdir(), f"{SCRATCH}00000000/{nodes - 1}")
     bypass_proxies()
+    cpus = cpus or max(1, (os.cpu_count() or 1) // (nodes - 1))
+    with _ended_on_failure(_new_cluster(name)) as started:
+        for number in range(nodes):
+            label = f"starting node {number + 1} of {nodes}" + ("" if number else ", the head")
+            _start(started, number, cpus if number else 0, label, progress)
+    return started[-1]
+
+
+def _new_cluster(name: str) -> LocalCluster:
+    """Returns a cluster without nodes, after making its folders and its token.
+
+    Raises:
+        ClusterError: the name is taken.
+        StorageError: the folder of clusters cannot be written.
+    """
     folder = clusters_folder() / name
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -69,7 +84,7 @@ def up(
     make_token(folder / "token")
     # Short, for the paths of Unix sockets in it; only its owner may look into it.
     scratch = tempfile.mkdtemp(prefix=SCRATCH)
-    cluster = LocalCluster(
+    return LocalCluster(
         name=name,
         mark=Path(scratch).name,
         address=f"{LOOPBACK}:{free_port(6379)}",
@@ -77,12 +92,6 @@ def up(
         token=str(folder / "token"),
         scratch=scratch,
     )
-    cpus = cpus or max(1, (os.cpu_count() or 1) // (nodes - 1))
-    with _ended_on_failure(cluster) as started:
-        for number in range(nodes):
-            label = f"starting node {number + 1} of {nodes}" + ("" if number else ", the head")
-            _start(started, number, cpus if number else 0, label, progress)
-    return started[-1]
 
 
 @contextmanager
