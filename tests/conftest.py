@@ -1,4 +1,4 @@
-"""What all tests share: a quiet TensorFlow on few threads, a small data set, and the tests that want a real one."""
+"""Shared by all tests: a quiet TensorFlow on few threads, a small data set, and the tests that need a real one."""
 
 import os
 import shutil
@@ -66,7 +66,7 @@ class OneProcessForRay(LoadScopeScheduling):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """How tests are dealt to processes where there are several."""
+    """Distributes tests among processes."""
     return OneProcessForRay(config, log)
 
 
@@ -78,7 +78,7 @@ def priority(item):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Begin with what takes longest, and leave out the tests that want the CIFAR-10 archive where there is none."""
+    """Sorts tests, the longest first, and deselects those that need the CIFAR-10 archive if there is none."""
     items.sort(key=priority)
     if os.environ.get(ARCHIVE):
         return

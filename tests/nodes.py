@@ -1,4 +1,4 @@
-"""A Ray of several nodes on this machine, each with an address of the loopback, for tests that take nodes away."""
+"""Ray clusters of several nodes on this machine, each with its own loopback address, for tests that remove nodes."""
 
 import contextlib
 import os
@@ -10,26 +10,26 @@ import tempfile
 from pathlib import Path
 
 HEAD, FIRST, SECOND, THIRD = (f"127.0.0.{number}" for number in range(2, 6))
-SECONDS = 240  # far more than any of it takes
+SECONDS = 240  # far more than any step takes
 RAY = "from ray.scripts.scripts import main; main()"
 
 
 def free_port():
-    """One at which nobody listens."""
+    """Returns a port on which nothing listens."""
     with socket.socket() as free:
-        free.bind(("", 0))  # Ray listens at all addresses
+        free.bind(("", 0))  # Ray listens on all addresses
         return free.getsockname()[1]
 
 
 class Nodes:
-    """A Ray of several nodes on this machine, each with an address of the loopback."""
+    """A Ray cluster of several nodes on this machine, each with its own loopback address."""
 
     def __init__(self, folder):
         self.folder, self.started, self.wanted = folder, {}, {}
         self.address = f"{HEAD}:{free_port()}"
 
     def start(self, node, cpus):
-        """Start a node; without a dashboard."""
+        """Starts a node, without a dashboard."""
         self.wanted[node] = cpus
         port = self.address.partition(":")[2]
         head = ["--head", f"--port={port}", "--include-dashboard=false"]
@@ -43,13 +43,13 @@ class Nodes:
             )  # fmt: skip
 
     def joined(self, node):
-        """Whether it has; started again where Ray gave itself up, after 30 s, which are short on a busy machine."""
+        """Returns True if a node has joined; restarts it if Ray gave up after 30 s, too few on a busy machine."""
         if self.started[node].poll() is not None:
             self.start(node, self.wanted[node])
         return "Ray runtime started" in (self.folder / f"{node}.log").read_text()
 
     def processes(self, node):
-        """All that descend from what started a node."""
+        """Returns the ids of the process that started a node and of all its descendants."""
         parents = {}
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
@@ -61,7 +61,7 @@ class Nodes:
         return found
 
     def kill(self, node):
-        """End all processes of a node at once, as a machine does that loses its power; returns how many."""
+        """Kills all processes of a node at once, as a power failure does; returns their number."""
         doomed = self.processes(node)
         for pid in doomed:
             with contextlib.suppress(ProcessLookupError):
@@ -81,11 +81,11 @@ class Nodes:
         subprocess.run([sys.executable, "-c", RAY, *announce, f"--address={self.address}"], **options)
 
     def workers(self, node):
-        """How many training workers a node has."""
+        """Returns the number of training workers on a node."""
         return len(self.named(node, "RayTrainWorker"))
 
     def named(self, node, name):
-        """Processes of a node whose command has this in it."""
+        """Returns the ids of the processes of a node whose command line contains a name."""
         found = []
         for pid in self.processes(node):
             with contextlib.suppress(OSError):
@@ -96,12 +96,12 @@ class Nodes:
 
 @contextlib.contextmanager
 def started():
-    """No node yet; those that were started end with the context. Everybody who wants to join them has to have a token.
+    """Yields a cluster without nodes, which nodes join with a token; ends all its nodes when the context ends.
 
     Yields:
         the `Nodes`, and the environment that a process needs to join them.
     """
-    with tempfile.TemporaryDirectory(prefix="vd", dir="/tmp") as name:  # short, for the sake of the sockets in it
+    with tempfile.TemporaryDirectory(prefix="vd", dir="/tmp") as name:  # short, because paths of sockets are limited
         token = Path(name, "token")
         token.touch(mode=0o600)
         token.write_text(os.urandom(32).hex())

@@ -1,4 +1,4 @@
-"""What may import what, and that the command line answers without loading TensorFlow or Ray."""
+"""Imports that are allowed, and a command line that answers without loading TensorFlow or Ray."""
 
 import ast
 import importlib
@@ -101,7 +101,7 @@ def test_help_of_every_command_is_light(commands):
 
 
 def test_no_module_imports_tensorflow_through_tf_keras():
-    """Where somebody sets TF_USE_LEGACY_KERAS, tf.keras is another library."""
+    """With TF_USE_LEGACY_KERAS set, tf.keras is another library."""
     uses = [path for path in (ROOT / "vaedist").rglob("*.py") if "tf.keras" in path.read_text()]
     assert uses == []
 

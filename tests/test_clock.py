@@ -1,4 +1,4 @@
-"""What holds on a machine whose clock is set back, and between machines whose clocks differ.
+"""Behaviour on a machine whose clock is set back, and between machines whose clocks differ.
 
 The same of TensorBoard's files, of the caches and of the mirror: tests/monitor/test_tensorboard.py,
 tests/storage/test_store.py, tests/devices/test_compile_cache.py and tests/runs/test_remote.py.

@@ -1,4 +1,4 @@
-"""What the pages and the jobs' comments name is there: commands, options, keys, files, tests."""
+"""Everything that the pages and the jobs' comments name exists: commands, options, keys, files, tests."""
 
 import os
 import re
@@ -27,29 +27,29 @@ PAGES = [
     ROOT / "docs/security.md",
 ]
 JOBS = sorted((ROOT / "jobs").glob("*.toml"))
-MADE = ("data", "runs")  # folders of the root that are made by use
+MADE = ("data", "runs")  # folders of the root that commands create
 
 
 @pytest.fixture(autouse=True)
 def example(monkeypatch):
-    """The package of the example can be imported."""
+    """Makes the packages of the examples importable."""
     for example in (ROOT / "examples").iterdir():
         monkeypatch.syspath_prepend(example)
 
 
 def fences(page: Path, language: str) -> list[str]:
-    """The code blocks of a language."""
+    """Returns the code blocks of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def inline(page: Path) -> list[str]:
-    """Words in backticks, outside of blocks."""
+    """Returns the code in backticks, outside of blocks."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", text)]
 
 
 def header(job: Path) -> str:
-    """The comments that a job begins with."""
+    """Returns the comments at the beginning of a job."""
     return re.match(r"(#.*\n)*", job.read_text()).group()
 
 
@@ -60,17 +60,17 @@ def shell_lines(page: Path) -> list[str]:
 
 
 def calls(program: str, *pages: Path) -> list[str]:
-    """Lines that call a program."""
+    """Returns the lines that call a program."""
     return sorted({line.strip() for page in pages for line in shell_lines(page) if line.split()[:1] == [program]})
 
 
 def in_inline(pattern: str) -> list[str]:
-    """What is in backticks on any page and matches as a whole."""
+    """Returns the code in backticks, on any page, that matches a pattern as a whole."""
     return sorted({code for page in PAGES for code in inline(page) if re.fullmatch(pattern, code)})
 
 
 def read_call(line: str) -> click.Context:
-    """A call of vaedist as click reads it, not carried out.
+    """Returns a call of vaedist as click parses it, without running it.
 
     Raises:
         KeyError: there is no such command.
@@ -93,7 +93,7 @@ def commands(command: click.Command = main) -> Iterator[click.Command]:
 
 
 def file_names() -> list[str]:
-    """What is in backticks or linked to, and looks like a file or a folder of the project."""
+    """Returns what is in backticks or linked to, and looks like a file or a folder of the project."""
     linked = [
         os.path.relpath(page.parent / link, ROOT)
         for page in PAGES

@@ -99,7 +99,7 @@ paths = st.lists(st.integers(0, 30), min_size=1, max_size=5)
 
 
 def tried(function, *arguments, **named):
-    """What it returns, or None where it tells the user of an error, in one line."""
+    """Returns a function's result, or None if it raises an error for the user, whose message must be one line."""
     try:
         return function(*arguments, **named)
     except VaedistError as error:

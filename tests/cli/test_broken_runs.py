@@ -1,4 +1,4 @@
-"""A run, a trial or a cluster that cannot be read is shown as such, and hides none of the others."""
+"""Runs, trials and clusters that cannot be read are shown with the reason, beside all others."""
 
 import json
 import subprocess
@@ -97,7 +97,7 @@ BROKEN = {
 
 @pytest.fixture
 def runs(tmp_path):
-    """A folder with one run for each thing that may be wrong with one, and two that are well."""
+    """A folder with one run for each possible damage, and two intact ones."""
     for name in ("well", "torn", *(breaks.__name__ for breaks in BROKEN)):
         write_run(RunFolder.at(tmp_path / "runs" / name), Experiment().with_overrides(f"run.name={name}"))
     with (tmp_path / "runs" / "torn" / "metrics.jsonl").open("ab") as file:
@@ -222,7 +222,7 @@ def test_a_broken_trial_is_one_row_of_a_report_and_the_others_are_there(sweep, b
 
 @pytest.fixture
 def clusters(tmp_path, monkeypatch):
-    """Where this machine's clusters are written down, with one that is well."""
+    """Folder of the records of this machine's clusters, with one that is intact."""
     monkeypatch.setenv("VAEDIST_STATE", str(tmp_path))
     LocalCluster("well", "m", "127.0.0.1:6379", "http://127.0.0.1:8265", "/t", "/s").save()
     return tmp_path / "clusters"

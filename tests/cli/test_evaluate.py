@@ -1,4 +1,4 @@
-"""`vaedist evaluate`, `sample` and `reconstruct` of runs with random weights: numbers, comparisons, what is told."""
+"""`vaedist evaluate`, `sample` and `reconstruct` of runs with random weights: numbers, comparisons and messages."""
 
 import json
 

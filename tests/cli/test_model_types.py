@@ -1,4 +1,4 @@
-"""Commands with a user's model: its keys are shown and refused like all others, and its faults with its own lines."""
+"""Commands with a user's model: its keys are treated like all others, and its errors show the user's own lines."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ global_batch = 8
 
 @pytest.fixture
 def place(tmp_path, toy_package, small_dataset, monkeypatch):
-    """A folder with a job of a user's model, whose package is found in this process and in those that are started."""
+    """A folder with a job of a user's model, whose package this process and its subprocesses can import."""
     monkeypatch.setenv("PYTHONPATH", str(toy_package))
     (tmp_path / "job.toml").write_text(JOB.format(data=small_dataset, kind=TOY))
     return tmp_path

@@ -1,4 +1,4 @@
-"""Names that are not UTF-8, terminals that cannot show a character, and a stdout that takes nothing more."""
+"""Names that are not UTF-8, terminals that cannot show a character, and a stdout that is closed or full."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ JOB = '[data]\npath = "numbers"\n[model]\nhidden = 8\nlatent = 4\n[training]\nep
 
 @pytest.fixture
 def place(tmp_path, small_dataset):
-    """A data set, a job, and a folder, each of which has a name that is not UTF-8, and each with a plain one."""
+    """A data set, a job and a folder whose names are not UTF-8, and one of each with a plain name."""
     for folder in (tmp_path, tmp_path / os.fsdecode(LATIN)):
         shutil.copytree(small_dataset, folder / "numbers")
         (folder / "job.toml").write_text(JOB)
@@ -60,7 +60,7 @@ OF_LATIN = [
     ("arguments", "below"), [*((call, LATIN) for call in IN_LATIN), *((call, b".") for call in OF_LATIN)]
 )
 def test_names_that_are_not_utf8_are_refused_in_one_line(place, arguments, below):
-    """Those of data sets, runs and jobs, and of the current folder where that is a part of them."""
+    """Names of data sets, runs and jobs, and of the current folder if it is part of them."""
     before = files(place)
     done = run(*arguments, cwd=os.fsencode(place) + b"/" + below, PYTHONIOENCODING="utf-8")
     *waiting, line = done.stderr.decode().splitlines()

@@ -1,4 +1,4 @@
-"""What ends a command from outside: signals, and readers of its output that are gone."""
+"""Commands that are ended from outside: by signals, and by readers of their output that are gone."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""`vaedist tune`: killed and gone on with in processes of their own, and what it refuses."""
+"""`vaedist tune` in processes of its own: killed and resumed sweeps, and input that is refused."""
 
 import json
 import signal
@@ -43,7 +43,7 @@ pictures_every = 0
 
 @pytest.fixture
 def place(tmp_path, small_dataset):
-    """Writes a sweep's job, and gives its folder."""
+    """Writes a sweep's job, and returns its folder."""
 
     def make(tune="", space='"model.flow.depth" = { grid = [0, 1, 2] }', epochs=1):
         (tmp_path / "sweep.toml").write_text(JOB.format(data=small_dataset, tune=tune, space=space, epochs=epochs))
@@ -53,7 +53,7 @@ def place(tmp_path, small_dataset):
 
 
 def wait_for_trial(process, folder, number):
-    """Until the trials before it have finished, and it has ended an epoch but not all."""
+    """Waits until all earlier trials are finished, and this one has completed some but not all of its epochs."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         trials = folder.read_trials() if folder.sweep.exists() else []

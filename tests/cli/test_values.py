@@ -1,4 +1,4 @@
-"""Values of options reach the experiment as they were given, whatever characters are in them."""
+"""Values of options reach the experiment unchanged, whatever characters they contain."""
 
 import json
 import os
@@ -35,7 +35,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 
 
 class TakenError(Exception):
-    """Raised in the place of starting Ray, with what would be trained."""
+    """Raised instead of starting Ray, with the experiment that would be trained."""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def jobs(tmp_path_factory):
 
 @pytest.fixture
 def taken(monkeypatch):
-    """Gives the experiment that a command would train, tune or submit; commands run in this process, without Ray."""
+    """Returns the experiment that a command would train, tune or submit; it runs in this process, without Ray."""
 
     def take(read, *_, **__):
         raise TakenError(read)

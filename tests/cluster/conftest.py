@@ -1,4 +1,4 @@
-"""A Ray of three nodes on this machine, started and ended by the command line, and a job for it.
+"""A Ray cluster of three nodes on this machine, started and ended by the command line, and a job for it.
 
 Of one module, so that what they set in the environment is not there for the tests that follow.
 """
@@ -25,7 +25,7 @@ CPUS = 2  # of each node but the head, so that what is left when one dies has ro
 
 @pytest.fixture(scope="module")
 def state(tmp_path_factory):
-    """Where clusters are written down: apart from those of whoever runs the tests."""
+    """Folder of clusters, separate from that of the user who runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("state")
         patch.setenv("VAEDIST_STATE", str(folder))
@@ -39,7 +39,7 @@ def state(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster(state):
-    """What `vaedist cluster up` says of the cluster that it started; its nodes have proxies that are dead."""
+    """Output of `vaedist cluster up`; the environment of its nodes has dead proxies."""
     with pytest.MonkeyPatch.context() as patch:
         set_dead_proxies(patch)
         printed, _ = run("cluster", "up", "--name", NAME, "--nodes", "3", "--cpus", CPUS, "--json", seconds=400)
@@ -54,7 +54,7 @@ def cluster(state):
 
 @pytest.fixture(scope="module")
 def data(state, s3_server):
-    """A small data set on a store."""
+    """Location of a small data set on an object store."""
     out = s3_server.uri("cluster/photos")
     run("data", "prepare", "photos", "--out", out, "--train", 1600, "--test", 96, "--shards", 4)
     return out
@@ -62,7 +62,7 @@ def data(state, s3_server):
 
 @pytest.fixture(scope="module")
 def runs(state, s3_server):
-    """Where runs are kept: on the same store."""
+    """Location of the runs, on the same store."""
     return s3_server.uri("cluster/runs")
 
 
@@ -99,7 +99,7 @@ def job(tmp_path_factory, data, runs):
 
 
 class Proxy:
-    """Passes TCP connections on to a port of this machine, until they are cut."""
+    """Forwards TCP connections to a port of this machine, until they are cut."""
 
     def __init__(self, port):
         self.target = ("127.0.0.1", port)
@@ -132,7 +132,7 @@ class Proxy:
                 side.shutdown(socket.SHUT_RDWR)
 
     def cut(self):
-        """End all connections, and refuse new ones until `mend`."""
+        """Ends all connections, and refuses new ones until `mend`."""
         self.closed = True
         for one in self.sockets:
             with suppress(OSError):
@@ -149,14 +149,14 @@ class Proxy:
 
 @pytest.fixture
 def proxy(cluster):
-    """A way to the dashboard that can be cut."""
+    """A proxy of the dashboard, whose connections can be cut."""
     made = Proxy(int(cluster["dashboard"].rpartition(":")[2]))
     yield made
     made.close()
 
 
 def processes_with(text):
-    """Processes of this machine in whose command line or environment a text is."""
+    """Returns the processes of this machine whose command line or environment contains a text."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():

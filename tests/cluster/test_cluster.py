@@ -1,4 +1,4 @@
-"""From an empty machine to a trained run and an ended cluster, as whoever has a cluster would go."""
+"""From an empty machine to a trained run and an ended cluster, in the order in which a user works."""
 
 import json
 import os
@@ -34,19 +34,19 @@ SECONDS = 300  # far more than it takes
 
 @pytest.fixture(scope="module", autouse=True)
 def dead_proxies():
-    """For all commands: nothing that they do on this machine needs a proxy."""
+    """Sets dead proxies for all commands: nothing that they do on this machine needs a proxy."""
     with pytest.MonkeyPatch.context() as patch:
         set_dead_proxies(patch)
         yield
 
 
 def listed(name):
-    """The job that the name of a run means, as `vaedist jobs status` has it."""
+    """Returns the job of a run, as `vaedist jobs status` prints it."""
     return json.loads(run("jobs", "status", name, "--json")[0])
 
 
 def read(runs, name):
-    """A file in the folder of runs; empty if it is not there."""
+    """Returns the content of a file in the folder of runs; empty if there is none."""
     try:
         return Store(runs).read(name).decode()
     except FileNotFoundError:
@@ -54,12 +54,12 @@ def read(runs, name):
 
 
 def steps(runs, name):
-    """The steps that a run's rows of metrics stand at."""
+    """Returns the steps of a run's rows of metrics."""
     return [json.loads(line)["step"] for line in read(runs, f"{name}/metrics.jsonl").splitlines()]
 
 
 def wait_for(what, seconds=SECONDS):
-    """Until something is there; gives it."""
+    """Waits until a function returns something true, and returns that."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := what():
@@ -231,7 +231,7 @@ def sweep(tmp_path_factory, job):
 
 
 def trials(runs, name):
-    """The folders of a sweep's trials."""
+    """Returns the folders of a sweep's trials."""
     folders = Store(join_uri(runs, name)).folders()
     return [f"{name}/{folder}" for folder in folders if folder[:4].isdigit()]
 
@@ -260,7 +260,7 @@ def test_two_sweeps_share_the_cluster_and_one_survives_its_driver(cluster, sweep
 
 
 def driver_of(name):
-    """The process of the newest job of a run's, on the head."""
+    """Returns the process of a run's newest job, on the head."""
     for process in get_cluster("tests").processes():
         with suppress(psutil.Error):
             job = process.environ().get("RAY_JOB_CONFIG_JSON_ENV_VAR", "")
@@ -318,7 +318,7 @@ with ray_session():
 
 @pytest.fixture
 def package(tmp_path):
-    """A package of a user's, below a folder that is on nobody's path."""
+    """A user's package, in a folder from which no process imports."""
     folder = tmp_path / "mine" / "my_vae"
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text("")
@@ -345,7 +345,7 @@ def test_a_package_is_imported_by_driver_trials_and_workers(cluster, package, tm
 
 @pytest.fixture
 def example(tmp_path, data, runs):
-    """A copy of the example of a model of one's own, and a job for its package that takes seconds."""
+    """A copy of the example of a user's model, and a job for its package that takes seconds."""
     folder = tmp_path / "example"
     shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("__pycache__", "runs", "data"))
     keys = {
@@ -388,7 +388,7 @@ def test_a_command_that_joins_the_cluster_sends_copies_of_the_users_package(clus
 
 
 def runs(process):
-    """Whether a process has not ended; one that nobody has waited for yet has."""
+    """Returns True if a process is running; a zombie is not."""
     with suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False

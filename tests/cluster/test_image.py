@@ -33,14 +33,14 @@ SECONDS = 600  # far more than it takes
 
 
 def instructions(stage):
-    """The Dockerfile's instructions of a stage, a line each."""
+    """Returns the instructions of a stage of the Dockerfile, one per line."""
     text = re.sub(r"^\s*#.*\n", "", (ROOT / "cluster/docker/Dockerfile").read_text(), flags=re.MULTILINE)
     [body] = re.findall(rf"^FROM \S+ AS {stage}\n(.*?)(?=^FROM|\Z)", text, re.MULTILINE | re.DOTALL)
     return [line for line in body.replace("\\\n", " ").splitlines() if line]
 
 
 def build(folder):
-    """Carries out what the Dockerfile says of /opt/vaedist, in a folder; gives the environment's folder."""
+    """Runs the Dockerfile's commands for /opt/vaedist in a folder; returns the environment's folder."""
     environment, tools = folder / "opt", folder / "tools"
     tools.mkdir()
     for tool, call in (("python", BASE), ("pip", f"{BASE} -m pip")):
@@ -76,7 +76,7 @@ def _copy(path, there):
 
 
 def _lend(environment, lent):
-    """Has an environment see the packages of the tests' own, but for what it is to have of its own."""
+    """Makes the packages of the tests' environment visible in another, except for those that it has itself."""
     lent.mkdir()
     for place in (Path(place) for place in reversed(sys.path) if place.endswith("site-packages")):
         for package in place.iterdir():
@@ -87,7 +87,7 @@ def _lend(environment, lent):
 
 
 def packages_of(environment):
-    """Where an environment has its packages."""
+    """Returns the folder of packages of an environment."""
     return environment / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
 
 
@@ -148,7 +148,7 @@ def job(tmp_path, small_dataset):
 
 
 def drivers(cluster):
-    """The environments that training commands run in."""
+    """Returns the environments in which training commands run."""
     found = []
     for process in cluster.processes():
         with suppress(psutil.Error):

@@ -1,4 +1,4 @@
-"""The README's way from the installation to the curves, line by line as a shell runs it."""
+"""The README's commands from the installation to the curves, line by line in a shell."""
 
 import json
 import os
@@ -26,7 +26,7 @@ SMALLER = {
 
 
 def lines():
-    """The section's commands."""
+    """Returns the commands of a section."""
     section = (ROOT / "README.md").read_text().partition("\n## On a cluster\n")[2].partition("\n## ")[0]
     block = re.search(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL).group(1)
     return [line.partition("   #")[0].strip() for line in block.splitlines()]

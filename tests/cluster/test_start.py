@@ -17,7 +17,7 @@ pytestmark = pytest.mark.cluster
 
 @pytest.fixture
 def state(tmp_path, monkeypatch):
-    """Where the cluster is written down; it is ended afterwards."""
+    """Sets the folder of this machine's clusters, which are ended after the test."""
     monkeypatch.setenv("VAEDIST_STATE", str(tmp_path))
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)

@@ -14,7 +14,7 @@ SERVICES = COMPOSE["services"]
 
 
 def stages():
-    """The instructions of each stage, by its name, without comments and with lines joined."""
+    """Returns the instructions of each stage by its name, without comments, with continued lines joined."""
     text = re.sub(r"^\s*#.*\n", "", DOCKERFILE, flags=re.MULTILINE).replace("\\\n", " ")
     parts = re.split(r"^FROM (\S+) AS (\w+)$", text, flags=re.MULTILINE)
     return {
@@ -24,7 +24,7 @@ def stages():
 
 
 def started(service):
-    """The options of the `ray start` of a service, as Ray reads them."""
+    """Returns the options of a service's `ray start`, as Ray parses them."""
     command = SERVICES[service]["command"]
     assert command[:2] == ["ray", "start"]
     return start.make_context("start", command[2:]).params

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: what they must agree on with each other, and what a cluster's rules ask of pods."""
+"""The Kubernetes manifests: consistency with each other, and the rules of a cluster for pods."""
 
 from pathlib import Path
 
@@ -23,13 +23,13 @@ def of_kind(kind):
 
 
 def clusters():
-    """The spec of every Ray cluster, by the name of the object that holds it."""
+    """Returns the spec of every Ray cluster, by the name of its object."""
     made = {cluster["metadata"]["name"]: cluster["spec"] for cluster in of_kind("RayCluster")}
     return made | {job["metadata"]["name"]: job["spec"]["rayClusterSpec"] for job in of_kind("RayJob")}
 
 
 def pods():
-    """(name, template) of every pod, labelled as it will be."""
+    """Returns (name, template) of every pod, with all labels that it will have."""
     for name, spec in clusters().items():
         for kind, groups in (("head", [spec["headGroupSpec"]]), ("worker", spec["workerGroupSpecs"])):
             for group in groups:
@@ -52,7 +52,7 @@ CONTAINERS = {
 
 
 def selects(selector, labels):
-    """Whether a selector takes a pod; one that is not understood fails."""
+    """Returns True if a selector selects a pod; fails for a kind of selector that is not known."""
     assert set(selector) <= {"matchLabels", "matchExpressions"}
     assert all(one["operator"] == "In" for one in selector.get("matchExpressions", []))
     return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items()) and all(
@@ -65,7 +65,7 @@ def labels_of(pod):
 
 
 def rules(pod, direction, peers):
-    """(peer, ports) of every rule of the policies for a pod in a direction; None for all ports."""
+    """Returns (peer, ports) of every rule of the policies for a pod in a direction; None for all ports."""
     for policy in of_kind("NetworkPolicy"):
         if selects(policy["spec"]["podSelector"], labels_of(pod)):
             for rule in policy["spec"].get(direction, []):
@@ -82,7 +82,7 @@ def called(pod):
 
 
 def ports_between(caller, other):
-    """Ports of `other` that `caller` may connect to, by the policies of both; None for all."""
+    """Returns the ports of `other` to which `caller` may connect, by the policies of both; None for all."""
 
     def allowed(pod, kind, found, labels):
         specs = [policy["spec"] for policy in of_kind("NetworkPolicy")]
@@ -221,7 +221,7 @@ def test_pods_connect_to_https_and_names_outside_and_not_to_the_metadata_service
 
 
 def of_cluster(pod):
-    """The cluster that a pod belongs to: its name, or None."""
+    """Returns the name of the cluster to which a pod belongs, or None."""
     name = pod.partition(" ")[0]
     return name if name in clusters() else None
 

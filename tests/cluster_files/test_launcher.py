@@ -1,4 +1,4 @@
-"""The files for `ray up`, as far as Ray checks them without a cloud, and what they promise."""
+"""The files for `ray up`: what Ray checks without a cloud, and what their comments promise."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def read(name):
 
 
 def ray_start(commands):
-    """The options of the one `ray start` among the commands, as Ray reads them."""
+    """Returns the options of the only `ray start` among the commands, as Ray parses them."""
     [line] = [command for command in commands if command.startswith("ray start")]
     return start.make_context("start", shlex.split(line)[2:]).params
 
@@ -84,7 +84,7 @@ def test_the_head_is_on_demand_and_workers_with_a_gpu_are_spot_and_come_on_deman
 
 
 def watching(name):
-    """The command that watches for preemptions of a worker."""
+    """Returns the command that watches for a worker's preemption."""
     [line] = [command for command in read(name)["worker_start_ray_commands"] if "watch-preemption" in command]
     return line
 

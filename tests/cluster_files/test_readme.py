@@ -1,4 +1,4 @@
-"""The commands and the values of cluster/README.md are there."""
+"""The commands and values that cluster/README.md names exist."""
 
 import re
 import shlex
@@ -21,7 +21,7 @@ FILES = sorted(path for path in (ROOT / "cluster").rglob("*") if path.is_file() 
 
 
 def lines():
-    """Every command of the blocks, and of the comments and entrypoints of the files."""
+    """Returns every command in the blocks, and in the comments and entrypoints of the files."""
     yield from (line for block in BLOCKS for line in block.splitlines())
     for path in FILES:
         yield from re.findall(r"^#   +(\S.*?)(?:  +and, when done,  +(?:.*))?$", path.read_text(), re.MULTILINE)
@@ -30,7 +30,7 @@ def lines():
 
 
 def calls(program):
-    """Arguments of every call of a program, also where another program runs it."""
+    """Returns the arguments of every call of a program, also those through another program."""
     found = set()
     for line in lines():
         words = shlex.split(line.strip("() "), comments=True)
@@ -45,14 +45,14 @@ def calls(program):
 
 
 def read(command, words):
-    """A call as click reads it, not carried out; complains of what does not exist."""
+    """Returns a call as click parses it, without running it; raises an error for what does not exist."""
     while isinstance(command, click.Group):
         command = command.commands[words.pop(0)]
     return command.make_context(command.name, words)
 
 
 def local(word):
-    """The project's file for one of the image."""
+    """Returns the project's file for a file of the image."""
     return str(ROOT / word.removeprefix("/opt/vaedist/")) if word.endswith(".toml") else word
 
 

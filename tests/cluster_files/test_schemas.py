@@ -27,7 +27,7 @@ CRDS = "VAEDIST_KUBERAY_CRDS"
 
 
 def kubernetes(version, definition):
-    """A definition of Kubernetes as a schema."""
+    """Returns a definition of Kubernetes as a schema."""
     whole = json.loads(lzma.decompress((SCHEMAS / f"kubernetes-{version}.json.xz").read_bytes()))
     assert f"io.k8s.api.{definition}" in whole["$defs"]
     return {"$ref": f"#/$defs/io.k8s.api.{definition}", **whole}
@@ -39,13 +39,13 @@ def definition_of(document):
 
 
 def faults(document, schema):
-    """What a schema says against a document, one line each."""
+    """Returns the errors of a document by a schema, one line each."""
     found = jsonschema.validators.validator_for(schema)(schema).iter_errors(document)
     return [f"{'.'.join(map(str, error.absolute_path))}: {error.message[:300]}" for error in found]
 
 
 def closed(**properties):
-    """An object with these fields and no others; those with an underscore at the end are required."""
+    """Returns the schema of an object with these fields only; names that end with an underscore are required."""
     return {
         "type": "object",
         "properties": {name.rstrip("_"): schema for name, schema in properties.items()},
@@ -106,7 +106,7 @@ def custom(kind):
 
 
 def templates():
-    """Every pod template of the custom resources."""
+    """Returns every pod template of the custom resources."""
     for name, document in DOCUMENTS.items():
         if document["kind"] not in ("RayCluster", "RayJob"):
             continue
@@ -160,7 +160,7 @@ def test_a_field_that_is_misspelt_or_of_another_type_is_found(name, path, said):
 
 
 def strict(schema):
-    """A schema of a custom resource definition as the API server applies it with strict field validation."""
+    """Returns a custom resource definition's schema as the API server applies it with strict field validation."""
     if isinstance(schema, list):
         return [strict(one) for one in schema]
     if not isinstance(schema, dict):

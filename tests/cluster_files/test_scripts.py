@@ -1,4 +1,4 @@
-"""The batch script of Slurm: what bash, shellcheck and `ray symmetric-run` say of it without a cluster."""
+"""The batch script for Slurm, checked by bash, shellcheck and `ray symmetric-run` without a cluster."""
 
 import os
 import re
@@ -37,7 +37,7 @@ STUBS = {
 
 @pytest.fixture
 def node(tmp_path):
-    """The environment of a batch job on a node whose programs are the stubs, and whose home is empty."""
+    """Environment of a batch job on a node whose programs are the stubs, and whose home is empty."""
     programs = tmp_path / "venv" / "bin"
     programs.mkdir(parents=True)
     (tmp_path / "home").mkdir()
@@ -52,13 +52,13 @@ def node(tmp_path):
 
 
 def submit(environment, *arguments):
-    """The script as Slurm runs it on the first node."""
+    """Runs the script as Slurm does on the first node."""
     command = ["bash", SCRIPT, "jobs/cifar10-iaf.toml", *arguments]
     return subprocess.run(command, env={"EXIT_CODE": "0"} | environment, capture_output=True, text=True, timeout=60)
 
 
 def launched():
-    """The words of the command that srun runs on every node."""
+    """Returns the words of the command that srun runs on every node."""
     [line] = re.findall(r'^srun .*? node "\$gpus" (.*) &$', TEXT.replace("\\\n", " "), re.MULTILINE)
     return ["ray", "symmetric-run", *shlex.split(line)]
 

@@ -24,7 +24,7 @@ def pins(text):
 
 
 def named(pattern):
-    """What the group of a pattern matched, by the file it was found in."""
+    """Returns what the group of a pattern matched, by file."""
     return {path.relative_to(ROOT): found for path in FILES if (found := re.findall(pattern, path.read_text()))}
 
 

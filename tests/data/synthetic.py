@@ -1,4 +1,4 @@
-"""Small data sets for tests: every image tells which row of its split it is."""
+"""Small data sets for tests: every image contains the number of its row."""
 
 import io
 import tarfile
@@ -13,7 +13,7 @@ CLASSES = ("cat", "dog", "ship")
 
 
 def image_rows(start, stop, shape=SHAPE):
-    """Images start, ..., stop - 1: pixel 0 and 1 hold the row's number."""
+    """Returns images start, ..., stop - 1, whose pixels 0 and 1 hold the row's number."""
     rows = np.arange(start, stop)
     images = np.random.default_rng(0).integers(0, 256, (stop, *shape), dtype=np.uint8)[start:]
     flat = images.reshape(len(rows), -1)
@@ -22,13 +22,13 @@ def image_rows(start, stop, shape=SHAPE):
 
 
 def row_of(images):
-    """The numbers that image_rows wrote."""
+    """Returns the numbers that image_rows wrote."""
     flat = images.reshape(len(images), -1).astype(int)
     return flat[:, 0] * 256 + flat[:, 1]
 
 
 def source(train=53, test=11, *, validation=None, batch=7, fails_at=None, error=None, shape=SHAPE):
-    """Numbered images; row n has label n % 3. `error` is raised once `fails_at` rows were given."""
+    """Returns numbered images; row n has label n % 3. `error` is raised after `fails_at` rows."""
     counts = {"train": train, "test": test}
     if validation is not None:
         counts["validation"] = validation
@@ -55,14 +55,14 @@ FOLDER = "cifar-10-batches-bin"
 
 
 def cifar10_records(rows, seed=0):
-    """Records [rows, 3073] as in the binary archive."""
+    """Returns records [rows, 3073] as in the binary archive."""
     records = np.random.default_rng(seed).integers(0, 256, (rows, 3073), dtype=np.uint8)
     records[:, 0] %= 10
     return records
 
 
 def cifar10_members(train=50, test=20):
-    """Name and content of each member of a small archive."""
+    """Returns name and content of each member of a small archive."""
     batches = np.array_split(cifar10_records(train), 5)
     members = {f"{FOLDER}/batches.meta.txt": "\n".join(NAMES.split()).encode() + b"\n\n"}
     members |= {f"{FOLDER}/data_batch_{k}.bin": part.tobytes() for k, part in enumerate(batches, 1)}
@@ -71,7 +71,7 @@ def cifar10_members(train=50, test=20):
 
 
 def write_archive(path, members, extra=()):
-    """A gzip-compressed tar of members, and of `extra` TarInfo entries without content."""
+    """Writes a gzip-compressed tar of members, and of `extra` TarInfo entries without content."""
     with tarfile.open(path, "w:gz") as tar:
         for name, content in members.items():
             info = tarfile.TarInfo(name)

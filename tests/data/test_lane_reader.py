@@ -24,7 +24,7 @@ def layouts(draw):
 
 
 def reader(rows, lanes, global_batch, rank=0, workers=1, *, replicas=1, seed=0):
-    """A reader of numbered images: row p of lane l has the number p * lanes + l."""
+    """Returns a reader of numbered images: row p of lane l has the number p * lanes + l."""
     plan = LanePlan(rows, lanes, global_batch, rank, workers)
     every = image_rows(0, rows)
     return LaneReader(plan, [every[lane::lanes] for lane in plan.owned], replicas=replicas, seed=seed)
@@ -36,19 +36,19 @@ def readers(layout, seed=0):
 
 
 def row_of(images):
-    """The numbers that image_rows wrote into images [n, H, W, C], of which there may be none."""
+    """Returns the numbers that image_rows wrote into images [n, H, W, C]; n may be 0."""
     first, second = (images.reshape(len(images), math.prod(images.shape[1:]))[:, i] for i in (0, 1))
     return first.astype(int) * 256 + second
 
 
 def rows_of(chunk, k):
-    """The numbers of a worker's real rows in batch k of a chunk, in order."""
+    """Returns the numbers of a worker's real rows in batch k of a chunk, in order."""
     parts = [chunk.images[r, k, :count] for r, count in enumerate(chunk.counts[:, k])]
     return row_of(np.concatenate(parts)).tolist()
 
 
 def epoch_of(group, epoch=0):
-    """The global batches of an epoch, each as numbers of rows, from all workers' readers."""
+    """Returns the global batches of an epoch as numbers of rows, from all workers' readers."""
     steps = group[0].plan.steps
     chunks = [each.read(epoch, 0, steps, steps) for each in group]
     return [[row for chunk in chunks for row in rows_of(chunk, k)] for k in range(steps)]
@@ -216,7 +216,7 @@ def test_read_ahead_reads_no_further_ahead_than_it_says():
 
 
 class Failing(LaneReader):
-    """A reader whose shard is gone from some step on."""
+    """A reader whose shard is missing from some step on."""
 
     def read(self, epoch, first_step, steps, capacity):
         if first_step >= 4:

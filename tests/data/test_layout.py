@@ -1,4 +1,4 @@
-"""Which images below a folder are taken, into which split and class, and what is said of the others."""
+"""The images found below a folder, their splits and classes, and the notices about the others."""
 
 import os
 
@@ -14,7 +14,7 @@ from vaedist.errors import DataError
 
 
 def paint(place, *paths):
-    """Small images at the paths, below the folder `place`."""
+    """Writes small images at the paths, below the folder `place`."""
     for path in paths:
         (place / path).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (len(path), 0, 0)).save(place / path)
@@ -27,7 +27,7 @@ def touch(place, *paths):
 
 
 def found(place):
-    """Paths below the folder by split and class, and what was said."""
+    """Returns paths below the folder by split and class, and the notices."""
     layout = find_images(place)
     return {
         split: {name: [str(file.relative_to(place)) for file in files] for name, files in by_class.items()}

@@ -1,4 +1,4 @@
-"""Pixels of every kind of image file become 8 bits deep, as the picture is shown."""
+"""Pixels of every kind of image file are converted to 8 bits, as viewers show the image."""
 
 import struct
 import zlib
@@ -16,7 +16,7 @@ GREY, GREY_ALPHA, COLOUR, COLOUR_ALPHA, PALETTE = 0, 4, 2, 6, 3  # a PNG's kinds
 
 
 def write_png(path, bits, kind, pixels, **chunks):
-    """A PNG of pixels [H, W, C], with PLTE or tRNS chunks before them; Pillow writes only few of these kinds."""
+    """Writes a PNG of pixels [H, W, C] after PLTE or tRNS chunks; Pillow writes only few of these kinds."""
 
     def chunk(name, content):
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -37,7 +37,7 @@ def write_png(path, bits, kind, pixels, **chunks):
 
 
 def write_tiff(path, bits, content, photometric, size):
-    """An uncompressed grey TIFF."""
+    """Writes an uncompressed grey TIFF."""
     width, height = size
     tags = {
         256: width,

@@ -181,7 +181,7 @@ def test_the_discretised_logistic_against_scipys(raw):
 
 @given(st.floats(-1e4, 1e4), st.floats(-30, 30))
 def test_the_256_levels_add_up_to_1(mu, log_s):
-    """Where the sum is no sum of rounded numbers far from the middle: in float64."""
+    """In float64, where rounding far from the middle does not distort the sum."""
     x = ((np.arange(256) + 0.5) / 256)[:, None]
     raw = np.broadcast_to([[mu, log_s]], (256, 2))
     assert np.exp(logistic.log_prob(raw, x).numpy()).sum() == pytest.approx(1, abs=1e-6)

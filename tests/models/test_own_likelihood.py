@@ -1,4 +1,4 @@
-"""A likelihood of one's own: how it is named, what is refused, and the example's mathematics."""
+"""A user's likelihood: its name, input that is refused, and the example's mathematics."""
 
 import sys
 from pathlib import Path
@@ -28,7 +28,7 @@ SMALL = ("model.hidden=7", "model.latent=4", "model.flow.depth=0")
 
 @pytest.fixture(autouse=True)
 def path(toy_package, monkeypatch):
-    """The packages are on `sys.path`."""
+    """Makes the packages importable."""
     monkeypatch.syspath_prepend(EXAMPLE)
     yield
     sys.modules.pop("laplace_likelihood", None)
@@ -125,7 +125,7 @@ def test_a_model_with_it_has_the_sum_over_pixels_as_log_px():
 
 @pytest.mark.parametrize("name", [LAPLACE, toy("Uniform"), toy("Coin")])
 def test_its_probabilities_add_up_to_1(name):
-    """By its own rule, or by the values that its preprocessing makes of all levels."""
+    """By its own rule, or over the values into which its preprocessing turns the levels."""
     (check,) = probabilities(model_of(name), pixels())
     assert check.passed
     raw = np.random.default_rng(0).normal(0, 2, (50, make_likelihood(name).outputs))

@@ -1,4 +1,4 @@
-"""What becomes of pixels before they are scored."""
+"""Preprocessing of pixels before they are scored."""
 
 import numpy as np
 import pytest

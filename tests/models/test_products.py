@@ -1,4 +1,4 @@
-"""Products of rows with kernels: their gradients, and what becomes of their masks in a graph."""
+"""Products of rows with kernels: their gradients, and their masks in a graph."""
 
 import numpy as np
 import pytest

@@ -24,7 +24,7 @@ def draw(function=row_normal, *, seed=0, stream=POSTERIOR, step=0, first_row=0, 
 
 @cache
 def compiled(name, rows, width):
-    """As the training step draws: one XLA program, with step and first row as inputs."""
+    """Draws as the training step does: in one XLA program, with step and first row as inputs."""
     function = FUNCTIONS[name]
     return tf.function(lambda step, first: function(7, POSTERIOR, step, first, rows, width), jit_compile=True)
 

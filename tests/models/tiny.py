@@ -1,4 +1,4 @@
-"""A hierarchical VAE of two stochastic layers, as small as it can be, for tests of what must work with any model."""
+"""A hierarchical VAE of two stochastic layers, as small as possible, for tests of what must work with any model."""
 
 import math
 

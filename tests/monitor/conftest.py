@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture
 def file_size_limit():
-    """A context in which no file of this process can grow beyond some bytes, as if the disk were full."""
+    """Limits the size of the files that this process writes, as if the disk were full."""
 
     @contextmanager
     def limited(size):

@@ -1,4 +1,4 @@
-"""What cannot be written is lost, and showing a run or a sweep goes on."""
+"""Output that cannot be written is lost, and a run or a sweep is still displayed."""
 
 import io
 import os
@@ -43,7 +43,7 @@ def full_disk():
 
 
 def lost_terminal():
-    """A terminal that was closed, as when the connection to its machine is lost: it says EIO."""
+    """A terminal that was closed, as after a lost connection: writing to it raises EIO."""
     master, slave = pty.openpty()
     stream = os.fdopen(slave, "w", encoding="utf-8", buffering=1)
     os.close(master)

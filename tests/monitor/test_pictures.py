@@ -9,7 +9,7 @@ from vaedist.monitor.pictures import grid, save_png, side_by_side, to_uint8
 
 
 def numbered(n, height=4, width=3, channels=3):
-    """Images that differ in every pixel, none of them white."""
+    """Returns images that differ in every pixel, none of them white."""
     values = np.arange(n * height * width * channels) % 255
     return values.reshape(n, height, width, channels).astype(np.uint8)
 

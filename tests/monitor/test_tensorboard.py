@@ -16,7 +16,7 @@ from vaedist.monitor.tensorboard import TensorBoardWriter
 
 
 def read(folder):
-    """What TensorBoard reads, nothing sampled away."""
+    """Returns all that TensorBoard reads, without sampling."""
     keep_all = dict.fromkeys(("scalars", "images", "histograms", "tensors"), 0)
     accumulator = EventAccumulator(str(folder), size_guidance=keep_all)
     accumulator.Reload()

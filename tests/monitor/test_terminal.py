@@ -59,7 +59,7 @@ def lines(console):
 
 
 def frames(console):
-    """What was drawn, one frame below the other, without the codes that move the cursor."""
+    """Returns the drawn frames, one below the other, without the codes that move the cursor."""
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue().replace("\r", "\n"))
 
 

@@ -157,7 +157,7 @@ class Network:
 
 
 def ip(*words: str) -> str:
-    """What a call of ip prints."""
+    """Returns the output of a call of ip."""
     return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
 
 
@@ -224,7 +224,7 @@ class Hosts:
 
 
 def wait(what: str, seconds: float, condition: Callable[[], Any]) -> Any:
-    """What the condition gives once it is true."""
+    """Returns the value of a condition once it is true."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -286,13 +286,13 @@ def expected_steps(epochs: int) -> list[tuple[str, int]]:
 
 @dataclass
 class Story:
-    """What happened how long after the cut."""
+    """Events since the cut, with their times in seconds after it."""
 
     begin: float = field(default_factory=time.monotonic)
     times: dict[str, float] = field(default_factory=dict)
 
     def tell(self, what: str) -> None:
-        """It happened now."""
+        """Records that an event happens now."""
         self.times[what] = time.monotonic() - self.begin
         print(f"{self.times[what]:8.1f} s  {what}", flush=True)
 
@@ -339,12 +339,12 @@ class Trial:
         assert self.tried == self.options.workers, f"{self.tried} servers of TensorFlow were found"
 
     def _answer(self, host: str, address: str, port: int) -> str:
-        """What a connection from a host comes to."""
+        """Returns the outcome of a connection from a host."""
         command = ["ip", "netns", "exec", self.network.spaces[host], sys.executable, "-c", KNOCK, address, str(port)]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     def cut(self) -> None:
-        """Drop the packets of a worker's host, and watch what comes of it until the command ends."""
+        """Drops the packets of a worker's host, and records the events until the command ends."""
         network, writer = self.network, self.there.writer()
         lost = writer if self.options.rank == 0 else next(host for host in NODES if host != writer)
         left = next(host for host in NODES if host != lost)
@@ -369,19 +369,19 @@ class Trial:
         self.story.tell("the command ends")
 
     def free_cpus(self) -> None:
-        """What is left has room for all workers from now on."""
+        """Frees CPUs, so that the remaining hosts have room for all workers."""
         assert self.watch.stdin is not None
         assert self.watch.stdout is not None
         print("free", file=self.watch.stdin, flush=True)
         assert self.watch.stdout.readline() == "free\n"
 
     def mourn(self) -> None:
-        """Tell when Ray knows."""
+        """Records the time at which Ray declares the node dead."""
         if any(line.startswith("dead") for line in self.watch.stdout or ()):
             self.story.tell("Ray takes the node for dead")
 
     def ended(self) -> bool:
-        """Whether the command has; and let packets flow again when it is time."""
+        """Returns True if the command has ended; restores the network when that is due."""
         heal = self.options.heal
         if heal is not None and HEALED not in self.story.times and time.monotonic() - self.story.begin > heal:
             self.network.drop_packets(self.lost, drop=False)
@@ -389,7 +389,7 @@ class Trial:
         return self.command.poll() is not None
 
     def judge(self) -> None:
-        """Hold the run to what is promised."""
+        """Checks the run against what is promised."""
         assert self.command.returncode == 0, f"the command ended with {self.command.returncode}"
         assert AGAIN in self.story.times, "what was cut off came to the end by itself: ask for more --epochs"
         promised = GIVEN_UP + 2 * self.starting  # twice, for the machine has other things to do too

@@ -19,7 +19,7 @@ DRAWS = 10_000
 
 
 def made(model, gradient, images, **options):
-    """The gradient of -L / rows at the noise of a step, as a function of the step."""
+    """Returns the gradient of -L / rows at the noise of a step, as a function of the step."""
     objective = Objective(samples=K, gradient=gradient, **options)
     rows = len(images)
     taken = BatchGradient(model, objective, global_batch=rows, accumulation_steps=1, kernel_first=False, seed=SEED)
@@ -81,7 +81,7 @@ def test_it_is_the_formula(make, beta):
 
 
 def moments(model, gradient, **options):
-    """Mean and variance of the gradient of each weight over `DRAWS` steps' noise, in one compiled loop."""
+    """Returns mean and variance of each weight's gradient over `DRAWS` steps' noise, in one compiled loop."""
     one = made(model, gradient, IMAGE, **options)
 
     @compiled

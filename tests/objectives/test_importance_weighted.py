@@ -42,7 +42,7 @@ def batch_of(images, count=None):
 
 
 def gradients_of(model, objective, images, *, count=None, step=0, factored=False, how=compiled):
-    """The gradient of each weight of -L / rows, and the columns' sums by name."""
+    """Returns the gradient of -L / rows by each weight, and the sums of the columns by name."""
     gradient = BatchGradient(
         model, objective, global_batch=len(images), accumulation_steps=1, kernel_first=how is compiled, seed=SEED
     )

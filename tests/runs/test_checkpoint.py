@@ -1,4 +1,4 @@
-"""Checkpoints are whole and intact, or are not taken."""
+"""Checkpoints are complete and intact, or are not used."""
 
 import hashlib
 import json

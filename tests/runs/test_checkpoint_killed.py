@@ -1,4 +1,4 @@
-"""A writer is killed at each step of writing a checkpoint: the newest committed one always loads, and no rest stays."""
+"""A writer is killed at each step of writing a checkpoint: the newest committed one loads, and nothing is left over."""
 
 import os
 import resource
@@ -27,7 +27,7 @@ def save(store, step, elbo=None):
 
 
 def writer(store, prepare):
-    """Save step 40 in a process that `prepare` has prepared to be killed; returns the signal that ended it, or 0."""
+    """Saves step 40 in a process that `prepare` arranges to be killed; returns the signal that ended it, or 0."""
     child = os.fork()
     if not child:
         try:
@@ -40,7 +40,7 @@ def writer(store, prepare):
 
 
 def killed_at(number, folder, count):
-    """Have this process killed as it begins its operation `number` in a folder; counts them in `count`."""
+    """Arranges that this process is killed before operation `number` in a folder; counts operations in `count`."""
 
     def reach():
         count[0] += 1
@@ -62,7 +62,7 @@ def killed_at(number, folder, count):
 
 
 def three(folder):
-    """Three checkpoints, so that one more has one of them removed."""
+    """Saves three checkpoints, so that the next one to be saved removes one of them."""
     store = CheckpointStore(RunFolder.at(folder), keep=2)
     for step, elbo in ((10, -1.0), (20, -2.0), (30, -3.0)):
         save(store, step, elbo)
@@ -70,7 +70,7 @@ def three(folder):
 
 
 def check(store):
-    """The newest one is whole, and what was left half-written is gone with the next writer."""
+    """Checks that the newest checkpoint is intact and the next writer removes half-written ones; returns its step."""
     found = store.newest(pytest.fail)
     assert found.position.step in (30, 40)
     weights, slots = arrays(found.position.step)
@@ -86,7 +86,7 @@ def check(store):
 
 
 def operations(store):
-    """How many a writer that is not killed makes."""
+    """Returns the number of operations of a writer that is not killed."""
     count = [0]
     reader, sender = os.pipe()
     child = os.fork()

@@ -1,4 +1,4 @@
-"""Checkpoints of a run on an S3 server: committed, pruned, gone on with, damaged, half-written."""
+"""Checkpoints of a run on an S3 server: committed, pruned, resumed from, damaged, half-written."""
 
 import contextlib
 
@@ -34,7 +34,7 @@ def event_files(run):
 
 
 def on_store(run):
-    """The checkpoints on the store, and whether each is committed."""
+    """Returns the checkpoints on the store, with True for committed ones."""
     files = Store(run.location).files("checkpoints")
     names = {name.split("/")[1] for name in files}
     return {name: f"checkpoints/{name}/{MARKER}" in files for name in names}

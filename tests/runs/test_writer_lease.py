@@ -1,4 +1,4 @@
-"""A group of workers that was given up, and lives on where nobody reaches it."""
+"""A worker group that was replaced, and still runs where it cannot be reached."""
 
 import asyncio
 

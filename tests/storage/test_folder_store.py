@@ -1,4 +1,4 @@
-"""Folders on local disk and on an S3 server behave alike to those who work in them and to those who look."""
+"""Folders on local disk and on an S3 server behave alike for writers and for readers."""
 
 import pickle
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ def location(request, tmp_path, s3):
 
 @pytest.fixture
 def elsewhere(location, tmp_path_factory, monkeypatch):
-    """Opens the folder as another machine does, which has none of its files."""
+    """Opens the folder as a machine without a copy of its files does."""
 
     def look():
         with monkeypatch.context() as patch:
@@ -135,7 +135,7 @@ def test_a_writer_that_was_replaced_publishes_nothing(location, elsewhere):
 
 
 class Cluster:
-    """A session whose cluster has one lock a name, and prints a line where it connects."""
+    """A session whose cluster has one lock for each name, and which writes a line to its log when it connects."""
 
     held: ClassVar[set[str]] = set()
 

@@ -1,4 +1,4 @@
-"""Files on an S3 server that is slow, busy or gone for a while, and prepared data read through the cache."""
+"""Files on an S3 server that is slow, busy or unreachable for a while, and data read through the cache."""
 
 import fcntl
 import hashlib
@@ -168,12 +168,12 @@ def test_a_shard_that_differs_is_told_with_its_place_and_not_kept(s3, tmp_path, 
 
 
 def entries(folder):
-    """The names of the files that a cache holds."""
+    """Returns the names of the files in a cache."""
     return {path.name for path in folder.iterdir() if path.suffix != ".lock" and path.name not in (".room", ".newest")}
 
 
 def put(store, number, size=1000):
-    """A file of a size on the store; gives what `fetch` wants."""
+    """Writes a file of a size to the store; returns the arguments for `fetch`."""
     content = bytes([number]) * size
     store.write(str(number), content)
     return {"name": str(number), "sha256": hashlib.sha256(content).hexdigest(), "size": size}
@@ -201,7 +201,7 @@ def test_what_is_used_last_stays_longest_though_the_clock_is_set_back(s3, store,
 
 
 def stamped(hour, utime=os.utime):
-    """`os.utime` on a machine whose clock is so many hours behind what it was at first."""
+    """Returns `os.utime` as on a machine whose clock was set back by some hours."""
     behind = 1_700_000_000_000_000_000 - hour * 3_600_000_000_000
     return lambda path, times=None, *, ns=None: (
         utime(path, times, ns=ns) if ns or times else utime(path, ns=(behind,) * 2)

@@ -33,7 +33,7 @@ def test_tensorboard_over_a_store_shows_what_comes_while_it_runs(s3, tmp_path):
     process = start("tensorboard", store.uri, "--port", port)
 
     def shown(count):
-        """The steps of the curve, once there are so many."""
+        """Returns the steps of the curve, once it has that many."""
         address = f"http://127.0.0.1:{port}/data/plugin/scalars/scalars?tag=elbo&run=run/tensorboard"
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline and process.poll() is None:

@@ -1,4 +1,4 @@
-"""Variables that are not trained: the same on all replicas, saved, averaged, and out of reach of faults and padding."""
+"""Variables that are not trained: the same on all replicas, saved, averaged, and not affected by faults or padding."""
 
 import json
 import os
@@ -31,7 +31,7 @@ SHAPE, BATCH, DECAY = (4, 6, 3), 16, 0.9
 
 @pytest.fixture(scope="module")
 def step():
-    """A step of a model that normalises, on one device, with averages."""
+    """A step of a model with batch normalization, on one device, with averages."""
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     with strategy.scope():
         model = Normalised(SHAPE)
@@ -46,7 +46,7 @@ def statistics(model):
 
 
 def moved(model, images):
-    """Keras's own moving statistics after a batch, from a copy of the model."""
+    """Returns Keras's own moving statistics after a batch, from a copy of the model."""
     copy = type(model)(model.image_shape)
     copy.set_weights(model.get_weights())
     copy.encode(tf.constant(images), training=True)

@@ -1,4 +1,4 @@
-"""An update is all or nothing: whatever is wrong with one gradient, no weight changes."""
+"""Updates are all or nothing: if one gradient is not finite, no weight changes."""
 
 import itertools
 

@@ -54,7 +54,7 @@ def log_abs_det(jacobians):
 
 
 def reach(latent, width):
-    """Which inputs an output may depend on, [out, in]: there is a hidden unit of a degree between."""
+    """Returns the mask of inputs that each output may depend on, [out, in]: those with a hidden unit between them."""
     degrees = masks.hidden_degrees(width, latent)
     return np.array([[((degrees > i) & (degrees <= o)).any() for i in range(latent)] for o in range(latent)], bool)
 

@@ -9,7 +9,7 @@ sizes = {"latent": st.integers(1, 12), "width": st.integers(1, 30), "layers": st
 
 
 def paths(latent, width, layers, *, reverse=False):
-    """Whether there is a way from each input to each output, [in, out]."""
+    """Returns the matrix of which inputs have a path to which outputs, [in, out]."""
     inputs, hidden = masks.input_degrees(latent, reverse=reverse), masks.hidden_degrees(width, latent)
     reached = masks.hidden_mask(inputs, hidden)
     for _ in range(layers - 1):

@@ -1,4 +1,4 @@
-"""A flow of one's own: its options, its place in the MLP, what is refused, and the example's mathematics."""
+"""A user's flow: its options, its place in the MLP, input that is refused, and the example's mathematics."""
 
 import sys
 from pathlib import Path
@@ -27,7 +27,7 @@ SMALL = ("model.hidden=7", "model.latent=4", "model.flow.depth=3")
 
 @pytest.fixture(autouse=True)
 def path(toy_package, monkeypatch):
-    """The packages are on `sys.path`."""
+    """Makes the packages importable."""
     monkeypatch.syspath_prepend(EXAMPLE)
     yield
     sys.modules.pop("planar_flow", None)
