@@ -1,4 +1,4 @@
-"""One key of a sweep's space: the values or the range that trials take it from."""
+"""One dimension of a sweep's search space: the values or the range of a key."""
 
 import math
 from typing import TYPE_CHECKING, Self, TypeAlias
@@ -14,14 +14,14 @@ Value: TypeAlias = bool | int | float | str
 
 
 class Dimension(Section):
-    """Values of a varied key: one of `grid` or `choice`, or within a range, bounds included."""
+    """Values of a varied key: a list, `grid` or `choice`, or a range with inclusive bounds."""
 
-    grid: list[Value] | None = Field(default=None, description="Values, all of which a grid search takes.")
-    choice: list[Value] | None = Field(default=None, description="The same, said of values that a search draws.")
-    uniform: list[float] | None = Field(default=None, description="[lowest, highest], all as likely.")
-    loguniform: list[float] | None = Field(default=None, description="[lowest, highest], their logarithms as likely.")
-    randint: list[int] | None = Field(default=None, description="[lowest, highest], all integers as likely.")
-    step: float | None = Field(default=None, gt=0, description="Values of a range are whole steps from the lowest.")
+    grid: list[Value] | None = Field(default=None, description="List of values.")
+    choice: list[Value] | None = Field(default=None, description="List of values; the same as grid.")
+    uniform: list[float] | None = Field(default=None, description="[lowest, highest] of a uniform distribution.")
+    loguniform: list[float] | None = Field(default=None, description="[lowest, highest], uniform in the logarithm.")
+    randint: list[int] | None = Field(default=None, description="[lowest, highest] of uniformly distributed integers.")
+    step: float | None = Field(default=None, gt=0, description="Quantisation of a range, in steps from the lowest.")
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> Self:
@@ -50,7 +50,7 @@ class Dimension(Section):
 
     @property
     def values(self) -> list[Value] | None:
-        """Values to choose from; None for a range."""
+        """List of values; None for a range."""
         return self.grid if self.grid is not None else self.choice
 
     @property
@@ -61,7 +61,7 @@ class Dimension(Section):
 
     @property
     def extremes(self) -> list[Value]:
-        """Values that are all allowed only if every value is: the bounds of a range, or else all values."""
+        """Values that represent the dimension in validity checks: the bounds of a range, or else all values."""
         return self.values if self.values is not None else list(self.bounds)
 
     def sample(self, rng: "np.random.Generator") -> Value:
@@ -85,5 +85,5 @@ class Dimension(Section):
 
 
 def told(value: object) -> str:
-    """Returns a short text of a value."""
+    """Returns a short text for a value."""
     return f"{value:.3g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)

@@ -30,16 +30,16 @@ from vaedist.user_code import user_code
 
 
 class SweepGivenError(ConfigError):
-    """A single experiment is wanted, and a sweep was given."""
+    """A sweep was given where an experiment is expected."""
 
 
 OptionsByType = Annotated[ModelOptions, BeforeValidator(of_its_type(ModelOptions))]
 
 
 class Experiment(Section):
-    """All settings of a run: the same experiment on the same data gives the same numbers."""
+    """All settings of a run: the same experiment on the same data gives the same results."""
 
-    seed: int = Field(default=0, ge=0, lt=2**31, description="Key of every random number in the run.")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of all random numbers of the run.")
     run: RunSection = RunSection()
     data: DataSection = DataSection()
     model: SerializeAsAny[OptionsByType] = Field(default_factory=lambda: MODELS.options_class(MODELS.default)())
@@ -82,9 +82,9 @@ class Experiment(Section):
         """Returns an experiment from nested tables; `where` names their origin in errors.
 
         Raises:
-            ConfigError: with the first fault: key, value and what is allowed.
+            ConfigError: the tables are invalid; the message names the first faulty key, its value and what is allowed.
             UserCodeError: the module of a user's model, or its options, raised an exception.
-            SweepGivenError: there is a [tune] part.
+            SweepGivenError: there is a [tune] section.
         """
         if "tune" in tables and "tune" not in cls.model_fields:
             raise SweepGivenError(f"{where} has a [tune] part: it is a sweep, for `vaedist tune`")
@@ -104,12 +104,11 @@ class Experiment(Section):
     ) -> Self:
         """Returns the experiment of a job file, with some values replaced.
 
-        A run without a name takes the file's.
+        If run.name is not set, it is the file's name.
 
         Args:
             path: the file, TOML in UTF-8, with or without a byte order mark.
-            overrides: `section.key=value` texts, whose values are read as TOML; those of keys that are text are
-                taken as they stand, unless they are quoted.
+            overrides: texts `section.key=value`. Values are parsed as TOML, but values of text keys need no quotes.
             values: further values by dotted key, which take precedence over the overrides.
 
         Raises:
@@ -126,7 +125,7 @@ class Experiment(Section):
         except OSError as error:
             raise ConfigError(f"cannot read job file {path}: {error.strerror}") from None
         tables = parse(text, str(path))
-        cls.from_dict(tables, str(path))  # so that the file's own faults are told as the file's
+        cls.from_dict(tables, str(path))  # first, so that faults of the file are reported as such
         merged = placed(tables, parsed(overrides, cls.of_classes_in, tables))
         cls.from_dict(merged, "--set")
         merged = placed(merged, values or {})

@@ -29,15 +29,15 @@ class ModelOptions(ClassOptions):
     )
 
     def preprocessing(self, binarize: str) -> Any:
-        """Returns how pixels become the x that the model scores, a `vaedist.models.preprocessing.Preprocessing`.
+        """Returns the mapping of pixels to the x that the model scores, a `vaedist.models.preprocessing.Preprocessing`.
 
-        Unless a subclass says otherwise: the 256 levels of a pixel, or binary pixels.
+        The default is the 256 levels of a pixel, or binary pixels.
 
         Args:
             binarize: the experiment's `data.binarize`.
 
         Raises:
-            ValueError: the model cannot score pixels that are binarised in this way; one line says why.
+            ValueError: the model cannot score pixels that are binarised in this way; the message says why in one line.
         """
         preprocessing = import_module("vaedist.models.preprocessing")  # which stands above config/
         return preprocessing.BINARIZE[binarize] or preprocessing.Binned()

@@ -1,4 +1,4 @@
-"""From TOML and `section.key=value` to nested tables, and from what pydantic finds wrong in them to one line."""
+"""Parsing of TOML and `section.key=value` texts, and one-line messages for pydantic's validation errors."""
 
 import difflib
 import tomllib
@@ -72,7 +72,7 @@ class _Override(NamedTuple):
     Attributes:
         key: the dotted key.
         value: its value as it was given.
-        spaced: whether the text is KEY = VALUE, as in a file: the spaces are not the value's.
+        spaced: True if the text has the form KEY = VALUE, as in a file: the spaces are not part of the value.
         shown: the text, in one line.
     """
 
@@ -112,10 +112,10 @@ def _text(given: str, *, spaced: bool) -> str:
 
 
 def _toml_value(given: str) -> Any:
-    """Returns a TOML value; anything that is not one is taken as a string, as a shell user means it."""
+    """Parses a TOML value; text that is not valid TOML is a string, so that shell users need not quote it."""
     text = given.strip()
     try:
-        # Within brackets, too: a comment would hide the second one, and the value would be less than was given.
+        # Within brackets, too: a comment would hide the closing one, and drop a part of the text silently.
         read, whole = tomllib.loads(f"value = {text}"), tomllib.loads(f"value = [{text}]")
     except (ValueError, RecursionError):
         return text
@@ -123,7 +123,7 @@ def _toml_value(given: str) -> Any:
 
 
 def first_fault(section: type[Section], error: ValidationError) -> str:
-    """Returns one line about the first fault: the key, its value, and what is allowed."""
+    """Returns a one-line message about the first fault: the key, its value, and what is allowed."""
     faults = error.errors(include_url=False)
     unknown = [fault for fault in faults if fault["type"] == "extra_forbidden"]
     fault = (unknown or faults)[0]

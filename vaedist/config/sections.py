@@ -1,6 +1,6 @@
 """The sections of an experiment.
 
-A default stands here and nowhere else; every key has a type, a range and a sentence.
+Each key has a type, a default, which is stated nowhere else, a range and a description.
 """
 
 import math
@@ -23,22 +23,22 @@ from vaedist.storage.uri import fault_of
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
-def _known_kind(place: str) -> str:
-    if fault := fault_of(place):
+def _valid_location(location: str) -> str:
+    if fault := fault_of(location):
         raise ValueError(fault)
-    return place
+    return location
 
 
-Place = Annotated[str, AfterValidator(_known_kind)]  # a local path, or a pyarrow filesystem URI
+Location = Annotated[str, AfterValidator(_valid_location)]  # a local path, or a pyarrow filesystem URI
 
 
 MOST_WORKERS = 4096
 
-EVALUATION_SAMPLES = 128  # of z for each image, as in table 1 of Kingma et al. 2016
+EVALUATION_SAMPLES = 128  # samples of z per image, as in table 1 of Kingma et al. 2016
 
 
 def _workers(given: Any) -> Any:
-    """A number of workers, or [fewest, most]; told as one fault, whichever of them was meant."""
+    """Validates a number of workers, or [minimum, maximum], with one error message for both."""
     bounds = list(given) if isinstance(given, list | tuple) else [given, given]
     numbers = all(isinstance(bound, int) and not isinstance(bound, bool) for bound in bounds)
     if not numbers or len(bounds) != 2 or not 1 <= bounds[0] <= bounds[1] <= MOST_WORKERS:
@@ -50,11 +50,11 @@ Count = Annotated[int, Field(ge=1, le=MOST_WORKERS)]
 Workers = Annotated[Count | tuple[Count, Count], BeforeValidator(_workers)]
 
 
-FIRST_PORT, LAST_PORT = 1024, 65_535  # those below the first are the system's
+FIRST_PORT, LAST_PORT = 1024, 65_535  # lower ports are reserved for the system
 
 
 def _ports(given: Any) -> Any:
-    """No ports, or the first and the last."""
+    """Validates an empty array, or the first and the last port."""
     bounds = list(given) if isinstance(given, list | tuple) else [given]
     numbers = all(isinstance(bound, int) and not isinstance(bound, bool) for bound in bounds)
     in_range = numbers and len(bounds) == 2 and FIRST_PORT <= bounds[0] < bounds[1] <= LAST_PORT
@@ -64,7 +64,7 @@ def _ports(given: Any) -> Any:
 
 
 def _networks(given: Any) -> Any:
-    """Networks as texts; an address is a network of its own."""
+    """Validates networks in text form; a single address is a network, too."""
     texts = isinstance(given, list | tuple) and all(isinstance(network, str) for network in given)
     try:
         for network in given if texts else [given]:
@@ -87,7 +87,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _arrays_of_toml(cls, value: Any, info: ValidationInfo) -> Any:
-        """Takes an array, a list, where a tuple is wanted, unless the field has a validator of its own for that."""
+        """Converts TOML arrays, which are lists, for fields of tuples, unless the field has its own validator."""
         field = cls.model_fields[str(info.field_name)]
         if not isinstance(value, list) or get_origin(field.annotation) is not tuple:
             return value
@@ -95,7 +95,7 @@ class Section(BaseModel):
 
 
 class RunSection(Section):
-    """Where a run is kept."""
+    """Name and location of a run."""
 
     name: str = Field(
         default="",
@@ -103,17 +103,17 @@ class RunSection(Section):
         max_length=128,
         description="Name of the run's folder; empty takes the job file's name.",
     )
-    folder: Place = Field(
+    folder: Location = Field(
         default="runs",
         min_length=1,
-        description="Folder that holds the runs, or a pyarrow filesystem URI; every worker must reach it.",
+        description="Folder that holds the runs, or a pyarrow filesystem URI; all workers must have access to it.",
     )
 
 
 class DataSection(Section):
-    """Which images are trained on."""
+    """Data set and preprocessing of its pixels."""
 
-    path: Place = Field(
+    path: Location = Field(
         default="data/cifar10",
         min_length=1,
         description="Data set made by `vaedist data prepare`: a folder or a pyarrow filesystem URI.",
@@ -121,32 +121,32 @@ class DataSection(Section):
     verify: bool = Field(default=True, description="Check every shard's SHA-256 before the run starts.")
     binarize: Literal["none", "threshold", "dynamic", "fixed"] = Field(
         default="none",
-        description="Make the pixels of grey images 0 or 1, for models that score binary pixels: 1 for those above "
-        "half, or with the probability pixel / 255, drawn afresh in every epoch of training, or once for each image. "
-        "Evaluation draws once for each image either way, by a seed that is not the run's.",
+        description="Binarise grey images, for models that score binary pixels: threshold sets pixels above one half "
+        "to 1; dynamic sets a pixel to 1 with probability pixel / 255, drawn anew in every training epoch; fixed draws "
+        "once per image. Evaluation always draws once per image, by a seed that is independent of the run's.",
     )
 
 
 class ObjectiveSection(Section):
-    """What training maximises, where it is not the ELBO itself; the ELBO is logged beside it."""
+    """Training objective. The ELBO is always logged, even if another objective is maximised."""
 
     kl_warmup_epochs: float = Field(
-        default=0.0, ge=0, description="Epochs in which the weight of the KL rises from 0 to 1."
+        default=0.0, ge=0, description="Epochs over which the weight of the KL term rises from 0 to 1."
     )
     free_bits: float = Field(
-        default=0.0, ge=0, description="Nats of KL that each group of latents may use for free (Kingma et al. 2016)."
+        default=0.0, ge=0, description="Nats of KL per group of latents that are not penalised (Kingma et al. 2016)."
     )
     free_bits_group: int = Field(
         default=1,
         ge=0,
-        description="Latents, or channels, in a group; the last may be smaller. 0 makes one group of each layer.",
+        description="Latents or channels per group; the last group may be smaller. 0 makes each layer one group.",
     )
     samples: int = Field(
         default=1,
         ge=1,
         le=1024,
-        description="Samples of the latents for each image, K: above 1, training maximises the importance-weighted "
-        "bound L_K (Burda et al. 2016), whose single term may have warm-up and free bits too.",
+        description="Samples of the latents per image, K. Above 1, training maximises the importance-weighted bound "
+        "L_K (Burda et al. 2016), which may be combined with warm-up and free bits.",
     )
     gradient: Literal["plain", "dreg"] = Field(
         default="plain",
@@ -166,52 +166,54 @@ class ObjectiveSection(Section):
 
 
 class TrainingSection(Section):
-    """How the model is fitted."""
+    """Optimization."""
 
-    epochs: int = Field(default=100, ge=1, description="Passes over the training images.")
-    global_batch: int = Field(default=32, ge=1, description="Images in one step, over all workers and devices.")
-    optimizer: Literal["adam", "adamw", "adamax"] = Field(default="adam", description="How gradients become updates.")
-    learning_rate: float = Field(default=1e-4, gt=0, le=10, description="The optimizer's step size, at its highest.")
+    epochs: int = Field(default=100, ge=1, description="Number of passes over the training images.")
+    global_batch: int = Field(default=32, ge=1, description="Images per step, over all workers and devices.")
+    optimizer: Literal["adam", "adamw", "adamax"] = Field(default="adam", description="Optimizer.")
+    learning_rate: float = Field(default=1e-4, gt=0, le=10, description="Learning rate, at its maximum.")
     schedule: Literal["constant", "cosine"] = Field(
-        default="constant", description="Learning rate after the warm-up: kept, or down to 0 at the end of the epochs."
+        default="constant", description="Learning rate after the warm-up: constant, or a cosine decay to 0."
     )
-    warmup_steps: int = Field(default=0, ge=0, description="Steps in which the learning rate rises from 0.")
-    weight_decay: float = Field(default=0.0, ge=0, le=10, description="Of the kernels, for adamw.")
+    warmup_steps: int = Field(default=0, ge=0, description="Steps over which the learning rate rises from 0.")
+    weight_decay: float = Field(default=0.0, ge=0, le=10, description="Weight decay of kernels, for adamw.")
     clip_norm: float = Field(
-        default=0.0, ge=0, description="Scale gradients down to this norm, of all weights together; 0 does not."
+        default=0.0,
+        ge=0,
+        description="Maximum global norm of the gradients, above which they are scaled down; 0 is none.",
     )
     accumulation_steps: int = Field(
         default=1,
         ge=1,
-        description="Parts in which a device takes its images of a batch, one after another, before their gradients, "
-        "added up, are summed over all devices for one update: a large batch then needs the memory of a small one. "
-        "The results differ only by rounding.",
+        description="Gradient accumulation: each device divides its images of a batch into this many parts, and adds "
+        "up their gradients before the all-reduce, so that a large batch needs the memory of a small one. The results "
+        "differ only by rounding.",
     )
     reduce_dtype: Literal["float32", "bfloat16"] = Field(
         default="float32",
-        description="Type in which workers and devices sum their gradients. bfloat16, for CPUs only, sends half as "
-        "much, and rounds to 8 bits at every addition; what a lone device does is the same.",
+        description="Data type of the all-reduce of gradients. bfloat16, for CPUs only, halves the traffic, and rounds "
+        "to 8 bits at every addition. No effect on a single device.",
     )
     tensor_float_32: bool = Field(
         default=False,
-        description="Let GPUs round the factors of float32 products to 10 bits of mantissa (TF32): several times "
-        "faster products, and other results than on CPUs. Without it float32 is float32 everywhere.",
+        description="Allow TF32 on GPUs: float32 matrix products with 10 bits of mantissa, several times faster, whose "
+        "results differ from those of CPUs. If false, float32 is float32 everywhere.",
     )
     ema_decay: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="Keep an exponential moving average of the weights, and test and sample with it; 0 does not.",
+        description="Decay of an exponential moving average of the weights, used for tests and samples; 0 disables it.",
     )
     steps_per_call: int = Field(
         default=64,
         ge=1,
         le=1024,
-        description="Steps that one compiled call takes, whose images are held in memory three times over; "
-        "the results do not depend on it.",
+        description="Steps per compiled call. Three times as many batches of images are held in memory. The results do "
+        "not depend on it.",
     )
     eval_batch: int = Field(
-        default=256, ge=1, description="Images in one step of the pass after each epoch, over all devices."
+        default=256, ge=1, description="Batch size of the evaluation after each epoch, over all devices."
     )
 
     @model_validator(mode="after")
@@ -231,56 +233,56 @@ class TrainingSection(Section):
 
 
 class ScalingSection(Section):
-    """What Ray Train starts."""
+    """Workers and their resources."""
 
     workers: Workers = Field(
         default=1,
-        description="Worker processes, each with its own share of the data; [fewest, most] takes as many as the "
-        "cluster has room for, and goes on with more or fewer when that changes. The results do not depend on it.",
+        description="Number of worker processes, each with its own share of the data; [minimum, maximum] uses as many "
+        "as fit on the cluster, and resizes when that changes. The results do not depend on it.",
     )
     resize_seconds: float = Field(
-        default=60.0, ge=1, le=86_400, description="Between two looks whether there is room for more workers."
+        default=60.0, ge=1, le=86_400, description="Seconds between two checks for resources for more workers."
     )
     gpus_per_worker: float = Field(
-        default=0, ge=0, le=64, description="GPUs of one worker, or the part of one; 0 trains on its CPUs."
+        default=0, ge=0, le=64, description="GPUs per worker, or the fraction of one; 0 trains on CPUs."
     )
     cpus_per_worker: float = Field(
         default=0,
         ge=0,
         le=1024,
-        description="CPUs of one worker, or the part of one; 0 divides the cluster's among the workers.",
+        description="CPUs per worker, or the fraction of one; 0 divides the cluster's CPUs among the workers.",
     )
     logical_devices: int = Field(
         default=1,
         ge=1,
         le=64,
-        description="Devices that a CPU worker's processor is split into (to try what several GPUs will do).",
+        description="Logical devices per CPU worker, to try out training on several devices.",
     )
     max_failures: int = Field(
         default=3,
         ge=0,
-        description="Times that a failed group of workers is started again within failure_window_hours, and without a "
-        "new checkpoint in between. A machine whose end was announced is no failure.",
+        description="Restarts of a failed worker group within failure_window_hours and without a new checkpoint in "
+        "between. The loss of a machine that was announced does not count.",
     )
     failure_window_hours: float = Field(
-        default=1.0, ge=0, le=8784, description="Hours for which a failure counts; 0 counts all of a run."
+        default=1.0, ge=0, le=8784, description="Hours for which a failure counts; 0 counts all failures of a run."
     )
     autoscaling: bool = Field(
         default=False,
-        description="The cluster adds nodes on demand: wait for them instead of "
-        "refusing a job that is larger than the cluster is now.",
+        description="The cluster adds nodes on demand: wait for them instead of refusing a job that needs more "
+        "resources than the cluster has now.",
     )
 
     ports: Ports = Field(
         default=(),
-        description="First and last port that TensorFlow's servers may take, one for each worker of several, for a "
-        "firewall to name; [] takes any free ones. A port that a worker has left may count as taken for a minute, so "
-        "name twice as many as a machine has workers.",
+        description="First and last port for TensorFlow's servers, one per worker, for firewall rules; [] uses any "
+        "free ports. A released port may be unavailable for a minute, so allow twice as many as a machine has workers.",
     )
     peer_networks: Networks = Field(
         default=(),
-        description="Networks that may reach TensorFlow's servers besides the addresses of the run's machines, for "
-        "machines that have several; whoever is in them reads files and runs operations as the worker's user.",
+        description="Networks that may connect to TensorFlow's servers, besides the addresses of the run's machines, "
+        "for machines with several addresses. Anyone in these networks can read files and run operations as the "
+        "worker's user.",
     )
 
     @model_validator(mode="after")
@@ -308,47 +310,47 @@ class ScalingSection(Section):
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """The fewest and the most workers; the same where their number is fixed."""
+        """Minimum and maximum number of workers, which are equal if the number is fixed."""
         return (self.workers, self.workers) if isinstance(self.workers, int) else self.workers
 
     @property
     def elastic(self) -> bool:
-        """Whether the number of workers follows what the cluster has."""
+        """True if the number of workers may change during a run."""
         fewest, most = self.bounds
         return fewest < most
 
     @property
     def devices_per_worker(self) -> int:
-        """Devices that one worker computes on: GPUs, or parts of its CPU."""
+        """Number of devices per worker: GPUs, or logical CPU devices."""
         return max(math.ceil(self.gpus_per_worker), self.logical_devices)
 
 
 class CheckpointSection(Section):
-    """When checkpoints are written, and how many stay."""
+    """Frequency and number of checkpoints."""
 
     every_steps: int = Field(
-        default=1000, ge=0, description="Steps between checkpoints; 0 writes at the end of epochs only."
+        default=1000, ge=0, description="Steps between checkpoints; 0 writes them at the end of epochs only."
     )
     keep: int = Field(
         default=2,
         ge=1,
-        description="Newest checkpoints to keep; the best by validation ELBO, or by test ELBO where the data has no "
-        "validation split, stays besides.",
+        description="Newest checkpoints to keep, in addition to the best by validation ELBO, or by test ELBO if the "
+        "data has no validation split.",
     )
 
 
 class MonitorSection(Section):
-    """What is logged, and how often."""
+    """Logging and its frequency."""
 
     log_every: int = Field(default=50, ge=1, description="Steps between two rows of training metrics.")
-    pictures_every: int = Field(default=1, ge=0, description="Epochs between pictures; 0 makes them at the end only.")
+    pictures_every: int = Field(default=1, ge=0, description="Epochs between pictures; 0 writes them at the end only.")
     importance_samples: int = Field(
         default=0,
         ge=0,
         le=10_000,
-        description="Samples of the importance-weighted bound that is taken after each epoch of the validation images, "
-        "or of the test images where there are none; 0 takes none.",
+        description="Samples per image of the importance-weighted bound that is computed after each epoch, on the "
+        "validation images, or on the test images if there are none; 0 computes none.",
     )
     pictures: int = Field(
-        default=32, ge=1, le=256, description="Images in the grid of reconstructions; twice that in samples."
+        default=32, ge=1, le=256, description="Images in the grid of reconstructions; twice as many samples are drawn."
     )

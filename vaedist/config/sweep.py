@@ -17,46 +17,46 @@ from vaedist.config.reading import first_fault, nearest, placed
 from vaedist.config.sections import Section
 from vaedist.errors import ConfigError
 
-METRICS = {"elbo": "max", "importance_bound": "max", "bits_per_dim": "min"}  # and which way each is better
-FIXED = ("run.", "data.", "scaling.", "monitor.", "checkpoint.")  # of the sweep as a whole
+METRICS = {"elbo": "max", "importance_bound": "max", "bits_per_dim": "min"}  # metric: direction
+FIXED = ("run.", "data.", "scaling.", "monitor.", "checkpoint.")  # sections that all trials share
 MOST_TRIALS = 100_000
 
 
 class TuneSection(Section):
-    """How a sweep's trials are chosen, run and stopped."""
+    """Search, scheduling and stopping of a sweep's trials."""
 
     metric: Literal["elbo", "importance_bound", "bits_per_dim"] = Field(
         default="elbo",
-        description="What is optimised, of the validation images, or of the test images where there are none: the "
-        "ELBO; the importance-weighted bound with monitor.importance_samples; or bits/dim.",
+        description="Metric to optimise, on the validation images, or on the test images if there are none: the ELBO; "
+        "the importance-weighted bound with monitor.importance_samples; or bits/dim.",
     )
     direction: Literal["auto", "max", "min"] = Field(
         default="auto", description="Whether more is better; auto knows: less only of bits_per_dim."
     )
     search: Literal["grid", "random", "optuna"] = Field(
         default="random",
-        description="All values with all others; values drawn at random; or by Optuna's TPE, from what came out.",
+        description="All combinations of values; values drawn at random; or values proposed by Optuna's TPE sampler.",
     )
-    samples: int = Field(default=20, ge=1, le=MOST_TRIALS, description="Trials of a search that is no grid.")
+    samples: int = Field(default=20, ge=1, le=MOST_TRIALS, description="Number of trials, except in a grid search.")
     scheduler: Literal["none", "asha", "median"] = Field(
         default="asha",
-        description="Which trials are stopped early: none; by ASHA, those not among the best at a rung of epochs; or "
-        "those below the median of the others' running means.",
+        description="Early stopping: none; asha stops trials that are not among the best at a rung; median stops those "
+        "below the median of the others' running means.",
     )
-    grace_epochs: int = Field(default=1, ge=1, description="Epochs that every trial gets.")
+    grace_epochs: int = Field(default=1, ge=1, description="Epochs before a trial may be stopped early.")
     reduction: float = Field(
-        default=3.0, gt=1, le=100, description="ASHA goes on with one in this many, and has rungs this factor apart."
+        default=3.0, gt=1, le=100, description="Reduction factor of ASHA: one in this many trials continues at a rung."
     )
-    concurrent: int = Field(default=0, ge=0, description="Trials at once, at most; 0 runs as many as fit.")
-    minutes: float = Field(default=0.0, ge=0, description="No trial runs on after this long; 0 sets no limit.")
+    concurrent: int = Field(default=0, ge=0, description="Maximum number of concurrent trials; 0 runs as many as fit.")
+    minutes: float = Field(default=0.0, ge=0, description="Time limit of the sweep; 0 sets no limit.")
     retries: int = Field(
         default=1,
         ge=0,
-        description="Times that a trial which failed is tried again, from its newest checkpoint; one that diverged or "
-        "cannot be built would only fail again.",
+        description="Retries of a failed trial, from its newest checkpoint. Trials that diverged or whose model cannot "
+        "be built are not retried.",
     )
-    seed: int = Field(default=0, ge=0, lt=2**31, description="Key of the values that are drawn.")
-    space: dict[str, Dimension] = Field(min_length=1, description="What each key of the experiment may be.")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the drawn values.")
+    space: dict[str, Dimension] = Field(min_length=1, description="Values or range of each varied key.")
 
     @property
     def mode(self) -> str:
@@ -65,7 +65,7 @@ class TuneSection(Section):
 
 
 class Sweep(Experiment):
-    """An experiment with a [tune] part, which names the keys to vary; immutable, as an experiment is."""
+    """An experiment with a [tune] section, which names the keys to vary; immutable like an experiment."""
 
     tune: TuneSection
 
@@ -155,7 +155,7 @@ class Sweep(Experiment):
         varied = [(key, value) for key in space if key.startswith("model.") for value in space[key].extremes]
         seen = [self.model.preprocessing(binarize)]
         for key, value in varied:
-            with suppress(ValidationError):  # a value that is valid with others only
+            with suppress(ValidationError):  # valid only in combination with other values
                 trial = Experiment.model_validate(self._trial({key: value}))
                 seen.append(trial.model.preprocessing(binarize))
         if any(preprocessing.levels is not None for preprocessing in seen):
@@ -205,7 +205,7 @@ class Sweep(Experiment):
             run: `name` and `folder` of the trial's run.
 
         Raises:
-            ConfigError: the values do not go together.
+            ConfigError: the combination of values is invalid.
         """
         return Experiment.from_dict(self._trial({**params, **{f"run.{k}": v for k, v in run.items()}}))
 
