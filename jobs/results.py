@@ -3,7 +3,7 @@
     vaedist data prepare cifar10
     python jobs/results.py                  # trains what is missing, evaluates it, prints the table in Markdown
 
-Stopped at any time, it goes on where it was when started again. `--at-once 2` trains two runs at a time, a core each.
+It may be stopped at any time; started again, it continues. `--at-once 2` trains two runs at a time, a core each.
 """
 
 import argparse

@@ -58,13 +58,13 @@ def test_with_a_validation_split_trials_are_selected_on_it_and_the_report_says_s
     sweep.trial((0, 16), (-120.0, -108.0, -109.0), split="validation")
     sweep.trial((2, 32), (-115.0, -101.0, -102.0), split="validation")
     text = write_report(sweep.folder).read_text()
-    assert "Metric: validation ELBO (nats an image, more is better)" in text
+    assert "Metric: validation ELBO (nats per image, more is better)" in text
     assert "selected on the validation images; the test images were not used." in text
-    assert "Trial 1, `0001-depth-2-latent-32`: validation ELBO **-101.00** nats an image after epoch 2" in text
+    assert "Trial 1, `0001-depth-2-latent-32`: validation ELBO **-101.00** nats per image after epoch 2" in text
     assert "test ELBO" not in text
     assert read_json(sweep.folder)["split"] == "validation"
     assert [row["split"] for row in read_csv(sweep.folder)] == ["validation"] * 2
-    assert "validation ELBO -101.00 nats an image after 2 epochs." in best_job(sweep.folder, "best.toml")
+    assert "validation ELBO -101.00 nats per image after 2 epochs." in best_job(sweep.folder, "best.toml")
     drawn = figures(sweep.sweep, found(sweep), [DEPTH, LATENT])
     titles = [figure.axes[0].get_title(loc="left") for _, figure in drawn]
     assert titles == [
@@ -121,7 +121,7 @@ def test_the_best_trial_of_a_metric_that_is_better_high_or_low(mixed, tmp_path, 
     row = read_csv(low.folder)[1]
     assert (row["best"], row["best_epoch"], row["last"], row["elbo"]) == ("4.25", "1", "4.75", "-11.0")
     assert (
-        "test bits/dim **4.2500** bits a dimension (ELBO -11.00 nats an image)"
+        "test bits/dim **4.2500** bits a dimension (ELBO -11.00 nats per image)"
         in (low.folder.path / "report.md").read_text()
     )
 
@@ -242,7 +242,7 @@ def test_the_report_names_best_and_failed_and_shows_pictures(mixed):
     best = best_trial(mixed.folder)
     save_png(best.run.pictures / "samples.png", np.zeros((8, 8, 3), np.uint8))
     text = write_report(mixed.folder).read_text()
-    assert "Trial 2, `0002-depth-2-latent-32`: test ELBO **-101.00** nats an image after epoch 3" in text
+    assert "Trial 2, `0002-depth-2-latent-32`: test ELBO **-101.00** nats per image after epoch 3" in text
     assert "![samples](0002-depth-2-latent-32/pictures/samples.png)" in text
     assert "reconstructions" not in text
     assert "| 4 | 0004-depth-1-latent-32 | 1 | 1 | loss became NaN \\| at step 130 of 400 |" in text
@@ -339,7 +339,7 @@ def test_the_best_trial_as_a_job(mixed):
     assert text.startswith("\n".join(header))
     assert [line[2:].split()[0] for line in header] == ["Purpose:", "Command:", "Hardware:", "Expected:"]
     assert header[1].endswith("vaedist train best.toml")
-    assert header[3].endswith("test ELBO -101.00 nats an image after 3 epochs.")
+    assert header[3].endswith("test ELBO -101.00 nats per image after 3 epochs.")
     job = Experiment.from_toml(text)
     assert job == mixed.sweep.experiment({DEPTH: 2, LATENT: 32}, name="", folder="runs")
     assert (job.model.flow.depth, job.model.latent, job.training.epochs) == (2, 32, 4)

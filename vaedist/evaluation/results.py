@@ -42,7 +42,7 @@ class ImageScores:
 
 @dataclass(frozen=True)
 class Difference:
-    """Paired differences between the scores of two models on the same images, in nats an image.
+    """Paired differences between the scores of two models on the same images, in nats per image.
 
     Attributes:
         images: number of images.
@@ -60,7 +60,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of a model, in nats an image unless stated otherwise.
+    """Scores of a model, in nats per image unless stated otherwise.
 
     Attributes:
         images: number of images that were scored.

@@ -37,7 +37,7 @@ class Evaluator:
         self._sums = compiled(self._chunk_sums)
 
     def run(self, epoch: int) -> dict[str, float]:
-        """Returns the means over all rows of the split, by column, in nats an image; "rows" is their number.
+        """Returns the means over all rows of the split, by column, in nats per image; "rows" is their number.
 
         They include "bits_per_dim", an upper bound computed from the ELBO, if the model defines it.
         """

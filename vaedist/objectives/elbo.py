@@ -2,7 +2,7 @@
 
     ELBO(x) = E_q [ log p(x|z) + log p(z) - log q(z|x) ]  <=  log p(x)
 
-in nats an image (Kingma and Welling 2014, equation 2).
+in nats per image (Kingma and Welling 2014, equation 2).
 """
 
 import math
@@ -45,7 +45,7 @@ def bits_per_dim(log_px: Any, dims: int, levels: int) -> Any:
     a lower bound, the result is an upper bound.
 
     Args:
-        log_px: log p(x) in nats an image, or a bound on it, of any shape.
+        log_px: log p(x) in nats per image, or a bound on it, of any shape.
         dims: D, number of pixel values of an image.
         levels: number of bins of a pixel value; 1 if log_px is the logarithm of a probability. See `Model.levels`.
     """

@@ -24,8 +24,8 @@ class Metric(NamedTuple):
 
 
 TOLD = {
-    "elbo": Metric("ELBO", "nats an image", 2),
-    "importance_bound": Metric("importance-weighted bound", "nats an image", 2),
+    "elbo": Metric("ELBO", "nats per image", 2),
+    "importance_bound": Metric("importance-weighted bound", "nats per image", 2),
     "bits_per_dim": Metric("bits/dim", "bits a dimension", 4),
 }
 

@@ -106,7 +106,7 @@ def _reached(outcome: Outcome) -> str:
     assert best is not None
     also = "" if outcome.metric == "elbo" else f" ({_titled(outcome.metric, outcome.score, best.split)})"
     plural = "s" if best.epoch > 1 else ""
-    return f"{_titled('elbo', best.elbo, best.split)} nats an image after {best.epoch} epoch{plural}{also}"
+    return f"{_titled('elbo', best.elbo, best.split)} nats per image after {best.epoch} epoch{plural}{also}"
 
 
 def _hardware(scaling: ScalingSection) -> str:

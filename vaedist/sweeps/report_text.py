@@ -80,7 +80,7 @@ def _best_section(sweep: Sweep, best: Outcome) -> Iterator[str]:
     title = title_of(sweep.tune.metric, trial.split)
     assert epoch is not None
     yield "## Best trial"
-    also = "" if sweep.tune.metric == "elbo" else f" (ELBO {score_of('elbo', epoch.elbo)} nats an image)"
+    also = "" if sweep.tune.metric == "elbo" else f" (ELBO {score_of('elbo', epoch.elbo)} nats per image)"
     yield (
         f"Trial {trial.number}, `{trial.name}`: {title} **{score_of(sweep.tune.metric, best.score)}** {shown.unit}"
         f"{also} after epoch {epoch.epoch} of {best.epochs} completed epochs; the trial {_ended(trial)}."

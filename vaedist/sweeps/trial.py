@@ -15,7 +15,7 @@ from vaedist.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class Epoch:
-    """Scores on the images of `split` after an epoch of a trial; elbo and importance_bound are in nats an image."""
+    """Scores on the images of `split` after an epoch of a trial; elbo and importance_bound are in nats per image."""
 
     epoch: int
     step: int

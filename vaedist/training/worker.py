@@ -59,7 +59,7 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
     Every worker of a run calls this, in a process that has not used TensorFlow before.
 
     Returns:
-        Means of the last pass over the evaluated split, in nats an image.
+        Means of the last pass over the evaluated split, in nats per image.
 
     Raises:
         VaedistError: the run cannot be trained further; committed checkpoints stay.

@@ -29,7 +29,7 @@ optimizer = optax.adam(RATE, BETA_1, BETA_2, EPSILON)
 
 
 def negative_elbo(w, raw, key):
-    """Returns the loss of a batch, in nats an image."""
+    """Returns the loss of a batch, in nats per image."""
     x = raw.astype(jnp.float32) / 255.0
     hidden = jnp.tanh(x @ w["encoder"][0] + w["encoder"][1])
     mu, log_sigma, context = jnp.split(hidden @ w["parameters"][0] + w["parameters"][1], 3, axis=-1)

@@ -29,7 +29,7 @@ taken = tf.Variable(0, dtype=tf.int64)
 
 
 def negative_elbo(raw, step):
-    """Returns the loss of a batch, in nats an image."""
+    """Returns the loss of a batch, in nats per image."""
     x = tf.cast(raw, tf.float32) / 255.0
     hidden = tf.tanh(x @ encoder[0] + encoder[1])
     mu, log_sigma, context = tf.split(hidden @ parameters[0] + parameters[1], 3, axis=-1)

@@ -37,7 +37,7 @@ class Step(nn.Module):
 
 
 class NegativeElbo(nn.Module):
-    """Loss of a batch, in nats an image."""
+    """Loss of a batch, in nats per image."""
 
     def __init__(self):
         super().__init__()
