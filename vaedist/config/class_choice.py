@@ -1,7 +1,7 @@
-"""Classes that keys of an experiment name: built-in ones by name, users' own ones as "package.module:Class".
+"""Classes that keys of an experiment name: built-in ones by name, users' own as "package.module:Class".
 
-Classes are named by import strings and imported when they are asked for, so that reading an experiment loads no
-Keras. A user's class is imported from `sys.path` as the user set it, and from nowhere else.
+Classes are stored as import strings and imported on demand, so that reading an experiment does not load Keras. A
+user's class is imported from `sys.path` as the user set it, and from nowhere else.
 """
 
 import difflib
@@ -16,10 +16,10 @@ from vaedist.user_code import quiet_tensorflow, user_code
 
 
 class ClassNameError(ConfigError):
-    """A key's value names no class that can be used.
+    """The value of a key does not name a usable class.
 
     Attributes:
-        reason: what is wrong, without the key and its value.
+        reason: the message without the key and its value.
     """
 
     reason = ""
@@ -30,13 +30,13 @@ class ClassChoice:
     """The classes that a key may name.
 
     Attributes:
-        noun: what they are, such as "model".
+        noun: kind of class, such as "model".
         key: the key, such as "model.type".
-        base: import string of the base of users' classes.
-        public: name of the base, for messages.
+        base: import string of the base class of users' classes.
+        public: name of the base class in messages.
         built_in: import strings of the built-in classes, by name; the first is the default.
-        built_in_options: import strings of their options, by the same names; empty where classes have no options.
-        options: import string and public name of the base of the options of users' classes; None where they have none.
+        built_in_options: import strings of their options classes, by the same names; empty if classes have no options.
+        options: import string and public name of the base class of users' options; None if classes have no options.
     """
 
     noun: str
@@ -49,21 +49,21 @@ class ClassChoice:
 
     @property
     def default(self) -> str:
-        """Returns the name of the default."""
+        """Name of the default class."""
         return next(iter(self.built_in))
 
     def options_class(self, name: str, key: str | None = None) -> Any:
-        """Returns the class of the options of a class.
+        """Returns the options class of a class.
 
-        Of a user's class, its module is imported, and nothing else.
+        For a user's class, only its module is imported.
 
         Args:
-            name: of a built-in class, or "package.module:Class".
-            key: whose value it is, for messages.
+            name: name of a built-in class, or "package.module:Class".
+            key: key that has this value, for messages; None means `self.key`.
 
         Raises:
-            ClassNameError: there is no such class, or its `Options` are not those of a class of this kind.
-            UserCodeError: its module raises an exception when it is imported.
+            ClassNameError: the class does not exist, or its `Options` is not a subclass of the required base class.
+            UserCodeError: importing its module raises an exception.
         """
         if name in self.built_in:
             return _imported(self.built_in_options[name])
@@ -78,11 +78,11 @@ class ClassChoice:
         return options
 
     def load(self, name: str, key: str | None = None) -> Any:
-        """Returns the class of a name, which loads Keras.
+        """Imports and returns the class of a name, which loads Keras.
 
         Raises:
             ClassNameError: as `options_class` raises it, or the class does not fit the interface.
-            UserCodeError: its module raises an exception when it is imported.
+            UserCodeError: importing its module raises an exception.
         """
         if name in self.built_in:
             return _imported(self.built_in[name])
@@ -98,7 +98,7 @@ class ClassChoice:
         return found
 
     def check(self, name: str, key: str | None = None) -> None:
-        """Refuses a user's class that does not fit the interface; built-in classes are not imported.
+        """Raises an error for a user's class that does not fit the interface; built-in classes are not imported.
 
         Raises:
             ClassNameError, UserCodeError: as `load` raises them.
@@ -107,7 +107,7 @@ class ClassChoice:
             self.load(name, key)
 
     def refusal(self, name: str, key: str | None, reason: str) -> ClassNameError:
-        """Returns an error about a name; `key` is the one whose value it is, None the usual one."""
+        """Returns an error about a name; `key` is the key that has this value, `self.key` if None."""
         error = ClassNameError(f"{key or self.key} = {name!r}: {reason}")
         error.reason = reason
         return error
@@ -133,7 +133,7 @@ class ClassChoice:
                 return import_module(module)
             except ModuleNotFoundError as error:
                 if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                    raise  # the module is there, and imports one that is not
+                    raise  # the module exists, but imports one that does not
                 path = os.environ.get("PYTHONPATH")
                 reason = (
                     f"there is no module {error.name} in PYTHONPATH ({path or 'not set'}) or among the installed "

@@ -1,4 +1,4 @@
-"""Options of the classes that an experiment names: each class brings a section of its own."""
+"""Options of the classes that an experiment names; each class defines its own section."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
@@ -12,14 +12,14 @@ from vaedist.user_code import user_code
 
 
 class ClassOptions(Section):
-    """Base of the options of a class, which their key `type` names.
+    """Base class for the options of a class, whose name is the key `type`.
 
-    Each kind of class, such as models, has a base of its own, which sets `choice`.
+    Each kind of class, such as models, has its own subclass, which sets `choice`.
     """
 
     choice: ClassVar[ClassChoice]
 
-    type: str = Field(default="", description="A built-in class, or one of one's own, written 'package.module:Class'.")
+    type: str = Field(default="", description="A built-in class, or your own, written 'package.module:Class'.")
 
     def values(self) -> dict[str, Any]:
         """Returns all options but the type, by dotted key."""
@@ -31,10 +31,10 @@ class ClassOptions(Section):
 
 
 def of_its_type(base: type[ClassOptions]) -> Callable[[Any], Any]:
-    """Returns a validator that reads a table as the options of the class that the table's key `type` names.
+    """Returns a validator that converts a table to the options of the class that its key `type` names.
 
     Args:
-        base: of the options, which says what the key may name.
+        base: base class of the options, whose `choice` holds the allowed names.
     """
     choice = base.choice
 
@@ -57,7 +57,7 @@ def of_its_type(base: type[ClassOptions]) -> Callable[[Any], Any]:
 
 
 def class_sections(section: Section, prefix: str = "") -> Iterator[tuple[str, ClassOptions]]:
-    """Yields the options of each class that a section names, with their dotted name; the outer ones come first."""
+    """Yields the options of each class that a section names, with their dotted name, outer sections first."""
     for name in type(section).model_fields:
         inner = getattr(section, name)
         if isinstance(inner, ClassOptions):
@@ -67,18 +67,18 @@ def class_sections(section: Section, prefix: str = "") -> Iterator[tuple[str, Cl
 
 
 def _wrong_type(kind: Any, reason: str) -> ValidationError:
-    """Returns a fault of the key `type`."""
+    """Returns a validation error of the key `type`."""
     fault = PydanticCustomError("class_unknown", "{reason}", {"reason": reason})
     return ValidationError.from_exception_data("type", [{"type": fault, "loc": ("type",), "input": kind}])
 
 
 def _leaves(section: Section, default: Section | None, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The dotted keys of a section with their values and their defaults, without the section's own type.
+    """Yields the dotted keys of a section with their values and defaults, without the section's own type.
 
     Args:
         section: the section.
-        default: one of the same class, whose values are the defaults; None takes those of the class.
-        prefix: of the keys.
+        default: an instance of the same class that holds the defaults; None means those of the class.
+        prefix: prefix of the keys.
     """
     for name, field in type(section).model_fields.items():
         if name == "type" and isinstance(section, ClassOptions):

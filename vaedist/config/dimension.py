@@ -76,7 +76,7 @@ class Dimension(Section):
         return self.quantised(float(rng.uniform(low, high)))
 
     def quantised(self, value: float) -> Value:
-        """Returns a value of the range, rounded to the nearest whole step."""
+        """Rounds a value of the range to the nearest step."""
         if self.step is not None:
             low, high = self.bounds
             steps = min(round((value - low) / self.step), math.floor((high - low) / self.step * (1 + 1e-12)))

@@ -68,12 +68,12 @@ class Experiment(Section):
     def of_classes_in(cls, tables: Mapping[str, Any]) -> type[Self]:
         """Returns this class with the options of the classes that nested tables name, see `with_options`.
 
-        In the place of a class that there is not, those of the default.
+        For the name of a class that does not exist, the options are those of the default.
         """
         return with_options(cls, tables, or_default=True)
 
     def classes(self) -> Iterator[tuple[str, str, ClassChoice]]:
-        """Yields each key that names a class, the class, and the classes that the key may name."""
+        """Yields each key that names a class, with its value and the classes that it may name."""
         for key, options in class_sections(self):
             yield f"{key}.type", options.type, options.choice
 
@@ -136,7 +136,7 @@ class Experiment(Section):
     def with_values(self, values: Mapping[str, Any]) -> Self:
         """Returns a new experiment with some values replaced, by dotted key.
 
-        With another `model.type` or `model.flow.type`, the options of that class that are not given are its defaults.
+        If `model.type` or `model.flow.type` changes, options of the new class that are not given have their defaults.
 
         Raises:
             ConfigError: a key is unknown, or a value is not allowed.
@@ -144,16 +144,16 @@ class Experiment(Section):
         return self.from_dict(placed(self.tables_for(values), values))
 
     def with_overrides(self, *overrides: str) -> Self:
-        """Returns a new experiment with `section.key=value` overrides applied, as `with_values` applies values."""
+        """Returns a new experiment with `section.key=value` overrides applied as in `with_values`."""
         values = parsed(overrides, self.of_classes_in, self.tables_for({}))
         return self.from_dict(placed(self.tables_for(values), values), "--set")
 
     def tables_for(self, values: Mapping[str, Any], *, keep_changed: bool = False) -> dict[str, Any]:
-        """Returns the experiment as nested tables, without the options of the classes that values replace.
+        """Returns the experiment as nested tables, without the options of classes that the values replace.
 
         Args:
-            values: by dotted key.
-            keep_changed: keep those options that differ from their defaults.
+            values: values by dotted key.
+            keep_changed: keep the options that differ from their defaults.
         """
         tables = self.model_dump(exclude_none=True)
         for key, options in class_sections(self):
@@ -168,7 +168,7 @@ class Experiment(Section):
 
 
 def check_classes(job: Experiment) -> None:
-    """Refuses an experiment or a sweep that names a user's class which does not fit its interface.
+    """Raises an error for an experiment or a sweep that names a user's class which does not fit its interface.
 
     Built-in classes are not imported.
 
@@ -180,9 +180,9 @@ def check_classes(job: Experiment) -> None:
 
 
 def differences(old: Section, new: Section, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Returns the keys in which two experiments, or two sweeps, differ, with both values.
+    """Yields the keys in which two experiments, or two sweeps, differ, with both values.
 
-    Of the options of different classes, only the types are compared.
+    If two classes differ, their options are not compared.
     """
     for name in type(old).model_fields:
         before, after = getattr(old, name), getattr(new, name)

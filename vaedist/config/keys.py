@@ -1,4 +1,4 @@
-"""Dotted keys of the sections of an experiment, with the options of the classes that it names."""
+"""Dotted keys of the sections of an experiment, including the options of the classes that it names."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -20,8 +20,8 @@ class ClassKey(NamedTuple):
 
     Attributes:
         key: the dotted key, such as "model.type".
-        name: the class that it names.
-        choice: the classes that it may name.
+        name: its value.
+        choice: the allowed values.
     """
 
     key: str
@@ -29,19 +29,19 @@ class ClassKey(NamedTuple):
     choice: ClassChoice
 
     def owns(self, key: str) -> bool:
-        """Returns True for a key of the options of this class."""
+        """Returns True if a key is one of the options of this class."""
         return key.startswith(self.key.removesuffix("type"))
 
 
 def with_options(section: type[S], tables: Mapping[str, Any] | None = None, *, or_default: bool = False) -> type[S]:
-    """Returns the class of a section, such as an experiment, with the options of the classes that tables name.
+    """Returns a subclass of a section, such as an experiment, with the options of the classes that tables name.
 
-    It describes keys and is never instantiated: every experiment is an instance of the class that is passed in.
+    The subclass describes keys and is never instantiated: every experiment is an instance of the class passed in.
 
     Args:
         section: the class.
-        tables: nested tables; where they name no class, options are those of the default.
-        or_default: take the default for the name of a class that there is not.
+        tables: nested tables; a class that they do not name is the default.
+        or_default: use the default class if the named one does not exist, instead of raising an error.
 
     Raises:
         ClassNameError, UserCodeError: as `ClassChoice.options_class` raises them.
@@ -72,7 +72,12 @@ def _options_of(choice: ClassChoice, name: Any, *, or_default: bool) -> tuple[ty
 
 @cache
 def _with_sections(section: type[S], changed: tuple[tuple[str, type[Section], str], ...]) -> type[S]:
-    """Returns a subclass of a section in which some fields have other sections, of classes of certain names."""
+    """Returns a subclass of a section with some fields replaced.
+
+    Args:
+        section: the class.
+        changed: for each field: its name, its new section, and the default of the section's key `type`, or "".
+    """
     fields: dict[str, Any] = {}
     for name, options, type_name in changed:
         if type_name and options.model_fields["type"].default != type_name:
@@ -83,7 +88,7 @@ def _with_sections(section: type[S], changed: tuple[tuple[str, type[Section], st
 
 
 def class_keys(section: type[Section], prefix: str = "") -> Iterator[ClassKey]:
-    """Yields each key of a section that names a class; those of outer sections come first."""
+    """Yields each key of a section that names a class, outer sections first."""
     for name, field in section.model_fields.items():
         if inner := _section_of(field):
             if issubclass(inner, ClassOptions):
@@ -92,7 +97,7 @@ def class_keys(section: type[Section], prefix: str = "") -> Iterator[ClassKey]:
 
 
 def keys(section: type[Section], prefix: str = "") -> Iterator[str]:
-    """Returns every dotted key of a section and of the sections in it; the options are those of default classes."""
+    """Yields every dotted key of a section and its subsections, with the options of the default classes."""
     for name, field in section.model_fields.items():
         if inner := _section_of(field):
             yield from keys(inner, f"{prefix}{name}.")
@@ -101,7 +106,7 @@ def keys(section: type[Section], prefix: str = "") -> Iterator[str]:
 
 
 def text_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
-    """Returns every dotted key whose value is text, also where only some words are allowed."""
+    """Yields every dotted key whose value is text, including those with a list of allowed words."""
     for name, field in section.model_fields.items():
         if inner := _section_of(field):
             yield from text_keys(inner, f"{prefix}{name}.")
@@ -110,7 +115,7 @@ def text_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
 
 
 def tables(section: type[Section], prefix: str = "") -> Iterator[str]:
-    """Returns every dotted name of a table that an experiment may have."""
+    """Yields the dotted name of every table of a section."""
     for name, field in section.model_fields.items():
         if inner := _section_of(field):
             yield prefix + name
@@ -118,7 +123,7 @@ def tables(section: type[Section], prefix: str = "") -> Iterator[str]:
 
 
 def _is_text(kind: Any) -> bool:
-    """Returns True for the type of text, of one of a few words, and of either or None."""
+    """Returns True for the type `str`, for a `Literal` of strings, and for a union of these and None."""
     parts = get_args(kind)
     if get_origin(kind) is Literal:
         return all(isinstance(word, str) for word in parts)
@@ -128,7 +133,7 @@ def _is_text(kind: Any) -> bool:
 
 
 def _section_of(field: FieldInfo) -> type[Section] | None:
-    """Returns the section that is the type of a field, if it is one."""
+    """Returns the type of a field if it is a section, else None."""
     kind = field.annotation
     if not isinstance(kind, type) or not issubclass(kind, Section):
         return None

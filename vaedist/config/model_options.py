@@ -1,4 +1,4 @@
-"""Base of the options of models, the [model] part of an experiment, and the models that it may name."""
+"""Base class of the options of models, the [model] section of an experiment, and the built-in models."""
 
 from importlib import import_module
 from typing import Any, ClassVar
@@ -20,13 +20,11 @@ MODELS = ClassChoice(
 
 
 class ModelOptions(ClassOptions):
-    """Options of a model: a subclass adds its keys, each with a type, a default, a range and a description."""
+    """Base class for the options of a model. A subclass adds keys, each with a type, default, range and description."""
 
     choice: ClassVar[ClassChoice] = MODELS
 
-    type: str = Field(
-        default="", description="A built-in model, or a class of one's own, written 'package.module:Class'."
-    )
+    type: str = Field(default="", description="A built-in model, or your own class, written 'package.module:Class'.")
 
     def preprocessing(self, binarize: str) -> Any:
         """Returns the mapping of pixels to the x that the model scores, a `vaedist.models.preprocessing.Preprocessing`.
@@ -39,5 +37,5 @@ class ModelOptions(ClassOptions):
         Raises:
             ValueError: the model cannot score pixels that are binarised in this way; the message says why in one line.
         """
-        preprocessing = import_module("vaedist.models.preprocessing")  # which stands above config/
+        preprocessing = import_module("vaedist.models.preprocessing")  # a layer above config/
         return preprocessing.BINARIZE[binarize] or preprocessing.Binned()

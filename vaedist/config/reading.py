@@ -14,7 +14,7 @@ from vaedist.errors import ConfigError
 
 
 def parse(text: str, where: str) -> dict[str, Any]:
-    """Returns TOML text as nested tables; `where` names its origin in errors."""
+    """Parses TOML text to nested tables; `where` names its origin in errors."""
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -29,12 +29,12 @@ def parsed(
     """Returns the values of `section.key=value` texts, by dotted key.
 
     Args:
-        overrides: the texts, in any order; of several of one key, the last one counts.
-        section_for: returns the class of an experiment with the options of the classes that nested tables name.
-        nested: the tables that the values are for.
+        overrides: the texts, in any order; the last one for a key wins.
+        section_for: function that returns the experiment class with the options of the classes that tables name.
+        nested: the tables that the values will be set in.
 
     Raises:
-        ConfigError: a text sets no key that the experiment has.
+        ConfigError: a text is malformed, or its key is unknown.
     """
     given = [*map(_Override.parse, overrides)]
     if not given:
@@ -52,9 +52,9 @@ def parsed(
 def _section_with(
     given: "list[_Override]", section_for: Callable[[Mapping[str, Any]], type[Section]], nested: Mapping[str, Any]
 ) -> type[Section]:
-    """Returns the class of an experiment with the options of the classes that overrides name, or else nested tables.
+    """Returns the experiment class with the options of the classes that overrides, or else nested tables, name.
 
-    The options of a class that is named may name a further one.
+    Options of a class may name further classes, hence the loop.
     """
     named: dict[str, str] = {}
     while True:
@@ -71,9 +71,9 @@ class _Override(NamedTuple):
 
     Attributes:
         key: the dotted key.
-        value: its value as it was given.
+        value: the unparsed value.
         spaced: True if the text has the form KEY = VALUE, as in a file: the spaces are not part of the value.
-        shown: the text, in one line.
+        shown: the text, on one line.
     """
 
     key: str
@@ -104,7 +104,7 @@ def placed(nested: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, An
 
 
 def _text(given: str, *, spaced: bool) -> str:
-    """Returns the value of a text key: a quoted TOML string, or else the characters as they were given."""
+    """Returns the value of a text key: a quoted TOML string, or else the text itself."""
     value = _toml_value(given)
     if isinstance(value, str) and value != given.strip():
         return value
@@ -146,14 +146,14 @@ def first_fault(section: type[Section], error: ValidationError) -> str:
 
 
 def unknown_key(key: str, section: type[Section], known: Iterable[str]) -> str:
-    """Returns what is said of a key that an experiment does not have: the class that lacks it, and the nearest key."""
+    """Returns the error message for an unknown key, with the class that lacks it and the nearest valid key."""
     owners = [each for each in _chosen(section) if each.owns(key)]
     of = f" of {owners[-1].key} = {owners[-1].name!r}" if owners else ""
     return f"unknown key {key!r}{of}{nearest(key, known, section)}"
 
 
 def _chosen(section: type[Section]) -> list[ClassKey]:
-    """Returns the keys that name other classes than the default ones."""
+    """Returns the keys that name a class other than the default."""
     return [each for each in class_keys(section) if each.name != each.choice.default]
 
 
@@ -167,9 +167,9 @@ def _short(value: Any) -> str:
 
 
 def nearest(key: str, known: Iterable[str], section: type[Section] | None = None) -> str:
-    """Returns a hint that names the valid key most like `key`, by the whole key or else by its last part.
+    """Returns a hint that names the valid key most similar to `key`, by the whole key or else by its last part.
 
-    Without one it names the command that lists those of a section with the options of certain classes.
+    If none is similar, the hint names the command that lists the keys, with the classes that the section names.
     """
     known = list(known)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)

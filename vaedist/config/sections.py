@@ -175,19 +175,23 @@ class TrainingSection(Section):
     schedule: Literal["constant", "cosine"] = Field(
         default="constant", description="Learning rate after the warm-up: constant, or a cosine decay to 0."
     )
-    warmup_steps: int = Field(default=0, ge=0, description="Steps over which the learning rate rises from 0.")
+    warmup_steps: int = Field(
+        default=0,
+        ge=0,
+        description="Steps over which the learning rate rises linearly; 0 starts at its maximum.",
+    )
     weight_decay: float = Field(default=0.0, ge=0, le=10, description="Weight decay of kernels, for adamw.")
     clip_norm: float = Field(
         default=0.0,
         ge=0,
-        description="Maximum global norm of the gradients, above which they are scaled down; 0 is none.",
+        description="Maximum global norm of the gradients, which are scaled down to it; 0 disables it.",
     )
     accumulation_steps: int = Field(
         default=1,
         ge=1,
-        description="Gradient accumulation: each device divides its images of a batch into this many parts, and adds "
-        "up their gradients before the all-reduce, so that a large batch needs the memory of a small one. The results "
-        "differ only by rounding.",
+        description="Gradient accumulation: each device divides its part of a batch into this many micro-batches, and "
+        "adds up their gradients before the all-reduce, so that a large batch needs the memory of a small one. The "
+        "results differ only by rounding.",
     )
     reduce_dtype: Literal["float32", "bfloat16"] = Field(
         default="float32",
@@ -203,7 +207,8 @@ class TrainingSection(Section):
         default=0.0,
         ge=0,
         lt=1,
-        description="Decay of an exponential moving average of the weights, used for tests and samples; 0 disables it.",
+        description="Decay of an exponential moving average (EMA) of the weights, which evaluation and sampling use; 0 "
+        "disables it.",
     )
     steps_per_call: int = Field(
         default=64,
@@ -352,5 +357,8 @@ class MonitorSection(Section):
         "validation images, or on the test images if there are none; 0 computes none.",
     )
     pictures: int = Field(
-        default=32, ge=1, le=256, description="Images in the grid of reconstructions; twice as many samples are drawn."
+        default=32,
+        ge=1,
+        le=256,
+        description="Images in the grid of reconstructions; the grid of samples has twice that.",
     )

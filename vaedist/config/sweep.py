@@ -1,4 +1,4 @@
-"""A sweep: an experiment, and the keys that its trials vary."""
+"""A sweep: an experiment and the keys that its trials vary."""
 
 import itertools
 import math
@@ -31,7 +31,7 @@ class TuneSection(Section):
         "the importance-weighted bound with monitor.importance_samples; or bits/dim.",
     )
     direction: Literal["auto", "max", "min"] = Field(
-        default="auto", description="Whether more is better; auto knows: less only of bits_per_dim."
+        default="auto", description="Direction of optimisation; auto minimises bits_per_dim and maximises the others."
     )
     search: Literal["grid", "random", "optuna"] = Field(
         default="random",
@@ -40,12 +40,15 @@ class TuneSection(Section):
     samples: int = Field(default=20, ge=1, le=MOST_TRIALS, description="Number of trials, except in a grid search.")
     scheduler: Literal["none", "asha", "median"] = Field(
         default="asha",
-        description="Early stopping: none; asha stops trials that are not among the best at a rung; median stops those "
-        "below the median of the others' running means.",
+        description="Early stopping: none; asha stops trials that are not among the best at a rung; median stops "
+        "trials below the median of the others' running means.",
     )
     grace_epochs: int = Field(default=1, ge=1, description="Epochs before a trial may be stopped early.")
     reduction: float = Field(
-        default=3.0, gt=1, le=100, description="Reduction factor of ASHA: one in this many trials continues at a rung."
+        default=3.0,
+        gt=1,
+        le=100,
+        description="Reduction factor of ASHA: one in this many trials continues at each rung.",
     )
     concurrent: int = Field(default=0, ge=0, description="Maximum number of concurrent trials; 0 runs as many as fit.")
     minutes: float = Field(default=0.0, ge=0, description="Time limit of the sweep; 0 sets no limit.")
@@ -60,7 +63,7 @@ class TuneSection(Section):
 
     @property
     def mode(self) -> str:
-        """Returns "max" if higher values of the metric are better, else "min"."""
+        """Direction of optimisation of the metric, "max" or "min"."""
         return METRICS[self.metric] if self.direction == "auto" else self.direction
 
 
@@ -101,7 +104,7 @@ class Sweep(Experiment):
 
     @property
     def class_values(self) -> list[dict[str, Value]]:
-        """Returns each combination of values of the varied keys that name classes, by key; [{}] if none is varied."""
+        """Combinations of values of the varied keys that name classes, by key; [{}] if none is varied."""
         models = self.tune.space.get("model.type")
         tables: list[Mapping[str, Any]] = [{"model": {"type": kind}} for kind in models.extremes] if models else []
         names = {each.key for one in (self.model_dump(), *tables) for each in class_keys(self.of_classes_in(one))}
@@ -109,7 +112,7 @@ class Sweep(Experiment):
         return [dict(zip(varied, values, strict=True)) for values in itertools.product(*varied.values())]
 
     def classes(self) -> Iterator[tuple[str, str, ClassChoice]]:
-        """Yields each key that names a class, the class, and the classes that the key may name, of all trials."""
+        """Yields each key of any trial that names a class, with its value and the classes that it may name."""
         found = {}
         for values in self.class_values:
             for each in class_keys(with_options(Experiment, self._trial(values))):
@@ -118,7 +121,7 @@ class Sweep(Experiment):
             yield key, name, choice
 
     def _check_key(self, key: str) -> None:
-        """Refuses a key that some trial lacks, or that must have the same value in all trials."""
+        """Raises an error for a key that some trial lacks, or that must have the same value in all trials."""
         if key.startswith(FIXED) and key in keys(Experiment):
             raise ValueError(
                 f"tune.space has the key {key!r}, which cannot be varied: {key.partition('.')[0]} is the same in all "
@@ -138,7 +141,7 @@ class Sweep(Experiment):
                 )
 
     def _check_value(self, key: str, value: Value) -> None:
-        """Refuses a value that no trial can have; invalid combinations of values are found by their trials."""
+        """Raises an error for a value that no trial can have; trials themselves detect invalid combinations."""
         for values in self.class_values:
             if values.get(key, value) != value:
                 continue
@@ -150,7 +153,7 @@ class Sweep(Experiment):
                     raise ValueError(f"tune.space: {first_fault(Experiment.of_classes_in(tables), error)}") from None
 
     def _check_bits_per_dim(self) -> None:
-        """Refuses the metric bits/dim if neither the sweep's own model nor one with a varied option reports them."""
+        """Raises an error if neither the sweep's model nor one with a varied option reports bits/dim."""
         space, binarize = self.tune.space, self.data.binarize
         varied = [(key, value) for key in space if key.startswith("model.") for value in space[key].extremes]
         seen = [self.model.preprocessing(binarize)]
@@ -170,7 +173,7 @@ class Sweep(Experiment):
         """Returns a sweep from nested tables; `where` names their origin in errors.
 
         Raises:
-            ConfigError: with the first fault: key, value and what is allowed; or there is no [tune] part.
+            ConfigError: the tables are invalid, see `Experiment.from_dict`, or there is no [tune] section.
         """
         if "tune" not in tables:
             raise ConfigError(f"{where} has no [tune] part: it is for `vaedist train`, not a sweep")
@@ -178,17 +181,17 @@ class Sweep(Experiment):
 
     @property
     def grid_size(self) -> int:
-        """Number of trials of the grid."""
+        """Number of combinations in the grid."""
         return math.prod(len(dimension.values or ()) for dimension in self.tune.space.values())
 
     @property
     def trials(self) -> int:
-        """Number of trials of the sweep."""
+        """Number of trials in the sweep."""
         return self.grid_size if self.tune.search == "grid" else self.tune.samples
 
     def drawn(self, number: int) -> dict[str, Value]:
-        """Returns the varied values of a trial of a grid or of a random search, which depend on its number only."""
-        import numpy as np  # not needed to read a job
+        """Returns the values that trial `number` of a grid or random search varies; they depend on nothing else."""
+        import numpy as np  # slow to import, and not needed to read a job
 
         space = self.tune.space
         if self.tune.search == "grid":
@@ -198,7 +201,7 @@ class Sweep(Experiment):
         return {key: dimension.sample(rng) for key, dimension in space.items()}
 
     def experiment(self, params: Mapping[str, Value], **run: str) -> Experiment:
-        """Returns a trial's experiment.
+        """Returns the experiment of a trial.
 
         Args:
             params: values of the varied keys.
@@ -210,17 +213,17 @@ class Sweep(Experiment):
         return Experiment.from_dict(self._trial({**params, **{f"run.{k}": v for k, v in run.items()}}))
 
     def _trial(self, params: Mapping[str, Value]) -> dict[str, Any]:
-        """Returns a trial's experiment as nested tables.
+        """Returns the experiment of a trial as nested tables.
 
-        A trial with another `model.type` or `model.flow.type` than the sweep's inherits the options of that class which
-        differ from their defaults.
+        If the trial varies `model.type` or `model.flow.type`, the new class keeps those options of the sweep's class
+        that differ from their defaults.
         """
         tables = self.tables_for(params, keep_changed=True)
         return placed({name: table for name, table in tables.items() if name != "tune"}, params)
 
 
 def read_job(path: str | Path, overrides: tuple[str, ...] = ()) -> Experiment:
-    """Returns the `Sweep` of a job file with a [tune] part, or else its `Experiment`.
+    """Returns the `Sweep` of a job file if it has a [tune] section, else its `Experiment`.
 
     Raises:
         ConfigError: as `Experiment.from_file`.
