@@ -48,7 +48,7 @@ def jobs(tmp_path_factory):
 
 @pytest.fixture
 def taken(monkeypatch):
-    """Returns the experiment that a command would train, tune or submit; it runs in this process, without Ray."""
+    """Function that runs a command in this process, without Ray, and returns the experiment that it would start."""
 
     def take(read, *_, **__):
         raise TakenError(read)
