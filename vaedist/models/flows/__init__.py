@@ -1,1 +1,1 @@
-"""Normalizing flows of the posterior."""
+"""Normalizing flows for the posterior."""

@@ -1,4 +1,4 @@
-"""Masked networks whose output i depends on the inputs before i only (MADE, Germain et al. 2015)."""
+"""Masked networks whose output i depends only on the inputs before i (MADE, Germain et al. 2015)."""
 
 from typing import Any
 
@@ -9,22 +9,22 @@ from keras import ops
 from vaedist.models.flows import masks
 from vaedist.models.products import Product
 
-BLOCKS = 2  # of each masked product, see `MaskedDense`; on two cores 2 was faster than 1 and 4
+BLOCKS = 2  # per masked product, see `MaskedDense`; on two cores, 2 was faster than 1 and 4
 
 
 class MaskedDense(keras.layers.Layer):
-    """A dense layer whose kernel is 0 where a mask is False: y = x (W * mask) + b, once for each parameter.
+    """A dense layer with a masked kernel, y = x (W * mask) + b, for each of several parameters per output.
 
-    The outputs are computed in blocks of neighbours, and a block's kernel spans just the inputs that its outputs may
-    see. For a mask that is about triangular, as those of `masks` are, B blocks hold (B + 1) / (2 B) of the
-    kernel: what is left out needs no memory, no multiplication, no gradient and no optimizer state.
+    The outputs are computed in blocks of adjacent columns, and the kernel of a block has rows only for inputs that its
+    outputs may depend on. For roughly triangular masks such as those of `masks`, B blocks hold (B + 1) / (2 B) of the
+    kernel. The rest needs no memory, multiplications, gradients or optimizer state.
 
     Args:
-        mask: whether an output may see an input, [in, out].
-        parameters: how many numbers each output has; all of them go by its mask.
-        blocks: into how many blocks the outputs are cut; more leave out more, but make smaller products.
+        mask: True where an output may depend on an input, [in, out].
+        parameters: number of parameters per output, which share the mask.
+        blocks: number of blocks; more blocks leave out more of the kernel, but their products are smaller.
         scale: factor on the Glorot initialisation of the kernel.
-        seed: of the initialisation.
+        seed: seed of the initialisation.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class MaskedDense(keras.layers.Layer):
         self.blocks = masks.column_blocks(mask, blocks)
 
     def build(self, input_shape: Any) -> None:
-        """Make the kernel of each block, its parameters side by side, and the bias of each parameter."""
+        """Creates the kernel of each block, with its parameters side by side, and the bias of each parameter."""
         seeds = np.random.SeedSequence(self.seed).generate_state(len(self.blocks)).tolist()
         self.kernels = [
             self.add_weight(
@@ -56,7 +56,7 @@ class MaskedDense(keras.layers.Layer):
             product.clear_masked()
 
     def call(self, x: Any) -> tuple[Any, ...]:
-        """[..., in] -> each parameter, [..., out]."""
+        """Maps [..., in] to each parameter, [..., out]."""
         by_block = []
         for product, (first, mask) in zip(self.products, self.blocks, strict=True):
             y = product(x[..., first : first + len(mask)])
@@ -70,20 +70,20 @@ class MaskedDense(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("vaedist")
 class AutoregressiveNetwork(keras.layers.Layer):
-    """A masked MLP that gives each latent i some parameters, which depend on z_<i and on all of the context.
+    """A masked MLP that computes parameters for each latent i, which depend on z_<i and on the whole context.
 
     With `reverse` they depend on z_>i.
 
-    The context is added to the first hidden layer, unmasked. The last layer starts at a tenth of Glorot's scale, so
-    that its outputs start near 0.
+    The context is added to the first hidden layer, unmasked. The last layer is initialised at a tenth of Glorot's
+    scale, so that its outputs start near 0.
 
     Args:
         latent: number of latents.
-        width: units of each hidden layer, tanh.
+        width: units per hidden layer, with tanh activation.
         layers: number of hidden layers.
-        parameters: how many each latent gets.
-        reverse: the order of the latents.
-        seed: of the initialisation.
+        parameters: number of parameters per latent.
+        reverse: reverse the order of the latents.
+        seed: seed of the initialisation.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class AutoregressiveNetwork(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.latent, self.parameters = latent, parameters
-        self.order = range(latent)[::-1] if reverse else range(latent)  # each depends on those before it
+        self.order = range(latent)[::-1] if reverse else range(latent)  # each latent depends on those before it
         seeds = np.random.SeedSequence(seed).generate_state(layers + 1).tolist()
         inputs, hidden = masks.input_degrees(latent, reverse=reverse), masks.hidden_degrees(width, latent)
         into = [inputs] + [hidden] * (layers - 1)
@@ -122,17 +122,17 @@ class AutoregressiveNetwork(keras.layers.Layer):
         )
 
     def build(self, input_shape: Any) -> None:
-        """Make the weights of every layer."""
+        """Creates the weights of all layers."""
         for layer in (*self.hidden, self.out):
             layer.build((None, self.latent))
 
     @property
     def products(self) -> list[Product]:
-        """Those of its layers."""
+        """Products of all layers."""
         return [product for layer in (*self.hidden, self.out) for product in layer.products]
 
     def call(self, z: Any, context: Any = None) -> tuple[Any, ...]:
-        """From z [..., latent] and a context [..., width], if there is one, to the parameters, each [..., latent]."""
+        """Maps z [..., latent] and an optional context [..., width] to the parameters, each [..., latent]."""
         (y,) = self.hidden[0](z)
         y = ops.tanh(y if context is None else y + context)
         for layer in self.hidden[1:]:

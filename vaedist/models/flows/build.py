@@ -1,4 +1,4 @@
-"""From the options of a flow to the flow."""
+"""Construction of a flow from its options."""
 
 from typing import Any
 
@@ -8,17 +8,17 @@ from vaedist.user_code import user_code
 
 
 def make_flow(options: FlowOptions, latent: int, *, context: int, seed: int, **kwargs: Any) -> Flow:
-    """Returns the flow that options describe, to be built by the model.
+    """Returns the flow with the given options; the model must build it.
 
     Args:
-        options: of the flow; the identity for a depth of 0.
+        options: options of the flow; a depth of 0 gives the identity.
         latent: number of latents.
         context: width of h.
-        seed: key of the initial weights.
+        seed: seed of the initial weights.
         kwargs: name and dtype of the layer.
 
     Raises:
-        ClassNameError, UserCodeError: the flow is a user's, and cannot be used, see `ClassChoice.load`.
+        ClassNameError, UserCodeError: the flow is a user's and cannot be used, see `ClassChoice.load`.
     """
     if not options.depth:
         return Identity(latent, options, context=context, seed=seed, **kwargs)

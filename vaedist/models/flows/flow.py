@@ -19,9 +19,9 @@ class FlowOutput(NamedTuple):
     Attributes:
         z: z_T, [..., latent].
         log_det: contributions to log |det dz_T/dz_0|, whose sum over the last axis is the log-determinant, in nats:
-            [..., latent] of an elementwise map, where each latent has its own, and [..., 1] where only their sum is
-            known. `Flow.call` may also return the sum as [...].
-        metrics: values to be logged, [...], by name.
+            [..., latent] if they are known by latent, as for elementwise maps, else [..., 1]. `Flow.call` may also
+            return the total as [...].
+        metrics: values to log, [...], by name.
     """
 
     z: Any
@@ -32,14 +32,14 @@ class FlowOutput(NamedTuple):
 class Flow(keras.layers.Layer, ABC):
     """An invertible map z_0 -> z_T with parameters that may depend on a context h.
 
-    A subclass has `Options`, a subclass of `FlowOptions`, makes its weights in the constructor or in `build`, and
-    computes in `compute_dtype`.
+    A subclass has an attribute `Options`, a subclass of `FlowOptions`, creates its weights in the constructor or in
+    `build`, and computes in `compute_dtype`.
 
     Args:
         latent: number of latents.
-        options: of the flow; `depth` is at least 1.
-        context: width of h; 0 without one.
-        seed: key of the initial weights.
+        options: options of the flow; `depth` is at least 1.
+        context: width of h; 0 if the flow has no context.
+        seed: seed of the initial weights.
     """
 
     def __init__(self, latent: int, options: FlowOptions, *, context: int = 0, seed: int = 0, **kwargs: Any) -> None:
@@ -48,16 +48,16 @@ class Flow(keras.layers.Layer, ABC):
 
     @abstractmethod
     def call(self, z: Any, h: Any) -> FlowOutput:
-        """Maps z_0 [..., latent] to z_T, given h [..., context], [..., 0] without a context.
+        """Maps z_0 [..., latent] to z_T, given h [..., context].
 
-        Several samples of an image, z_0 [B, K, latent], share its h [B, 1, context].
+        K samples per image, z_0 [B, K, latent], share the h of their image, [B, 1, context].
         """
 
     def __call__(self, z: Any, h: Any) -> FlowOutput:
-        """Returns what `call` returns, with log_det of shape [..., latent] or [..., 1].
+        """Returns the result of `call`, with log_det of shape [..., latent] or [..., 1].
 
         Raises:
-            ModelError: it returned something else than `FlowOutput` says.
+            ModelError: the result does not have the type or the shapes of a `FlowOutput`.
         """
         found = super().__call__(z, h)
         if not isinstance(found, FlowOutput):
@@ -77,12 +77,12 @@ class Flow(keras.layers.Layer, ABC):
 
     @property
     def products(self) -> Sequence[Product]:
-        """Products with kernels whose gradients may be taken as `Factors`; none unless a subclass declares them."""
+        """Products with kernels whose gradients can be computed as `Factors`; empty by default."""
         return ()
 
 
 class Identity(Flow):
-    """The flow of no steps."""
+    """The identity, a flow without steps."""
 
     def call(self, z: Any, h: Any) -> FlowOutput:
         """Returns z_0."""
@@ -94,17 +94,17 @@ class Invertible(Protocol):
     """A flow whose inverse can be computed."""
 
     def inverse(self, z: Any, h: Any) -> Any:
-        """Returns the z_0 that the flow maps to z_T, [B, latent]."""
+        """Returns the z_0 that the flow maps to z_T = z, [B, latent]."""
         ...
 
 
 class Dependency(NamedTuple):
-    """A claim that output i of a function depends on the latents before i only, in some order.
+    """A function whose output i depends only on the latents before i, in some order.
 
     Attributes:
-        name: of the function, for messages.
-        function: z [B, latent] to values [B, latent].
-        order: numbers of the latents, each after those that it may depend on.
+        name: name of the function in messages.
+        function: maps z [B, latent] to values [B, latent].
+        order: indices of the latents; the output of each may depend on those before it.
     """
 
     name: str
@@ -117,12 +117,12 @@ class Autoregressive(Protocol):
     """A flow whose steps have triangular Jacobians."""
 
     def dependencies(self, h: Any) -> Iterator[Dependency]:
-        """Yields each autoregressive function of the flow, for a context h [B, context]."""
+        """Yields the autoregressive functions of the flow for a context h [B, context]."""
         ...
 
 
 class FlowCase(NamedTuple):
-    """A flow, and inputs to prove it at: z_0 [B, latent] and h [B, context]."""
+    """A flow and inputs at which to check it: z_0 [B, latent] and h [B, context]."""
 
     flow: Flow
     z: Any

@@ -1,7 +1,7 @@
 """Inverse autoregressive flow: steps z -> (z', log_det), each the inverse direction of an autoregressive map.
 
 Kingma, Salimans, Jozefowicz, Chen, Sutskever and Welling, "Improved Variational Inference with Inverse
-Autoregressive Flow", 2016, algorithm 1 and section 4. log_det = log |det dz'/dz| of each image, in nats.
+Autoregressive Flow", 2016, algorithm 1 and section 4. log_det = log |det dz'/dz| per image, in nats.
 """
 
 from collections.abc import Iterator
@@ -22,14 +22,14 @@ from vaedist.models.products import Dense, Product
 class InverseAutoregressiveFlow(Flow):
     """A stack of steps, each a `Transform` with the parameters of an `AutoregressiveNetwork`.
 
-    Each step takes the latents in the reverse of the order of the one before it, by the masks of its network: nothing
-    is moved, and a unit keeps its place from z_0 to z_T. The context h enters every step through one product.
+    Successive steps use opposite orders of the latents. The masks of their networks implement this, so that a latent
+    keeps its index from z_0 to z_T. One product computes the contributions of the context h to all steps.
 
     Args:
         latent: number of latents.
         options: sizes and formula of the steps.
-        context: width of h; 0 does without.
-        seed: key of the initial weights.
+        context: width of h; 0 if the flow has no context.
+        seed: seed of the initial weights.
     """
 
     Options = IAFOptions
@@ -41,7 +41,7 @@ class InverseAutoregressiveFlow(Flow):
         *seeds, last = (int(s) for s in np.random.SeedSequence(seed).generate_state(depth + 1))
         self.context = None
         if context and depth:
-            limit = float(np.sqrt(6 / (context + width)))  # Glorot's, of one step
+            limit = float(np.sqrt(6 / (context + width)))  # Glorot's limit for one step
             self.context = Dense(
                 depth * width,
                 use_bias=False,
@@ -64,7 +64,7 @@ class InverseAutoregressiveFlow(Flow):
         ]
 
     def build(self, input_shape: Any) -> None:
-        """Makes the weights of every step."""
+        """Creates the weights of all steps."""
         if self.context is not None:
             self.context.build((None, self.context_width))
         for network in self.networks:
@@ -73,17 +73,17 @@ class InverseAutoregressiveFlow(Flow):
 
     @property
     def products(self) -> list[Product]:
-        """Returns the product of the context, and those of each step."""
+        """Products of the context and of all steps."""
         own = [] if self.context is None else [self.context.product]
         return own + [product for network in self.networks for product in network.products]
 
     def call(self, z: Any, h: Any) -> FlowOutput:
         """Maps z_0 [..., latent] to z_T, given h [..., context].
 
-        Several samples of an image, z_0 [B, K, latent], may share its h [B, 1, context].
+        K samples per image, z_0 [B, K, latent], may share the h of their image, [B, 1, context].
 
-        Its metrics are the log-determinant of each step, log_det_t, and the mean over latents of |dz'_i/dz_i|, called
-        gate_t where steps are gated and scale_t otherwise.
+        The metrics are the log-determinant of each step, log_det_t, and the mean over latents of |dz'_i/dz_i|, named
+        gate_t for gated steps and scale_t for others.
         """
         log_det, log_scales = ops.zeros_like(z), []
         for network, context in zip(self.networks, self.contexts(h), strict=True):
@@ -96,22 +96,22 @@ class InverseAutoregressiveFlow(Flow):
         return FlowOutput(z, log_det, {**dets, **scales})
 
     def inverse(self, z: Any, h: Any) -> Any:
-        """Returns the z_0 that the flow maps to z_T [B, latent], unit by unit, at `latent` times the cost of `call`."""
+        """Returns the z_0 that the flow maps to z_T = z, [B, latent], at `latent` times the cost of `call`."""
         for network, context in reversed(list(zip(self.networks, self.contexts(h), strict=True))):
             after, z = z, ops.zeros_like(z)
-            for unit in network.order:  # the parameters of a unit are right when all units before it are
+            for latent in network.order:  # its parameters depend only on latents that are already known
                 before = self.transform.inverse(after, *network(z, context))
-                z = ops.where(ops.arange(self.latent) == unit, before, z)
+                z = ops.where(ops.arange(self.latent) == latent, before, z)
         return z
 
     def contexts(self, h: Any) -> list[Any]:
-        """Returns what h adds to the first hidden layer of each step, [..., width]; None where there is no context."""
+        """Returns the contribution of h to the first hidden layer of each step, [..., width], or None for each."""
         if self.context is None:
             return [None] * len(self.networks)
         return ops.split(self.context(h), len(self.networks), axis=-1)
 
     def dependencies(self, h: Any) -> Iterator[Dependency]:
-        """Yields each step's autoregressive parameters as functions of the step's input."""
+        """Yields the autoregressive parameters of each step as functions of its input."""
 
         def parameter(network: AutoregressiveNetwork, context: Any, part: int, z: Any) -> Any:
             return network(z, context)[part]

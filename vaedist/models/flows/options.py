@@ -1,4 +1,4 @@
-"""Options of flows, the [model.flow] part of a model with one, and the flows that it may name."""
+"""Options of flows, the section [model.flow] of models with a flow, and the built-in flows."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -18,43 +18,42 @@ FLOWS = ClassChoice(
 
 
 class FlowOptions(ClassOptions):
-    """Options of a flow: a subclass adds its keys, each with a type, a default, a range and a description."""
+    """Base class for the options of a flow. A subclass adds keys, each with a type, default, range and description."""
 
     choice: ClassVar[ClassChoice] = FLOWS
 
-    type: str = Field(
-        default="", description="A built-in flow, or a class of one's own, written 'package.module:Class'."
-    )
-    depth: int = Field(default=3, ge=0, le=64, description="Number of flow steps; 0 is the plain VAE.")
+    type: str = Field(default="", description="A built-in flow, or your own class, written 'package.module:Class'.")
+    depth: int = Field(default=3, ge=0, le=64, description="Number of flow steps; 0 is a VAE without a flow.")
 
     def context_width(self, latent: int) -> int:
-        """Returns the width of the context h that the encoder computes for the flow beside the parameters of q(z_0|x).
+        """Returns the width of the context h, which the encoder computes for the flow besides q(z_0|x).
 
-        As many as there are latents, unless a subclass says otherwise; 0 does without.
+        The default is the number of latents; 0 means no context.
         """
         return latent
 
 
 class IAFOptions(FlowOptions):
-    """The inverse autoregressive flow of the posterior (Kingma et al. 2016)."""
+    """Options of the inverse autoregressive flow (Kingma et al. 2016)."""
 
     type: str = Field(default="iaf", description=FlowOptions.model_fields["type"].description)
-    width: int = Field(default=500, ge=1, description="Units of each hidden layer of a step's autoregressive network.")
-    layers: int = Field(default=1, ge=1, le=16, description="Hidden layers of a step's autoregressive network.")
+    width: int = Field(default=500, ge=1, description="Units per hidden layer of a step's autoregressive network.")
+    layers: int = Field(default=1, ge=1, le=16, description="Hidden layers per step's autoregressive network.")
     transform: Literal["gated", "affine", "location"] = Field(
         default="gated",
-        description="Formula of a step: g z + (1 - g) m, (z - m) / exp(s), or z + m, which keeps volumes.",
+        description="Formula of a step: gated, g z + (1 - g) m; affine, (z - m) / exp(s); or location, z + m, which "
+        "preserves volume.",
     )
-    context: bool = Field(default=True, description="Feed each step the encoder's third output, h, beside z.")
+    context: bool = Field(default=True, description="Condition each step on a context h, computed by the encoder.")
     gate_bias: float = Field(
         default=2.0,
         ge=-20,
         le=20,
-        description="Added to the logits of a gated step's gates, so that it starts near the identity.",
+        description="Bias of the gate logits of gated steps; at large values, steps start near the identity.",
     )
 
     def context_width(self, latent: int) -> int:
-        """Returns the number of latents, or 0 without a context."""
+        """Returns the number of latents if the flow has a context, else 0."""
         return latent if self.context else 0
 
 
