@@ -1,7 +1,7 @@
 """Models, flows, likelihoods and preprocessing, in Keras 3 on TensorFlow.
 
-Importing this package loads neither: the names below are imported when they are asked for, so that options and
-preprocessing can be read without Keras.
+Importing this package loads neither: the names below are imported on demand, so that options and preprocessing can
+be used without Keras.
 """
 
 import importlib
@@ -20,7 +20,7 @@ _HOMES = {"VAE": "vaedist.models.mlp.model", "Model": "vaedist.models.model", "S
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is asked for."""
+    """Imports a public name on demand."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""From an experiment to the model that it describes."""
+"""Construction of the model of an experiment."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,23 +12,23 @@ from vaedist.user_code import user_code
 
 
 def build_model(experiment: Experiment, image_shape: tuple[int, int, int], dtype: str = "float32") -> Any:
-    """Returns the model that an experiment describes, with its initial weights.
+    """Returns the model of an experiment, with its initial weights.
 
     Raises:
-        ClassNameError, UserCodeError: the model is a user's, and cannot be used, see `ClassChoice.load`.
+        ClassNameError, UserCodeError: the model is a user's and cannot be used, see `ClassChoice.load`.
     """
     options, binarize = experiment.model, experiment.data.binarize
     kind = MODELS.load(options.type)
     with user_code(f"model.type = {options.type!r}: the model cannot be made"):
         preprocessing = options.preprocessing(binarize)
-        keras.utils.set_random_seed(experiment.seed)  # of initializers that have no seed of their own
+        keras.utils.set_random_seed(experiment.seed)  # for initializers without a seed
         with layers_of(dtype):
             return kind(image_shape, options, preprocessing=preprocessing, seed=experiment.seed, dtype=dtype)
 
 
 @contextmanager
 def layers_of(dtype: str) -> Iterator[None]:
-    """Lets Keras layers that are made in this context compute in a type of numbers, unless they are given another."""
+    """Sets the default dtype of Keras layers that are created in this context."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype)
     try:

@@ -1,4 +1,4 @@
-"""Log-densities of normal distributions, in nats, each written once."""
+"""Log-densities of normal distributions, in nats."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 def log_normal(x: Any, mu: Any, log_sigma: Any) -> Any:
-    """Log-density log N(x; mu, sigma^2) of each component: x, mu, log_sigma and the result are [..., D].
+    """Returns log N(x; mu, sigma^2) by component: x, mu, log_sigma and the result are [..., D].
 
     `log_sigma` is the logarithm of the standard deviation.
     """
@@ -20,5 +20,5 @@ def log_normal(x: Any, mu: Any, log_sigma: Any) -> Any:
 
 
 def log_standard_normal(z: Any) -> Any:
-    """Log-density log N(z; 0, 1) of each component, [..., D] to [..., D]."""
+    """Returns log N(z; 0, 1) by component, [..., D]."""
     return -0.5 * (ops.square(z) + LOG_2PI)

@@ -1,4 +1,4 @@
-"""Gradients of a model's weights, for models that declare products as well as for those that do not."""
+"""Gradients with respect to a model's weights, optionally as the factors of a declared product."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -13,18 +13,18 @@ from vaedist.models.products import Factors, products_seen
 
 
 class WeightGradients:
-    """Takes gradients with respect to a model's trainable variables.
+    """Computes gradients with respect to a model's trainable variables.
 
     Args:
         model: the model.
 
     Attributes:
-        kernels: numbers of the weights whose gradients may be taken as `Factors`.
-        supports: where a kernel may be nonzero, [in, out], boolean, by number, for those that are restricted; entries
-            outside must be 0, and their gradients are not masked.
+        kernels: indices of the variables whose gradients can be computed as `Factors`.
+        supports: boolean mask [in, out] of each masked kernel, by index. Masked entries must be 0; the gradients
+            returned for them are not masked.
 
     Raises:
-        ModelError: two variables of the model have the same path, by which checkpoints tell them apart.
+        ModelError: two variables of the model have the same path, which is their name in checkpoints.
     """
 
     def __init__(self, model: Model) -> None:
@@ -45,13 +45,13 @@ class WeightGradients:
         self, loss: Callable[[], tuple[Any, Any]], weights: Sequence[Any], *,
         factored: Collection[int] = (), kernel_first: bool = False,
     ) -> tuple[list[Any], Any]:  # fmt: skip
-        """Returns the gradient of each weight, and what the function returned beside the loss.
+        """Returns the gradient with respect to each weight, and the second result of `loss`.
 
         Args:
-            loss: computes the loss, and something else.
-            weights: the variables to differentiate with respect to, one for each trainable variable of the model.
-            factored: numbers of the kernels whose gradients are returned as `Factors`.
-            kernel_first: see `kernel_first_product`; only in programs that XLA compiles.
+            loss: function that returns the loss and an arbitrary second result.
+            weights: tensors or variables to differentiate with respect to, one per trainable variable of the model.
+            factored: indices of the kernels whose gradients are returned as `Factors`.
+            kernel_first: use `kernel_first_product`; requires compilation by XLA.
         """
         with tf.GradientTape() as tape, products_seen(kernel_first=kernel_first) as seen:
             value, more = loss()

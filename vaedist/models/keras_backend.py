@@ -1,4 +1,4 @@
-"""Refuses to work with Keras on anything but TensorFlow; modules that use Keras import this one."""
+"""Raises an error unless Keras's backend is TensorFlow; modules that use Keras import this one."""
 
 import keras
 

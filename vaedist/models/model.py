@@ -1,4 +1,4 @@
-"""The interface of models: all that training, evaluation, sampling and checks know of them."""
+"""The interface of models, which is all that training, evaluation, sampling and checks use of them."""
 
 import math
 from abc import ABC, abstractmethod
@@ -16,17 +16,17 @@ from vaedist.models.products import Product
 
 
 class Score(NamedTuple):
-    """Log-likelihood and KL divergence of a mini-batch, at one sample of the latents per image or at K of them.
+    """Log-likelihood and KL divergence of a mini-batch, at one or K samples of the latents per image.
 
-    S is [B] for one sample of each image and [B, K] for K samples.
+    The shape S is [B] for one sample per image and [B, K] for K samples.
 
     Attributes:
         log_px: log p(x|z), S, in nats.
-        kl: the sample's log q(z|x) - log p(z) by stochastic layer, S + [groups], in nats. Groups are what free bits
-            apply to, such as units or channels; [..., 1] where only a total is known. The sum over layers and groups
-            estimates KL(q(z|x) || p(z)).
-        latents: the sample of z by stochastic layer, S + shape.
-        metrics: further values, S, which are logged as means over images under these names.
+        kl: log q(z|x) - log p(z) of the sample by stochastic layer, S + [groups], in nats. Free bits apply to groups,
+            such as units or channels; S + [1] if only the total is known. The sum over layers and groups is an estimate
+            of KL(q(z|x) || p(z)).
+        latents: sample of z by stochastic layer, S + shape.
+        metrics: further values by name, S, whose means over images are logged.
     """
 
     log_px: Any
@@ -38,20 +38,20 @@ class Score(NamedTuple):
 class Model(keras.Model, ABC):
     """A variational autoencoder that vaedist can train.
 
-    A subclass makes its weights in the constructor, and takes all randomness from its arguments: `eps` holds
+    A subclass creates its weights in the constructor and takes all randomness from its arguments: `eps` holds
     standard normal noise by stream, [B, *noise[stream]], and `u` uniform noise in (0, 1), shaped like the images.
-    Both are drawn outside, keyed by the row of an image, so that results do not depend on the number of devices.
+    The caller draws both, keyed by the row of an image, so that results do not depend on the number of devices.
 
     Args:
         image_shape: (height, width, channels).
-        preprocessing: how uint8 pixels become the x that is encoded and scored.
-        seed: key of the initial weights.
+        preprocessing: mapping of uint8 pixels to the x that is encoded and scored.
+        seed: seed of the initial weights.
 
     Attributes:
-        noise: shape of one image's standard normal noise, by stream, such as {"z": (64,)}.
-        broadcasts: whether `score` takes K samples of each image at once: noise [B, K, ...] with an encoding whose
-            tensors are [B, 1, ...]. Otherwise K samples are scored as K copies of the image.
-        clips: whether decoded pixel values are cut off at 0 and 1, outside of which p(x|z) has mass.
+        noise: shape of the standard normal noise of one image, by stream, such as {"z": (64,)}.
+        broadcasts: True if `score` supports K samples per image: noise [B, K, ...] with an encoding whose tensors are
+            [B, 1, ...]. If False, K samples are scored as K copies of the image.
+        clips: True if p(x|z) has mass outside [0, 1], and decoded pixel values are clipped to it.
     """
 
     noise: Mapping[str, tuple[int, ...]]
@@ -70,89 +70,89 @@ class Model(keras.Model, ABC):
 
     @abstractmethod
     def encode(self, images: Any, u: Any = None, *, training: bool = False) -> Any:
-        """Returns all that the posterior and the likelihood need of some images, as a nest of tensors [B, ...].
+        """Returns all that the posterior and the likelihood need from images, as a nest of tensors [B, ...].
 
         Args:
             images: uint8, [B, H, W, C].
-            u: uniform noise shaped like the images where `preprocessing` takes any.
-            training: whether this is a training step, for layers that tell the two apart.
+            u: uniform noise shaped like the images, if `preprocessing` needs noise.
+            training: True in a training step, for layers that behave differently there.
         """
 
     @abstractmethod
     def score(self, encoding: Any, eps: Mapping[str, Any], *, training: bool = False) -> Score:
-        """Returns the sample of q(z|x) that the noise gives, with its log p(x|z) and KL divergence.
+        """Samples q(z|x) with the given noise, and returns the sample with its log p(x|z) and KL divergence.
 
         Args:
-            encoding: as `encode` returned it.
+            encoding: result of `encode`.
             eps: standard normal noise by stream.
-            training: as for `encode`.
+            training: as in `encode`.
         """
 
     @abstractmethod
     def decode(self, latents: Mapping[str, Any], u: Any = None) -> Any:
-        """Returns images in [0, 1], [B, H, W, C]: the mean E[x|z], or drawn from p(x|z) where `u` is given.
+        """Returns images in [0, 1], [B, H, W, C]: the mean E[x|z], or a sample of p(x|z) if `u` is given.
 
         Args:
-            latents: by stochastic layer, as `score` gives them.
-            u: uniform noise shaped like the images, for drawing pixels.
+            latents: latents by stochastic layer, as in `Score.latents`.
+            u: uniform noise shaped like the images, to sample pixels.
         """
 
     def observe(self, images: Any, u: Any = None) -> Any:
-        """Returns the x that is encoded and scored, [B, H, W, C] in [0, 1], in the model's type of numbers.
+        """Returns the x that is encoded and scored, [B, H, W, C], in [0, 1], in the model's compute dtype.
 
         Args:
             images: uint8, [B, H, W, C].
-            u: uniform noise shaped like the images where `preprocessing` takes any.
+            u: uniform noise shaped like the images, if `preprocessing` needs noise.
 
         Raises:
-            NoiseError: the pixels are seen through noise, and none is given.
+            NoiseError: `preprocessing` needs noise, and `u` is None.
         """
         return ops.cast(self.preprocessing(images, u), self.compute_dtype)
 
     def generate(self, eps: Mapping[str, Any], u: Any = None, temperature: float = 1.0) -> Any:
-        """Returns new images in [0, 1], [B, H, W, C], from latents drawn from the prior.
+        """Returns new images in [0, 1], [B, H, W, C], decoded from samples of the prior.
 
-        The prior is N(0, I), unless a subclass says otherwise, and `noise` has the shapes of the latents.
+        The default is the prior N(0, I), for models whose `noise` has the shapes of the latents.
 
         Args:
             eps: standard normal noise by stream.
-            u: as for `decode`.
+            u: as in `decode`.
             temperature: factor on the prior's standard deviation.
         """
         return self.decode({name: temperature * values for name, values in eps.items()}, u)
 
     def posterior_mean(self, encoding: Any) -> dict[str, Any] | None:
-        """Returns E[z|x] by stochastic layer, [B, ...], where it is known exactly; None where it is not."""
+        """Returns E[z|x] by stochastic layer, [B, ...], or None if it is not known exactly."""
         return None
 
     @property
     def levels(self) -> int | None:
-        """Bins that bits per dimension need, see `Preprocessing`; None where there are no bits per dimension."""
+        """Number of bins for bits per dimension, see `Preprocessing`; None if bits per dimension are undefined."""
         return self.preprocessing.levels
 
     @property
     def sample_bytes(self) -> int:
-        """Memory that scoring one sample of one image takes in its largest tensor, by which evaluation sizes blocks.
+        """Bytes per sample of the largest tensor in `score`, from which evaluation computes the size of its blocks.
 
-        Two float32 numbers a pixel value, unless a subclass knows better.
+        The default is two float32 numbers per pixel value.
         """
         return 8 * math.prod(self.image_shape)
 
     @property
     def products(self) -> Sequence[Product]:
-        """Products with kernels whose gradients may be taken as `Factors`; none unless a subclass declares them.
+        """Products with kernels whose gradients can be computed as `Factors`; empty by default.
 
-        Each must be applied once in `encode` and `score` together.
+        `encode` and `score` together must apply each of them exactly once.
         """
         return ()
 
     def flow_cases(self, images: Any, eps: Mapping[str, Any], u: Any = None) -> Sequence[FlowCase]:
-        """Returns the model's flows at the inputs that some images give, to be proven by `vaedist check`."""
+        """Returns the model's flows with their inputs for the given images, for `vaedist check`."""
         return ()
 
     def pixel_distribution(self, latents: Mapping[str, Any]) -> tuple[Likelihood, Any] | None:
-        """Returns a likelihood and its raw parameters at given latents, [B, outputs * D], to be proven to sum to 1.
+        """Returns a likelihood and its raw parameters at the given latents, [B, outputs * D], for `vaedist check`.
 
-        None where the model has no likelihood that is factorised over pixel values.
+        Returns None if the model's likelihood is not factorised over pixel values.
         """
         return None

@@ -1,4 +1,4 @@
-"""Options that several models share."""
+"""Options that several models have in common."""
 
 from typing import TYPE_CHECKING, cast
 
@@ -24,14 +24,14 @@ LIKELIHOODS = ClassChoice(
         "discretized_logistic": "vaedist.models.likelihoods:DiscretizedLogistic",
     },
 )
-BINARY = ("bernoulli",)  # the built-in ones that score pixels of 0 and 1
+BINARY = ("bernoulli",)  # built-in likelihoods of binary pixels
 
 
 def make_likelihood(name: str) -> "Likelihood":
-    """Returns the likelihood of a name, which loads Keras.
+    """Returns the likelihood with a name, which loads Keras.
 
     Raises:
-        ClassNameError, UserCodeError: it is a user's, and cannot be used, see `ClassChoice.load`.
+        ClassNameError, UserCodeError: the likelihood is a user's and cannot be used, see `ClassChoice.load`.
     """
     kind = LIKELIHOODS.load(name)
     with user_code(f"{LIKELIHOODS.key} = {name!r}: the likelihood cannot be made"):
@@ -47,11 +47,11 @@ def make_likelihood(name: str) -> "Likelihood":
 
 
 class LikelihoodOptions(ModelOptions):
-    """Base of the options of models with one of the likelihoods of `vaedist.models.likelihoods`, or a user's own."""
+    """Base class for the options of models with a `Likelihood`, which is built in or a user's own."""
 
     likelihood: str = Field(
         default="bernoulli",
-        description=f"Distribution of the pixels: {', '.join(LIKELIHOODS.built_in)}, or a class of one's own, written "
+        description=f"Distribution of the pixels: {', '.join(LIKELIHOODS.built_in)}, or your own class, written "
         "'package.module:Class'.",
     )
 
@@ -66,10 +66,10 @@ class LikelihoodOptions(ModelOptions):
         return name
 
     def preprocessing(self, binarize: str) -> Preprocessing:
-        """Returns how pixels become the x that the likelihood is a distribution of.
+        """Returns the mapping of pixels to the x that the likelihood is a distribution of.
 
         Raises:
-            ValueError: pixels are binarised, for a likelihood that does not score binary pixels.
+            ValueError: pixels are binarised, and the likelihood does not score binary pixels.
         """
         if self.likelihood in LIKELIHOODS.built_in:  # without Keras
             own, binary = PREPROCESSING[self.likelihood], self.likelihood in BINARY

@@ -1,15 +1,15 @@
-"""How stored pixels, uint8, become the x in [0, 1] that is encoded and scored.
+"""Mapping of stored uint8 pixels to the x in [0, 1] that a model encodes and scores.
 
-What is done to them decides what log p(x|z) means, and so whether it is a log-likelihood at all (`proper`), and whether
-there are bits per dimension (`levels`):
+The mapping determines the meaning of log p(x|z): whether it is a log-likelihood (`proper`), and whether it can be
+converted to bits per dimension (`levels`).
 
-- x that is spread evenly over its bin of width 1/256 makes a density a bound on the probability of the pixel,
-  log P(pixel) >= E_u log p((pixel + u) / 256) - log 256 (Theis et al. 2016, section 3.1, by Jensen's inequality);
-- x that takes a few values only, scored by a distribution over these, needs nothing added;
-- a grey value in [0, 1] scored by the cross-entropy is neither.
+- If x is uniform in a bin of width 1/256, a density bounds the probability of a pixel from below,
+  log P(pixel) >= E_u log p((pixel + u) / 256) - log 256 (Theis et al. 2016, section 3.1, by Jensen's inequality).
+- If x is discrete, and scored by a distribution of its values, log p(x|z) is the log-probability.
+- The cross-entropy of a grey value in [0, 1] is neither.
 
-Where x is drawn, the noise is always given: an x without it would be another one than the model is trained and tested
-on, and scores better (a threshold in the place of random pixels, or the middle of a bin).
+Random mappings require explicit noise. Without it, x would be deterministic, such as the middle of a bin, which scores
+better than the x that the model is trained and evaluated on.
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -19,16 +19,16 @@ from vaedist.errors import NoiseError
 
 @runtime_checkable
 class Preprocessing(Protocol):
-    """A map from stored pixels to the x that a model encodes and scores.
+    """A mapping of stored pixels to the x that a model encodes and scores.
 
     Attributes:
-        shown: a description of x; models with the same one, and no others, can be compared on the same images.
-        noisy: whether it takes noise.
-        fixed: whether training takes the noise of evaluation, so that an image always gives the same x.
-        proper: whether log p(x|z) is the logarithm of a probability or of a density.
-        levels: number of bins of [0, 1] over which x is spread: bits/dim add log2(levels). 1 where x has the 256 levels
-            of a pixel and log p(x|z) is the logarithm of a probability; None where no bits/dim are stated: for a score
-            that is not `proper`, and for binary pixels, whose scores papers give in nats.
+        shown: description of x; models can be compared on the same images only if it is the same.
+        noisy: True if it needs noise.
+        fixed: True if training uses the noise of evaluation, so that an image always has the same x.
+        proper: True if log p(x|z) is the logarithm of a probability or of a density.
+        levels: number of bins of [0, 1] in which x is uniform, which adds log2(levels) to bits/dim. 1 if log p(x|z) is
+            the log-probability of the 256 levels of a pixel. None if bits/dim are undefined, because the score is not
+            `proper`, or unusual, as for binary pixels, which papers score in nats.
     """
 
     shown: str
@@ -42,10 +42,10 @@ class Preprocessing(Protocol):
 
         Args:
             pixels: uint8, [B, ...].
-            noise: uniform noise in (0, 1), shaped like the pixels, where `noisy`.
+            noise: uniform noise in (0, 1), shaped like the pixels, if `noisy`.
 
         Raises:
-            NoiseError: noise is needed, and none is given.
+            NoiseError: noise is needed, but is None.
         """
         ...
 
@@ -58,7 +58,7 @@ class Scaled:
     levels: int | None = None
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
-        """Grey values in [0, 1], the ends included."""
+        """Returns grey values in [0, 1], including both ends."""
         return _float(pixels) * (1 / 255)  # as XLA computes a division by 255
 
 
@@ -70,50 +70,50 @@ class Binned:
     levels: int | None = 1
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
-        """The middle of each pixel's bin."""
+        """Returns the middle of each pixel's bin."""
         return (_float(pixels) + 0.5) / 256.0
 
 
 class Dequantised:
-    """x = (pixel + u) / 256 with u uniform in (0, 1), so that no density grows without bound on exact values."""
+    """x = (pixel + u) / 256 with u uniform in (0, 1), on which densities cannot diverge as on discrete values."""
 
     shown = "dequantised pixels"
     noisy, fixed, proper = True, False, True
     levels: int | None = 256
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
-        """Pixels spread over their bins; noise = 0.5 takes the middle of each."""
+        """Returns pixels uniform in their bins; noise = 0.5 gives the middle of each bin."""
         _require(noise, "dequantised: its likelihood is a density")
         return (_float(pixels) + _float(noise)) / 256.0
 
 
 class Threshold:
-    """x = 1 where pixel / 255 is above 1/2, else 0."""
+    """x = 1 if pixel / 255 is above 1/2, else 0."""
 
     shown = "pixels above one half"
     noisy, fixed, proper = False, False, True
     levels: int | None = None
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
-        """Binary pixels."""
+        """Returns binary pixels."""
         return _float(_float(pixels) > 127.5)
 
 
 class Dynamic:
-    """x = 1 with probability pixel / 255, drawn afresh in each epoch of training (Salakhutdinov and Murray 2008)."""
+    """x = 1 with probability pixel / 255, drawn anew in each training epoch (Salakhutdinov and Murray 2008)."""
 
-    shown = "binary pixels drawn once for each image"  # which is what evaluation sees
+    shown = "binary pixels drawn once for each image"  # in evaluation
     noisy, fixed, proper = True, False, True
     levels: int | None = None
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
-        """Binary pixels; noise = 0.5 takes the likelier value of each, as `Threshold` does."""
+        """Returns binary pixels; noise = 0.5 gives the more likely value of each, as `Threshold` does."""
         _require(noise, "binarised at random (data.binarize)")
         return _float(_float(pixels) > 255.0 * _float(noise))
 
 
 class Fixed(Dynamic):
-    """x = 1 with probability pixel / 255, drawn once for each image, of training too (Larochelle and Murray 2011)."""
+    """x = 1 with probability pixel / 255, drawn once per image, also in training (Larochelle and Murray 2011)."""
 
     fixed = True
 
@@ -126,7 +126,7 @@ BINARIZE: dict[str, Preprocessing | None] = {
 }
 
 
-# By the likelihood's name, on the stored pixels as they are.
+# Preprocessing by built-in likelihood, without binarisation.
 PREPROCESSING: dict[str, Preprocessing] = {
     "bernoulli": Scaled(),
     "continuous_bernoulli": Dequantised(),
@@ -136,7 +136,7 @@ PREPROCESSING: dict[str, Preprocessing] = {
 
 
 def _float(values: Any) -> Any:
-    from keras import ops  # options are read without Keras
+    from keras import ops  # imported here so that options can be read without Keras
 
     return ops.cast(values, "float32")
 

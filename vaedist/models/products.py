@@ -1,8 +1,8 @@
-"""Products of rows with kernels, whose gradients can also be had as the two factors that they are products of.
+"""Matrix products with kernels, whose gradients can be computed as a pair of factors.
 
-The gradient of a kernel [in, out] is x^T dy, a sum over the rows of its input x [B, in] and of the gradient dy [B, out]
-of its output. Where rows are few, the factors are fewer numbers than the kernel has (Xie et al. 2016, "Lighter-
-Communication Distributed Machine Learning via Sufficient Factor Broadcasting").
+The gradient of a kernel [in, out] is x^T dy, with the input x [B, in] and the gradient dy [B, out] of the output. For
+few rows B, the factors are smaller than the kernel (Xie et al. 2016, "Lighter-Communication Distributed Machine
+Learning via Sufficient Factor Broadcasting").
 """
 
 from collections.abc import Iterator
@@ -18,26 +18,26 @@ from tensorflow.compiler.tf2xla.python import xla
 
 
 def boolean_tensor(mask: np.ndarray) -> Any:
-    """A mask, boolean, as a tensor.
+    """Returns a boolean mask as a tensor.
 
-    TensorFlow writes booleans into a graph one by one, which would take longer than all else of the step's graph.
+    TensorFlow serialises boolean constants one by one, which would dominate the time to trace a step.
     """
     return ops.cast(ops.convert_to_tensor(mask.view(np.uint8)), "bool")
 
 
 class Seen(NamedTuple):
-    """Input and output of a product, [B, in] and [B, out]; of several samples of each image, B counts them all."""
+    """Input and output of a product, [B, in] and [B, out]; with K samples per image, B counts all samples."""
 
     x: Any
     y: Any
 
 
 class Factors(NamedTuple):
-    """The gradient of a kernel as the two factors that it is the product of.
+    """The gradient of a kernel K as a pair of factors.
 
     Attributes:
         x: input of the product y = x K, [B, in].
-        dy: gradient of its output, [B, out].
+        dy: gradient with respect to y, [B, out].
     """
 
     x: Any
@@ -49,7 +49,7 @@ class Factors(NamedTuple):
 
 
 class _Watch(NamedTuple):
-    """Where products note themselves, and whether kernels come first in the gradients of what they are applied to."""
+    """Recorded products by the path of their kernel, and whether to use `kernel_first_product`."""
 
     seen: dict[str, Seen]
     kernel_first: bool
@@ -60,12 +60,12 @@ _WATCH: ContextVar[_Watch | None] = ContextVar("watch", default=None)
 
 @contextmanager
 def products_seen(*, kernel_first: bool = False) -> Iterator[dict[str, Seen]]:
-    """Note what the products that are taken meanwhile were applied to, by the path of their kernel.
+    """Records the input and output of each product that is computed in this context, by the path of its kernel.
 
-    Kernels are taken as they are: who asks for this has them masked already, and masks their gradients.
+    Masks are not applied: the caller must ensure that kernels are masked, and mask their gradients.
 
     Args:
-        kernel_first: take gradients as `kernel_first_product` does; only in what XLA compiles.
+        kernel_first: use `kernel_first_product`; requires compilation by XLA.
     """
     watch = _Watch({}, kernel_first)
     token = _WATCH.set(watch)
@@ -77,11 +77,11 @@ def products_seen(*, kernel_first: bool = False) -> Iterator[dict[str, Seen]]:
 
 @tf.custom_gradient
 def kernel_first_product(x: Any, kernel: Any) -> Any:
-    """The product y = x K, [B, in] x [in, out], whose gradient in x is taken as (K dy^T)^T in place of dy K^T.
+    """Returns y = x K, [B, in] x [in, out], with the gradient dx computed as (K dy^T)^T instead of dy K^T.
 
-    XLA's products on CPUs copy the kernel into panels first, which takes as long as the product itself where rows are
-    few. Of a kernel that comes first and is summed over its last axis, they do it in much less time: with 32 rows the
-    product takes 0.5 to 0.7 of the time. The barrier keeps XLA from turning it round again.
+    On CPUs, XLA first packs the kernel into panels, which takes as long as the product itself for few rows. Packing is
+    much faster if the kernel is the left factor and its last axis is contracted: with 32 rows, the product takes 0.5
+    to 0.7 of the time. The barrier prevents XLA from rewriting the product.
     """
 
     def gradient(dy: Any) -> tuple[Any, Any]:
@@ -92,30 +92,30 @@ def kernel_first_product(x: Any, kernel: Any) -> Any:
 
 
 class Product:
-    """y = x K, with a kernel of which a mask may leave out some entries, as if they were 0.
+    """y = x K with an optional mask on the kernel.
 
     Args:
         kernel: K, [in, out].
-        mask: False for what is left out, [in, out]; None leaves out nothing.
+        mask: False for entries that are treated as 0, [in, out]; None means no mask.
     """
 
     def __init__(self, kernel: Any, mask: np.ndarray | None = None) -> None:
         self.kernel, self.mask = kernel, mask
 
     def __call__(self, x: Any) -> Any:
-        """[..., in] -> [..., out]."""
+        """Maps [..., in] to [..., out]."""
         if (watch := _WATCH.get()) is not None:
             if self.kernel.path in watch.seen:
                 raise RuntimeError(f"{self.kernel.path} is applied twice, so its gradient is not one product")
             product = kernel_first_product if watch.kernel_first else ops.matmul
-            rows = x if len(x.shape) == 2 else ops.reshape(x, (-1, x.shape[-1]))  # of several samples of each image
+            rows = x if len(x.shape) == 2 else ops.reshape(x, (-1, x.shape[-1]))  # K samples per image
             y = product(rows, ops.convert_to_tensor(self.kernel))
             watch.seen[self.kernel.path] = Seen(rows, y)
             return y if rows is x else ops.reshape(y, (*x.shape[:-1], y.shape[-1]))
         return ops.matmul(x, self.kernel if self.mask is None else self._masked())
 
     def clear_masked(self) -> None:
-        """Set to 0 what the mask leaves out of the kernel, which no output depends on."""
+        """Sets the masked entries of the kernel to 0."""
         if self.mask is not None:
             self.kernel.assign(self._masked())
 
@@ -125,15 +125,15 @@ class Product:
 
 
 class Dense(keras.layers.Dense):
-    """Keras's dense layer, whose product is a `Product`."""
+    """Keras's dense layer with a `Product`."""
 
     def build(self, input_shape: Any) -> None:
-        """Make the weights."""
+        """Creates the weights."""
         super().build(input_shape)
         self.product = Product(self.kernel)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """[..., in] -> [..., units]."""
+        """Maps [..., in] to [..., units]."""
         y = self.product(inputs)
         y = y if self.bias is None else ops.add(y, self.bias)
         return y if self.activation is None else self.activation(y)

@@ -1,4 +1,4 @@
-"""Samples of diagonal normal posteriors, whose gradients an objective may ask to be doubly reparameterized."""
+"""Samples of diagonal normal posteriors, optionally with doubly reparameterized gradients."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +14,11 @@ from vaedist.models.densities import log_normal, log_standard_normal
 
 @dataclass
 class PathGradients:
-    """Doubly reparameterized samples made in a context, see `doubly_reparameterized`.
+    """Doubly reparameterized samples in a context, see `doubly_reparameterized`.
 
     Attributes:
-        weights: factors on the gradients with respect to the samples, [B, K]; to be set before gradients are taken.
-        samples: number of tensors of samples that were made.
+        weights: factors on the gradients with respect to the samples, [B, K]; must be set before the backward pass.
+        samples: number of sample tensors drawn so far.
     """
 
     weights: Any = None
@@ -44,21 +44,22 @@ _PATH: ContextVar[PathGradients | None] = ContextVar("path", default=None)
 
 @contextmanager
 def doubly_reparameterized() -> Iterator[PathGradients]:
-    """Makes `sample_normal` doubly reparameterized in this context (Tucker et al. 2019).
+    """Makes the gradients of `sample_normal` doubly reparameterized in this context (Tucker et al. 2019).
 
-    Densities then depend on the posterior's parameters through the samples alone, and gradients with respect to
-    the samples are multiplied by the context's weights. With log w = log p(x, z) - log q(z|x), normalised importance
-    weights w_k, the objective L_K = log 1/K sum_k exp(log w_k), and the weights w_k here, the gradient with respect to
-    mu and sigma is sum_k w_k^2 d log w_k/dz_k dz_k/d(mu, sigma), which is unbiased for that of E L_K, and whose
-    signal-to-noise ratio does not fall with K.
+    Densities then depend on the posterior's parameters only through the samples, and gradients with respect to the
+    samples are multiplied by the context's `weights`. Let log w_k = log p(x, z_k) - log q(z_k|x), the objective be
+    L_K = log 1/K sum_k w_k, and `weights` the normalised importance weights v_k = w_k / sum_j w_j. The gradient with
+    respect to mu and sigma is then sum_k v_k^2 d log w_k/dz_k dz_k/d(mu, sigma). It is an unbiased estimate of that of
+    E L_K, and its signal-to-noise ratio does not decrease with K.
 
-    With a flow z_T = f(z_0), it is the base sample z_0 whose gradient is multiplied. As
-    log w = log p(x, f(z_0)) + log |det df/dz_0| - log N(z_0; mu, sigma^2), the flow and the prior together are an
-    explicit function of z_0, to which this applies as it does to log p(x, z). It holds for any values of
-    whatever else log w depends on, such as the weights of the flow and of the decoder and the flow's context: their
-    gradients at given z_0 are the plain ones, sum_k w_k d log w_k, and the sum of both parts is unbiased.
+    With a flow z_T = f(z_0), the gradient of the base sample z_0 is multiplied. In
+    log w = log p(x, f(z_0)) + log |det df/dz_0| - log N(z_0; mu, sigma^2), flow and prior together are an explicit
+    function of z_0, which takes the place of log p(x, z) in the argument above. Other parameters of log w, such as the
+    weights of the flow and of the decoder and the flow's context, have their plain gradient at fixed z_0,
+    sum_k v_k d log w_k. The sum of both parts is unbiased.
 
-    That takes one reparameterized sample. Where a second one depends on it, its gradient would be multiplied twice.
+    The estimator needs a single reparameterized sample: if a second one depended on it, the gradient of the first would
+    be multiplied twice.
     """
     path = PathGradients()
     token = _PATH.set(path)
@@ -69,7 +70,7 @@ def doubly_reparameterized() -> Iterator[PathGradients]:
 
 
 def sample_normal(mu: Any, log_sigma: Any, eps: Any) -> tuple[Any, Any]:
-    """Returns z = mu + sigma eps and log N(z; mu, sigma^2) of each component, both [..., D], in nats.
+    """Returns z = mu + sigma eps and log N(z; mu, sigma^2) by component, both [..., D], the latter in nats.
 
     Args:
         mu: mean, [..., D].

@@ -1,11 +1,10 @@
-"""Random numbers keyed by (seed, stream, step, row), the same whatever the devices that draw them.
+"""Random numbers keyed by (seed, stream, step, row), which do not depend on the number of devices.
 
-Row r of a batch owns a fixed run of counters of the Philox generator (Salmon et al. 2011), so that a replica
-that holds rows a, ..., b of a global batch draws exactly the numbers that one device holding all rows would
-give them.
+Row r of a batch owns a fixed range of counters of the Philox generator (Salmon et al. 2011). A replica with rows
+a, ..., b of a global batch therefore draws exactly the numbers that a single device would draw for these rows.
 
-Pixels are evaluated with `pixel_uniform`, whose numbers depend on `EVALUATION_SEED` and the row's number in its split
-alone: every run, command, batch size and number of workers sees the same binarised or dequantised images.
+The pixel noise of evaluation, `pixel_uniform`, depends only on `EVALUATION_SEED` and the index of a row in its split.
+All runs, commands, batch sizes and numbers of workers therefore see the same binarised or dequantised images.
 """
 
 import math
@@ -16,19 +15,19 @@ import numpy as np
 import tensorflow as tf
 
 _PHILOX = 1
-# Streams, which must not share numbers.
+# Streams, which never share random numbers.
 POSTERIOR, OBSERVATION, EVALUATION, EVALUATION_OBSERVATION, PRIOR, INSPECTION, IMPORTANCE, PIXELS = range(8)
 _STREAMS = 8
 
-EVALUATION_SEED = 0  # key of the pixels that are evaluated, whatever the run's seed
+EVALUATION_SEED = 0  # seed of the pixel noise of evaluation, independent of the run's seed
 
-# Philox4x32-10: multipliers, what is added to the key in each round, and the number of rounds.
+# Philox4x32-10: multipliers, increments of the key per round, and number of rounds.
 _MULTIPLIERS, _WEYL, _ROUNDS = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85), 10
 
 
 def row_bits(seed: int, stream: int, step: Any, first_row: Any, rows: int, width: int) -> Any:
-    """Uniform 32-bit integers, [rows, width], for the rows first_row, ..., first_row + rows - 1."""
-    blocks = -(-width // 4)  # one counter gives four numbers
+    """Returns uniform 32-bit integers, [rows, width], for the rows first_row, ..., first_row + rows - 1."""
+    blocks = -(-width // 4)  # each counter yields four numbers
     key = _key(seed, stream, step)
     counter = tf.stack([tf.cast(tf.cast(first_row, tf.int64) * blocks, tf.uint64), tf.constant(0, tf.uint64)])
     bits = tf.raw_ops.StatelessRandomUniformFullIntV2(
@@ -38,15 +37,15 @@ def row_bits(seed: int, stream: int, step: Any, first_row: Any, rows: int, width
 
 
 def row_uniform(seed: int, stream: int, step: Any, first_row: Any, rows: int, width: int) -> Any:
-    """Uniform numbers in the open interval (0, 1), [rows, width], float32, with 23 random bits each."""
+    """Returns uniform numbers in the open interval (0, 1), [rows, width], float32, with 23 random bits each."""
     return _uniform(row_bits(seed, stream, step, first_row, rows, width))
 
 
 def row_normal(seed: int, stream: int, step: Any, first_row: Any, rows: int, width: int) -> Any:
-    """Standard normal numbers, [rows, width], float32, by the inverse distribution function; |eps| < 5.3.
+    """Returns standard normal numbers, [rows, width], float32, by the inverse distribution function; |eps| < 5.3.
 
-    Compiled by XLA they are the same bits however rows are split. Run eagerly, the last bits of a number depend
-    on where it stands in the tensor: vectorised and scalar code round erfinv differently.
+    If compiled by XLA, they are bitwise the same for any split of the rows. In eager mode, the last bits of a number
+    depend on its position in the tensor, as vectorised and scalar code round erfinv differently.
     """
     uniform = row_uniform(seed, stream, step, first_row, rows, width)
     return np.float32(np.sqrt(2.0)) * tf.math.erfinv(2.0 * uniform - 1.0)
@@ -56,19 +55,19 @@ def row_noise(
     seed: int, stream: int, step: Any, first_row: Any, rows: int, shapes: Mapping[str, Sequence[int]],
     samples: int | None = None, dtype: str = "float32",
 ) -> dict[str, Any]:  # fmt: skip
-    """Returns standard normal noise of several names, each [rows, *shape], or [rows, samples, *shape].
+    """Returns standard normal noise by name, each [rows, *shape], or [rows, samples, *shape].
 
-    A row's numbers are one run of the generator, cut into the names in their order.
+    The numbers of a row are one range of the generator, divided among the names in their order.
 
     Args:
-        seed: key of the run.
-        stream: that shares no numbers with another.
-        step: number of the update.
-        first_row: number of the first row within the global batch.
-        rows: how many.
-        shapes: of one row's noise, by name.
-        samples: number of draws for each row; None draws once, without that axis.
-        dtype: of the result.
+        seed: seed of the run.
+        stream: one of the streams above.
+        step: index of the update.
+        first_row: index of the first row in the global batch.
+        rows: number of rows.
+        shapes: shape of the noise of one row, by name.
+        samples: number of draws per row; None draws once, without a samples axis.
+        dtype: dtype of the result.
     """
     sizes = [math.prod(shape) for shape in shapes.values()]
     leading = [rows] if samples is None else [rows, samples]
@@ -81,7 +80,7 @@ def row_noise(
 
 
 def numbered_bits(seed: int, stream: int, step: Any, numbers: Any, width: int) -> Any:
-    """Uniform 32-bit integers, [B, width], for rows of any numbers, [B]; those that `row_bits` gives the same rows."""
+    """Returns the integers that `row_bits` draws for rows with arbitrary indices `numbers`, [B]; shape [B, width]."""
     blocks = -(-width // 4)
     high32, low32 = tf.constant(32, tf.uint64), tf.constant(0xFFFFFFFF, tf.uint64)
 
@@ -104,10 +103,10 @@ def numbered_bits(seed: int, stream: int, step: Any, numbers: Any, width: int) -
 
 
 def pixel_uniform(numbers: Any, width: int) -> Any:
-    """Noise of the pixels that are evaluated, uniform in (0, 1), [B, width], for rows of a split, [B].
+    """Returns the pixel noise of evaluation, uniform in (0, 1), [B, width], for rows with the indices `numbers`, [B].
 
-    The number of a row is its place in the order in which rows are dealt to shards, so that it does not depend on how
-    many there are; see `LanePlan`.
+    The index of a row is its position in the order in which rows are distributed to shards, so it does not depend on
+    the number of shards; see `LanePlan`.
     """
     return _uniform(numbered_bits(EVALUATION_SEED, EVALUATION_OBSERVATION, 0, numbers, width))
 
@@ -118,6 +117,6 @@ def _key(seed: int, stream: int, step: Any) -> Any:
 
 
 def _uniform(bits: Any) -> Any:
-    """The upper 23 of 32 random bits as a number in the open interval (0, 1), float32."""
+    """Returns the upper 23 of 32 random bits as a number in the open interval (0, 1), float32."""
     high = tf.cast(tf.bitwise.right_shift(bits, tf.constant(9, tf.uint32)), tf.float32)
     return (high + 0.5) * 2.0**-23

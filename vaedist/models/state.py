@@ -1,4 +1,4 @@
-"""Variables of a model that are not trained, such as the moving statistics of normalisation layers."""
+"""State of a model: variables that a training step assigns without training them, such as moving statistics."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,16 +11,16 @@ from vaedist.models.model import Model
 
 
 def state_variables(model: Model, score: Callable[[], Any]) -> list[Any]:
-    """Returns the variables that a training step assigns without training them; all hold floating-point numbers.
+    """Returns the variables that a training step assigns without training them; all have a floating-point dtype.
 
-    Other variables that are not trained, such as those of a frozen layer, are constants.
+    Other non-trainable variables, such as those of a frozen layer, are constants.
 
     Args:
         model: the model.
-        score: scores a batch as a training step does; called once, to see which variables it assigns.
+        score: function that scores a batch as a training step does; called once, to find the variables it assigns.
 
     Raises:
-        ModelError: one is of another type, as the state of a random number generator is.
+        ModelError: a variable has another dtype, such as the state of a random number generator.
     """
     untrained = list(model.non_trainable_variables)
     scope = keras.StatelessScope(state_mapping=[(variable, variable.value) for variable in untrained])
@@ -41,14 +41,14 @@ def state_variables(model: Model, score: Callable[[], Any]) -> list[Any]:
 
 @contextmanager
 def state_updates(variables: Sequence[Any], values: Sequence[Any]) -> Iterator[list[Any]]:
-    """Lets a model read other values of its state in this context, and collects what it assigns.
+    """Substitutes the values of a model's state in this context, and collects the values that the model assigns.
 
     Args:
-        variables: the model's, see `state_variables`.
-        values: to be read, one for each variable.
+        variables: state of the model, see `state_variables`.
+        values: value of each variable in this context.
 
     Yields:
-        A list, which holds the new value of each variable when the context is left.
+        A list that is filled with the new value of each variable at the end of the context.
     """
     updates: list[Any] = []
     if not variables:

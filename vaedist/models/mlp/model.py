@@ -2,7 +2,7 @@
 
     x -> encoder -> mu, log_sigma, h; z_0 = mu + sigma * eps; z_T = flow(z_0; h); z_T -> decoder -> p(x|z_T)
 
-The prior is N(0, I) on z_T, so a new image is decode(z) with z ~ N(0, I): no flow at generation.
+The prior is N(0, I) on z_T, so a new image is decode(z) with z ~ N(0, I); generation does not use the flow.
 """
 
 import math
@@ -24,7 +24,7 @@ from vaedist.models.preprocessing import BINARIZE, Preprocessing
 from vaedist.models.products import Dense, Product
 from vaedist.models.reparameterization import sample_normal
 
-Z = "z"  # the stochastic layer, and its stream of noise
+Z = "z"  # name of the stochastic layer and of its noise stream
 
 
 class Encoding(NamedTuple):
@@ -33,7 +33,7 @@ class Encoding(NamedTuple):
     Attributes:
         x: pixel values in [0, 1], [B, D].
         mu, log_sigma: mean and logarithm of the standard deviation, [B, latent].
-        h: context, [B, latent], or [B, 0] where the flow takes none.
+        h: context of the flow, [B, context]; [B, 0] if it has none.
     """
 
     x: Any
@@ -48,8 +48,8 @@ class Posterior(NamedTuple):
     Attributes:
         z: z_T, [..., latent].
         log_q: contributions to log q(z|x), whose sum over the last axis is the log-density in nats: [..., latent], or
-            [..., 1] where the flow gives only a total.
-        metrics: the flow's.
+            [..., 1] if the flow returns only the total.
+        metrics: metrics of the flow.
     """
 
     z: Any
@@ -78,7 +78,7 @@ class MLP(keras.layers.Layer):
         self.out = Dense(outputs, kernel_initializer=initializer, name="out", dtype=dtype)
 
     def build(self, input_shape: Any) -> None:
-        """Makes the weights of all layers."""
+        """Creates the weights of all layers."""
         width = self.inputs
         for layer in (*self.hidden, self.out):
             layer.build((None, width))
@@ -86,11 +86,11 @@ class MLP(keras.layers.Layer):
 
     @property
     def products(self) -> list[Product]:
-        """The products of all layers."""
+        """Products of all layers."""
         return [layer.product for layer in (*self.hidden, self.out)]
 
     def call(self, x: Any) -> Any:
-        """[..., inputs] -> [..., outputs]."""
+        """Maps [..., inputs] to [..., outputs]."""
         for layer in self.hidden:
             x = layer(x)
         return self.out(x)
@@ -98,13 +98,13 @@ class MLP(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("vaedist")
 class VAE(Model):
-    """The model, usable by itself: `VAE((32, 32, 3))(images)` scores a mini-batch of uint8 images.
+    """A VAE with MLP encoder and decoder, which can be used on its own: `VAE((32, 32, 3))(images)` scores uint8 images.
 
     Args:
         image_shape: (height, width, channels).
-        options: sizes and likelihood; None takes the defaults.
-        preprocessing: how uint8 pixels become x; None takes the likelihood's, see `MLPOptions.preprocessing`.
-        seed: key of the initial weights; the same seed gives the same weights in the same dtype, and others in another.
+        options: sizes, flow and likelihood; None uses the defaults.
+        preprocessing: mapping of uint8 pixels to x; None uses that of the likelihood, see `MLPOptions.preprocessing`.
+        seed: seed of the initial weights, which also depend on the dtype.
     """
 
     Options = MLPOptions
@@ -138,28 +138,28 @@ class VAE(Model):
 
     @property
     def noise(self) -> Mapping[str, tuple[int, ...]]:  # type: ignore[override]
-        """One stream, of the latents."""
+        """Shape of the only noise stream, that of the latents."""
         return {Z: (self.latent,)}
 
     @property
     def products(self) -> Sequence[Product]:
-        """All products with kernels."""
+        """Products of the encoder, the flow and the decoder."""
         return [*self.encoder.products, *self.flow.products, *self.decoder.products]
 
     @property
     def sample_bytes(self) -> int:
-        """Bytes of the decoder's output."""
+        """Bytes of the decoder's output for one sample."""
         return 4 * self.likelihood.outputs * self.pixels
 
     def build(self, input_shape: Any) -> None:
-        """Makes every weight, so that they exist before the first call."""
+        """Creates all weights, so that they exist before the first call."""
         self.encoder.build((None, self.pixels))
         self.flow.build((None, self.latent))
         self.decoder.build((None, self.latent))
         self.built = True
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, from which `from_config` makes the model again."""
+        """Returns a description of the constructor's arguments, for `from_config`."""
         binarize = next((name for name, each in BINARIZE.items() if each is self.preprocessing), "none")
         return {
             "image_shape": self.image_shape,
@@ -172,7 +172,7 @@ class VAE(Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "VAE":
-        """Makes the model that `get_config` describes."""
+        """Returns the model that `get_config` describes."""
         config = dict(config)
         options = MLPOptions.model_validate(config.pop("options"))
         preprocessing = options.preprocessing(config.pop("binarize"))
@@ -182,24 +182,24 @@ class VAE(Model):
         """Returns x and the parameters of q(z_0|x).
 
         Raises:
-            NoiseError: the pixels are seen through noise, and none is given.
+            NoiseError: `preprocessing` needs noise, and `u` is None.
         """
         x = ops.reshape(self.observe(images, u), (-1, self.pixels))
         return Encoding(x, *ops.split(self.encoder(x), [self.latent, 2 * self.latent], axis=-1))
 
     def posterior(self, encoding: Encoding, eps: Mapping[str, Any]) -> Posterior:
-        """Returns the sample z_T of q(z|x) that the noise gives, [..., latent].
+        """Samples z_T ~ q(z|x) with the given noise, [..., latent].
 
-        log q = log N(z_0; mu, sigma^2) - sum of the steps' log_det (Kingma et al. 2016, equation 11).
+        log q(z_T|x) = log N(z_0; mu, sigma^2) - log |det dz_T/dz_0| (Kingma et al. 2016, equation 11).
         """
         z, log_q = sample_normal(encoding.mu, encoding.log_sigma, eps[Z])
         flow = self.flow(z, encoding.h)
-        if flow.log_det.shape[-1] != self.latent:  # one number for all latents
+        if flow.log_det.shape[-1] != self.latent:  # the flow returns only the total
             log_q = ops.sum(log_q, axis=-1, keepdims=True)
         return Posterior(flow.z, log_q - flow.log_det, flow.metrics)
 
     def score(self, encoding: Encoding, eps: Mapping[str, Any], *, training: bool = False) -> Score:
-        """Returns log p(x|z) and the KL divergence by latent, of noise [B, latent] or [B, K, latent]."""
+        """Returns log p(x|z) and the KL divergence by latent, for noise [B, latent] or [B, K, latent]."""
         posterior = self.posterior(encoding, eps)
         log_p = log_standard_normal(posterior.z)
         if posterior.log_q.shape[-1] != self.latent:
@@ -208,7 +208,7 @@ class VAE(Model):
         return Score(log_px, {Z: posterior.log_q - log_p}, {Z: posterior.z}, dict(posterior.metrics))
 
     def decode(self, latents: Mapping[str, Any], u: Any = None) -> Any:
-        """Returns the mean image E[x|z], [B, H, W, C], in [0, 1], or one drawn from p(x|z) where `u` is given."""
+        """Returns the mean images E[x|z], [B, H, W, C], in [0, 1], or samples of p(x|z) if `u` is given."""
         raw = self.decoder(latents[Z])
         if u is None:
             pixels = self.likelihood.mean(raw)
@@ -217,30 +217,30 @@ class VAE(Model):
         return ops.reshape(pixels, (-1, *self.image_shape))
 
     def posterior_mean(self, encoding: Encoding) -> dict[str, Any] | None:
-        """Returns E[z|x] = mu, [B, latent], where there is no flow; else None."""
+        """Returns E[z|x] = mu, [B, latent], if there is no flow, else None."""
         return None if self.options.flow.depth else {Z: encoding.mu}
 
     def flow_cases(self, images: Any, eps: Mapping[str, Any], u: Any = None) -> Sequence[FlowCase]:
-        """Returns the flow at z_0 and h of some images; nothing where there are no steps."""
+        """Returns the flow with z_0 and h of the given images; empty if the depth is 0."""
         if not self.options.flow.depth:
             return ()
         encoding = self.encode(images, u)
         return [FlowCase(self.flow, sample_normal(encoding.mu, encoding.log_sigma, eps[Z])[0], encoding.h)]
 
     def pixel_distribution(self, latents: Mapping[str, Any]) -> tuple[Likelihood, Any]:
-        """Returns the likelihood, and its raw parameters, [B, outputs * D]."""
+        """Returns the likelihood and its raw parameters, [B, outputs * D]."""
         return self.likelihood, self.decoder(latents[Z])
 
     def call(self, images: Any, eps: Mapping[str, Any] | None = None, u: Any = None) -> Score:
-        """Scores uint8 images [B, H, W, C] with one sample of z each.
+        """Scores uint8 images with one sample of z per image.
 
         Args:
             images: uint8, [B, H, W, C].
-            eps: standard normal noise {"z": [B, latent]}; drawn when not given.
-            u: uniform noise [B, H, W, C] where the pixels are seen through noise, or 0.5 to see them at its middle.
+            eps: standard normal noise {"z": [B, latent]}; None draws it.
+            u: uniform noise [B, H, W, C], if `preprocessing` needs noise; 0.5 is the middle of its range.
 
         Raises:
-            NoiseError: the pixels are seen through noise, and none is given.
+            NoiseError: `preprocessing` needs noise, and `u` is None.
         """
         encoding = self.encode(images, u)
         if eps is None:

@@ -1,4 +1,4 @@
-"""Options of the MLP, [model] with type = "mlp"."""
+"""Options of the MLP, the section [model] with type = "mlp"."""
 
 from pydantic import Field
 
@@ -8,10 +8,10 @@ from vaedist.models.options import LikelihoodOptions
 
 
 class MLPOptions(LikelihoodOptions):
-    """Sizes of the VAE with MLP encoder and decoder."""
+    """Options of the VAE with MLP encoder and decoder."""
 
     type: str = Field(default="mlp", description=ModelOptions.model_fields["type"].description)
-    hidden: int = Field(default=500, ge=1, description="Units of each hidden layer of the encoder and of the decoder.")
+    hidden: int = Field(default=500, ge=1, description="Units per hidden layer of the encoder and of the decoder.")
     layers: int = Field(default=1, ge=1, le=16, description="Hidden layers of the encoder, and of the decoder.")
     latent: int = Field(default=500, ge=1, description="Number of latents.")
     flow: AnyFlowOptions = IAFOptions()
