@@ -26,7 +26,7 @@ class TensorflowCluster(BackendConfig):
 
     Attributes:
         run: path or URI of the run's folder, whose writer lease each new group takes over.
-        channel: channel of the run, which is told of each new worker group.
+        channel: channel of the run, which is notified of each new worker group.
         ports: first and last port that TensorFlow's servers may use; empty allows any free port.
     """
 

@@ -27,7 +27,7 @@ class SweepMonitor(Unpickled, Callback):
     Args:
         sweep: the sweep.
         log: log of its trials, which the monitor writes.
-        proposer: is told the scores of trials that end.
+        proposer: receives the scores of ended trials.
         observe: called with each event.
     """
 
