@@ -108,7 +108,7 @@ def table(trials: Sequence[Trial], runs: Path) -> str:
         "Test images; checkpoints after the last epoch, so that no split selects anything.",
         "",
         f"| likelihood | depth | VLB | log p >= L_{SAMPLES} | L_{SAMPLES} - L_{SAMPLES // 2} | effective samples | gap "
-        "| bits/dim <= | active units | images a second |",
+        "| bits/dim <= | active units | images per second |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for likelihood, depth in CASES:

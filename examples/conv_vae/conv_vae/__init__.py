@@ -1,4 +1,4 @@
-"""A small convolutional VAE, with a diagonal normal posterior and a discretised logistic likelihood."""
+"""A small convolutional VAE with a diagonal normal posterior and a discretised logistic likelihood."""
 
 import math
 
@@ -16,11 +16,11 @@ class Options(ModelOptions):
     """Keys of [model] in a job file."""
 
     latent: int = Field(default=64, ge=1, le=4096, description="Number of latents.")
-    width: int = Field(default=32, ge=1, le=1024, description="Channels at half the image's size; twice at a quarter.")
+    width: int = Field(default=32, ge=1, le=1024, description="Channels of the first convolution.")
 
 
 class ConvVAE(Model):
-    """Two strided convolutions down to z, two transposed ones back, for images whose sides are multiples of 4."""
+    """Encoder with two strided convolutions, decoder with two transposed ones; image sides are multiples of 4."""
 
     Options = Options
 
@@ -53,17 +53,17 @@ class ConvVAE(Model):
 
     @property
     def noise(self):
-        """One stream, of the latents."""
+        """Shape of the only noise stream, that of the latents."""
         return {"z": (self.latent,)}
 
     def encode(self, images, u=None, *, training=False):
-        """Returns x, and mean and log standard deviation of q(z|x)."""
+        """Returns x, and the mean and log standard deviation of q(z|x)."""
         x = self.observe(images, u)
         mu, log_sigma = ops.split(self.encoder(x - 0.5), 2, axis=-1)
         return x, mu, log_sigma
 
     def score(self, encoding, eps, *, training=False):
-        """Returns log p(x|z) and the KL divergence of each latent."""
+        """Returns log p(x|z) and the KL divergence by latent."""
         x, mu, log_sigma = encoding
         z, log_q = sample_normal(mu, log_sigma, eps["z"])
         log_px = self.likelihood.log_prob(self.parameters(z), flat(x))
@@ -72,21 +72,21 @@ class ConvVAE(Model):
         )
 
     def decode(self, latents, u=None):
-        """Returns the mean image, or one whose pixels are drawn with the noise u."""
+        """Returns mean images, or images whose pixels are drawn with the noise u."""
         raw = self.parameters(latents["z"])
         x = self.likelihood.mean(raw) if u is None else self.likelihood.sample(raw, flat(u))
         return ops.reshape(x, (-1, *self.image_shape))
 
     def parameters(self, z):
-        """Returns means, then log-scales, of all pixel values, [B, 2 D]."""
+        """Returns the means, then the log-scales, of all pixel values, [B, 2 D]."""
         mean, log_scale = ops.split(self.decoder(z), 2, axis=-1)
         return ops.concatenate([flat(mean), flat(log_scale)], axis=-1)
 
     def pixel_distribution(self, latents):
-        """Lets `vaedist check` sum up the probabilities of a pixel."""
+        """Returns the likelihood and its raw parameters, for `vaedist check`."""
         return self.likelihood, self.parameters(latents["z"])
 
 
 def flat(x):
-    """Returns the numbers of each image in a row."""
+    """Flattens all axes but the first."""
     return ops.reshape(x, (-1, math.prod(x.shape[1:])))

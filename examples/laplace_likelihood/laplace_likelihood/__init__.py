@@ -10,7 +10,7 @@ from vaedist.models.preprocessing import Dequantised
 
 
 class Laplace(Likelihood):
-    """The decoder gives mu and log s of each pixel value, around 1/2 and e^-2."""
+    """A Laplace distribution with mu and log s of each pixel value from the decoder."""
 
     outputs = 2
     clips = True
@@ -26,13 +26,13 @@ class Laplace(Likelihood):
         return ops.clip(parameters(raw)[0], 0.0, 1.0)
 
     def sample(self, raw, uniform):
-        """Returns the quantile of the noise, clipped to [0, 1]."""
+        """Returns the quantiles at the noise, clipped to [0, 1]."""
         mu, log_s = parameters(raw)
         v = 2 * uniform - 1
         return ops.clip(mu - ops.exp(log_s) * ops.sign(v) * ops.log1p(-ops.absolute(v)), 0.0, 1.0)
 
     def quadrature(self, raw):
-        """Returns Gauss and Legendre's rule on 40 scales to each side of mu; the rest is below 1e-17."""
+        """Returns the Gauss-Legendre rule on mu +- 40 s, outside of which the probability is below 1e-17."""
         nodes, weights = np.polynomial.legendre.leggauss(60)
         mu, log_s = (part.numpy() for part in parameters(ops.convert_to_tensor(raw)))
         steps = np.exp(log_s) * 20
@@ -41,6 +41,6 @@ class Laplace(Likelihood):
 
 
 def parameters(raw):
-    """Returns mu and log s, from all means followed by all scales."""
+    """Returns mu and log s; raw outputs of 0 give 1/2 and -2."""
     mu, log_s = ops.split(raw, 2, axis=-1)
     return mu + 0.5, ops.clip(log_s - 2.0, -7.0, 7.0)

@@ -1,21 +1,21 @@
-"""A planar flow (Rezende and Mohamed 2015), whose log-determinant is one number for all latents."""
+"""A planar flow (Rezende and Mohamed 2015), whose log-determinant is a single number for all latents."""
 
 from keras import ops
 from pydantic import Field
 
 from vaedist import Flow, FlowOptions, FlowOutput
 
-SOFTPLUS_1 = 0.5413248546129181  # softplus of it is 1
+SOFTPLUS_1 = 0.5413248546129181  # softplus(SOFTPLUS_1) = 1
 
 
 class Options(FlowOptions):
     """Keys of [model.flow] in a job file."""
 
-    depth: int = Field(default=8, ge=0, le=64, description="Number of planar steps; 0 is the plain VAE.")
+    depth: int = Field(default=8, ge=0, le=64, description="Number of planar steps; 0 is a VAE without a flow.")
     scale: float = Field(default=1.0, gt=0, le=10, description="Factor on u, the direction of a step.")
 
     def context_width(self, latent):
-        """Returns the number of the parameters u, w and b of all steps, which the encoder computes for each image."""
+        """Returns the number of parameters u, w and b of all steps, which the encoder computes for each image."""
         return self.depth * (2 * latent + 1)
 
 
@@ -38,9 +38,9 @@ class PlanarFlow(Flow):
 
 
 def invertible(u, w):
-    """Returns u moved along w such that w.u > -1, and 1 + w.u.
+    """Moves u along w such that w.u > -1; returns the new u and 1 + w.u.
 
-    w.u = a becomes softplus(a + c) - 1. With softplus(c) = 1 it is 0 for a = 0, so that u stays finite as w goes to 0.
+    w.u = a becomes softplus(a + c) - 1 with softplus(c) = 1. It is 0 for a = 0, so that u stays finite as w goes to 0.
     """
     a = dot(w, u)
     stretch = ops.softplus(a + SOFTPLUS_1)
