@@ -62,7 +62,7 @@ class Stopwatch:
         self.computing, self.waiting = self.computing + computing, self.waiting + waiting
 
     def rates(self) -> dict[str, float]:
-        """Returns images a second, seconds a step, and the share of the time spent waiting for input."""
+        """Returns images per second, seconds per step, and the share of the time spent waiting for input."""
         total = self.computing + self.waiting
         return {
             "images_per_second": self.images / total if total else 0.0,
