@@ -135,7 +135,7 @@ def test_the_readme_says_how_long_the_folder_may_be():
         check_socket_paths("t" * 40, "ray")
     with pytest.raises(ClusterError):
         check_socket_paths("t" * 25, "vaedist-00000000/2")
-    assert "has 39 bytes at most on Linux, and 24 for `vaedist cluster up`" in readme
+    assert "can therefore have at most 39 bytes on Linux, and 24 for `vaedist cluster up`" in readme
 
 
 def test_a_socket_can_be_bound_at_the_longest_path(tmp_path):
