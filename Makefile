@@ -28,7 +28,7 @@ test: $(INSTALLED) ## Run the essential tests, some with real Ray workers: a few
 	$(BIN)/python -m pytest -m "not slow and not cluster and not faults" --numprocesses 2 --no-loadscope-reorder
 
 test-all: $(INSTALLED) ## Run all tests except those of faults: half an hour
-	$(BIN)/python -m pytest -m "not faults" --numprocesses 3 --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not faults" --numprocesses 2 --no-loadscope-reorder
 
 test-cluster: $(INSTALLED) ## Run the tests on a Ray cluster of three nodes, a part of test-all
 	$(BIN)/python -m pytest -m cluster

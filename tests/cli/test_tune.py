@@ -68,7 +68,8 @@ def wait_for_trial(process, folder, number):
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_sweep_that_is_stopped_or_killed_goes_on_and_no_trial_runs_twice(place):
-    here = place(tune='search = "grid"\nscheduler = "none"\nconcurrent = 1', epochs=EPOCHS)
+    grid = '"model.flow.depth" = { grid = [0, 1] }'
+    here = place('search = "grid"\nscheduler = "none"\nconcurrent = 1', grid, epochs=EPOCHS)
     folder = SweepFolder.at(here / "runs" / "sweep")
     first = start("tune", "sweep.toml", cwd=here)
     wait_for_trial(first, folder, 0)
@@ -85,9 +86,9 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on_and_no_trial_runs_twice(place
 
     out, err = run("tune", "--resume", "runs/sweep", cwd=here)
     assert "1 of them ended before" in err
-    assert "3 finished" in out
+    assert "2 finished" in out
     records = [json.loads(line) for line in folder.trials.read_text().splitlines()]
-    assert Counter(r["trial"] for r in records if r["state"] == "running") == {0: 2, 1: 2, 2: 1}
+    assert Counter(r["trial"] for r in records if r["state"] == "running") == {0: 2, 1: 2}
     for trial in folder.read_trials():
         rows = [row["step"] for row in read_metrics(trial.run.metrics) if row["kind"] == "train"]
         assert rows == sorted(set(rows)), "a step was made twice"
@@ -98,7 +99,7 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on_and_no_trial_runs_twice(place
     assert out == "wrote runs/sweep/report.md\n"
     run("tune", "best", "runs/sweep", "-o", "best.toml", cwd=here)
     best = Experiment.from_file(here / "best.toml")
-    assert best.model.flow.depth in (0, 1, 2)
+    assert best.model.flow.depth in (0, 1)
     _, err = run("tune", "best", "runs/sweep", "-o", "best.toml", cwd=here, code=2)
     assert err == "error: best.toml already exists, and is not overwritten\n"
 
