@@ -234,17 +234,28 @@ def end(cluster: LocalCluster, progress: Callable[[str], None] = lambda _: None)
     return ended
 
 
+def _runs(process: psutil.Process) -> bool:
+    """Returns True while a process runs; a zombie does not."""
+    with suppress(psutil.Error):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
 def _end_processes(
     find: Callable[[], list[psutil.Process]], name: str, progress: Callable[[str], None] = lambda _: None
 ) -> int:
     """Ends the processes that `find` returns, until it returns none; returns how many there were.
 
+    A process that does not end at once may not be found again: it is known by its parent, which has ended, or by its
+    environment, which it has overwritten with its title.
+
     Raises:
         ClusterError: some stay.
     """
     ended: set[int] = set()
+    left: list[psutil.Process] = []
     for attempt in range(END_ATTEMPTS):  # one that was just being started is found the next time
-        if not (left := find()):
+        if not (left := list({*left, *find()})):
             break
         ended |= {process.pid for process in left}
         progress(f"ending {len(left)} processes")
@@ -252,7 +263,8 @@ def _end_processes(
             with suppress(psutil.Error):
                 process.kill() if attempt else process.terminate()
         psutil.wait_procs(left, timeout=END_SECONDS)
-    if left := find():
+        left = [process for process in left if _runs(process)]
+    if left := list({*left, *find()}):
         numbers = ", ".join(str(process.pid) for process in left)
         raise ClusterError(f"cluster {name}: processes {numbers} do not end")
     return len(ended)
