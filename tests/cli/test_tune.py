@@ -65,7 +65,7 @@ def wait_for_trial(process, folder, number):
     pytest.fail(f"trial {number} did not begin: {process.communicate()[1] if process.poll() is not None else ''}")
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.ray
 def test_a_sweep_that_is_stopped_or_killed_goes_on_and_no_trial_runs_twice(place):
     grid = '"model.flow.depth" = { grid = [0, 1] }'

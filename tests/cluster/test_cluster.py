@@ -235,6 +235,7 @@ def trials(runs, name):
     return [f"{name}/{folder}" for folder in folders if folder[:4].isdigit()]
 
 
+@pytest.mark.faults
 def test_two_sweeps_share_the_cluster_and_one_survives_its_driver(cluster, sweep, runs):
     names = ("left", "right")
     followers = {name: start("submit", "--tune", sweep, "--name", name) for name in names}

@@ -77,7 +77,7 @@ def test_an_interrupted_benchmark_leaves_nothing(make_experiment, tmp_path):
     assert not [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_ctrl_c_after_the_last_round_is_not_taken_for_its_end(make_experiment, tmp_path):
     said = []
 

@@ -15,7 +15,7 @@ from vaedist.monitor.metrics import read_metrics
 from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.faults]
 
 SECONDS = 240  # far more than it takes
 ON_A_TERMINAL = """
