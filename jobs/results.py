@@ -1,9 +1,9 @@
-"""Train, evaluate and tabulate what the README reports: CIFAR-10 by flow depth, several seeds each.
+"""Trains, evaluates and tabulates the results in the README: CIFAR-10 by flow depth, several seeds each.
 
     vaedist data prepare cifar10
-    python jobs/results.py                  # trains what is missing, evaluates it, prints the table in Markdown
+    python jobs/results.py                  # trains and evaluates missing runs, and prints the table in Markdown
 
-It may be stopped at any time; started again, it continues. `--at-once 2` trains two runs at a time, a core each.
+It can be stopped at any time, and resumes when it is started again. `--at-once 2` trains two runs at a time.
 """
 
 import argparse
@@ -38,15 +38,15 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Of its run."""
+        """Name of its run."""
         return f"{self.likelihood}-depth-{self.depth}-seed-{self.seed}"
 
 
 def main() -> None:
-    """Train, evaluate, print."""
+    """Trains and evaluates all runs, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/results"), help="folder of the runs")
-    parser.add_argument("--data", default="data/cifar10", help="data set, prepared")
+    parser.add_argument("--data", default="data/cifar10", help="folder of the prepared data set")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--at-once", type=int, default=1, help="runs to train at a time, each on its share of the CPUs")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="as in train")
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def train(trial: Trial, args: argparse.Namespace) -> None:
-    """Train a trial to its end, unless it is there already."""
+    """Trains a trial, unless it is complete."""
     run = args.runs / trial.name
     if len(rows(run, "test", "validation")) >= args.epochs:
         return
@@ -78,32 +78,32 @@ def train(trial: Trial, args: argparse.Namespace) -> None:
 
 
 def evaluate(trial: Trial, args: argparse.Namespace) -> None:
-    """Evaluate a trial after its last epoch, unless that is done already."""
+    """Evaluates a trial after its last epoch, unless its evaluation exists."""
     if not evaluations(args.runs / trial.name):
         run = str(args.runs / trial.name)
         vaedist("evaluate", run, "--checkpoint", "newest", "--samples", str(SAMPLES), "--data", args.data)
 
 
 def vaedist(*words: str) -> None:
-    """Run a command of vaedist."""
+    """Runs a command of vaedist."""
     print("vaedist", *words, file=sys.stderr, flush=True)
     subprocess.run([*VAEDIST, *words], check=True, stdout=subprocess.DEVNULL)
 
 
 def rows(run: Path, *kinds: str) -> list[dict[str, Any]]:
-    """A run's metrics of some kinds."""
+    """Returns the rows of a run's metrics of some kinds."""
     path = run / "metrics.jsonl"
     found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return [row for row in found if row["kind"] in kinds]
 
 
 def evaluations(run: Path) -> list[Path]:
-    """The files of a run's evaluations."""
+    """Returns the files of a run's evaluations."""
     return sorted((run / "evaluations").glob(f"test-k{SAMPLES}-step-*.json"))
 
 
 def table(trials: Sequence[Trial], runs: Path) -> str:
-    """Means over the seeds, and their standard deviations, as a Markdown table of the test images."""
+    """Returns a Markdown table of means and standard deviations over the seeds, on the test images."""
     lines = [
         "Test images; checkpoints after the last epoch, so that no split selects anything.",
         "",
@@ -135,7 +135,7 @@ def table(trials: Sequence[Trial], runs: Path) -> str:
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """Mean and standard deviation."""
+    """Returns mean and standard deviation as text."""
     return f"{statistics.mean(values):.{digits}f} +- {statistics.stdev(values):.{digits}f}"
 
 
