@@ -194,7 +194,7 @@ def test_a_wrong_value_is_told_with_what_is_allowed(override, allowed):
 def test_workers_are_a_number_or_the_fewest_and_the_most(workers):
     message = message_of(Experiment().with_overrides, f"scaling.workers={as_toml(workers)}")
     assert message.startswith("--set: scaling.workers = ")
-    assert message.endswith("must be a number from 1 to 4096, or the fewest and the most, as in [1, 4]")
+    assert message.endswith("must be a number from 1 to 4096, or the minimum and the maximum, as in [1, 4]")
 
 
 @pytest.mark.parametrize(
@@ -416,9 +416,7 @@ def test_a_batch_has_no_more_parts_than_images():
     Experiment.from_dict({"training": {"global_batch": 4, "accumulation_steps": 4}})
     with pytest.raises(ConfigError) as raised:
         Experiment.from_dict({"training": {"global_batch": 4, "accumulation_steps": 8}})
-    assert str(raised.value) == (
-        "experiment: training: accumulation_steps = 8 parts of global_batch = 4 images are more parts than images"
-    )
+    assert str(raised.value) == "experiment: training: accumulation_steps = 8: must be at most global_batch = 4"
 
 
 def test_gradients_are_summed_in_bfloat16_on_cpus_only():
@@ -427,7 +425,7 @@ def test_gradients_are_summed_in_bfloat16_on_cpus_only():
     with pytest.raises(ConfigError) as raised:
         Experiment.from_dict(narrow | {"scaling": {"gpus_per_worker": 1}})
     assert str(raised.value) == (
-        "experiment: training.reduce_dtype = 'bfloat16' is for CPUs: TensorFlow sums no bfloat16 over GPUs "
+        "experiment: training.reduce_dtype = 'bfloat16' requires CPUs: TensorFlow cannot all-reduce bfloat16 on GPUs "
         "(scaling.gpus_per_worker = 1)"
     )
 
@@ -436,6 +434,6 @@ def test_binary_pixels_are_for_the_bernoulli_only():
     Experiment.from_toml('[data]\nbinarize = "threshold"')
     message = message_of(Experiment.from_toml, '[data]\nbinarize = "dynamic"\n[model]\nlikelihood = "gaussian"')
     assert message == (
-        "experiment: data.binarize = 'dynamic' makes pixels 0 or 1, which model.likelihood = 'bernoulli' scores, "
+        "experiment: data.binarize = 'dynamic' makes pixels binary, which requires model.likelihood = 'bernoulli', "
         "not 'gaussian'"
     )

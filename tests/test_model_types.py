@@ -161,7 +161,7 @@ def test_reading_options_loads_neither_keras_nor_tensorflow(path):
         ("nowhere_at_all.light:Toy", "there is no module nowhere_at_all in PYTHONPATH (/some/where) or among"),
         (f"{NAME}.light:Tyo", f"module {NAME}.light has no class Tyo; did you mean 'Toy'?"),
         (f"{NAME}.light:helper", f"helper in module {NAME}.light is not a class"),
-        (f"{NAME}.light:NoOptions", "class NoOptions has no Options, a subclass of vaedist.ModelOptions"),
+        (f"{NAME}.light:NoOptions", "class NoOptions lacks Options, a subclass of vaedist.ModelOptions"),
         (f"{NAME}.light:WrongOptions", "WrongOptions.Options must be a subclass of vaedist.ModelOptions"),
     ],
 )

@@ -187,7 +187,7 @@ def test_binary_pixels_of_coloured_images(place):
 def test_binary_pixels_of_another_likelihood(place):
     overrides = ("--set", "data.binarize=threshold", "--set", "model.likelihood=gaussian")
     line = refused(place, "train", "job.toml", *overrides)
-    assert line.startswith("error: data.binarize = 'threshold' makes pixels 0 or 1") or "--set: data.binarize" in line
+    assert line.startswith("error: data.binarize = 'threshold' makes pixels binary") or "--set: data.binarize" in line
 
 
 def test_a_run_without_a_checkpoint(place):

@@ -109,14 +109,14 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on_and_no_trial_runs_twice(place
     [
         ("", '"model.flow.dept" = { grid = [1] }', "did you mean 'model.flow.depth'?"),
         ("", '"run.name" = { grid = ["a"] }', "'run.name', which cannot be varied"),
-        ("", '"model.latent" = { grid = [] }', "grid is empty: it must have a value"),
+        ("", '"model.latent" = { grid = [] }', "grid is empty: it needs at least one value"),
         ("", '"model.latent" = { grid = [4, 0] }', "model.latent = 0: must be greater than or equal to 1"),
         ("", '"model.latent" = { randint = [4, 4] }', "randint = [4, 4]: must be [lowest, highest]"),
-        ("", '"training.learning_rate" = { loguniform = [0, 1] }', "must be above 0"),
+        ("", '"training.learning_rate" = { loguniform = [0, 1] }', "must be greater than 0"),
         ("", '"model.latent" = { normal = [0, 1] }', "unknown key 'tune.space.model.latent.normal'"),
         ('scheduler = "hyperband"', None, "tune.scheduler = 'hyperband': must be 'none', 'asha' or 'median'"),
-        ('search = "grid"', '"model.latent" = { randint = [4, 8] }', "a grid search needs values to choose from"),
-        ('metric = "importance_bound"', None, "no run reports it while monitor.importance_samples is 0"),
+        ('search = "grid"', '"model.latent" = { randint = [4, 8] }', "a grid search needs a list of values"),
+        ('metric = "importance_bound"', None, "no run reports it if monitor.importance_samples is 0"),
         ('metric = "bits_per_dim"', None, "no run reports it"),
         ("grace_epochs = 9", None, "tune.grace_epochs must be at most training.epochs, 1"),
         ("sample = 3", None, "unknown key 'tune.sample'; did you mean 'tune.samples'?"),
@@ -131,8 +131,8 @@ def test_calls_that_make_no_sense(place):
     here = place()
     (here / "job.toml").write_text("[model]\nlatent = 4\n")
     (here / "empty").mkdir()
-    assert "has no [tune] part" in refused(here, "tune", "job.toml")
-    assert "it is a sweep, for `vaedist tune`" in refused(here, "train", "sweep.toml")
+    assert "has no [tune] section" in refused(here, "tune", "job.toml")
+    assert "it is a sweep; use `vaedist tune`" in refused(here, "train", "sweep.toml")
     assert "no sweep at" in refused(here, "tune", "--resume", "empty")
     assert "no sweep at" in refused(here, "tune", "report", "empty")
     assert "no sweep at" in refused(here, "tune", "best", "empty", "-o", "best.toml")

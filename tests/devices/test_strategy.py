@@ -93,7 +93,7 @@ def test_a_worker_that_sees_fewer_gpus_than_assigned_says_so_and_why(no_gpus):
 
 @pytest.mark.parametrize("workers", ["2", "[1, 2]"])
 def test_workers_of_one_run_cannot_share_a_gpu(workers):
-    with pytest.raises(ConfigError, match=r"gpus_per_worker = 0\.5 is for workers = 1"):
+    with pytest.raises(ConfigError, match=r"gpus_per_worker = 0\.5 requires workers = 1"):
         Experiment().with_overrides(f"scaling.workers={workers}", "scaling.gpus_per_worker=0.5")
     assert Experiment().with_overrides("scaling.gpus_per_worker=0.5").scaling.devices_per_worker == 1
 

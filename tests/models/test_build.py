@@ -36,5 +36,5 @@ def test_a_users_model_gets_its_options_and_how_pixels_are_scored(toy_package):
     model = build_model(experiment, (2, 3, 1))
     assert (type(model).__name__, model.options, model.seed) == ("Whole", experiment.model, 5)
     assert isinstance(model.preprocessing, Threshold)
-    with pytest.raises(UserCodeError, match=r"cannot be made:\n.*\n.*models\.py.*\n.*\nZeroDivisionError: one channel"):
+    with pytest.raises(UserCodeError, match=r"created:\n.*\n.*models\.py.*\n.*\nZeroDivisionError: one channel"):
         build_model(experiment.with_overrides("model.channels=1"), (2, 3, 1))

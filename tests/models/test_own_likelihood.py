@@ -74,7 +74,7 @@ def test_it_is_a_value_like_all_others():
         (toy("NoLikelihood"), "class NoLikelihood must be a subclass of vaedist.Likelihood"),
         (toy("Partial"), "class Partial lacks mean, sample, which vaedist.Likelihood requires"),
         (toy("NoPixels"), "NoPixels.preprocessing must be one of vaedist.models.preprocessing, such as Binned()"),
-        (toy("NoOutputs"), "NoOutputs.outputs = 1.5: must be a number of decoder outputs for each pixel value"),
+        (toy("NoOutputs"), "NoOutputs.outputs = 1.5: must be the number of decoder outputs per pixel value"),
     ],
 )  # fmt: skip
 def test_what_is_no_likelihood_is_refused_in_one_line(name, reason):
@@ -88,7 +88,7 @@ def test_its_exceptions_are_shown_with_the_users_lines():
     with pytest.raises(UserCodeError) as error:
         experiment(toy("Raising"))
     first, *lines = str(error.value).splitlines()
-    assert first == f"model.likelihood = '{toy('Raising')}': the likelihood cannot be made:"
+    assert first == f"model.likelihood = '{toy('Raising')}': the likelihood cannot be created:"
     assert f"{NAME}/likelihoods.py" in lines[1]
     assert lines[-1] == "ZeroDivisionError: no pixels"
     with pytest.raises(UserCodeError, match=r"likelihoods\.py(.*\n)+.*no_such_thing"):
@@ -101,7 +101,7 @@ def test_how_pixels_are_scored_is_its_own_to_say():
     coin = experiment(toy("Coin"), "data.binarize=fixed").model
     assert isinstance(coin.preprocessing("fixed"), Fixed)
     assert isinstance(coin.preprocessing("none"), Threshold)
-    assert "which model.likelihood = 'bernoulli' scores, not" in message_of(experiment, LAPLACE, "data.binarize=fixed")
+    assert "requires model.likelihood = 'bernoulli', not" in message_of(experiment, LAPLACE, "data.binarize=fixed")
 
 
 def test_a_model_with_it_is_made_again_from_its_config():

@@ -21,10 +21,10 @@ def refused(*overrides):
         (["objective.samples=1025"], "--set: objective.samples = 1025: must be less than or equal to 1024"),
         (["objective.samples=2.5"], "--set: objective.samples = 2.5: must be a valid integer"),
         (["objective.gradient=stl"], "--set: objective.gradient = 'stl': must be 'plain' or 'dreg'"),
-        (["objective.gradient=dreg"], "gradient = 'dreg' is for samples above 1; it must be 'plain' for samples = 1"),
+        (["objective.gradient=dreg"], "gradient = 'dreg' requires samples above 1; it must be 'plain' for samples = 1"),
         (
             ["objective.gradient=dreg", "objective.samples=5", "objective.free_bits=0.5"],
-            "gradient = 'dreg' is biased with free bits; free_bits = 0.5 must be 0 for it",
+            "gradient = 'dreg' is biased with free bits; free_bits = 0.5 must be 0",
         ),
         (["objective.free_bits_group=-1"], "--set: objective.free_bits_group = -1: must be greater than or equal to 0"),
     ],

@@ -146,7 +146,7 @@ def test_two_variables_with_one_path_are_refused():
         def dense(self, *sizes, **options):
             return super().dense(*sizes, **options, name="same")
 
-    with pytest.raises(ModelError, match="model Twice has two variables with the path same/kernel: each of its layers"):
+    with pytest.raises(ModelError, match="model Twice has two variables with the path same/kernel: each layer"):
         gradient_of(Twice())
 
 

@@ -72,7 +72,7 @@ class ClassChoice:
         found = self._users_class(name, key)
         options = getattr(found, "Options", None)
         if options is None:
-            raise self.refusal(name, key, f"class {found.__qualname__} has no Options, a subclass of {public}")
+            raise self.refusal(name, key, f"class {found.__qualname__} lacks Options, a subclass of {public}")
         if not isinstance(options, type) or not issubclass(options, base):
             raise self.refusal(name, key, f"{found.__qualname__}.Options must be a subclass of {public}")
         return options
@@ -137,7 +137,7 @@ class ClassChoice:
                 path = os.environ.get("PYTHONPATH")
                 reason = (
                     f"there is no module {error.name} in PYTHONPATH ({path or 'not set'}) or among the installed "
-                    "packages; set PYTHONPATH to the folder that holds it, or send it along with a job by --package"
+                    "packages; set PYTHONPATH to the folder that contains it, or submit the job with --package"
                 )
                 raise self.refusal(name, key, reason) from None
 

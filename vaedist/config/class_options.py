@@ -50,7 +50,7 @@ def of_its_type(base: type[ClassOptions]) -> Callable[[Any], Any]:
             with user_code(f"{choice.key} = {kind!r}: its options raise an exception", ValueError):
                 return options.model_validate({**given, "type": kind})
         if type(given) is not options:
-            raise _wrong_type(kind, f"must be the {choice.noun} that {type(given).__qualname__} is the options of")
+            raise _wrong_type(kind, f"must be the {choice.noun} to which {type(given).__qualname__} belongs")
         return given
 
     return read

@@ -30,22 +30,22 @@ class Dimension(Section):
             raise ValueError("must have one of grid, choice, uniform, loguniform and randint")
         if self.values is not None:
             if not self.values:
-                raise ValueError(f"{kinds[0]} is empty: it must have a value")
+                raise ValueError(f"{kinds[0]} is empty: it needs at least one value")
             if len({(type(v), v) for v in self.values}) < len(self.values):
-                raise ValueError(f"{kinds[0]} has a value twice")
+                raise ValueError(f"{kinds[0]} has a duplicate value")
             if self.step is not None:
-                raise ValueError(f"step is for uniform, loguniform and randint, not {kinds[0]}")
+                raise ValueError(f"step requires uniform, loguniform or randint, not {kinds[0]}")
             return self
         bounds = getattr(self, kinds[0])
         if len(bounds) != 2 or bounds[0] >= bounds[1]:
             raise ValueError(f"{kinds[0]} = {bounds}: must be [lowest, highest]")
         if self.loguniform is not None and bounds[0] <= 0:
-            raise ValueError(f"loguniform = {bounds}: must be above 0")
+            raise ValueError(f"loguniform = {bounds}: must be greater than 0")
         if self.step is not None:
             if self.step > bounds[1] - bounds[0]:
                 raise ValueError(f"step = {self.step}: must be at most the range's {bounds[1] - bounds[0]}")
             if self.randint is not None and self.step != int(self.step):
-                raise ValueError(f"step = {self.step}: must be whole for randint")
+                raise ValueError(f"step = {self.step}: must be an integer for randint")
         return self
 
     @property

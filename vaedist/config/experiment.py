@@ -59,7 +59,7 @@ class Experiment(Section):
     def _sums_that_gpus_can_take(self) -> Self:
         if self.training.reduce_dtype == "bfloat16" and self.scaling.gpus_per_worker:
             raise ValueError(
-                "training.reduce_dtype = 'bfloat16' is for CPUs: TensorFlow sums no bfloat16 over GPUs "
+                "training.reduce_dtype = 'bfloat16' requires CPUs: TensorFlow cannot all-reduce bfloat16 on GPUs "
                 f"(scaling.gpus_per_worker = {self.scaling.gpus_per_worker:g})"
             )
         return self
@@ -87,7 +87,7 @@ class Experiment(Section):
             SweepGivenError: there is a [tune] section.
         """
         if "tune" in tables and "tune" not in cls.model_fields:
-            raise SweepGivenError(f"{where} has a [tune] part: it is a sweep, for `vaedist tune`")
+            raise SweepGivenError(f"{where} has a [tune] section: it is a sweep; use `vaedist tune`")
         try:
             return cls.model_validate(tables)
         except ValidationError as error:
@@ -131,7 +131,7 @@ class Experiment(Section):
         merged = placed(merged, values or {})
         if not cls.from_dict(merged, "command line").run.name:
             merged["run"] = {**merged.get("run", {}), "name": path.stem}
-        return cls.from_dict(merged, f"{path}: its own name cannot be the run's, so set run.name")
+        return cls.from_dict(merged, f"{path}: the file's name is not a valid name of a run, so set run.name")
 
     def with_values(self, values: Mapping[str, Any]) -> Self:
         """Returns a new experiment with some values replaced, by dotted key.

@@ -162,7 +162,7 @@ def _short(value: Any) -> str:
     try:
         text = repr(value)
     except ValueError:  # Python prints no integer of more than 4300 digits
-        return "a number of thousands of digits"
+        return "a number with thousands of digits"
     return text if len(text) <= 80 else f"{text[:60]}...{text[-15:]}"
 
 

@@ -81,23 +81,21 @@ class Sweep(Experiment):
         if self.tune.search == "grid":
             ranges = [key for key, dimension in self.tune.space.items() if dimension.values is None]
             if ranges:
-                raise ValueError(f"tune.space: a grid search needs values to choose from, and {ranges[0]} has a range")
+                raise ValueError(f"tune.space: a grid search needs a list of values, but {ranges[0]} has a range")
             if self.grid_size > MOST_TRIALS:
-                raise ValueError(f"tune.space: a grid of {self.grid_size:,} trials; must be at most {MOST_TRIALS:,}")
+                raise ValueError(f"tune.space: the grid has {self.grid_size:,} trials; the limit is {MOST_TRIALS:,}")
         return self
 
     @model_validator(mode="after")
     def _trials_that_can_be_compared(self) -> Self:
         if self.scaling.elastic:
             raise ValueError(
-                f"scaling.workers = {list(self.scaling.bounds)}: a trial of a sweep has a fixed number of workers"
+                f"scaling.workers = {list(self.scaling.bounds)}: trials of a sweep need a fixed number of workers"
             )
         if self.tune.grace_epochs > self.training.epochs:
             raise ValueError(f"tune.grace_epochs must be at most training.epochs, {self.training.epochs}")
         if self.tune.metric == "importance_bound" and not self.monitor.importance_samples:
-            raise ValueError(
-                "tune.metric = 'importance_bound': no run reports it while monitor.importance_samples is 0"
-            )
+            raise ValueError("tune.metric = 'importance_bound': no run reports it if monitor.importance_samples is 0")
         if self.tune.metric == "bits_per_dim":
             self._check_bits_per_dim()
         return self
@@ -164,8 +162,8 @@ class Sweep(Experiment):
         if any(preprocessing.levels is not None for preprocessing in seen):
             return
         raise ValueError(
-            f"tune.metric = 'bits_per_dim': no run reports it, for the model scores {seen[0].shown}"
-            + (", in nats" if seen[0].proper else " by a score that is not a density")
+            f"tune.metric = 'bits_per_dim': no run reports it, because the model scores {seen[0].shown}"
+            + (", in nats" if seen[0].proper else " with a score that is no density")
         )
 
     @classmethod
@@ -176,7 +174,7 @@ class Sweep(Experiment):
             ConfigError: the tables are invalid, see `Experiment.from_dict`, or there is no [tune] section.
         """
         if "tune" not in tables:
-            raise ConfigError(f"{where} has no [tune] part: it is for `vaedist train`, not a sweep")
+            raise ConfigError(f"{where} has no [tune] section: it is not a sweep; use `vaedist train`")
         return super().from_dict(tables, where)
 
     @property

@@ -19,7 +19,7 @@ def build_model(experiment: Experiment, image_shape: tuple[int, int, int], dtype
     """
     options, binarize = experiment.model, experiment.data.binarize
     kind = MODELS.load(options.type)
-    with user_code(f"model.type = {options.type!r}: the model cannot be made"):
+    with user_code(f"model.type = {options.type!r}: the model cannot be created"):
         preprocessing = options.preprocessing(binarize)
         keras.utils.set_random_seed(experiment.seed)  # for initializers without a seed
         with layers_of(dtype):

@@ -31,8 +31,8 @@ class WeightGradients:
         counts = Counter(variable.path for variable in model.variables)
         if twice := [path for path, count in counts.items() if count > 1]:
             raise ModelError(
-                f"model {type(model).__name__} has two variables with the path {twice[0]}: each of its layers needs a "
-                "name of its own"
+                f"model {type(model).__name__} has two variables with the path {twice[0]}: each layer must have a "
+                "unique name"
             )
         self._paths = [variable.path for variable in model.trainable_variables]
         declared = {self._paths.index(product.kernel.path): product for product in model.products}

@@ -34,14 +34,14 @@ def make_likelihood(name: str) -> "Likelihood":
         ClassNameError, UserCodeError: the likelihood is a user's and cannot be used, see `ClassChoice.load`.
     """
     kind = LIKELIHOODS.load(name)
-    with user_code(f"{LIKELIHOODS.key} = {name!r}: the likelihood cannot be made"):
+    with user_code(f"{LIKELIHOODS.key} = {name!r}: the likelihood cannot be created"):
         made = kind()
         preprocessing, outputs = made.preprocessing, made.outputs
     if not isinstance(preprocessing, Preprocessing):
         reason = f"{kind.__qualname__}.preprocessing must be one of vaedist.models.preprocessing, such as Binned()"
         raise LIKELIHOODS.refusal(name, None, reason)
     if type(outputs) is not int or outputs < 1:
-        reason = f"{kind.__qualname__}.outputs = {outputs!r}: must be a number of decoder outputs for each pixel value"
+        reason = f"{kind.__qualname__}.outputs = {outputs!r}: must be the number of decoder outputs per pixel value"
         raise LIKELIHOODS.refusal(name, None, reason)
     return cast("Likelihood", made)
 
@@ -78,7 +78,7 @@ class LikelihoodOptions(ModelOptions):
             own, binary = likelihood.preprocessing, likelihood.binary
         if binarize != "none" and not binary:
             raise ValueError(
-                f"data.binarize = {binarize!r} makes pixels 0 or 1, which model.likelihood = 'bernoulli' scores, not "
-                f"{self.likelihood!r}"
+                f"data.binarize = {binarize!r} makes pixels binary, which requires model.likelihood = 'bernoulli', "
+                f"not {self.likelihood!r}"
             )
         return BINARIZE[binarize] or own

@@ -83,7 +83,7 @@ class Dequantised:
 
     def __call__(self, pixels: Any, noise: Any = None) -> Any:
         """Returns pixels uniform in their bins; noise = 0.5 gives the middle of each bin."""
-        _require(noise, "dequantised: its likelihood is a density")
+        _require(noise, "dequantised, because its likelihood is a density")
         return (_float(pixels) + _float(noise)) / 256.0
 
 
@@ -100,7 +100,7 @@ class Threshold:
 
 
 class Dynamic:
-    """x = 1 with probability pixel / 255, drawn anew in each training epoch (Salakhutdinov and Murray 2008)."""
+    """x = 1 with probability pixel / 255, drawn again in each training epoch (Salakhutdinov and Murray 2008)."""
 
     shown = "binary pixels drawn once for each image"  # in evaluation
     noisy, fixed, proper = True, False, True
@@ -144,6 +144,6 @@ def _float(values: Any) -> Any:
 def _require(noise: Any, how: str) -> None:
     if noise is None:
         raise NoiseError(
-            f"noise is missing: this model's pixels are {how}; give uniform noise u in (0, 1) of shape "
-            "[B, H, W, C], as Run.pixel_noise gives it, or u=0.5 for its middle"
+            f"noise is missing: this model's pixels are {how}; pass uniform noise u in (0, 1) of shape "
+            "[B, H, W, C], as Run.pixel_noise returns it, or its mean, u=0.5"
         )

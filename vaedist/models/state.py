@@ -33,8 +33,8 @@ def state_variables(model: Model, score: Callable[[], Any]) -> list[Any]:
         if "float" not in str(variable.dtype):
             raise ModelError(
                 f"model {type(model).__name__} has the variable {variable.path} of type {variable.dtype}, which cannot "
-                "be averaged over devices: a model takes its random numbers from `eps` and `u` (keras.layers.Dropout "
-                "and the like draw their own)"
+                "be averaged over devices: a model must take its random numbers from `eps` and `u`, unlike "
+                "keras.layers.Dropout"
             )
     return variables
 

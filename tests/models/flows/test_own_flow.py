@@ -125,7 +125,7 @@ def test_faults_of_its_options_are_told_like_all_others(override, message):
         ("iav", "must be 'iaf' or a class of your own, 'package.module:Class'; did you mean 'iaf'?"),
         ("planar_flow:Planar", "module planar_flow has no class Planar; did you mean 'PlanarFlow'?"),
         ("nowhere_at_all:Flow", "there is no module nowhere_at_all in PYTHONPATH"),
-        (toy("NoOptions"), "class NoOptions has no Options, a subclass of vaedist.FlowOptions"),
+        (toy("NoOptions"), "class NoOptions lacks Options, a subclass of vaedist.FlowOptions"),
         (toy("WrongOptions"), "WrongOptions.Options must be a subclass of vaedist.FlowOptions"),
     ],
 )
@@ -199,10 +199,10 @@ def test_a_log_determinant_by_latent_or_by_image_gives_the_same_score(name):
     ("name", "says"),
     [
         ("Bare", "flow Bare: call must return a FlowOutput, not "),
-        ("Short", "flow Short: call gives z of shape (2, 3) for z of (2, 4)"),
+        ("Short", "flow Short: call returns z of shape (2, 3) for z of (2, 4)"),
         (
             "Narrow",
-            "flow Narrow: call gives log_det of shape (2, 2) for z of (2, 4); it must be (2,), (2, 1) or (2, 4)",
+            "flow Narrow: call returns log_det of shape (2, 2) for z of (2, 4); it must be (2,), (2, 1) or (2, 4)",
         ),
     ],
 )
@@ -216,7 +216,7 @@ def test_its_exceptions_are_shown_with_the_users_lines():
     with pytest.raises(UserCodeError) as error:
         build_model(experiment(toy("Scaling"), "model.flow.depth=13"), SHAPE)
     first, *lines = str(error.value).splitlines()
-    assert first == f"model.flow.type = '{toy('Scaling')}': the flow cannot be made:"
+    assert first == f"model.flow.type = '{toy('Scaling')}': the flow cannot be created:"
     assert f"{NAME}/flows.py" in lines[1]
     assert lines[-1] == "ZeroDivisionError: thirteen steps"
     with pytest.raises(UserCodeError, match=r"flows\.py(.*\n)+.*no_such_thing") as error:

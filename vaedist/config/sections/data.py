@@ -19,6 +19,6 @@ class DataSection(Section):
     binarize: Literal["none", "threshold", "dynamic", "fixed"] = Field(
         default="none",
         description="Binarise grey images, for models that score binary pixels: threshold sets pixels above one half "
-        "to 1; dynamic sets a pixel to 1 with probability pixel / 255, drawn anew in every training epoch; fixed draws "
+        "to 1; dynamic sets a pixel to 1 with probability pixel / 255, drawn again in each training epoch; fixed draws "
         "once per image. Evaluation always draws once per image, by a seed that is independent of the run's.",
     )

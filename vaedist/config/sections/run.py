@@ -14,7 +14,7 @@ class RunSection(Section):
         default="",
         pattern=r"^$|" + NAME_PATTERN,
         max_length=128,
-        description="Name of the run's folder; empty takes the job file's name.",
+        description="Name of the run's folder; empty uses the job file's name.",
     )
     folder: Location = Field(
         default="runs",
@@ -53,5 +53,5 @@ class MonitorSection(Section):
         default=32,
         ge=1,
         le=256,
-        description="Images in the grid of reconstructions; the grid of samples has twice that.",
+        description="Images in the grid of reconstructions; the grid of samples has twice as many.",
     )

@@ -16,7 +16,7 @@ def _workers(given: Any) -> Any:
     bounds = list(given) if isinstance(given, list | tuple) else [given, given]
     numbers = all(isinstance(bound, int) and not isinstance(bound, bool) for bound in bounds)
     if not numbers or len(bounds) != 2 or not 1 <= bounds[0] <= bounds[1] <= MOST_WORKERS:
-        raise ValueError(f"must be a number from 1 to {MOST_WORKERS}, or the fewest and the most, as in [1, 4]")
+        raise ValueError(f"must be a number from 1 to {MOST_WORKERS}, or the minimum and the maximum, as in [1, 4]")
     return given if isinstance(given, int) else tuple(bounds)
 
 
@@ -83,7 +83,7 @@ class ScalingSection(Section):
         default=3,
         ge=0,
         description="Restarts of a failed worker group within failure_window_hours and without a new checkpoint in "
-        "between. The loss of a machine that was announced does not count.",
+        "between. Losses of machines after a preemption notice do not count.",
     )
     failure_window_hours: float = Field(
         default=1.0, ge=0, le=8784, description="Hours for which a failure counts; 0 counts all failures of a run."
@@ -109,15 +109,15 @@ class ScalingSection(Section):
     @model_validator(mode="after")
     def _devices_of_one_kind(self) -> Self:
         if self.gpus_per_worker and self.logical_devices > 1:
-            raise ValueError("logical_devices splits a CPU; it must be 1 when gpus_per_worker is set")
+            raise ValueError("logical_devices divides a CPU; it must be 1 if gpus_per_worker is set")
         return self
 
     @model_validator(mode="after")
     def _a_gpu_of_its_own(self) -> Self:
         if 0 < self.gpus_per_worker < 1 and self.bounds[1] > 1:
             raise ValueError(
-                f"gpus_per_worker = {self.gpus_per_worker:g} is for workers = 1: workers of one run cannot share a "
-                "GPU (NCCL takes one rank a GPU)"
+                f"gpus_per_worker = {self.gpus_per_worker:g} requires workers = 1: workers of one run cannot share "
+                "a GPU (NCCL allows one rank per GPU)"
             )
         return self
 
@@ -126,7 +126,7 @@ class ScalingSection(Section):
         for key in ("gpus_per_worker", "cpus_per_worker"):
             value = getattr(self, key)
             if value > 1 and value != int(value):
-                raise ValueError(f"{key} = {value}: must be whole, or less than 1")
+                raise ValueError(f"{key} = {value}: must be an integer, or less than 1")
         return self
 
     @property

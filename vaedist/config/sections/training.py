@@ -39,11 +39,9 @@ class ObjectiveSection(Section):
     @model_validator(mode="after")
     def _dreg_of_samples(self) -> Self:
         if self.gradient == "dreg" and self.samples == 1:
-            raise ValueError("gradient = 'dreg' is for samples above 1; it must be 'plain' for samples = 1")
+            raise ValueError("gradient = 'dreg' requires samples above 1; it must be 'plain' for samples = 1")
         if self.gradient == "dreg" and self.free_bits:
-            raise ValueError(
-                f"gradient = 'dreg' is biased with free bits; free_bits = {self.free_bits:g} must be 0 for it"
-            )
+            raise ValueError(f"gradient = 'dreg' is biased with free bits; free_bits = {self.free_bits:g} must be 0")
         return self
 
 
@@ -106,14 +104,13 @@ class TrainingSection(Section):
     @model_validator(mode="after")
     def _decay_of_adamw(self) -> Self:
         if self.weight_decay and self.optimizer != "adamw":
-            raise ValueError(f"weight_decay is for optimizer = 'adamw'; it must be 0 for {self.optimizer!r}")
+            raise ValueError(f"weight_decay requires optimizer = 'adamw'; it must be 0 for {self.optimizer!r}")
         return self
 
     @model_validator(mode="after")
     def _parts_with_images(self) -> Self:
         if self.accumulation_steps > self.global_batch:
             raise ValueError(
-                f"accumulation_steps = {self.accumulation_steps} parts of global_batch = {self.global_batch} images "
-                "are more parts than images"
+                f"accumulation_steps = {self.accumulation_steps}: must be at most global_batch = {self.global_batch}"
             )
         return self

@@ -23,6 +23,6 @@ def make_flow(options: FlowOptions, latent: int, *, context: int, seed: int, **k
     if not options.depth:
         return Identity(latent, options, context=context, seed=seed, **kwargs)
     kind = FLOWS.load(options.type)
-    with user_code(f"{FLOWS.key} = {options.type!r}: the flow cannot be made"):
+    with user_code(f"{FLOWS.key} = {options.type!r}: the flow cannot be created"):
         flow: Flow = kind(latent, options, context=context, seed=seed, **kwargs)
         return flow

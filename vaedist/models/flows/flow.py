@@ -64,13 +64,13 @@ class Flow(keras.layers.Layer, ABC):
             raise ModelError(f"flow {type(self).__name__}: call must return a FlowOutput, not {type(found).__name__}")
         shape = tuple(found.z.shape)
         if shape != tuple(z.shape):
-            raise ModelError(f"flow {type(self).__name__}: call gives z of shape {shape} for z of {tuple(z.shape)}")
+            raise ModelError(f"flow {type(self).__name__}: call returns z of shape {shape} for z of {tuple(z.shape)}")
         sizes = tuple(found.log_det.shape)
         if sizes == shape[:-1]:
             return found._replace(log_det=ops.expand_dims(found.log_det, -1))
         if sizes not in (shape, (*shape[:-1], 1)):
             raise ModelError(
-                f"flow {type(self).__name__}: call gives log_det of shape {sizes} for z of {shape}; it must be "
+                f"flow {type(self).__name__}: call returns log_det of shape {sizes} for z of {shape}; it must be "
                 f"{shape[:-1]}, {(*shape[:-1], 1)} or {shape}"
             )
         return found
