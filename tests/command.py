@@ -1,4 +1,4 @@
-"""The command line for tests: in a process of its own, or in that of the tests, which takes seconds less."""
+"""The command line for tests, in a separate process, or in the process of the tests, which is faster by seconds."""
 
 import contextlib
 import os
@@ -11,18 +11,18 @@ from click.testing import CliRunner
 
 from vaedist.cli import main
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # which a command handles
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # signals that a command handles
 
 
 def start(*arguments, cwd=None, log=subprocess.PIPE, **variables):
     """Starts `vaedist ARGUMENTS` in a process that does not see the Ray of the tests.
 
     Args:
-        arguments: of the command.
-        cwd: its current folder.
+        arguments: arguments of the command.
+        cwd: current folder of the command.
         log: file for stdout and stderr, if they are long.
-        variables: of its environment, in addition to those of the tests. A token must not be set in the tests' own
-            environment, where Ray may read it again and end the process.
+        variables: environment variables, in addition to those of the tests. A token must not be set in the environment
+            of the tests, where Ray may read it again and end the process.
     """
     program = [sys.executable, "-c", "from vaedist.cli import main; main(prog_name='vaedist')", *map(str, arguments)]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | variables

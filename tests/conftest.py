@@ -1,4 +1,4 @@
-"""Shared by all tests: a quiet TensorFlow on few threads, a small data set, and the tests that need a real one."""
+"""Fixtures of all tests, settings of TensorFlow, the order of tests, and their distribution among processes."""
 
 import os
 import shutil
@@ -7,24 +7,24 @@ import sys
 import tempfile
 from pathlib import Path
 
-# TensorFlow reads these once, when it is imported.
+# TensorFlow reads these when it is imported.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-# The S3 server of the tests takes anybody; Ray's workers have this from where Ray is started.
+# The S3 server of the tests accepts any credentials; Ray's workers inherit these from the process that starts Ray.
 os.environ.update(
     AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_REGION="us-east-1", AWS_EC2_METADATA_DISABLED="true"
 )
-# Most of a test's time is compilation. LLVM optimizes less here and in processes of tests; XLA itself does as always.
+# Most of a test's time is compilation. This reduces LLVM's optimizations, but not XLA's own.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-# Compiled programs, and what is copied from the S3 server: one folder for all processes of xdist.
+# Compiled programs and copies of files on the S3 server are in one folder for all processes of xdist.
 os.environ["VAEDIST_CACHE"] = os.environ.get("VAEDIST_TESTS_CACHE") or tempfile.mkdtemp(prefix="vaedist-tests-cache-")
 os.environ["VAEDIST_TESTS_CACHE"] = os.environ["VAEDIST_CACHE"]
 
-sys.path.append(str(Path(__file__).parent))  # for `command` and `s3`, which several folders use
-sys.path.append(str(Path(__file__).parent / "data"))  # for `synthetic`, which makes small sources
-sys.path.append(str(Path(__file__).parent / "models"))  # for `tiny`, which makes a model of two stochastic layers
+sys.path.append(str(Path(__file__).parent))  # for `command`, `s3` and other modules that several folders use
+sys.path.append(str(Path(__file__).parent / "data"))  # for `synthetic`
+sys.path.append(str(Path(__file__).parent / "models"))  # for `tiny`
 
 import numpy as np
 import pytest
@@ -36,14 +36,14 @@ from xdist.scheduler import LoadScopeScheduling
 from vaedist.data.prepare import prepare
 
 ARCHIVE = "VAEDIST_CIFAR10_ARCHIVE"
-# Files whose tests share a Ray, by the fixture `cluster`: those of a group run in one process.
+# Files whose tests share a Ray cluster, with the fixture `cluster`; those of a group run in one process.
 SHARING = {
     "train": ("train", "gpus", "joining", "actors", "drain", "doctor_ports", "image_health", "normalised"),
     "tune": ("tune", "evaluate", "bench"),
 }
 GROUPS = {f"tests/launch/test_{name}.py": group for group, names in SHARING.items() for name in names}
 
-# A shell that starts the tests in the background has them ignore it, and their children too.
+# If a shell starts the tests in the background, they and their children ignore SIGINT by default.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("vaedist", deadline=None)  # how long an example takes depends on the machine's load
@@ -96,7 +96,7 @@ def cifar10_archive():
 
 @pytest.fixture(scope="session")
 def s3_server():
-    """An S3 protocol server behind a proxy that can be made to misbehave."""
+    """Yields an S3 server behind a proxy that can simulate faults."""
     from s3 import S3
 
     server = S3()
@@ -105,13 +105,13 @@ def s3_server():
 
 
 def ray_runs():
-    """Returns True where this process is connected to a Ray."""
+    """Returns True if this process is connected to Ray."""
     return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
 
 @pytest.fixture
 def without_ray():
-    """Hides a Ray that other tests of the same process share: commands neither use it nor start another one."""
+    """Hides the Ray cluster that other tests of this process share, and asserts that commands do not start one."""
     before = ray_runs()
     with pytest.MonkeyPatch.context() as patch:
         if before:
@@ -122,7 +122,7 @@ def without_ray():
 
 @pytest.fixture
 def s3(s3_server, tmp_path_factory, monkeypatch):
-    """The server, well behaved at the start of each test, and a cache of the test's own."""
+    """Returns the server, without faults at the start of each test, and sets an empty cache."""
     monkeypatch.setenv("VAEDIST_CACHE", str(tmp_path_factory.mktemp("cache")))
     s3_server.proxy.delay, s3_server.proxy.refuse = 0.0, lambda method, path: False
     s3_server.proxy.requests.clear()
@@ -131,25 +131,25 @@ def s3(s3_server, tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory):
-    """A prepared data set of 53 training and 19 test images [4, 6, 3] in 8 shards; not to be written to."""
+    """Returns a prepared data set of 53 training and 19 test images [4, 6, 3] in 8 shards; tests must not change it."""
     out = tmp_path_factory.mktemp("data") / "numbers"
     prepare(source(train=53, test=19), str(out), shards=8)
     return out
 
 
-ROWS, LANES, SHAPE = 53, 8, (4, 6, 3)  # of the images that a small model is trained on
+ROWS, LANES, SHAPE = 53, 8, (4, 6, 3)  # training images of small models
 
 
 @pytest.fixture(scope="session")
 def lanes():
-    """53 images dealt to 8 lanes."""
+    """Returns 53 images in 8 lanes."""
     images = np.random.default_rng(0).integers(0, 256, (ROWS, *SHAPE), dtype=np.uint8)
     return [images[lane::LANES] for lane in range(LANES)]
 
 
 @pytest.fixture
 def strategy():
-    """One replica, on the CPU."""
+    """Returns a strategy with one replica, on the CPU."""
     import tensorflow as tf
 
     return tf.distribute.MirroredStrategy(["CPU:0"])
@@ -157,7 +157,7 @@ def strategy():
 
 @pytest.fixture
 def make_model(strategy):
-    """Makes a small model under the strategy."""
+    """Returns a function that makes a small model in the strategy's scope."""
     from mlp_vae import vae
 
     def make(**sizes):
@@ -169,7 +169,7 @@ def make_model(strategy):
 
 @pytest.fixture
 def reader(lanes):
-    """Makes a reader of the images in batches of a size."""
+    """Returns a function that makes a reader of the images with a batch size."""
     from vaedist.data.lane_reader import LaneReader
     from vaedist.data.lanes import LanePlan
 
@@ -181,7 +181,7 @@ def reader(lanes):
 
 @pytest.fixture
 def toy_package(tmp_path_factory, monkeypatch):
-    """The folder of a package of users' models, which is on `sys.path`."""
+    """Yields the folder of a package of users' models, which is on `sys.path`."""
     folder = toys.write(tmp_path_factory.mktemp("path"))
     monkeypatch.syspath_prepend(folder)
     yield folder

@@ -9,29 +9,29 @@ from vaedist.objectives.elbo import bound
 
 
 def normal(*shape, seed=0):
-    """Standard normal numbers."""
+    """Returns standard normal numbers."""
     return np.random.default_rng(seed).normal(size=shape)
 
 
 def score_of(log_px, z, log_q):
-    """The score of a sample z of q(z|x), [B, latent], under the prior N(0, I)."""
+    """Returns the score of a sample z of q(z|x), [B, latent], with the prior N(0, I)."""
     return Score(tf.constant(log_px), {"z": log_q - log_standard_normal(z)}, {"z": z})
 
 
 def plain_score(mu, log_sigma, eps, log_px=None):
-    """The score of a sample of N(mu, sigma^2) without a flow; log p(x|z) = 0 if not given."""
+    """Returns the score of a sample of N(mu, sigma^2) without a flow; log p(x|z) is 0 by default."""
     z = mu + np.exp(log_sigma) * eps
     mu, log_sigma = np.broadcast_to(mu, z.shape), np.broadcast_to(log_sigma, z.shape)
     return score_of(np.zeros(len(z)) if log_px is None else log_px, tf.constant(z), log_normal(z, mu, log_sigma))
 
 
 def closed_kl(mu, log_sigma):
-    """KL(N(mu, sigma^2) || N(0, 1)) of each unit."""
+    """Returns KL(N(mu, sigma^2) || N(0, 1)) of each unit."""
     return 0.5 * (np.exp(2 * log_sigma) + mu**2 - 1) - log_sigma
 
 
 def within_standard_errors(samples, expected, count=5):
-    """Returns True if the mean of samples is near what is expected."""
+    """Returns True if the mean of samples is near the expected value."""
     return abs(samples.mean() - expected) < count * samples.std() / np.sqrt(len(samples))
 
 
@@ -49,7 +49,7 @@ class LinearGaussian:
         self.evidence = -0.5 * (r @ np.linalg.solve(covariance, r) + np.linalg.slogdet(2 * np.pi * covariance)[1])
 
     def elbo(self, score):
-        """One-sample estimates at the sample of z that a score has, [B]."""
+        """Returns the one-sample estimates at the score's sample of z, [B]."""
         mean = score.latents["z"].numpy() @ self.w.T + self.b
         log_px = tf.reduce_sum(log_normal(self.x, mean, np.log(self.s)), axis=-1)
         return bound(score._replace(log_px=log_px)).elbo.numpy()

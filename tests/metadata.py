@@ -1,4 +1,4 @@
-"""HTTP servers on the loopback that play the metadata services of AWS, Google Cloud and Azure, for tests."""
+"""HTTP servers on the loopback that simulate the metadata services of AWS, Google Cloud and Azure."""
 
 import json
 import threading
@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Hands each request to the cloud that the server plays."""
+    """Passes each request to the simulated cloud."""
 
     def do_GET(self):
         url = urlsplit(self.path)
@@ -30,11 +30,11 @@ class Handler(BaseHTTPRequestHandler):
     do_PUT = do_GET  # noqa: N815 - http.server calls it so
 
     def log_message(self, *_):
-        """Say nothing."""
+        """Prints nothing."""
 
 
 class Playing:
-    """A server that plays a cloud; `announce` has it announce the end of the machine."""
+    """A server that simulates a cloud; `announce` makes it send a preemption notice."""
 
     def __init__(self):
         self.requests, self.broken = [], False
@@ -50,7 +50,7 @@ class Playing:
 
 
 class PlayAws(Playing):
-    """IMDSv2: a request without a token that is valid now gets 401."""
+    """AWS (IMDSv2): the response to a request without a valid token is 401."""
 
     def __init__(self):
         super().__init__()
@@ -79,7 +79,7 @@ class PlayAws(Playing):
 
 
 class PlayGcp(Playing):
-    """Refuses who does not say Metadata-Flavor; wait_for_change returns when the value has another etag."""
+    """Google Cloud: requires the header Metadata-Flavor; wait_for_change returns once the value has another etag."""
 
     def __init__(self):
         super().__init__()
@@ -105,7 +105,7 @@ class PlayGcp(Playing):
 
 
 class PlayAzure(Playing):
-    """A machine of a scale set, which sees the events of its neighbours too."""
+    """Azure: a machine of a scale set, which also receives events of other machines."""
 
     MACHINE = "vmss_1"
 

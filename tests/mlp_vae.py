@@ -6,7 +6,7 @@ from vaedist.models.mlp.options import MLPOptions
 
 
 def vae(image_shape, *, binarize="none", seed=0, dtype="float32", **sizes):
-    """Makes the model; `flow_depth` and the like are options of the flow, and so is `gate_bias`."""
+    """Makes the model; `gate_bias` and options that start with `flow_` are options of the flow."""
     flow = {name.removeprefix("flow_"): sizes.pop(name) for name in [*sizes] if name.startswith("flow_")}
     if "gate_bias" in sizes:
         flow["gate_bias"] = sizes.pop("gate_bias")

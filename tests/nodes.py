@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 HEAD, FIRST, SECOND, THIRD = (f"127.0.0.{number}" for number in range(2, 6))
-SECONDS = 240  # far more than any step takes
+SECONDS = 240  # timeout of each step
 RAY = "from ray.scripts.scripts import main; main()"
 
 
@@ -43,7 +43,7 @@ class Nodes:
             )  # fmt: skip
 
     def joined(self, node):
-        """Returns True if a node has joined; restarts it if Ray gave up after 30 s, too few on a busy machine."""
+        """Returns True if a node has joined; restarts it if Ray gave up, after 30 s by default."""
         if self.started[node].poll() is not None:
             self.start(node, self.wanted[node])
         return "Ray runtime started" in (self.folder / f"{node}.log").read_text()

@@ -1,4 +1,4 @@
-"""A real S3 protocol server on loopback, and a proxy before it that is slow, refuses or is gone when a test says so."""
+"""A real S3 server on the loopback, behind a proxy that tests can make slow, busy or unreachable."""
 
 import http.client
 import logging
@@ -15,7 +15,7 @@ BUSY = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce
 
 
 class S3:
-    """moto's server, with an empty bucket, and the proxy before it, which is all that is told of."""
+    """moto's server with an empty bucket, behind a proxy whose address is the only one in URIs."""
 
     def __init__(self):
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -29,7 +29,7 @@ class S3:
         return f"s3://{bucket}/{path}?endpoint_override=127.0.0.1:{self.proxy.port}&scheme=http"
 
     def put(self, key, content):
-        """Write an object, of whatever name; without one, make the bucket."""
+        """Writes an object with any name; creates the bucket if the name is empty."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port)
         signed = {"Authorization": "AWS4-HMAC-SHA256 Credential=test/0/us-east-1/s3/x"}
         name = key.replace(".", "%2E").replace("\\", "%5C")
@@ -43,11 +43,12 @@ class S3:
 
 
 class Proxy:
-    """Passes requests on, until told otherwise.
+    """Forwards requests, with simulated faults.
 
-    delay: seconds before each answer.
-    refuse: says of (method, path) whether to answer it with 503.
-    requests: (method, path) of all that came.
+    Attributes:
+        delay: seconds before each response.
+        refuse: function of (method, path) that returns True if the response is 503.
+        requests: (method, path) of all requests.
     """
 
     def __init__(self, target):
@@ -57,7 +58,7 @@ class Proxy:
         self.appear()
 
     def appear(self):
-        """Take connections, at the same port as before."""
+        """Accepts connections, on the same port as before."""
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -120,7 +121,7 @@ class Proxy:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def vanish(self):
-        """Be gone: connections are cut, and no new ones taken."""
+        """Closes all connections, and refuses new ones."""
         self._server.shutdown()
         self._server.server_close()
         for connection in list(self._connections):
@@ -135,4 +136,4 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, request, client_address):
-        """Connections are cut on purpose."""
+        """Prints nothing, because connections are closed on purpose."""

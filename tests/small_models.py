@@ -1,4 +1,4 @@
-"""Small models for tests, none of which is vaedist's own: each needs something that the MLP does not."""
+"""Small models for tests; each has a property that the MLP lacks."""
 
 import math
 
@@ -16,7 +16,7 @@ LATENT = 3
 
 
 class Plain(Model):
-    """Dense layers of Keras, made with names by their number, and one sample of the latents at a time."""
+    """Dense layers of Keras with automatic names, and one sample of the latents at a time."""
 
     bias, activation = True, "tanh"
 
@@ -66,7 +66,7 @@ class BiasFree(Plain):
 
 
 class Normalised(Plain):
-    """The encoder normalises a batch, and keeps moving statistics of it."""
+    """The encoder has batch normalization, with moving statistics."""
 
     activation = None
 
@@ -128,7 +128,7 @@ class Layered(Plain):
 
 
 class OwnSample(Plain):
-    """Draws its latents by a formula of its own."""
+    """Samples its latents without `sample_normal`."""
 
     def score(self, encoding, eps, *, training=False):
         x, mu, log_sigma = encoding
@@ -138,7 +138,7 @@ class OwnSample(Plain):
 
 
 class Dropped(Plain):
-    """Draws random numbers that are not given to it."""
+    """Draws random numbers itself, by dropout."""
 
     def make(self):
         super().make()

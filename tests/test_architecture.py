@@ -1,4 +1,4 @@
-"""Imports that are allowed, and a command line that answers without loading TensorFlow or Ray."""
+"""Allowed imports, and commands that load neither TensorFlow nor Ray."""
 
 import ast
 import importlib
@@ -16,7 +16,7 @@ from vaedist.launch.training.backend import TensorflowCluster
 ROOT = Path(__file__).parents[1]
 HEAVY = ("tensorflow", "keras", "ray", "tensorflow_datasets", "skimage")
 
-# Runs `vaedist ARGUMENTS` for every list of arguments and prints what each said and which modules are loaded.
+# Runs `vaedist ARGUMENTS` for every list of arguments, and prints its output and the loaded modules.
 RUN = """
 import contextlib, io, json, sys
 from vaedist.cli import main
@@ -53,7 +53,7 @@ def python(code, *arguments):
 
 @pytest.fixture(scope="module")
 def commands():
-    """(words, help) of every command."""
+    """Returns (words, help) of every command."""
     return python(WALK)
 
 
@@ -81,7 +81,7 @@ def test_importing_is_light(module):
 
 
 def test_processes_that_only_coordinate_do_not_load_tensorflow():
-    """The command, the controller of a run, which gets the backend through Ray, and a trial of a sweep."""
+    """The cases are the command, the controller of a run, which gets the backend from Ray, and a trial of a sweep."""
     get = "import sys, pickle, json; pickle.loads(bytes.fromhex(sys.argv[1])).backend_cls()"
     loaded = "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     command = python(f"import json, sys, vaedist.launch.training.trainer; {loaded}")
@@ -101,7 +101,7 @@ def test_help_of_every_command_is_light(commands):
 
 
 def test_no_module_imports_tensorflow_through_tf_keras():
-    """With TF_USE_LEGACY_KERAS set, tf.keras is another library."""
+    """If TF_USE_LEGACY_KERAS is set, tf.keras is another library."""
     uses = [path for path in (ROOT / "vaedist").rglob("*.py") if "tf.keras" in path.read_text()]
     assert uses == []
 
@@ -135,7 +135,7 @@ PUBLIC_OF_RAY = (
 
 
 def uses_of_rays_internals(text):
-    """The lines of a module that import what Ray does not document, reach into it, or change an attribute of Ray."""
+    """Returns the lines of a module that import or use internals of Ray, or change an attribute of Ray."""
     tree, imported = ast.parse(text), {"ray"}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "ray":

@@ -1,6 +1,6 @@
 """Behaviour on a machine whose clock is set back, and between machines whose clocks differ.
 
-The same of TensorBoard's files, of the caches and of the mirror: tests/monitor/test_tensorboard.py,
+Other such tests, of TensorBoard's files, the caches and the mirror, are in tests/monitor/test_tensorboard.py,
 tests/storage/test_store.py, tests/devices/test_compile_cache.py and tests/runs/test_remote.py.
 """
 
@@ -34,7 +34,7 @@ def sleeper():
 def test_a_local_clusters_processes_are_known_again(sleeper, monkeypatch, moved):
     node = LocalNode("head", 1, sleeper.pid, birth_of(psutil.Process(sleeper.pid)), "log")
     began = psutil.boot_time()
-    # Linux computes it anew from the clock; psutil adds it to the ticks after which a process was started.
+    # Linux recomputes it from the clock, and psutil adds it to the ticks at which a process was started.
     monkeypatch.setattr("psutil._pslinux.boot_time", lambda: began + moved)
     assert psutil.Process(sleeper.pid).create_time() == pytest.approx(time.time() + moved, abs=60)
     assert node.alive

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from vaedist.config import Experiment, Section, differences, keys, with_options
 from vaedist.errors import ConfigError
 
-# For every key a value that is not its default, and one that is refused.
+# A valid value of each key other than its default, and one that is refused.
 VALUES: dict[str, tuple[Any, Any]] = {
     "seed": (7, -1),
     "run.name": ("iaf-3", "../up"),
@@ -66,12 +66,12 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "monitor.importance_samples": (16, -1),
     "monitor.pictures": (16, 257),
 }
-NEEDED = {  # by the first value
+NEEDED = {  # set to the first value
     "training.weight_decay": {"training.optimizer": "adamw"},
     "objective.gradient": {"objective.samples": 5},
 }
 KEYS = list(keys(Experiment))
-OTHER_KEYS = [key for key in KEYS if not key.endswith(".type")]  # tests/test_model_types.py has other models
+OTHER_KEYS = [key for key in KEYS if not key.endswith(".type")]  # tests/test_model_types.py tests other models
 
 
 def lookup(experiment, key):
@@ -391,13 +391,13 @@ def test_any_override_makes_an_experiment_or_a_config_error(key, value):
 
 
 def test_a_word_that_is_no_unicode_makes_a_config_error():
-    """As Python hands over an argument of the shell that is not UTF-8."""
+    """Python decodes arguments that are not UTF-8 in this way."""
     for override in ("run.folder=\udcff", "\udcff=1", "\udcff"):
         message_of(Experiment().with_overrides, override)
 
 
 def test_defaults_stand_in_the_fields_and_nowhere_else():
-    """A section made by itself is the section of a whole experiment made of defaults."""
+    """The defaults of a section are those of the same section of an experiment."""
     for name, field in with_options(Experiment).model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Section):

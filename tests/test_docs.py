@@ -1,4 +1,4 @@
-"""Everything that the pages and the jobs' comments name exists: commands, options, keys, files, tests."""
+"""Commands, options, keys, files and tests that the pages and the jobs' comments name exist."""
 
 import os
 import re
@@ -93,7 +93,7 @@ def commands(command: click.Command = main) -> Iterator[click.Command]:
 
 
 def file_names() -> list[str]:
-    """Returns what is in backticks or linked to, and looks like a file or a folder of the project."""
+    """Returns code and link targets that look like a file or a folder of the project."""
     linked = [
         os.path.relpath(page.parent / link, ROOT)
         for page in PAGES
@@ -119,7 +119,7 @@ def test_a_call_in_a_block_is_complete_and_its_job_and_overrides_are_valid(line)
 
 @pytest.mark.parametrize("code", in_inline(r"vaedist( .*)?"))
 def test_a_command_in_backticks_exists(code):
-    # It is named, not called in full; or it is --help.
+    # only the command's name, or --help
     with suppress(click.MissingParameter, click.exceptions.NoArgsIsHelpError, click.exceptions.Exit):
         read_call(code)
 

@@ -1,7 +1,7 @@
-"""Whatever is altered in the files that vaedist reads: an error that the user is told, or none; never another one.
+"""Fuzzing of the files that vaedist reads: a changed file is read, or raises an error for the user, and no other.
 
-Files are altered as disks, editors and those who mean harm do: bytes are flipped, cut out, doubled, put in and
-replaced, values of JSON are exchanged for others, and where digests guard a file, they are made to fit what it became.
+Files are changed as by faulty disks, editors and attackers: bytes are flipped, removed, duplicated, inserted and
+replaced, and JSON values are replaced. If a file is protected by digests, these are recomputed.
 """
 
 import gzip
@@ -62,7 +62,7 @@ values = st.recursive(
 
 
 def edited(content, changes):
-    """The content, changed in turn; places are shares of its length."""
+    """Returns the content after a sequence of changes, whose positions are fractions of its length."""
     content = bytearray(content)
     for kind, share, length, piece in changes:
         at = min(int(share * len(content)), max(len(content) - 1, 0))
@@ -83,7 +83,7 @@ def edited(content, changes):
 
 
 def exchanged(record, path, value):
-    """A JSON value with one of its parts, found along `path`, exchanged for another, or without it."""
+    """Returns a JSON value in which the part at `path` is replaced or removed."""
     if not path or not isinstance(record, dict | list) or not record:
         return value
     keys = list(record) if isinstance(record, dict) else list(range(len(record)))
@@ -110,7 +110,7 @@ def tried(function, *arguments, **named):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder to work in, beside which nothing must appear."""
+    """Yields a folder to work in; nothing may be created beside it."""
     outer = tmp_path_factory.mktemp("fuzz")
     (outer / "work").mkdir()
     yield outer / "work"
@@ -168,7 +168,7 @@ def test_manifests(place, small_dataset):
 
 @pytest.fixture(scope="module")
 def run(place):
-    """A run's folder, made without training."""
+    """Returns a run's folder, created without training."""
     folder = RunFolder.at(place / "runs" / "run")
     folder.path.mkdir(parents=True)
     experiment = Experiment.from_dict({"run": {"name": "run", "folder": str(place / "runs")}})
@@ -224,7 +224,7 @@ def test_runs(run, name):
 
 
 def commit(folder):
-    """Make the digests of a checkpoint fit its files, as far as its state still names them."""
+    """Recomputes the digests of a checkpoint, for the files that its state still names."""
     state = folder / "state.json"
     record = json.loads(state.read_bytes())
     if isinstance(record, dict) and isinstance(record.get("files"), dict):
@@ -284,7 +284,7 @@ def test_rows_of_metrics(run):
 
 
 def test_events(run):
-    """TensorBoard's events are written, and read by TensorBoard; a damaged file does not hinder the next writer."""
+    """TensorBoard reads the events that were written, and a damaged file does not affect the next writer."""
     writer = TensorBoardWriter(run.tensorboard, purge_step=None)
     writer.scalars(1, {"elbo/train": -3.0})
     writer.close()
@@ -370,7 +370,7 @@ def test_archives(place):
     def headers_altered(offset, at, piece):
         content = bytearray(plain)
         content[offset + at : offset + at + len(piece)] = piece
-        content[offset + 148 : offset + 156] = b" " * 8  # a checksum that fits
+        content[offset + 148 : offset + 156] = b" " * 8  # a valid checksum
         content[offset + 148 : offset + 156] = b"%06o\0 " % sum(content[offset : offset + 512])
         archive.write_bytes(gzip.compress(bytes(content), 1))
         look()

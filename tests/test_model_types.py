@@ -1,4 +1,4 @@
-"""`model.type`: built-in models and users' models, and the options that each of them brings."""
+"""`model.type`: built-in models and users' models, and their options."""
 
 import json
 import os
@@ -25,18 +25,18 @@ KEYS = ["model.type", "model.channels", "model.norm", "model.stage.blocks", "mod
 
 @pytest.fixture(autouse=True)
 def path(toy_package):
-    """The folder of the package, which is on `sys.path`."""
+    """Returns the folder of the package, which is on `sys.path`."""
     return toy_package
 
 
 @pytest.fixture
 def toy():
-    """An experiment with a user's model."""
+    """Returns an experiment with a user's model."""
     return Experiment.from_dict({"model": {"type": TOY, "channels": 8}})
 
 
 def elsewhere(code, folder, *arguments):
-    """Runs Python code in a process of its own that finds the package, and returns what it prints."""
+    """Runs Python code in a separate process that can import the package, and returns its output."""
     environment = os.environ | {"PYTHONPATH": str(folder)}
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout

@@ -1,4 +1,4 @@
-"""Packages of a user's own code: which are accepted, what of them counts, and their digest."""
+"""Packages of users' code: which are accepted, which of their files are used, and their digest."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ MIB = 2**20
 
 @pytest.fixture
 def package(tmp_path):
-    """A package of two modules, with what does not belong to it."""
+    """Returns a package of two modules, with files that are not part of it."""
     folder = tmp_path / "mine" / "my_vae"
     (folder / "parts").mkdir(parents=True)
     (folder / "__pycache__").mkdir()

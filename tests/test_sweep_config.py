@@ -1,4 +1,4 @@
-"""A sweep's space: what may stand there, and what is drawn from it."""
+"""The search space of a sweep: valid values, and the values that are drawn."""
 
 from collections import Counter
 

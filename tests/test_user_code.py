@@ -1,4 +1,4 @@
-"""Exceptions of users' code are shown with the users' lines, through all that led to them."""
+"""Exceptions in users' code are shown with the users' lines, including chained exceptions."""
 
 import importlib.util
 import os
@@ -32,7 +32,7 @@ def interrupt():
 
 @pytest.fixture
 def users(tmp_path):
-    """A user's module."""
+    """Returns a user's module."""
     path = tmp_path / "users.py"
     path.write_text(CODE)
     spec = importlib.util.spec_from_file_location("users", path)
@@ -41,19 +41,19 @@ def users(tmp_path):
     return module
 
 
-def test_what_led_to_an_exception_is_shown_in_the_same_way(users):
+def test_chained_exceptions_are_shown_in_the_same_way(users):
     with pytest.raises(UserCodeError) as raised, user_code("it cannot be read"):
         users.read()
     lines = str(raised.value).splitlines()
     assert lines[0] == "it cannot be read:"
-    # This test's own frame is a user's too.
+    # The frame of this test is also a user's.
     assert [line.split(", ")[1] for line in lines if users.__file__ in line] == ["line 7", "line 9"]
     assert not any(os.sep + "json" + os.sep in line for line in lines)
     assert "The above exception was the direct cause of the following exception:" in lines
     assert lines[-1] == "RuntimeError: unreadable"
 
 
-def test_errors_of_vaedist_and_those_that_are_handled_are_passed_on(users):
+def test_errors_of_vaedist_and_handled_ones_pass_through(users):
     users.error = DataError("no data")
     with pytest.raises(DataError, match="no data"), user_code("it fails"):
         users.refuse()
@@ -75,5 +75,5 @@ def test_errors_of_vaedist_and_those_that_are_handled_are_passed_on(users):
         ("<frozen importlib._bootstrap>", False),
     ],
 )
-def test_which_lines_are_a_users(path, users):
+def test_lines_of_users_and_of_libraries_are_distinguished(path, users):
     assert is_user_frame(path) is users

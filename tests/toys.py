@@ -1,4 +1,4 @@
-"""A package of users' models, for tests: options that can be read without Keras, and classes that do not fit."""
+"""A package of users' models for tests: options that need no Keras, and classes that violate the interface."""
 
 FILES = {
     "__init__.py": "",

@@ -1,4 +1,4 @@
-"""Counting the work of compiled programs whose work is known."""
+"""Operation counts of compiled programs against known counts."""
 
 import pytest
 import tensorflow as tf

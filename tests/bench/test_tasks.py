@@ -1,4 +1,4 @@
-"""Tasks take turns, and are repeated until a round is full."""
+"""Tasks alternate, and are repeated until a round is long enough."""
 
 import time
 

@@ -22,7 +22,7 @@ from vaedist.launch.training.server_port import ServerPort
 
 SIZES = [4 * 8**k for k in range(8)] + [32 << 20]
 FLOAT = 4  # bytes
-SECONDS = 600  # far more than the all-reduces take
+SECONDS = 600  # timeout
 
 
 def reduce_in_turn(config, rounds):
@@ -74,7 +74,7 @@ def collective(rounds):
     try:
         said = [process.communicate(timeout=SECONDS) for process in processes]
     finally:
-        for process in processes:  # one may wait for the other, which has failed
+        for process in processes:  # if one has failed, the other waits for it
             process.kill()
     for process, (_, error) in zip(processes, said, strict=True):
         if process.returncode:

@@ -3,13 +3,13 @@
     python tests/benchmarks/compare.py [--batch 32 256] [--rounds 5] [--images 6400] [--out FOLDER]
         [--peer torch=PYTHON] [--peer jax=PYTHON]
 
-The loops are in peers/. That in TensorFlow and that in Keras run in this environment; those in PyTorch (`pip install
-torch numpy`) and in JAX (`pip install jax optax`) in environments of their own, whose Pythons are named by --peer.
+The loops are in peers/. Those in TensorFlow and Keras run in this environment. Those in PyTorch (`pip install torch
+numpy`) and JAX (`pip install jax optax`) need separate environments, whose Python interpreters are given by --peer.
 
-In each round every loop runs once, in a process of its own, on the same crops of photographs. A run makes three passes,
-the first of which compiles and does not count; that of vaedist is an epoch of three times as many images, of which the
-first third does not count, so that no checkpoint is written meanwhile, as the others write none (`epoch.py` tells what
-they take). Prints the medians, and how much faster vaedist is, round by round; --out takes compare.png.
+In each round, every loop runs once, in a separate process, on the same crops of photographs. A loop makes three passes;
+the first one compiles and is discarded. The run of vaedist is one epoch of three times as many images, whose first
+third is discarded, so that it writes no checkpoint during the measurement, as the other loops write none (`epoch.py`
+measures their cost). Prints the medians, and the speedup of vaedist, computed by round. --out writes compare.png.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from vaedist.runs.folder import RunFolder
 PEERS = Path(__file__).parent / "peers"
 PASSES = 3
 OURS = "vaedist"
-CALL = 64  # the most steps of a call; a pass has as many at least, so that the first call is within it
+CALL = 64  # maximum number of steps per call; a pass has at least as many, so that it contains the first call
 
 
 def train(experiment, first, place, number):
@@ -102,7 +102,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 256])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--images", type=int, default=6400, help="of a pass")
+    parser.add_argument("--images", type=int, default=6400, help="number of images per pass")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Time of the parts of an epoch: the steps, and everything besides them.
+"""Time of the parts of an epoch: the steps, and everything else.
 
     python tests/benchmarks/epoch.py --data FOLDER [--epochs 6] [--batch 32] [--threads 2]
 

@@ -1,10 +1,10 @@
-"""Speed of evaluation with K samples an image, relative to the machine's rate of matrix products.
+"""Speed of evaluation with K samples per image, relative to the machine's rate of matrix products.
 
     python tests/benchmarks/evaluation.py [--samples 256] [--images 512] [--threads 2] [--rounds 5]
 
-A fresh model of the sizes of jobs/cifar10-iaf.toml scores crops of photographs, as `vaedist evaluate` does in one
-worker; in turn with that, the same matrix products are done alone, compiled in the same way. Prints the rates of both,
-medians of the rounds, and the one over the other, round by round.
+An untrained model with the sizes of jobs/cifar10-iaf.toml scores crops of photographs, as `vaedist evaluate` does in
+one worker. Alternating with this, the same matrix products are computed alone, compiled in the same way. Prints the
+median rates of both, and their ratio, computed by round.
 """
 
 import argparse

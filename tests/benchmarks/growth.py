@@ -2,12 +2,13 @@
 
     python tests/benchmarks/growth.py --out FOLDER [--axis rows latent depth workers] [--rounds 5]
 
-Every point is a training in a process of its own, on crops of photographs. Rows: epochs of a small VAE at batch 1024,
-until all rows were read. Latents and depth: jobs/cifar10-iaf.toml's sizes otherwise, batch 32. Workers: the same job on
-a Ray of this machine that counts four CPUs, however many there are; batch 256. Writes growth.json, .png and .md.
+Every point is a training run in a separate process, on crops of photographs. Rows: epochs of a small VAE with batch
+1024, until all rows are read. Latents and depth: otherwise the sizes of jobs/cifar10-iaf.toml, with batch 32. Workers:
+the same job with batch 256, on a local Ray that is configured with four CPUs, regardless of the machine's number.
+Writes growth.json, .png and .md.
 
-Memory is the largest that the process held of its own, without what it maps of files, which the system takes back as
-it likes. An exponent is the slope of log y over log x, by least squares; x of depth is the number of steps plus one.
+Memory is the maximum private memory of the process. It excludes mapped files, whose pages the system can evict. An
+exponent is the slope of log y over log x, by least squares; for depth, x is the number of steps plus one.
 """
 
 import argparse
@@ -89,7 +90,7 @@ def point(axis, value, place, rounds):
     with contextlib.suppress(Interrupted):
         train(experiment, RunFolder.of(experiment), worker)
     images = value if axis == "rows" else experiment.training.global_batch
-    seconds = images / statistics.median(rates[1:])  # the first compiles
+    seconds = images / statistics.median(rates[1:])  # the first call compiles
     print(json.dumps({TIME: seconds, MEMORY: most[0], "in all": time.perf_counter() - begun}))
 
 
@@ -116,7 +117,7 @@ def points(axis, rounds):
 
 
 def over_workers(rounds):
-    """Measures the seconds of a step of 256 images by number of workers, on a Ray that counts four CPUs."""
+    """Measures the seconds per step of 256 images by number of workers, on a Ray that is configured with four CPUs."""
     from vaedist.launch.bench import bench
     from vaedist.launch.session import start_ray
 

@@ -1,12 +1,12 @@
-"""Rows per second that one core reads: vaedist's lanes, and other libraries with the same rows.
+"""Rows per second that one core reads with vaedist's lanes, and with other libraries from the same rows.
 
     python tests/benchmarks/inputs.py [--data FOLDER] [--rows 50000] [--batch 32 256] [--rounds 5] [--datasets PYTHON]
 
 The rows are those of a prepared data set, --data, or crops of photographs, 32 x 32 x 3 bytes each. tf.data reads them
-from TFRecords, Ray Data from Parquet, Hugging Face datasets (with --datasets, the Python of an environment with `pip
-install datasets`) from its own Arrow files; each shuffles as its users would. In each round every reader runs once, in
-a process of its own on one core: three passes, the first of which does not count. What is read is what a training step
-is given, [batch, pixels] in uint8; a sum over the first pass shows that each row was there.
+from TFRecords, Ray Data from Parquet, and Hugging Face datasets from its own Arrow files; the latter needs --datasets,
+the Python of an environment with `pip install datasets`. Each reader shuffles in its usual way. In each round, every
+reader runs once, in a separate process on one core. It makes three passes, of which the first is discarded. The output
+is the input of a training step, [batch, pixels] in uint8; a sum over the first pass proves that every row was read.
 """
 
 import argparse
@@ -23,8 +23,8 @@ import numpy as np
 
 PASSES = 3
 FILES = 8
-BUFFER = 10_000  # rows to shuffle within
-CHUNK = 16  # batches that lanes are read at once
+BUFFER = 10_000  # rows in a shuffle buffer
+CHUNK = 16  # batches per read of the lanes
 PIXELS = 3072
 
 

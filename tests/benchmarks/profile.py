@@ -2,12 +2,12 @@
 
     python tests/benchmarks/profile.py [--batch 32 256] [--threads 2] [--calls 20]
 
-Trains with the sizes of jobs/cifar10-iaf.toml on random images in this process, some calls of 8 steps, while
-TensorFlow's profiler notes when each instruction begins and ends. Prints, for each kind of instruction, the
-milliseconds of a step and their share: a moment belongs to the instruction that is under way, or to all that are, in
-equal parts. (Most use all threads; the profiler notes the one that waits for the others.) The rest is not noted, which
-are products that go on in another thread while none is waited for, and what lies between instructions; or it is outside
-the program, which is Python's and TensorFlow's.
+Trains with the sizes of jobs/cifar10-iaf.toml on random images in this process, in calls of 8 steps, while TensorFlow's
+profiler records begin and end of each instruction. Prints the milliseconds per step of each kind of instruction, and
+their share. Time at which several instructions run is divided equally among them. (Most instructions use all threads,
+but the profiler records only the thread that waits for the others.) The remaining time is not recorded: matrix products
+that continue in another thread while no thread waits for them, gaps between instructions, and time outside the program,
+in Python and TensorFlow.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from vaedist.config import Experiment
 from vaedist.data.lane_reader import LaneReader
 from vaedist.data.lanes import LanePlan
 
-STEPS = 8  # a call
+STEPS = 8  # steps per call
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (?:\(.*?\)|\S+) ([\w\-]+)\(")
 NAME = re.compile(r"op_name=\"([^\"]*)\"")
 LABELS = {
@@ -124,7 +124,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--calls", type=int, default=20)
     options = parser.parse_args()
-    if len(options.batch) > 1:  # each in a process of its own
+    if len(options.batch) > 1:  # each in a separate process
         for batch in options.batch:
             rest = ["--threads", str(options.threads), "--calls", str(options.calls)]
             subprocess.run([sys.executable, __file__, "--batch", str(batch), *rest], check=True)

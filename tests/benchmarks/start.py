@@ -2,10 +2,10 @@
 
     python tests/benchmarks/start.py [--rounds 5] [--workers 1]
 
-The least: a script that starts Ray on this machine and a Ray Train job whose worker imports TensorFlow and multiplies
-two matrices, until it has. `vaedist train` has the sizes of jobs/cifar10-iaf.toml, on crops of photographs, until the
-first step is in the metrics, with one step a call; once as it is the first time, and once with the programs that an
-earlier run compiled. Also `vaedist --help`. Prints medians, and ratios round by round.
+The minimal script starts a local Ray, and a Ray Train job whose worker imports TensorFlow and multiplies two matrices.
+`vaedist train` trains with the sizes of jobs/cifar10-iaf.toml on crops of photographs, with one step per call, until
+the first step is in the metrics: once with an empty cache, and once with the compiled programs of an earlier run.
+`vaedist --help` is measured, too. Prints medians, and ratios, computed by round.
 """
 
 import argparse

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-MODELS = Path(__file__).parents[1] / "models"  # where `tiny` lies
+MODELS = Path(__file__).parents[1] / "models"  # for `tiny`
 
 RUN = """
 import json, sys
@@ -145,7 +145,7 @@ RIGHT = {
     "binary": ["data.binarize=dynamic", "objective.free_bits=0.5", "objective.kl_warmup_epochs=1.0",
                "training.ema_decay=0.9", "training.optimizer=adamw", "training.weight_decay=0.1"],
 }  # fmt: skip
-# What is broken, the check that looks for it, and what that says.
+# The fault, the check that detects it, and its message.
 WRONG = {
     "masks": ("dependencies", "mask of step 1, parameter 1"),
     "log_det": ("log_determinant", "log-determinant"),

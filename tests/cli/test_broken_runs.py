@@ -1,4 +1,4 @@
-"""Runs, trials and clusters that cannot be read are shown with the reason, beside all others."""
+"""Runs, trials and clusters that cannot be read are listed with the reason, among the others."""
 
 import json
 import subprocess
@@ -97,11 +97,11 @@ BROKEN = {
 
 @pytest.fixture
 def runs(tmp_path):
-    """A folder with one run for each possible damage, and two intact ones."""
+    """Returns a folder with one run per kind of damage, and two intact ones."""
     for name in ("well", "torn", *(breaks.__name__ for breaks in BROKEN)):
         write_run(RunFolder.at(tmp_path / "runs" / name), Experiment().with_overrides(f"run.name={name}"))
     with (tmp_path / "runs" / "torn" / "metrics.jsonl").open("ab") as file:
-        file.write(b'{"kind": "test", "epoch": 3, "st\0\0\0')  # what a crash in the middle of a row leaves
+        file.write(b'{"kind": "test", "epoch": 3, "st\0\0\0')  # as after a crash in the middle of a row
     for breaks in BROKEN:
         breaks(RunFolder.at(tmp_path / "runs" / breaks.__name__))
     (tmp_path / "runs" / "no-run").mkdir()
@@ -116,7 +116,7 @@ def test_all_runs_are_listed_and_the_broken_ones_with_what_is_wrong(runs):
     for breaks, says in BROKEN.items():
         assert says in listed[breaks.__name__]["error"], breaks
         assert "\n" not in listed[breaks.__name__]["error"]
-    for name in ("well", "torn"):  # what is whole is read
+    for name in ("well", "torn"):  # complete rows are read
         assert "error" not in listed[name]
         assert (listed[name]["epoch"], listed[name]["step"], listed[name]["best_elbo"]) == (2, 20, -8.0)
 
@@ -186,7 +186,7 @@ def test_runs_that_may_not_be_read():
 
 @pytest.fixture
 def sweep(tmp_path):
-    """A sweep of three trials that have ended."""
+    """Returns a sweep of three trials that have ended."""
     space = {"model.latent": {"grid": [2, 4, 8]}}
     tables = {"run": {"name": "sweep", "folder": str(tmp_path)}, "training": {"epochs": 2}}
     made = Sweep.from_dict(tables | {"tune": {"search": "grid", "scheduler": "none", "space": space}})
@@ -206,13 +206,13 @@ def sweep(tmp_path):
 def test_a_broken_trial_is_one_row_of_a_report_and_the_others_are_there(sweep, breaks):
     breaks(sweep.read_trials()[1].run)
     with sweep.trials.open("ab") as file:
-        file.write(b'{"trial": 2, "sta')  # torn
+        file.write(b'{"trial": 2, "sta')  # truncated
     ended = CliRunner().invoke(main, ["tune", "report", str(sweep.path)])
     assert ended.exit_code == 0, ended.output
     rows = json.loads((sweep.path / "results.json").read_text())["trials"]
     told = [(row["best"], row["reason"]) for row in rows]
     assert told[0] == told[2] == (-8.0, "")
-    if breaks is newer:  # a report needs no more than the metrics
+    if breaks is newer:  # a report needs only the metrics
         assert told[1] == told[0]
     else:
         assert told[1][0] is None
@@ -222,7 +222,7 @@ def test_a_broken_trial_is_one_row_of_a_report_and_the_others_are_there(sweep, b
 
 @pytest.fixture
 def clusters(tmp_path, monkeypatch):
-    """Folder of the records of this machine's clusters, with one that is intact."""
+    """Returns the folder of the records of this machine's clusters, with an intact one."""
     monkeypatch.setenv("VAEDIST_STATE", str(tmp_path))
     LocalCluster("well", "m", "127.0.0.1:6379", "http://127.0.0.1:8265", "/t", "/s").save()
     return tmp_path / "clusters"

@@ -1,4 +1,4 @@
-"""`vaedist check`, as a user calls it."""
+"""The command `vaedist check`."""
 
 import json
 
@@ -27,7 +27,7 @@ def job(tmp_path, small_dataset):
 
 
 def test_a_job_is_checked(job):
-    """In a process of its own, as it chooses TensorFlow's devices."""
+    """Runs in a separate process, because the command configures TensorFlow's devices."""
     out, err = run("check", job, "--set", "model.likelihood=gaussian", "--json")
     assert err == ""
     found = json.loads(out)

@@ -27,7 +27,7 @@ global_batch = 8
 
 @pytest.fixture
 def place(tmp_path, small_dataset):
-    """A folder with a job, a data set of its own and no runs."""
+    """Returns a folder with a job, a data set and no runs."""
     shutil.copytree(small_dataset, tmp_path / "numbers")
     (tmp_path / "job.toml").write_text(JOB.format(data=tmp_path / "numbers"))
     return tmp_path
@@ -162,7 +162,7 @@ def test_a_wrong_call_is_one_line(place, arguments, says):
     assert says in refused(place, *arguments)
 
 
-# What is opened next is not where messages go.
+# The next file to be opened must not receive messages.
 CLOSED = """
 import os, sys
 from vaedist.cli import main

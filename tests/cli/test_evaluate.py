@@ -24,7 +24,7 @@ GREY = (4, 6, 1)
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Two data sets, and runs with weights drawn at random."""
+    """Returns a folder with two data sets, and runs with random weights."""
     folder = tmp_path_factory.mktemp("runs")
     for name, rows in (("numbers", 19), ("others", 20)):
         prepare(source(train=30, test=rows, shape=GREY), str(folder / name), shards=4)
@@ -53,7 +53,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def invoke(place, monkeypatch):
-    """Calls vaedist in the folder of the runs."""
+    """Returns a function that calls vaedist in the folder of the runs."""
     monkeypatch.chdir(place)
 
     def call(*words, code=0):
@@ -137,7 +137,7 @@ def test_averages_that_were_not_kept_are_refused(place, invoke):
 
 
 def test_pixels_that_a_gaussian_has_outside_of_0_to_1_are_counted(invoke, tmp_path):
-    """24 means, -1 to 2 in equal steps: 8 are below 0 and 8 above 1."""
+    """The 24 means from -1 to 2 have equal steps: 8 are below 0 and 8 above 1."""
     for command in ("sample", "reconstruct"):
         words = (command, "gaussian", "-n", 4, "-o", tmp_path / f"{command}.png")
         assert "66.7% of the Gaussian's pixel values were outside [0, 1]" in invoke(*words).stdout

@@ -10,7 +10,7 @@ from vaedist.cli import main
 
 
 def groups(command: click.Command, *words: str) -> Iterator[tuple[str, click.Group]]:
-    """Yields each command group, with the words that call it."""
+    """Yields each command group, with the words of its call."""
     if isinstance(command, click.Group):
         yield " ".join(("vaedist", *words)), command
         for name, below in command.commands.items():

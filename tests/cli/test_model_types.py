@@ -1,4 +1,4 @@
-"""Commands with a user's model: its keys are treated like all others, and its errors show the user's own lines."""
+"""Commands with a user's model: its keys behave like all others, and its errors show the user's lines."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ global_batch = 8
 
 @pytest.fixture
 def place(tmp_path, toy_package, small_dataset, monkeypatch):
-    """A folder with a job of a user's model, whose package this process and its subprocesses can import."""
+    """Returns a folder with a job of a user's model, whose package this process and its subprocesses can import."""
     monkeypatch.setenv("PYTHONPATH", str(toy_package))
     (tmp_path / "job.toml").write_text(JOB.format(data=small_dataset, kind=TOY))
     return tmp_path

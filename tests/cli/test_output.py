@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 COMMAND = [sys.executable, "-c", "from vaedist.cli import main; main(prog_name='vaedist')"]
-LATIN = b"caf\xe9"  # as ISO-8859-1 has it, which is no UTF-8
+LATIN = b"caf\xe9"  # in ISO-8859-1, which is not UTF-8
 FULL = Path("/dev/full")
 JOB = '[data]\npath = "numbers"\n[model]\nhidden = 8\nlatent = 4\n[training]\nepochs = 1\nglobal_batch = 8\n'
 
@@ -132,7 +132,7 @@ def test_a_full_stdout_is_told_in_one_line(place, arguments):
 
 @pytest.mark.parametrize("arguments", WRITING)
 def test_a_pipe_that_was_closed_ends_the_command_without_a_word(place, arguments):
-    """As a shell user expects of `vaedist runs list | head -1`; the exit code is a shell's of SIGPIPE."""
+    """In `vaedist runs list | head -1`, the exit code is a shell's code of SIGPIPE."""
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -148,7 +148,7 @@ def test_a_pipe_that_was_closed_ends_the_command_without_a_word(place, arguments
     [
         (("data", "verify", "numbers"), 0),
         (("data", "verify", "nowhere"), 2),
-        (("data", "prepare", "photos", "--train", "8", "--test", "8"), 0),  # warns
+        (("data", "prepare", "photos", "--train", "8", "--test", "8"), 0),  # prints a warning
         (("trian",), 2),
         ((), 2),
     ],

@@ -1,4 +1,4 @@
-"""Commands that are ended from outside: by signals, and by readers of their output that are gone."""
+"""Commands that end because of a signal, or because nobody reads their output."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-# A command in the place of a training: it waits, saves when it is interrupted, and then takes a while to do so.
+# A command that replaces a training: it waits, and when it is interrupted, it saves, which takes some time.
 WAITING = """
 import signal, sys, time
 import click
@@ -44,7 +44,7 @@ def test_what_stops_a_command_lets_it_save_and_a_lost_terminal_does_not_hurry_it
     process = waiting()
     process.send_signal(first)
     assert process.stdout.readline() == "saving\n"
-    for _ in range(3):  # as the kernel and shells tell of it
+    for _ in range(3):  # in the representations of the kernel and of shells
         process.send_signal(signal.SIGHUP)
     out, err = process.communicate(timeout=30)
     assert (out, err) == ("saved\n", "stopped: stopped at step 3, which is saved\n")
@@ -119,7 +119,7 @@ def closed_pipe():
     return writing
 
 
-# Stderr is a file that may not grow for a while, as on a disk that is full.
+# Stderr is a file that temporarily cannot grow, as on a full disk.
 FULL_FOR_A_WHILE = """
 import resource, signal, sys
 from vaedist.cli.streams import open_streams

@@ -1,4 +1,4 @@
-"""`vaedist tune` in processes of its own: killed and resumed sweeps, and input that is refused."""
+"""`vaedist tune` in separate processes: killed and resumed sweeps, and input that is refused."""
 
 import json
 import signal
@@ -12,8 +12,8 @@ from vaedist.config import Experiment
 from vaedist.monitor.metrics import read_metrics
 from vaedist.sweeps import SweepFolder
 
-SECONDS = 300  # far more than it takes
-EPOCHS = 20  # enough to be killed in their middle
+SECONDS = 300  # timeout
+EPOCHS = 20  # enough to be killed midway
 JOB = """
 [data]
 path = "{data}"

@@ -30,12 +30,12 @@ NASTY = [
 ]  # fmt: skip
 JOB = "[model]\nlatent = 4\n"
 SWEEP = JOB + '[tune.space]\n"model.latent" = { grid = [2, 4] }\n'
-# What an argument of a process can be, as far as it is text; one with :// is a URI, and ~ is the home folder.
+# Valid arguments of a process; those with :// are URIs, and ~ is the home folder.
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
 
 
 class TakenError(Exception):
-    """Raised instead of starting Ray, with the experiment that would be trained."""
+    """Raised instead of starting Ray, with the experiment to train."""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def jobs(tmp_path_factory):
 
 @pytest.fixture
 def taken(monkeypatch):
-    """Function that runs a command in this process, without Ray, and returns the experiment that it would start."""
+    """Returns a function that runs a command in this process, without Ray, and returns the experiment to train."""
 
     def take(read, *_, **__):
         raise TakenError(read)
@@ -76,7 +76,7 @@ def test_every_command_takes_a_folder_as_it_is(taken, jobs, folder):
         assert taken(*command, "--runs", folder, "--name", "a").run.folder == folder, command
         for key in ("run.folder", "data.path"):
             given = taken(*command, "--set", f"{key}={folder}")
-            # Quotes are TOML's, as in a file; all else stands for itself.
+            # Quotes are TOML's, as in a file; all other text is literal.
             expected = folder.strip("'") if folder == "'quoted'" else folder
             assert {"run.folder": given.run.folder, "data.path": given.data.path}[key] == expected, command
 
@@ -181,7 +181,7 @@ def test_paths_of_commands_below_the_home_folder(arguments, says, jobs, tmp_path
 
 
 def test_a_shell_gives_a_job_its_arguments_unchanged(tmp_path):
-    """As on the cluster, where Ray hands the command to a shell."""
+    """On the cluster, Ray passes the command to a shell."""
     show = tmp_path / "python"
     show.write_text(f"#!{sys.executable}\nimport json, sys\njson.dump(sys.argv[1:], sys.stdout)\n")
     show.chmod(0o755)

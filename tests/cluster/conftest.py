@@ -1,6 +1,6 @@
 """A Ray cluster of three nodes on this machine, started and ended by the command line, and a job for it.
 
-Of one module, so that what they set in the environment is not there for the tests that follow.
+The fixtures have the scope of a module, so that their environment variables do not affect other tests.
 """
 
 import json
@@ -20,7 +20,7 @@ KEYS = {
     "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
-CPUS = 2  # of each node but the head, so that what is left when one dies has room for two workers
+CPUS = 2  # CPUs of each node except the head, so that one node has room for two workers if the other dies
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def cluster(state):
     from vaedist.launch.local.cluster import local_clusters
     from vaedist.launch.local.nodes import end
 
-    for left in local_clusters():  # if the tests have not ended it, as the last of them does
+    for left in local_clusters():  # unless the last test has ended it
         end(left)
 
 

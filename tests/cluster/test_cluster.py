@@ -29,7 +29,7 @@ pytestmark = pytest.mark.cluster
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "conv_vae"
 SECRET = "secret-of-the-tests"  # the key of the store, in the nodes' environment
-SECONDS = 300  # far more than it takes
+SECONDS = 300  # timeout
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,7 +59,7 @@ def steps(runs, name):
 
 
 def wait_for(what, seconds=SECONDS):
-    """Waits until a function returns something true, and returns that."""
+    """Waits until a function returns a true value, and returns it."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := what():
@@ -175,7 +175,7 @@ def test_a_job_needs_what_the_nodes_have(cluster, job):
 
 def test_a_job_is_stopped_in_its_middle_and_gone_on_with(cluster, job, runs, proxy):
     through = f"http://127.0.0.1:{proxy.port}"
-    os.environ["RAY_AUTH_TOKEN_PATH"] = cluster["token"]  # the proxy's address is not known to be the cluster's
+    os.environ["RAY_AUTH_TOKEN_PATH"] = cluster["token"]  # the proxy's address is not that of a known cluster
     try:
         long = ("--set", "training.epochs=200")
         follower = start("submit", job, "--name", "stopped", *long, "--address", through)
@@ -282,7 +282,7 @@ def test_the_token_is_its_owners_alone(cluster, job):
         assert not [secret for secret in secrets if secret in file.read_text(errors="replace")], file
 
 
-# The driver of a job, a trial of Ray Tune and its workers of Ray Train note from where they import a package.
+# Drivers, trials of Ray Tune and workers of Ray Train record the folder from which they import a package.
 PACKAGED = """
 import os, sys
 from pathlib import Path
@@ -370,7 +370,7 @@ def test_the_example_is_submitted_with_its_package_and_evaluated_from_its_run(cl
 
 
 def test_a_command_that_joins_the_cluster_sends_copies_of_the_users_package(cluster, example, runs):
-    """From a folder without the package: Ray puts the command's own folder before all others that workers search."""
+    """Starts in a folder without the package, because Ray puts the command's folder first on the workers' path."""
     folder, options = example
     module = folder / "conv_vae" / "__init__.py"
     noted = folder / "noted"

@@ -1,8 +1,8 @@
-"""`submit --env pip` to a cluster whose nodes run from the image's environment, made as the Dockerfile makes it.
+"""`submit --env pip` to a cluster whose nodes run in the image's environment, built as by the Dockerfile.
 
-What the image installs anew, gigabytes, is lent to it by the tests' own environment, but for one small package, which
-the cluster has older. Everything else is real: the Dockerfile's commands, the nodes, Ray's copy of the environment, and
-what pip fetches for it from the package index.
+The packages of the image, several gigabytes, are shared from the tests' environment, except for one small package, of
+which the cluster has an older version. Everything else is real: the Dockerfile's commands, the nodes, Ray's copy of the
+environment, and the packages that pip installs into it from the package index.
 """
 
 import json
@@ -26,10 +26,10 @@ from vaedist.launch.local.cluster import get_cluster
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
-BASE = Path(sys.base_prefix, "bin", "python3")  # the image's own Python, of which its environment is made
-OLDER = "platformdirs", "4.3.6"  # than here
+BASE = Path(sys.base_prefix, "bin", "python3")  # the image's Python, from which its environment is created
+OLDER = "platformdirs", "4.3.6"  # older than in the tests' environment
 OWN = re.compile(r"(pip|setuptools|wheel|vaedist|__editable__|_distutils_hack|distutils)\b.*|.*\.pth")
-SECONDS = 600  # far more than it takes
+SECONDS = 600  # timeout
 
 
 def instructions(stage):

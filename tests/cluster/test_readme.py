@@ -14,9 +14,9 @@ import requests
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parent.parent.parent
-SECONDS = 600  # far more than any line takes
+SECONDS = 600  # timeout of a line
 
-# Put behind a line, so that it takes seconds: less data, fewer epochs, and nothing installed over what is tested.
+# Appended to lines, so that they take seconds: less data, fewer epochs, and no installation over the tested code.
 SMALLER = {
     "pip install": " --dry-run --quiet",
     "vaedist data prepare": " --train 1600 --test 96 --shards 4",

@@ -90,7 +90,7 @@ def test_containers_have_no_capabilities_share_the_folder_and_have_shared_memory
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert service["volumes"] == ["vaedist:/mnt/vaedist"]
         assert service["shm_size"]
-        assert "user" not in service  # the image's
+        assert "user" not in service  # uses that of the image
 
 
 def test_workers_join_the_head_once_it_is_well_and_it_has_no_cpus_for_ray():
@@ -130,4 +130,4 @@ def test_the_image_says_whether_its_ray_node_is_well():
     assert command[:2] == ["python", "-c"]
     compile(command[2], "Dockerfile", "exec")
     assert "http://127.0.0.1:52365/api/local_raylet_healthz" in command[2]
-    assert "healthcheck" not in SERVICES["worker"]  # the image's
+    assert "healthcheck" not in SERVICES["worker"]  # uses that of the image

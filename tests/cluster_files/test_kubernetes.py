@@ -12,7 +12,7 @@ from vaedist.launch.jobs.submission import STOP_SECONDS
 FOLDER = Path(__file__).parents[2] / "cluster" / "kubernetes"
 FILES = sorted(FOLDER.glob("*.yaml"))
 DOCUMENTS = [document for file in FILES for document in yaml.safe_load_all(file.read_text())]
-# Labels that KubeRay sets; the cluster of a RayJob gets a name that nobody knows beforehand.
+# Labels that KubeRay sets; it generates the name of a RayJob's cluster.
 NODE_TYPE, CLUSTER = "ray.io/node-type", "ray.io/cluster"
 CLUSTERS = {one["metadata"]["name"]: one["metadata"]["name"] for one in DOCUMENTS if one["kind"] == "RayCluster"}
 GIB = 2**30
@@ -52,7 +52,7 @@ CONTAINERS = {
 
 
 def selects(selector, labels):
-    """Returns True if a selector selects a pod; fails for a kind of selector that is not known."""
+    """Returns True if a selector selects a pod; fails for an unknown kind of selector."""
     assert set(selector) <= {"matchLabels", "matchExpressions"}
     assert all(one["operator"] == "In" for one in selector.get("matchExpressions", []))
     return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items()) and all(
@@ -150,7 +150,7 @@ def test_workers_have_a_gpu_and_pods_are_not_restarted_in_place(cluster):
     [group] = spec["workerGroupSpecs"]
     assert group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
-    for part in (spec["headGroupSpec"], group):  # autoscaler v2 wants it
+    for part in (spec["headGroupSpec"], group):  # autoscaler v2 requires it
         assert part["template"]["spec"]["restartPolicy"] == "Never"
 
 

@@ -1,4 +1,4 @@
-"""The files for `ray up`: what Ray checks without a cloud, and what their comments promise."""
+"""The files for `ray up`: validation by Ray without a cloud, and the claims of their comments."""
 
 import os
 import re

@@ -37,7 +37,7 @@ def calls(program):
         words = words[words.index("--") + 1 :] if program == "vaedist" and "--" in words else words
         words = words[words.index("head") + 1 :] if "exec" in words else words
         words = words[2:] if words[:1] == ["umask"] else words
-        if words[:1] == ["sbatch"]:  # hands what follows the script to the training
+        if words[:1] == ["sbatch"]:  # passes its arguments to the training
             words = ["vaedist", "train", *words[words.index("cluster/slurm/train.sbatch") + 1 :]]
         if words[:1] == [program]:
             found.add(shlex.join(words[1 : words.index(">") if ">" in words else None]))

@@ -1,6 +1,6 @@
 """The Kubernetes manifests against the schemas of Kubernetes and KubeRay, in which unknown fields are errors.
 
-schemas/README.md says where the schemas are from.
+schemas/README.md names the origin of the schemas.
 """
 
 import copy
@@ -57,7 +57,7 @@ def closed(**properties):
 TEXT, COUNT, FLAG, FREE = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}, {"type": "object"}
 TEXTS = {"type": "object", "additionalProperties": TEXT}
 RESOURCES = closed(requests_=TEXTS, limits_=TEXTS)
-# The fields of KubeRay 1.6 and 1.7 that the files use; what pods are is checked against Kubernetes.
+# The fields of KubeRay 1.6 and 1.7 that the files use; pods are checked against Kubernetes' schema.
 CLUSTER = closed(
     rayVersion_=TEXT,
     authOptions_=closed(mode_={"enum": ["token", "disabled"]}, secretName_=TEXT),

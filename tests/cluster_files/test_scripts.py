@@ -24,7 +24,7 @@ TEXT = SCRIPT.read_text()
 SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin")
 
 
-# What the script calls, as far as it needs them: srun runs a command once, symmetric-run runs what follows its "--".
+# Stubs of the programs that the script calls: srun runs a command once, symmetric-run runs the command after "--".
 STUBS = {
     "srun": 'while [[ "$1" == --* ]]; do echo "$1" >> "$VAEDIST_VENV/srun"; shift; done; exec "$@"',
     "scontrol": "echo node-1",
@@ -142,7 +142,7 @@ def test_it_ends_in_one_line_where_a_step_does_not_see_the_gpus_of_the_job(node,
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_step_asks_for_all_gpus_of_its_nodes_however_the_job_was_given_them(node, count):
-    """Slurm 22.05 gives a step none, or as many as the job asked for, though a job with nodes for itself has all."""
+    """Slurm 22.05 gives a step none or as many as the job requested, although an exclusive job has all."""
     sees = ",".join(map(str, range(count)))
     assert submit(node | {"SLURM_GPUS_ON_NODE": str(count), "CUDA_VISIBLE_DEVICES": sees}).returncode == 0
     assert f"--gpus-per-node={count}" in (Path(node["VAEDIST_VENV"]) / "srun").read_text().splitlines()
@@ -171,7 +171,7 @@ def test_it_removes_what_it_and_earlier_tries_left_on_the_disk_and_nothing_else(
 
 
 def test_at_sigterm_it_waits_for_ray_and_then_removes_what_it_left(node):
-    """As at a requeue, where Slurm sends it to every process of the step."""
+    """On a requeue, Slurm sends SIGTERM to every process of the step."""
     disk, home = Path(node["VAEDIST_TMP"]), Path(node["HOME"])
     ray = Path(node["VAEDIST_VENV"]) / "bin" / "ray"
     ends = 'mkdir "$RAY_TMPDIR"; trap "sleep 1; touch $RAY_TMPDIR/late; exit 1" TERM; echo $$ $PPID > "$HOME/pids"'

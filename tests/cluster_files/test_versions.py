@@ -1,4 +1,4 @@
-"""Versions that the files of clusters name are those of pyproject.toml and constraints.txt."""
+"""The versions in the cluster files are those of pyproject.toml and constraints.txt."""
 
 import importlib.metadata
 import re
@@ -24,7 +24,7 @@ def pins(text):
 
 
 def named(pattern):
-    """Returns what the group of a pattern matched, by file."""
+    """Returns the match of a pattern's group, by file."""
     return {path.relative_to(ROOT): found for path in FILES if (found := re.findall(pattern, path.read_text()))}
 
 

@@ -115,7 +115,7 @@ def test_few_images_make_few_shards_unless_more_are_asked_for(here):
 
 
 def test_transparent_and_deep_images_as_a_contact_sheet_shows_them(here):
-    """A black shape on what is transparent, and a 16-bit ramp from black to white."""
+    """The images are a black shape on a transparent background, and a 16-bit ramp from black to white."""
     shape = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
     shape.paste((0, 0, 0, 255), (8, 8, 24, 24))
     ramp = Image.fromarray(np.tile(np.linspace(0, 65535, 32).astype(np.uint16), (32, 1)))
@@ -129,7 +129,7 @@ def test_transparent_and_deep_images_as_a_contact_sheet_shows_them(here):
         assert made.exit_code == 0, made.output
         assert run("inspect", out, "-o", f"{out}.png").exit_code == 0
         sheet = np.asarray(Image.open(f"{out}.png"))
-        top = sheet.shape[1] - (10 * 66 + 2)  # left of it are the names
+        top = sheet.shape[1] - (10 * 66 + 2)  # the names are on the left
         ramp_cell, shape_cell = sheet[2:66, top + 2 : top + 66], sheet[68:132, top + 2 : top + 66]
         assert abs(ramp_cell.mean() - 127.5) < 1
         assert (np.diff(ramp_cell[0, ::2, 0].astype(int)) > 0).all()
@@ -243,7 +243,7 @@ def test_inspect_as_json_writes_nothing_else(here):
 
 
 def test_a_contact_sheet_has_a_row_a_class(here):
-    """Ten images a class in the order of the shards, white where a class has fewer."""
+    """The grid has ten images per class in the order of the shards, and white cells if a class has fewer."""
     prepare(source(train=24, shape=(64, 64, 3)), "numbers", shards=1)
     shown = run("inspect", "numbers", "--json", "-o", "sheets/numbers.png")
     assert shown.exit_code == 0, shown.output

@@ -107,7 +107,7 @@ def test_resuming_at_any_step_gives_the_same_chunk(layout, data):
 
 
 def test_a_chunk_has_the_shapes_and_types_that_a_step_is_compiled_for():
-    """The same for every chunk, full or not, of every worker's own local batch."""
+    """The shapes are the same for every chunk, full or not, with the local batch of each worker."""
     each = reader(50, 7, 10, 1, 2, replicas=2)
     for first, steps in ((0, 3), (3, 2)):
         chunk = each.read(0, first, steps, 3)
@@ -216,7 +216,7 @@ def test_read_ahead_reads_no_further_ahead_than_it_says():
 
 
 class Failing(LaneReader):
-    """A reader whose shard is missing from some step on."""
+    """Returns a reader whose shard is missing from some step on."""
 
     def read(self, epoch, first_step, steps, capacity):
         if first_step >= 4:

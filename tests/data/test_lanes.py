@@ -19,7 +19,7 @@ def layouts(draw):
 
 
 def taken(plan, step):
-    """(lane, place in the lane) of each of a worker's rows in a batch, in order."""
+    """Returns (lane, position in the lane) of each of a worker's rows in a batch, in order."""
     part = plan.slice(step)
     runs = zip(plan.owned, part.start, part.stop, strict=True)
     return [(lane, place) for lane, start, stop in runs for place in range(start, stop)]
@@ -64,7 +64,7 @@ def test_all_batches_are_full_but_the_last(layout):
 
 @given(layouts())
 def test_lanes_are_dealt_from_in_turn(layout):
-    """Position p of the epoch is row p // S of lane p % S, and a batch is a run of positions."""
+    """Position p of the epoch is row p // S of lane p % S, and a batch is a range of positions."""
     rows, lanes, global_batch, _ = layout
     plan = LanePlan(rows, lanes, global_batch)
     for step in range(plan.steps):

@@ -71,7 +71,7 @@ def test_other_files_are_counted(tmp_path):
 
 
 def test_hidden_files_and_folders_are_passed_over(tmp_path):
-    """As macOS and others leave them, also in archives."""
+    """macOS and other systems create such files, also in archives."""
     paint(tmp_path, "a/1.png", "a/2.png", ".git/x.png", "__MACOSX/a/1.png", "a/.thumbs/1.png", "a/__MACOSX/1.png")
     touch(tmp_path, "a/._1.png", "._a", ".DS_Store", "a/.hidden.jpg")
     assert found(tmp_path) == ({"train": {"a": ["a/1.png", "a/2.png"]}}, ())
@@ -157,7 +157,7 @@ def test_what_lies_beside_the_folders_of_splits_is_told(tmp_path):
 
 
 def test_train_may_be_a_class(tmp_path):
-    """Toys: cars, trains."""
+    """The layout is toys: cars, trains."""
     paint(tmp_path, "cars/1.png", "cars/2.png", "train/1.png", "train/2.png")
     splits, notices = found(tmp_path)
     assert set(splits["train"]) == {"cars", "train"}
@@ -210,7 +210,7 @@ def test_links_are_followed_but_not_in_a_circle(tmp_path):
     [(b"caf\xe9", "caf\\xe9"), ("café".encode(), "café"), (b"a\nb\x1b[31m", "a\\nb\\x1b[31m"), (b"plain", "plain")],
 )
 def test_names_of_any_bytes_are_told_as_text(tmp_path, name, told):
-    """Of the class and of the folder; manifest.json can be read again."""
+    """This applies to classes and folders; manifest.json can be read again."""
     for k in range(2):
         paint(tmp_path, os.fsdecode(name + b"/" + name + b"/%d.png" % k))
     manifest = prepare(folder(tmp_path / os.fsdecode(name)), str(tmp_path / "out"))
@@ -226,7 +226,7 @@ def test_two_names_that_are_told_alike_are_refused(tmp_path):
 
 
 def test_the_draw_is_that_of_earlier_versions(tmp_path):
-    """So is the fingerprint, for the folders that these could read."""
+    """The fingerprint is also the same, for folders that earlier versions could read."""
     for k in range(20):
         (tmp_path / "a").mkdir(exist_ok=True)
         Image.new("L", (8, 8), k).save(tmp_path / "a" / f"{k:02}.png")

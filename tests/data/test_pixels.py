@@ -1,4 +1,4 @@
-"""Pixels of every kind of image file are converted to 8 bits, as viewers show the image."""
+"""Pixels of every kind of image file are converted to 8 bits, as in image viewers."""
 
 import struct
 import zlib
@@ -16,7 +16,7 @@ GREY, GREY_ALPHA, COLOUR, COLOUR_ALPHA, PALETTE = 0, 4, 2, 6, 3  # a PNG's kinds
 
 
 def write_png(path, bits, kind, pixels, **chunks):
-    """Writes a PNG of pixels [H, W, C] after PLTE or tRNS chunks; Pillow writes only few of these kinds."""
+    """Writes a PNG of pixels [H, W, C] after PLTE or tRNS chunks; Pillow can write only few of these kinds."""
 
     def chunk(name, content):
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -63,7 +63,7 @@ def decoded(path, **target):
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".jp2", ".pgm"])
 @pytest.mark.parametrize("grey", [True, False])
 def test_a_16_bit_ramp_becomes_an_8_bit_ramp(tmp_path, suffix, grey):
-    """The grey levels of the ramp are spread evenly, so that their mean is 127.5."""
+    """The grey levels of the ramp are uniform, so that their mean is 127.5."""
     for split in ("train", "test"):
         (tmp_path / split / "a").mkdir(parents=True)
         Image.fromarray(RAMP).save(tmp_path / split / "a" / f"ramp{suffix}")
@@ -81,7 +81,7 @@ def test_every_16_bit_level_is_rounded():
 
 @pytest.mark.parametrize(("kind", "channels"), [(COLOUR, 3), (COLOUR_ALPHA, 4), (GREY_ALPHA, 2)])
 def test_16_bit_colour_is_at_most_one_level_off(tmp_path, kind, channels):
-    """Pillow gives its upper 8 bits only."""
+    """Pillow returns only the upper 8 bits."""
     pixels = np.repeat(RAMP[..., None], channels, axis=-1)
     if kind != COLOUR:
         pixels[..., -1] = 65535
@@ -91,7 +91,7 @@ def test_16_bit_colour_is_at_most_one_level_off(tmp_path, kind, channels):
 
 
 def test_12_bit_and_white_is_zero_tiffs(tmp_path):
-    """Pillow reads 12 bits as 0 to 4095, and leaves 16-bit levels in which 0 is white as they are."""
+    """Pillow reads 12 bits as 0 to 4095, and does not invert 16-bit levels in which 0 is white."""
     deep = np.array([[0, 4095, 2048, 819]])
     packed = b"".join(struct.pack(">I", a << 12 | b)[1:] for a, b in deep.reshape(-1, 2).tolist())
     found = decoded(write_tiff(tmp_path / "12.tif", 12, packed, 1, (4, 1)), grey=True)
@@ -116,7 +116,7 @@ def test_pixels_of_no_known_range_are_refused_by_name(tmp_path, mode, kind):
 
 
 def black_shape(mode):
-    """A black square in the middle of a transparent ground, which is black itself where it is not seen."""
+    """The image is a black square on a transparent background, whose hidden pixels are black, too."""
     picture = Image.new("RGBA", (12, 12), (0, 0, 0, 0))
     picture.paste((0, 0, 0, 255), (4, 4, 8, 8))
     return picture.quantize(4) if mode == "P" else picture.convert(mode)
@@ -180,7 +180,7 @@ def test_other_colour_spaces_are_converted(tmp_path, mode, suffix, grey):
     picture = Image.merge("LAB", [steps, neutral, neutral]) if mode == "LAB" else colour.convert(mode)
     picture.save(path)
     expected = np.asarray(steps)[..., None].astype(int)
-    assert abs(decoded(path, grey=grey) - expected).max() <= (14 if mode == "LAB" else 5)  # L* is no linear grey
+    assert abs(decoded(path, grey=grey) - expected).max() <= (14 if mode == "LAB" else 5)  # L* is not linear in grey
 
 
 def test_of_an_animation_the_first_frame_is_taken(tmp_path):

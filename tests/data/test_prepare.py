@@ -60,7 +60,7 @@ def test_what_is_written_is_what_verifies(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_images(tmp_path):
-    """30 MB of images go through in batches of 0.3 MB; what is allocated stays near a few batches."""
+    """30 MB of images are processed in batches of 0.3 MB, and allocated memory is that of a few batches."""
     batch = np.zeros((100, 32, 32, 3), np.uint8), np.zeros(100, np.int64)
     whole = source(train=10_000, test=100, shape=(32, 32, 3))
     zeros = replace(whole, reader=lambda split: (batch for _ in range(whole.rows(split) // 100)))
@@ -122,7 +122,7 @@ def test_the_number_of_shards_follows_from_few_images(tmp_path):
 
 
 def broken(change):
-    """A source that gives other batches than it says."""
+    """A source whose batches are not as declared."""
     whole = source()
     return replace(whole, reader=lambda split: map(change, whole.read(split)))
 
@@ -177,7 +177,7 @@ def test_a_disk_that_fills_up_is_a_storage_error_and_leaves_nothing(tmp_path, li
 
 @pytest.fixture
 def remote():
-    """A filesystem that is not local, and has no renames of folders: fsspec's, in memory."""
+    """A file system that is not local and cannot rename folders: fsspec's, in memory."""
     uri = "fsspec+memory://bucket/numbers"
     filesystem, path = open_filesystem(uri)
     yield uri, filesystem, path

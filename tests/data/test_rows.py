@@ -1,4 +1,4 @@
-"""Rows of a split by number, against the shards read one after another."""
+"""Rows of a split by number, against the shards in sequence."""
 
 import numpy as np
 import pytest

@@ -52,7 +52,7 @@ def test_a_local_shard_is_mapped_and_not_copied(tmp_path):
 
 
 def mapped_file(address):
-    """The line of this process's memory map that an address falls in."""
+    """Returns the line of this process's memory map that contains an address."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         start, _, stop = line.split()[0].partition("-")
         if int(start, 16) <= address < int(stop, 16):
@@ -76,7 +76,7 @@ def test_a_truncated_shard_is_named(dataset, keep):
 
 
 def test_a_damaged_shard_never_raises_anything_else(dataset):
-    """Bytes of the head and of the foot changed in turn: it is read, or a DataError; nothing else."""
+    """After changes of bytes in header or footer, a shard is read, or raises a DataError, and no other error."""
     manifest = load_manifest(str(dataset))
     content, told = (dataset / FIRST).read_bytes(), []
     for at in [*range(0, 400, 3), *range(len(content) - 700, len(content), 3)]:

@@ -166,7 +166,7 @@ def test_validation_crops_leave_the_test_crops_as_they_are():
 
 
 def test_crops_are_taken_within_the_cells_of_their_split():
-    """Pictures black but for their test cells: training crops must be black and test crops white."""
+    """The pictures are black except for their test cells: training crops must be black, and test crops white."""
     pictures = []
     for width, height in sizes():
         picture = Image.new("RGB", (width, height))
@@ -246,7 +246,7 @@ def test_grey_images_have_one_channel(tmp_path):
 
 
 def test_images_are_turned_upright_and_cut_in_the_middle(tmp_path):
-    """A wide picture, red at its left end; its EXIF says it was taken with the camera turned."""
+    """The picture is wide, with a red left end; its EXIF data specifies a rotation."""
     picture = Image.new("RGB", (64, 32), "blue")
     picture.paste("red", (0, 0, 16, 32))
     exif = picture.getexif()
@@ -258,12 +258,12 @@ def test_images_are_turned_upright_and_cut_in_the_middle(tmp_path):
     upright = everything(folder(tmp_path, (64, 32)), "train")[0][0]
     assert upright[:14].mean((0, 1)).round().tolist() == [255, 0, 0]
     assert upright[18:].mean((0, 1)).round().tolist() == [0, 0, 255]
-    middle = everything(folder(tmp_path, (32, 32)), "test")[0][0]  # the red end is cut away
+    middle = everything(folder(tmp_path, (32, 32)), "test")[0][0]  # the red end is cropped
     assert middle.mean((0, 1)).round().tolist() == [0, 0, 255]
 
 
 def test_damaged_images_are_listed_all_at_once(tmp_path):
-    """Those of the test split, too, and those that come after the first."""
+    """This includes images of the test split, and images after the first."""
     for split in ("train", "test"):
         for k in range(6):
             paint(tmp_path / split / "a" / f"{k}.jpg", "red", size=(200, 200))
@@ -299,7 +299,7 @@ def test_one_damaged_image_is_named(tmp_path):
 
 
 def test_damaged_images_are_left_out_if_that_is_asked_for(tmp_path):
-    """As though their files were not there."""
+    """The result is the same as without their files."""
     for k in range(20):
         paint(tmp_path / "some" / "a" / f"{k:02}.png", (k, 0, 0))
         paint(tmp_path / "whole" / "a" / f"{k:02}.png", (k, 0, 0))
@@ -326,7 +326,7 @@ def test_a_split_of_damaged_images_alone_is_refused(tmp_path):
 
 
 def test_a_file_that_cannot_be_opened_is_not_left_out(tmp_path):
-    """An error of the disk, here a link to itself that comes into being after the folder was listed, is no damage."""
+    """An error of the disk is not damage; here it is a link to itself, created after the folder is listed."""
     for k in range(4):
         paint(tmp_path / f"{k}.png", "red")
 

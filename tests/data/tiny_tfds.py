@@ -1,4 +1,4 @@
-"""Data sets that tensorflow-datasets knows once this module is imported; none needs a network."""
+"""Data sets that are registered with tensorflow-datasets when this module is imported; none needs a network."""
 
 from types import MappingProxyType
 from typing import ClassVar
@@ -33,23 +33,23 @@ class _Tiny(tfds.core.GeneratorBasedBuilder):
 
 
 class TinyNumbers(_Tiny):
-    """With labels."""
+    """Images with labels."""
 
     FEATURES: ClassVar = {"label": tfds.features.ClassLabel(names=CLASSES)}
 
 
 class TinyUnlabelled(_Tiny):
-    """Without labels."""
+    """Images without labels."""
 
 
 class TinyTrainOnly(_Tiny):
-    """Without test images."""
+    """No test images."""
 
     ROWS: ClassVar = {"train": 20}
 
 
 class TinyValidated(_Tiny):
-    """With validation images."""
+    """A split of validation images."""
 
     ROWS: ClassVar = {"train": 20, "validation": 5, "test": 6}
 
@@ -61,7 +61,7 @@ class TinyRagged(_Tiny):
 
 
 class TinyDeep(_Tiny):
-    """Of 16 bits."""
+    """Images of 16 bits."""
 
     DTYPE = "uint16"
 
@@ -71,14 +71,14 @@ class TinyDeep(_Tiny):
 
 
 class TinyFloats(_Tiny):
-    """Of floats."""
+    """Images of floats."""
 
     SHAPE = (4, 6, 1)
     DTYPE = "float32"
 
 
 class TinyUnreachable(_Tiny):
-    """Wants a file from a server that does not answer; by ftp, which is not tried again."""
+    """Downloads a file from a server that does not respond, by FTP, which is not retried."""
 
     def _split_generators(self, dl_manager):
         dl_manager.download("ftp://127.0.0.1:1/images.zip")

@@ -20,7 +20,7 @@ print(compiled(lambda x: tf.reduce_sum(tf.exp(x) @ x))(tf.linspace(0.0, 1.0, 64)
 
 
 def identity(path):
-    """Returns properties that identify a file, as opposed to another one at the same path."""
+    """Returns properties that distinguish a file from another one at the same path."""
     return path.stat().st_ino, path.read_bytes()
 
 
@@ -43,7 +43,7 @@ def compile_in(tmp_path):
 def test_a_program_is_used_again_unless_it_was_damaged_or_is_for_other_threads(compile_in):
     value, first = compile_in()
     assert len(first) == 1
-    assert compile_in() == (value, first)  # one that is compiled again would be another file
+    assert compile_in() == (value, first)  # recompilation would create another file
 
     (program,) = first
     program.write_bytes(program.read_bytes()[:1000])
@@ -76,7 +76,7 @@ def refuse(**_):
 def test_a_cache_of_another_user_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setenv("VAEDIST_CACHE", str(tmp_path))
     monkeypatch.setenv("TF_XLA_FLAGS", "")
-    monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # as such a folder does, but to those who may do all
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # as such a folder does, except for root
     keep_programs(1)
     assert os.environ["TF_XLA_FLAGS"] == ""
 
@@ -137,7 +137,7 @@ def test_the_least_recently_used_programs_are_removed_although_the_clock_was_set
         program.parent.mkdir(exist_ok=True)
         program.write_bytes(bytes(100))
         seal(program.parent)
-    for hour, name in enumerate(("b", "a", "b", "a")):  # each run an hour before the one before
+    for hour, name in enumerate(("b", "a", "b", "a")):  # each an hour before the previous one
         now = begin - hour * 3_600_000_000_000
         monkeypatch.setattr("time.time_ns", lambda now=now: now)
         monkeypatch.setattr("os.utime", lambda path, *, ns=None, now=now: utime(path, ns=ns or (now, now)))

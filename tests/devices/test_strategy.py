@@ -1,4 +1,4 @@
-"""A worker trains on the devices that it was assigned, or ends with an error; it never silently uses others."""
+"""A worker trains on its assigned devices, or ends with an error; it never silently uses others."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ PROMISED = """
 from vaedist.devices.strategy import configure_devices
 configure_devices(threads=1, gpus=2, logical_devices=1)
 """
-# What XLA is asked for is the same on CPUs, which do as they like.
+# The flags for XLA are the same on CPUs, which ignore them.
 PRECISION = """
 import tensorflow as tf
 from vaedist.devices.compilation import compiled

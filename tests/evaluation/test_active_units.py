@@ -1,4 +1,4 @@
-"""Active units of latents whose posterior means are known."""
+"""Active units of latents with known posterior means."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_a_dead_unit_is_not_counted_for_the_noise_of_its_mean(count):
 
 @pytest.mark.parametrize(("images", "count"), [(100, 16), (1000, 2), (50, 5)])
 def test_the_noise_of_a_dead_unit_is_as_predicted(images, count):
-    """Over units that follow the prior, the value that is compared with the threshold has the predicted spread."""
+    """For units that follow the prior, the compared value has the predicted standard deviation."""
     moments = moments_of(samples_with([0.0] * 4000, count=count, images=images))
     between = moments.square / images - (moments.mean / images) ** 2 - moments.within / images
     assert 3 * between.std() == pytest.approx(dead_unit_noise(images, count), rel=0.06)

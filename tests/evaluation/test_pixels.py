@@ -1,7 +1,7 @@
-"""Pixels that are drawn are the same in every test pass, evaluation and picture, whatever the run that is looked at.
+"""Random pixels are the same in every test pass, evaluation and picture, for any run.
 
-The encoder of the models gives q(z|x) = N(0, I) and the decoder the same for every z, so that what an image scores
-depends on its pixels alone.
+The encoder of the models returns q(z|x) = N(0, I), and the decoder the same output for every z, so that the score of an
+image depends only on its pixels.
 """
 
 import numpy as np
@@ -72,7 +72,7 @@ def test_evaluation_scores_the_pixels_of_the_test_pass(data, arguments, monkeypa
     made, strategy = model(**arguments), tf.distribute.MirroredStrategy(["CPU:0"])
     tested = Evaluator(made, strategy, readers(data[1]).scored, seed=0).run(0)["elbo"]
     for shards, seed, size in ((1, 0, 1 << 20), (5, 0, 1 << 20), (5, 11, 4000)):
-        monkeypatch.setattr(importance, "BLOCK_BYTES", size)  # in other blocks
+        monkeypatch.setattr(importance, "BLOCK_BYTES", size)  # in different blocks
         rows = SplitRows(data[shards], load_manifest(data[shards]), "test")
         evaluator = ImportanceEvaluator(made, rows, samples=2, seed=seed)
         found = evaluator.summary(list(evaluator.scores()))

@@ -64,7 +64,7 @@ def test_the_test_pass_has_the_means_of_all_rows_by_layer(model, strategy, reade
 @pytest.mark.parametrize("shares", [True, False])
 @pytest.mark.parametrize("samples", [1, 6])
 def test_importance_weighted_bounds_are_those_of_single_images(small_dataset, monkeypatch, samples, shares):
-    """The cases are a model that shares encodings among samples, and one that cannot."""
+    """The cases are a model that shares encodings among samples, and one that does not."""
     monkeypatch.setattr(importance, "BLOCK_BYTES", 16 * 8 * 72)
     monkeypatch.setattr(importance, "SAMPLES_AT_ONCE", 4)
     model = make_model(TinyHierarchy if shares else type("Copying", (TinyHierarchy,), {"broadcasts": False}))

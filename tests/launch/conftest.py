@@ -1,4 +1,4 @@
-"""One Ray for all tests that train, a small experiment for it, and a run that several tests look at."""
+"""A Ray cluster that tests share, a small experiment, and runs that several tests use."""
 
 import contextlib
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from vaedist.monitor.events import Event, Started
 from vaedist.runs.folder import RunFolder
 
 ROWS = {"train": 1600, "test": 96}
-PREEMPTION = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"  # a process more for each run
+PREEMPTION = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"  # starts another process per run
 
 
 def blobs(split):
@@ -87,7 +87,7 @@ def trained(cluster, make_experiment, tmp_path_factory):
                 train(experiment, resume=True)
             refused.append(str(error.value))
 
-    # As on a cluster, where Ray Train looks out for nodes that are to be taken away.
+    # As on a cluster, where Ray Train watches for preemptions of nodes.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(PREEMPTION, "1")
         run = train(experiment, observe=observe)
@@ -96,7 +96,7 @@ def trained(cluster, make_experiment, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def two(make_experiment, tmp_path_factory):
-    """Returns a run of two workers and 600 steps, to be disturbed midway; each test uses its own name."""
+    """Returns a run of two workers and 600 steps, to be disturbed midway; each test uses another name."""
     return make_experiment(tmp_path_factory.mktemp("two")).with_overrides("scaling.workers=2", "training.epochs=6")
 
 
@@ -108,11 +108,11 @@ def undisturbed(cluster, two):
 
 @pytest.fixture(scope="session")
 def cluster():
-    """Starts the Ray that tests share: two CPUs, one fake GPU, and the dashboard."""
+    """Starts the Ray cluster that tests share, with two CPUs, one fake GPU, and the dashboard."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(PREEMPTION, "0")
-        # A port of its own for the agent that says whether its node is well: `ray.init` has no option for it, and tests
-        # in other processes have a Ray, too.
+        # A free port for the agent, which reports the health of its node: `ray.init` has no option for it, and tests
+        # in other processes also run Ray.
         patch.setattr(RayParams, "__init__", partialmethod(RayParams.__init__, dashboard_agent_listen_port=0))
         start_ray(num_cpus=2, num_gpus=1, include_dashboard=True, log_to_driver=False)
         yield
@@ -123,7 +123,8 @@ def cluster():
 def processes():
     """Returns the processes of the tests' Ray whose command line contains some text, the oldest first.
 
-    Ray's daemons are children of the tests, and its workers children of those. Another Ray may be on this machine.
+    Ray's daemons are children of the tests, and its workers children of the daemons. Other Ray clusters may run on
+    this machine.
     """
 
     def find(text):

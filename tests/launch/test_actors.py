@@ -42,7 +42,7 @@ def test_an_error_is_reported_and_the_actor_ended(actor, call, kind, text):
     with pytest.raises(kind, match=text), ended([actor], "it died"):
         ray.get(call(actor))
     deadline = time.monotonic() + 60
-    while not is_ended(actor):  # Ray kills an actor in its own time
+    while not is_ended(actor):  # Ray kills actors asynchronously
         assert time.monotonic() < deadline
         time.sleep(0.1)
 

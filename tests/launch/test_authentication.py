@@ -18,7 +18,7 @@ def nothing_known(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("VAEDIST_STATE", str(tmp_path / "state"))
     for name in (access.MODE, access.TOKEN, access.TOKEN_PATH, access.IN_JOB, access.REQUIRED):
-        monkeypatch.setenv(name, "")  # so that it is set back, should the code set it
+        monkeypatch.setenv(name, "")  # so that it is restored if the code sets it
         monkeypatch.delenv(name)
     yield
     monkeypatch.undo()

@@ -81,7 +81,7 @@ def test_a_group_on_several_machines_admits_them_with_a_warning(guarded):
         assert not admits(admitted, address)
     assert len(told) == 1
     assert "without authentication from 10.0.0.1, fd00::2, 192.168.7.0/24;" in told[0]
-    assert guarded(["10.0.0.1", "10.0.0.2"], rank=1)[1] == []  # once for all
+    assert guarded(["10.0.0.1", "10.0.0.2"], rank=1)[1] == []  # once for all workers
 
 
 def test_the_warning_about_many_machines_is_one_line(guarded):

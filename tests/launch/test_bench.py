@@ -23,7 +23,7 @@ def record(cluster, make_experiment, tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     said = []
     found = bench(make_experiment(runs), workers=(2,), rounds=2, progress=said.append)
-    assert not list(runs.iterdir())  # what was trained to be measured
+    assert not list(runs.iterdir())  # the measured runs
     assert "compiling" in said
     assert any("2 worker(s): round 2 of 2" in text for text in said)
     return found
@@ -83,7 +83,7 @@ def test_ctrl_c_after_the_last_round_is_not_taken_for_its_end(make_experiment, t
 
     def interrupt(text):
         said.append(text)
-        if said.count("1 worker(s): round 1 of 1") == 2:  # the one that compiled, and the one that counts
+        if said.count("1 worker(s): round 1 of 1") == 2:  # one that compiles, and one that is measured
             os.kill(os.getpid(), signal.SIGINT)
 
     runs = tmp_path / "runs"

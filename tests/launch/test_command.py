@@ -1,4 +1,4 @@
-"""The command as a separate process with its own Ray and a user's code, interrupted and killed."""
+"""The command in a separate process with a local Ray and a user's code, interrupted and killed."""
 
 import json
 import signal
@@ -17,8 +17,8 @@ from vaedist.runs.folder import RunFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-SECONDS = 240  # far more than it takes
-AS_USERS = {"XLA_FLAGS": ""}  # programs are compiled as for users, and not as for tests
+SECONDS = 240  # timeout
+AS_USERS = {"XLA_FLAGS": ""}  # compiles with the flags of users, not of tests
 
 
 class AnotherCluster(BaseHTTPRequestHandler):
@@ -59,7 +59,7 @@ def wait_for_step(process, run, step):
 
 @pytest.mark.usefixtures("another_cluster")
 def test_a_run_survives_ctrl_c_and_kill_9_of_the_whole_command(experiment, tmp_path):
-    experiment = experiment.with_overrides("training.epochs=12")  # long enough to be caught in its middle
+    experiment = experiment.with_overrides("training.epochs=12")  # long enough to be interrupted midway
     undisturbed = experiment.with_overrides("run.name=undisturbed", "scaling.max_failures=0")
     (tmp_path / "undisturbed.toml").write_text(undisturbed.to_toml())
     run_command("train", tmp_path / "undisturbed.toml", seconds=SECONDS, **AS_USERS)

@@ -1,4 +1,4 @@
-"""The example of a user's own model: trained, disturbed, resumed, evaluated, checked and tuned."""
+"""The example of a user's model: trained, disturbed, resumed, evaluated, checked and tuned."""
 
 import json
 import shutil

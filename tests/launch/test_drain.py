@@ -59,7 +59,7 @@ def test_a_wrong_token_is_one_line(address):
 
 def test_workers_are_waited_for_until_they_have_ended_or_the_deadline(worker, monkeypatch):
     everybody = psutil.process_iter
-    only = {worker.pid}  # of this machine's, which may have others
+    only = {worker.pid}  # of this machine's cluster, which may have other nodes
     monkeypatch.setattr(psutil, "process_iter", lambda *given: (one for one in everybody(*given) if one.pid in only))
     assert workers() == 1
     said = []

@@ -67,7 +67,7 @@ def test_one_process_and_two_workers_get_the_same_result(averaged):
 def test_many_blocks_on_two_workers_count_every_image_once(averaged, monkeypatch):
     run = load_run(averaged.path)
     alone = run.evaluate(samples=4, split="train")
-    monkeypatch.setattr(importance, "BLOCK_BYTES", 1 << 17)  # here, so that blocks are other ones than there
+    monkeypatch.setattr(importance, "BLOCK_BYTES", 1 << 17)  # in this process, so that workers have other blocks
     assert run.evaluator(samples=4, split="train").blocks > 10
     blocks = run.evaluate(samples=4, split="train")
     assert blocks.images == alone.images == 1600

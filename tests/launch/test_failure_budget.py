@@ -19,7 +19,7 @@ def spent(budget, failures):
 def test_a_run_of_weeks_survives_a_machine_lost_every_six_hours():
     failures = [(6 * HOUR * day, 1000 * day) for day in range(200)]
     assert spent(FailureBudget(3, 1.0), failures) is None
-    assert spent(FailureBudget(3, 0), failures)[0] == 3  # as it was: three for all of them
+    assert spent(FailureBudget(3, 0), failures)[0] == 3  # the window that counts all failures
 
 
 def test_failures_in_quick_succession_end_the_run_and_the_message_has_the_time():

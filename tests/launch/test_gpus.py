@@ -1,4 +1,4 @@
-"""A Ray that counts a GPU which its machine does not have: training fails instead of using the CPU."""
+"""A Ray cluster that reports a GPU which does not exist: training fails instead of using the CPU."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def test_a_job_for_a_missing_gpu_ends_without_retry_and_says_why(experiment):
     said = str(error.value)
     assert said.isprintable()
     assert "was assigned 1 GPU(s), and TensorFlow sees 0: " in said
-    assert not any(isinstance(event, Started | Notice) for event in events)  # and is not started again
+    assert not any(isinstance(event, Started | Notice) for event in events)  # and is not restarted
     assert not list(Path(RunFolder.of(experiment).path).glob("checkpoints/*"))
 
 

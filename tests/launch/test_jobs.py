@@ -75,7 +75,7 @@ def of_a_package(reference):
     """Returns an experiment that names a user's class."""
     experiment = Experiment.from_dict({"run": {"name": "a", "folder": "/runs"}, "data": {"path": "/data"}})
     return experiment.model_copy(
-        update={"model": experiment.model.model_copy(update={"likelihood": reference})}  # as any key may
+        update={"model": experiment.model.model_copy(update={"likelihood": reference})}  # as any key can
     )
 
 
@@ -179,7 +179,7 @@ class Details:
 
 
 class Client:
-    """Ray's client for a job whose log comes in pieces, over connections that break or end early."""
+    """Ray's client for a job whose log arrives in parts, over connections that break or end early."""
 
     def __init__(self, *connections, log="", listed=()):
         self.connections, self.whole, self.listed = list(connections), log, listed
@@ -188,7 +188,7 @@ class Client:
         pieces, self.status = self.connections.pop(0) if self.connections else ([RuntimeError("lost")], "RUNNING")
         for piece in pieces:
             await asyncio.sleep(0)
-            if piece is None:  # the other side is gone, and this one is not told
+            if piece is None:  # the other side is gone without notice
                 await asyncio.sleep(3600)
             if isinstance(piece, Exception):
                 raise piece
@@ -221,7 +221,7 @@ def followed(client, address="http://127.0.0.1:8265"):
 @pytest.mark.parametrize(
     ("statuses", "chosen"),
     [
-        (("RUNNING", "FAILED", "FAILED"), 0),  # of three submissions the later two were refused
+        (("RUNNING", "FAILED", "FAILED"), 0),  # the later two of three submissions are refused
         (("FAILED", "RUNNING", "FAILED"), 1),
         (("FAILED", "FAILED", "PENDING"), 2),
         (("SUCCEEDED", "STOPPED", "FAILED"), 2),
@@ -267,7 +267,7 @@ def test_a_log_is_written_once_whatever_happens_to_the_connection():
     client = Client(
         (["one\n", "two\n", RuntimeError("WebSocket connection closed unexpectedly")], "RUNNING"),
         ([ConnectionResetError("reset")], "RUNNING"),
-        (["one\ntw", "o\nthree\n"], "RUNNING"),  # ends well, and the job has not
+        (["one\ntw", "o\nthree\n"], "RUNNING"),  # the stream ends normally, but the job has not ended
         (["one\n", "two\n", "three\n", "four\n"], "SUCCEEDED"),
         log="one\ntwo\nthree\nfour\nfive\n",
     )
@@ -335,7 +335,7 @@ def test_timeouts_are_those_in_the_help():
 
 
 class Stuck(BaseHTTPRequestHandler):
-    """Server that answers requests for its version, and no others."""
+    """Server that responds only to requests for its version."""
 
     def do_GET(self):
         if self.path != "/api/version":

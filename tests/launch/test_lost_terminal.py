@@ -17,7 +17,7 @@ from vaedist.runs.folder import RunFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
 
-SECONDS = 240  # far more than it takes
+SECONDS = 240  # timeout
 ON_A_TERMINAL = """
 import fcntl, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # of its own: the kernel tells all its processes when it is gone

@@ -1,4 +1,4 @@
-"""A model that normalises, trained by two Ray workers: each has the same variables, and they are those of a restart."""
+"""A model with batch normalization on two Ray workers: all variables are equal on both, and after a restart."""
 
 import json
 import os
@@ -18,7 +18,7 @@ STEPS = 6
 
 @ray.remote(num_cpus=1, max_calls=1)
 def trained(rank, addresses, tests, folder, resumed):
-    """Returns all variables of this worker after 6 steps; those of `resumed` begin at the checkpoint of step 3."""
+    """Returns all variables of this worker after 6 steps; if `resumed`, it starts from the checkpoint of step 3."""
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}})
     sys.path.insert(0, tests)
     from vaedist.devices.strategy import configure_devices, make_strategy
@@ -57,7 +57,7 @@ def trained(rank, addresses, tests, folder, resumed):
     return named_variables(model) | named_slots(model, step)
 
 
-def test_both_workers_have_the_same_variables_bit_by_bit_and_so_after_a_restart(tmp_path):
+def test_variables_are_bitwise_equal_on_both_workers_and_after_a_restart(tmp_path):
     groups = []
     for resumed in (False, True):
         addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]

@@ -1,4 +1,4 @@
-"""The examples of a flow and of a likelihood of one's own, as a user meets them: trained, proven, scored, resumed."""
+"""The examples of a user's flow and of a user's likelihood: trained, checked, evaluated and resumed."""
 
 import json
 import shutil
@@ -16,13 +16,13 @@ KEYS = {
     "training.eval_batch": 32, "scaling.cpus_per_worker": 1, "monitor.log_every": 5,
 }  # fmt: skip
 MORE = {"planar_flow": {}, "laplace_likelihood": {"model.flow.width": 12}}
-CHECKS = {"planar_flow": 5, "laplace_likelihood": 11}  # the built-in flow has more claims to prove
+CHECKS = {"planar_flow": 5, "laplace_likelihood": 11}  # the built-in flow has more checks
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.mark.parametrize("name", MORE)
-def test_an_example_is_trained_and_taken_by_every_command(name, tmp_path, blob_data):
+def test_an_example_is_trained_and_works_with_every_command(name, tmp_path, blob_data):
     shutil.copytree(EXAMPLES / name, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     keys = {"data.path": blob_data, "run.folder": "runs", **KEYS, **MORE[name]}
     train = ["train", "job.toml", "--name", "run", *(part for key in keys for part in ("--set", f"{key}={keys[key]}"))]

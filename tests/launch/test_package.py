@@ -43,12 +43,12 @@ def test_ray_uploads_a_package_once_and_changed_code_again(tmp_path, monkeypatch
 
 
 def test_two_environments_of_a_job_are_made_on_a_node_at_the_same_time(tmp_path):
-    """Returns both environments, whose setup waits until all packages are uploaded."""
+    """Returns both environments, which wait until all packages are uploaded."""
     package = tmp_path / "upload.zip"
     create_package(str(copy_code(tmp_path)), package, include_gitignore=True, include_parent_dir=True)
 
     class Store:
-        """Ray's control store, which holds uploaded packages."""
+        """Ray's control store, which contains uploaded packages."""
 
         async def async_internal_kv_get(self, *_, **__):
             await asyncio.sleep(0.01)

@@ -20,7 +20,7 @@ from vaedist.launch.training.packet_filter import (
 )
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has packet filters for sockets")
-SECONDS = 0.3  # for a packet to come nowhere; over the loopback one that comes takes microseconds
+SECONDS = 0.3  # timeout of dropped packets; others need microseconds over the loopback
 HERE, OTHER = "127.0.0.1", "127.0.0.2"
 
 
@@ -148,7 +148,7 @@ def test_accepted_connections_have_the_filter(listener):
         client.bind((OTHER, 0))
         client.connect((HERE, port))
         accepted, _ = listener.accept()
-        with accepted, pytest.raises(PermissionError):  # it is the listener's, which is locked
+        with accepted, pytest.raises(PermissionError):  # inherited from the listener, whose filter is locked
             drop_all(accepted)
 
 
@@ -171,7 +171,7 @@ def test_too_many_networks_for_a_filter_are_refused(listener):
     assert len(program(hosts)) > MOST_INSTRUCTIONS
     with pytest.raises(OSError, match="which holds 4096"):
         admit(listener, hosts)
-    admit(listener, [*hosts, ip_network("10.0.0.0/8")])  # one network holds them
+    admit(listener, [*hosts, ip_network("10.0.0.0/8")])  # one network contains them
 
 
 def test_the_networks_of_hosts():

@@ -1,4 +1,4 @@
-"""Times at which a worker saves because its machine will be preempted, and failures that do not count then."""
+"""Times at which a worker saves before a preemption, and failures that then do not count."""
 
 import pytest
 from ray.exceptions import RayActorError

@@ -1,4 +1,4 @@
-"""Checks of addresses that are not a cluster's, and of temporary folders that are too deep for sockets."""
+"""Checks of addresses that are not a cluster's, and of temporary folders whose paths are too long for sockets."""
 
 import os
 import socket
@@ -97,7 +97,7 @@ def test_tls_and_proxy_errors_are_named(monkeypatch):
 
 
 def test_addresses_are_checked_before_ray_connects(monkeypatch):
-    monkeypatch.setattr("ray.is_initialized", lambda: False)  # the Ray of other tests of the same process
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # other tests of this process share a Ray cluster
     with server(REDIS) as address:
         with pytest.raises(ClusterError, match=rf"^no Ray head at {address}: "), ray_session(address):
             pass
@@ -122,7 +122,7 @@ def test_ray_accepts_the_longest_allowed_folder_and_no_longer_one():
         check_socket_paths("/" + "t" * longest, "ray")
     with pytest.raises(OSError, match="AF_UNIX"):
         validate_socket_filepath(f"/{'t' * longest}/ray/{SOCKET}")
-    with pytest.raises(ClusterError, match="bytes are too long"):  # letters of more than one byte
+    with pytest.raises(ClusterError, match="bytes are too long"):  # characters of more than one byte
         check_socket_paths("/" + "ü" * (longest // 2 + 1), "ray")
 
 

@@ -101,7 +101,7 @@ print("sum", add_up().numpy())
 @pytest.mark.slow
 def test_workers_reach_each_other_past_proxies(monkeypatch):
     set_dead_proxies(monkeypatch)
-    addresses = [f"127.0.0.2:{free_port()}" for _ in range(2)]  # of no host that is an exception anyway
+    addresses = [f"127.0.0.2:{free_port()}" for _ in range(2)]  # for hosts that are not exceptions already
     started = []
     for index in range(2):
         cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}

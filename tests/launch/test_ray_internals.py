@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 FILE = "vaedist/launch/ray_internals.py"
 CONTROLLER = "ray.train.v2._internal.execution.controller"
 
-# (name in ray_internals, "module:attribute" of Ray, the parameters that it is called with, or None for a plain value)
+# (name in ray_internals, "module:attribute" of Ray, the parameters of the call, or None if it is not a function)
 RELIED_ON = [
     ("find_head", "ray._private.services:canonicalize_bootstrap_address_or_die", ["addr"]),
     ("head_metadata", "ray._private.gcs_utils:create_gcs_channel", ["address"]),
@@ -77,7 +77,7 @@ RELIED_ON = [
     ("is_actor_alive", "ray._private.state:actors", ["actor_id"]),
 ]
 
-# (name in ray_internals, "module:function" of Ray, words that its source must hold for the patch to have an effect)
+# (name in ray_internals, "module:function" of Ray, words that its source must contain for the patch to have an effect)
 ACTED_ON = [
     ("loopback_only", "ray._private.services:get_node_ip_address", "ray_constants.ENABLE_RAY_CLUSTER"),
     ("withhold_from_trials", "ray.tune.execution.class_cache:_ActorClassCache.get", "in ENV_VARS_TO_PROPAGATE"),

@@ -20,8 +20,8 @@ from vaedist.storage.transfer import Store
 from vaedist.storage.uri import join_uri
 from vaedist.sweeps import SweepFolder, TrialLog
 
-NOWHERE = "127.0.0.1:9"  # where no Ray is, so that joining it fails at once
-STEPS = 7  # of an epoch
+NOWHERE = "127.0.0.1:9"  # without Ray, so that joining it fails at once
+STEPS = 7  # per epoch
 
 pytestmark = pytest.mark.usefixtures("without_ray")
 
@@ -111,7 +111,7 @@ def test_a_run_that_only_looks_complete_is_left_to_the_workers(experiment, damag
         weights.write_bytes(weights.read_bytes()[:-1])
     elif damage == "metrics":
         run.metrics.write_text(run.metrics.read_text().splitlines(keepends=True)[0])
-    else:  # it was to make more
+    else:  # more trials were planned
         run.experiment.write_text(experiment.with_overrides("training.epochs=3").to_toml())
     with pytest.raises(ClusterError):
         train(experiment, resume=True, address=NOWHERE)
@@ -181,7 +181,7 @@ def test_a_sweep_whose_trials_have_all_ended_ends_at_once(sweep):
     tune(sweep(minutes=3.0), resume=True, observe=events.append)
     assert [type(event) for event in events] == [SweepStarted, SweepNotice]
     assert [(status.number, status.state) for status in events[0].ended] == [(0, "finished"), (1, "failed")]
-    with pytest.raises(ClusterError):  # there is something to do
+    with pytest.raises(ClusterError):  # there is work left
         tune(sweep(), resume=True, retry_failed=True, address=NOWHERE)
     assert content(folder.path).items() >= before.items()
 

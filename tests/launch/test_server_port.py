@@ -22,10 +22,10 @@ sys.path.append(str(Path(__file__).parent.parent / "network"))
 from three_hosts import Network, reason_to_skip
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has packet filters for sockets")
-SECONDS = 0.3  # for a packet to come nowhere; over the loopback one that comes takes microseconds
+SECONDS = 0.3  # timeout of dropped packets; others need microseconds over the loopback
 WORKER, STRANGER = "127.0.0.1", "127.0.0.2"
 
-# A worker as launch/ starts it: admits some networks, is told the addresses of its group, and tells when it has met it.
+# A worker as started by launch/: admits some networks, reads the addresses of its group, and prints when it has joined.
 TENSORFLOW = """
 import json, os, sys
 from ipaddress import ip_network
@@ -69,12 +69,12 @@ def test_only_workers_reach_tensorflows_server_at_any_time():
         for process in started:
             tell(process, [f"{WORKER}:{port}" for port in ports])
             deadline = time.monotonic() + 120
-            while answer(ports[len(seen)], WORKER) != "open":  # which waits as long as there is no answer
+            while answer(ports[len(seen)], WORKER) != "open":  # polls until the server responds
                 assert answer(ports[len(seen)], STRANGER) != "open"
                 assert process.poll() is None, process.stderr.read()
                 assert time.monotonic() < deadline
             seen.append(answer(ports[len(seen)], STRANGER))
-            if process is started[0]:  # its server listens, and the other one is not told yet to start
+            if process is started[0]:  # its server listens before the other one starts
                 assert seen == ["dropped"]
         assert seen == ["dropped"] * 2
         assert [process.stdout.readline() for process in started] == ["met\n"] * 2
@@ -85,9 +85,9 @@ def test_only_workers_reach_tensorflows_server_at_any_time():
 @pytest.mark.slow
 @linux
 def test_another_machine_reaches_a_server_only_if_it_is_admitted():
-    """The machines are network namespaces. The third is not part of the run, but one of the second's peers.
+    """The machines are network namespaces. The third is not part of the run, but in the second's `peer_networks`.
 
-    The second has no IPv6, so that TensorFlow's server is another kind of socket there.
+    The second has no IPv6, so that TensorFlow's server uses another kind of socket there.
     """
     if reason := reason_to_skip():
         pytest.skip(reason)
@@ -110,7 +110,7 @@ def test_another_machine_reaches_a_server_only_if_it_is_admitted():
             assert reached(0) == reached(1) == ["open", "open"]
 
 
-# Prints what a connection to each of some addresses comes to.
+# Prints the outcome of a connection to each address.
 CLIENT = """
 import socket, sys
 for address in sys.argv[1:]:

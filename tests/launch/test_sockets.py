@@ -1,4 +1,4 @@
-"""Listening sockets of a training of two workers with its own Ray, tried without a token."""
+"""Listening sockets of a training run of two workers with a local Ray, and their access without a token."""
 
 import contextlib
 import ipaddress
@@ -21,12 +21,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 WORKER, WORKERS = "RayTrainWorker", 2
 UP_SECONDS, DROPPED_SECONDS, REFUSED_SECONDS = 300.0, 2.0, 30.0
-# A method of each of Ray's servers, of which all but one do not know it, and that one asks for the token.
+# A method of each of Ray's servers. The server of a method requires the token; the others do not have the method.
 METHODS = (
     "NodeInfoGcsService/GetAllNodeInfo", "NodeManagerService/GetNodeStats", "ObjectManagerService/Pull",
     "CoreWorkerService/PushTask", "ReporterService/HealthCheck",
 )  # fmt: skip
-# Without a token; prints the status of every method at every port.
+# Calls every method on every port without a token, and prints the status.
 STRANGER = """
 import sys, grpc
 for port in sys.argv[2:]:
@@ -38,7 +38,7 @@ for port in sys.argv[2:]:
             except grpc.RpcError as error:
                 print(port, error.code().name)
 """
-# TensorFlow's own client, of its first version: reads a file where the server runs.
+# TensorFlow 1's client, which reads a file on the server's machine.
 SESSION = """
 import sys
 import tensorflow as tf
@@ -81,7 +81,7 @@ def listeners(make_experiment, tmp_path_factory):
             assert time.monotonic() < deadline
             time.sleep(0.2)
         yield _listeners(process.pid), (folder / "log")
-        assert process.poll() is None, (folder / "log").read_text()  # none of what was tried ended it
+        assert process.poll() is None, (folder / "log").read_text()  # no attempt has ended it
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(UP_SECONDS)
@@ -140,7 +140,7 @@ def test_nothing_of_ray_answers_without_a_token_but_its_metrics(listeners):
         codes[int(port)].add(code)
     metrics = set()
     for one in ray:
-        if codes[one.port] == {"UNAVAILABLE"}:  # no gRPC: a web server
+        if codes[one.port] == {"UNAVAILABLE"}:  # not gRPC: a web server
             answer = requests.get(f"http://127.0.0.1:{one.port}/", timeout=REFUSED_SECONDS)
             if answer.status_code != 401:
                 assert answer.text.startswith("# HELP"), (one.of, answer.text[:200])  # Prometheus' format

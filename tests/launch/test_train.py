@@ -34,7 +34,7 @@ def same(a, b):
 
 @dataclass(frozen=True)
 class Resumed:
-    """A run that was interrupted once: after which step, with which message, and where it resumed."""
+    """A run that was interrupted once: the step, the message, and the step at which it resumed."""
 
     run: RunFolder
     stopped: int
@@ -93,7 +93,7 @@ def test_a_run_reports_events_and_leaves_its_folder(trained):
     assert run.read_experiment() == trained.experiment
     rows = read_metrics(run.metrics)
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(5, 201, 5))
-    assert all(row["images_per_second"] > 0 for row in rows if row["kind"] == "train")  # several are of one call
+    assert all(row["images_per_second"] > 0 for row in rows if row["kind"] == "train")  # several rows per call
     tests = [row["elbo"] for row in rows if row["kind"] == "test"]
     assert tests[1] > tests[0]
     assert [row["rows"] for row in rows if row["kind"] == "test"] == [96, 96]
@@ -133,7 +133,7 @@ def test_a_run_recovers_when_workers_are_killed(two, undisturbed, processes):
             killed.append(processes("RayTrainWorker")[-1 if killed else 0])
             killed[-1].kill()
 
-    # Two failures where one is allowed, but not within 0.4 s, and with checkpoints in between.
+    # One failure is allowed, and two occur, but not within 0.4 s, and with checkpoints in between.
     run = train(
         two.with_overrides("run.name=killed", "scaling.max_failures=1", "scaling.failure_window_hours=0.0001"),
         observe=kill,
@@ -220,7 +220,7 @@ def test_tensorboard_reads_each_step_once_after_a_resume(resumed):
 
 
 def test_two_workers_that_find_no_port_end_the_run(tmp_path):
-    """A restart would not free a port, so the error is reported once, in one line."""
+    """A restart would not free a port, so there is none, and the error has one line."""
     told = "no port of scaling.ports = [20000, 20001] is free on here, and each worker needs one"
 
     @ray.remote

@@ -28,7 +28,7 @@ from vaedist.sweeps import SweepFolder, Trial, TrialLog
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
-FREE_SECONDS = 10  # for what a stopped trial held
+FREE_SECONDS = 10  # until the resources of a stopped trial are free
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def states(folder):
 
 
 def running(folder):
-    """Returns how many times the log says that each trial is running."""
+    """Returns the number of times that each trial is logged as running."""
     records = [json.loads(line) for line in folder.trials.read_text().splitlines()]
     return Counter(record["trial"] for record in records if record["state"] == "running")
 
@@ -91,7 +91,7 @@ def test_two_worker_trials_end_on_two_cpus_and_tensorboard_lists_their_parameter
 
 @pytest.mark.slow
 def test_a_trial_that_asha_stops_frees_its_resources_for_the_next_one(sweep, processes):
-    # Alone on the cluster, one after the other: the second learns nothing, and would run for long.
+    # One after the other on the whole cluster: the second does not learn, and would run for long.
     space = {"training.learning_rate": {"grid": [1e-3, 1e-9, 2e-3]}}
     wanted = sweep(space, ("scaling.cpus_per_worker=2", "training.epochs=30"), scheduler="asha", reduction=2.0)
     freed, workers = threading.Event(), []

@@ -1,4 +1,4 @@
-"""From the options in an experiment to the arguments of a model's constructor."""
+"""Construction of a model from the options of an experiment."""
 
 import json
 

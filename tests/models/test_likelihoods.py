@@ -23,7 +23,7 @@ def sigmoid(x):
 
 
 def defined_log_prob(logits, x):
-    """The definition, without any rearrangement that makes it stable."""
+    """The definition, without numerical stabilisation."""
     p = sigmoid(logits)
     return (x * np.log(p) + (1 - x) * np.log1p(-p)).sum(axis=-1)
 
@@ -76,7 +76,7 @@ GREY = np.linspace(0.02, 0.98, 9)
 
 
 def test_chapter_fault_the_sigmoid_is_applied_once_so_the_best_cross_entropy_is_the_entropy_of_x():
-    """A second sigmoid keeps p within (0.5, 0.73): the best of dark and bright pixels is then far above."""
+    """With a second sigmoid, p is in (0.5, 0.73), and the smallest loss of dark and bright pixels is far larger."""
     logits = np.linspace(-30, 30, 6001)[:, None]
     scores = np.stack([bernoulli.log_prob(logits, np.full_like(logits, x)) for x in GREY])
     entropy = -(GREY * np.log(GREY) + (1 - GREY) * np.log(1 - GREY))
@@ -122,7 +122,7 @@ def test_the_gaussian_mean_is_mu_clipped_to_what_a_picture_can_show():
     np.testing.assert_allclose(gaussian.mean(raw), [[0.0, 0.25, 1.0]])
 
 
-# One image of one pixel value for each of many raw outputs, so that log_prob gives each its own number.
+# One image of one pixel value for each of many raw outputs, so that log_prob returns a number for each.
 LOGITS = np.concatenate([np.linspace(-40, 40, 81), [-1e-3, -1e-9, 0.0, 1e-9, 1e-3, 0.4999, 0.5, 0.5001]])
 
 
@@ -181,7 +181,7 @@ def test_the_discretised_logistic_against_scipys(raw):
 
 @given(st.floats(-1e4, 1e4), st.floats(-30, 30))
 def test_the_256_levels_add_up_to_1(mu, log_s):
-    """In float64, where rounding far from the middle does not distort the sum."""
+    """In float64, in which rounding in the tails does not affect the sum."""
     x = ((np.arange(256) + 0.5) / 256)[:, None]
     raw = np.broadcast_to([[mu, log_s]], (256, 2))
     assert np.exp(logistic.log_prob(raw, x).numpy()).sum() == pytest.approx(1, abs=1e-6)
@@ -244,7 +244,7 @@ def distribution_function(name, raw, v):
 )
 def test_samples_have_the_distribution_that_log_prob_says(name, raw):
     count = 20_000
-    uniform = (np.random.default_rng(5).permutation(count) + 0.5) / count  # evenly spread
+    uniform = (np.random.default_rng(5).permutation(count) + 0.5) / count  # uniform
     found = LIKELIHOODS[name].sample(tf.constant([raw] * count, tf.float64), uniform[:, None]).numpy()[:, 0]
     for v in (0.05, 0.3, 0.5, 0.62, 0.95):
         level = np.floor(v * 255) / 255 if name == "discretized_logistic" else v

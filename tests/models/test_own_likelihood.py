@@ -125,7 +125,7 @@ def test_a_model_with_it_has_the_sum_over_pixels_as_log_px():
 
 @pytest.mark.parametrize("name", [LAPLACE, toy("Uniform"), toy("Coin")])
 def test_its_probabilities_add_up_to_1(name):
-    """By its own rule, or over the values into which its preprocessing turns the levels."""
+    """By its own quadrature, or over the values to which its preprocessing maps the levels."""
     (check,) = probabilities(model_of(name), pixels())
     assert check.passed
     raw = np.random.default_rng(0).normal(0, 2, (50, make_likelihood(name).outputs))

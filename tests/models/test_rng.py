@@ -173,7 +173,7 @@ def test_the_distribution_is_normal_by_the_kolmogorov_smirnov_distance(sample):
     cdf = 0.5 * (1 + tf.math.erf(x / math.sqrt(2)).numpy())
     steps = np.arange(x.size + 1) / x.size
     distance = max(np.abs(cdf - steps[1:]).max(), np.abs(cdf - steps[:-1]).max())
-    assert distance * math.sqrt(x.size) < 1.63  # 1 % of true samples lie beyond; this one is fixed
+    assert distance * math.sqrt(x.size) < 1.63  # 1 % point; the sample is fixed
 
 
 def test_neighbouring_rows_columns_and_steps_are_uncorrelated(sample):

@@ -1,4 +1,4 @@
-"""A hierarchical VAE of two stochastic layers, as small as possible, for tests of what must work with any model."""
+"""A hierarchical VAE of two stochastic layers, as small as possible, for tests of code that supports any model."""
 
 import math
 
@@ -18,8 +18,8 @@ TOP, BOTTOM, CHANNELS = 2, (2, 3), 3  # shapes of z_2 and z_1; the KL of z_1 is 
 class TinyHierarchy(Model):
     """p(z_2) p(z_1|z_2) p(x|z_1) and q(z_2|x) q(z_1|x, z_2), with a learned p(z_1|z_2); all are diagonal normal.
 
-    The noise is named in another order than the layers of the score, as no rule ties the two. A metric is the
-    distance of z_1 from the prior's mean.
+    The streams of noise are in a different order than the layers of the score, as the interface allows. The metric is
+    the distance of z_1 from the prior's mean.
     """
 
     broadcasts = True
@@ -40,7 +40,7 @@ class TinyHierarchy(Model):
             setattr(self, name, layer)
 
     def encode(self, images, u=None, *, training=False):
-        """Returns x, what the posterior of both layers takes from it, and the parameters of q(z_2|x)."""
+        """Returns x, its contribution to the parameters of q(z_1|x, z_2), and the parameters of q(z_2|x)."""
         x = ops.reshape(ops.cast(self.preprocessing(images, u), self.compute_dtype), (-1, self.pixels))
         h = ops.tanh(self.body(x))
         return {"x": x, "h": self.q_bottom(h), "top": self.q_top(h)}
@@ -61,7 +61,7 @@ class TinyHierarchy(Model):
         return Score(self.likelihood.log_prob(self._raw(latents), encoding["x"]), kl, latents, {"away": away})
 
     def decode(self, latents, u=None):
-        """Returns the mean image, or one that is drawn."""
+        """Returns the mean image, or a sample."""
         raw = self._raw(latents)
         x = self.likelihood.mean(raw) if u is None else self.likelihood.sample(raw, ops.reshape(u, (-1, self.pixels)))
         return ops.reshape(x, (-1, *self.image_shape))
@@ -81,7 +81,7 @@ class TinyHierarchy(Model):
         return self.out(ops.reshape(z_1, (*ops.shape(z_1)[:-2], math.prod(BOTTOM))))
 
     def _bottom(self, parameters):
-        """Returns mean and log_sigma of z_1, from a row of numbers; sigma stays near 1, so that no KL explodes."""
+        """Returns mean and log_sigma of z_1 from raw parameters; sigma is near 1, so that the KL stays small."""
         mu, log_sigma = ops.split(parameters, 2, axis=-1)
         shape = (*ops.shape(mu)[:-1], *BOTTOM)
         return ops.reshape(mu, shape), ops.reshape(0.5 * ops.tanh(log_sigma), shape)

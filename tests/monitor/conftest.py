@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture
 def file_size_limit():
-    """Context that limits the size of files that this process writes, as if the disk were full."""
+    """Context that limits the size of files that this process can write, as if the disk were full."""
 
     @contextmanager
     def limited(size):

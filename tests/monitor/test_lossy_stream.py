@@ -43,7 +43,7 @@ def full_disk():
 
 
 def lost_terminal():
-    """A terminal that was closed, as after a lost connection: writing to it raises EIO."""
+    """A closed terminal, as after a lost connection: writes raise EIO."""
     master, slave = pty.openpty()
     stream = os.fdopen(slave, "w", encoding="utf-8", buffering=1)
     os.close(master)
@@ -56,7 +56,7 @@ def broken(request):
     with pytest.raises(OSError, match=REFUSED):
         print("x" * 10_000, file=stream, flush=True)
     yield stream
-    with pytest.raises(OSError, match=REFUSED):  # what is in its buffer is still there
+    with pytest.raises(OSError, match=REFUSED):  # its buffer is kept
         stream.close()
 
 

@@ -67,7 +67,7 @@ def test_side_by_side_sets_each_original_directly_left_of_its_reconstruction():
     for i, (y, x) in enumerate([(4, 4), (4, 14), (12, 4)]):
         assert (sheet[y : y + 4, x : x + 3] == originals[i]).all()
         assert (sheet[y : y + 4, x + 3 : x + 6] == reconstructions[i]).all()
-    assert (sheet[:, 10:14] == 255).all()  # pairs stand apart
+    assert (sheet[:, 10:14] == 255).all()  # pairs are separated
     assert sheet.shape == (4 + 2 * 8, 4 + 2 * 10, 3)
 
 

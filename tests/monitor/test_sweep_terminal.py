@@ -74,7 +74,7 @@ def test_the_lowest_is_best_where_less_is_better():
 
 
 def test_what_goes_to_stdout_and_stderr_is_left_alone(monkeypatch):
-    """That is, in a log, and never above the table."""
+    """They are in a log, and never above the table."""
     out = io.StringIO()
     monkeypatch.setattr("sys.stdout", out)
     monkeypatch.setattr("sys.stderr", out)

@@ -85,7 +85,7 @@ def set_clock(monkeypatch, seconds, host="host"):
     ids=["set back", "another machine in the same second"],
 )
 def test_a_resumed_run_is_shown_whatever_its_clock_says(tmp_path, monkeypatch, clocks):
-    """By a TensorBoard that is running all the while, and by one that is started afterwards."""
+    """The cases are a TensorBoard that runs all the time, and one that is started afterwards."""
     watching = EventAccumulator(str(tmp_path))
     for number, clock in enumerate(clocks):
         set_clock(monkeypatch, *clock)
@@ -235,10 +235,10 @@ def test_a_folder_below_a_file_cannot_be_written(tmp_path):
 
 def test_a_full_disk_is_told_where_it_happens(tmp_path, file_size_limit):
     writer = TensorBoardWriter(tmp_path, purge_step=None)
-    many = {f"group/{i}": 0.0 for i in range(2000)}  # far more than any queue or buffer holds
+    many = {f"group/{i}": 0.0 for i in range(2000)}  # exceeds any queue or buffer
     with file_size_limit(2000), pytest.raises(StorageError, match="cannot write TensorBoard's"):
         writer.scalars(1, many)
-    writer.close()  # there is room again
+    writer.close()  # the disk has space again
 
 
 def test_tensorflow_is_not_needed(tmp_path):

@@ -22,7 +22,7 @@ STARTED = Started(
     train_rows=50000,
     parameters=7_134_572,
 )
-TESTED = events.Tested(  # by its module: pytest takes names with Test for tests
+TESTED = events.Tested(  # imported as a module, because pytest collects names that start with Test
     epoch=3, step=3000, elbo=-1873.7, reconstruction=-1801.2, kl=72.5, best=True
 )
 
@@ -115,7 +115,7 @@ def test_progress_lines_are_a_tenth_of_an_epoch_apart_when_steps_are_slow():
     console, clock = plain(), Clock()
     with Terminal(console, clock=clock) as terminal:
         terminal.show(STARTED)
-        for step in range(10, 310, 10):  # every record a minute after the last
+        for step in range(10, 310, 10):  # each record a minute after the previous one
             clock.now = 6.0 * step
             terminal.show(progress(step))
     assert shown_steps(console) == [10, 100, 200, 300]
@@ -174,7 +174,7 @@ def test_a_terminal_has_a_spinner_until_the_run_starts():
 
 
 def test_what_goes_to_stdout_and_stderr_is_left_alone(monkeypatch):
-    """That is, in a log, and never above the spinner or the bar."""
+    """They are in a log, and never above the spinner or the bar."""
     out, err = io.StringIO(), io.StringIO()
     monkeypatch.setattr("sys.stdout", out)
     monkeypatch.setattr("sys.stderr", err)
@@ -198,7 +198,7 @@ def test_a_terminal_has_a_bar_over_all_steps_with_the_numbers_below(width):
             terminal.show(progress(step, epoch=50))
         terminal.show(Saved(50, 50_000, "checkpoints/50000"))
         terminal.show(progress(50_000, epoch=50))
-        terminal.show(TESTED)  # a printed line draws the bar anew below it
+        terminal.show(TESTED)  # the bar is redrawn below a printed line
         drawn = frames(console).splitlines()
     at = max(i for i, line in enumerate(drawn) if "test ELBO" in line)
     assert drawn[at].rstrip() == "epoch 3/100  test ELBO -1873.7  (recon -1801.2, KL 72.5)  best"

@@ -1,14 +1,15 @@
-"""Training across three hosts, one of which is cut off: its packets vanish, and no connection is closed.
+"""Training across three hosts, one of which is cut off: its packets are dropped, and no connection is closed.
 
     .venv/bin/python tests/network/three_hosts.py                # worker 1's host is cut off
-    .venv/bin/python tests/network/three_hosts.py --rank 0       # the one that writes
+    .venv/bin/python tests/network/three_hosts.py --rank 0       # the host of rank 0, which writes
     .venv/bin/python tests/network/three_hosts.py --workers 1 --epochs 300 --heal 100
 
-The hosts are network namespaces of this machine, with a bridge between them in a fourth: a head that does not train,
-and two nodes with a Ray and an address each, and one file system. The head tries TensorFlow's servers first, which
-admit the nodes alone. Then a port of the bridge is closed to drop a host's packets; its interface stays up, and
-it goes on computing. Wants root, and `ip`, `bridge` and `ss` of iproute2; says so and leaves it at that where they are
-not to be had. Nothing of the machine's own network is touched, and nothing stays.
+The hosts are network namespaces of this machine, connected by a bridge in a fourth namespace: a head that does not
+train, and two nodes, each with its own Ray and address. They share the file system. First, the script verifies that
+TensorFlow's servers accept connections from the nodes, but not from the head. Then it disables a port of the bridge,
+which drops a host's packets while its interface stays up and its processes continue. It needs root, and `ip`, `bridge`
+and `ss` of iproute2; without them it prints the reason and exits. It does not change the machine's own network, and
+removes everything that it creates.
 """
 
 import argparse
@@ -29,14 +30,14 @@ from typing import Any
 ROOT = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "data")]
 
-GIVEN_UP = 75.0  # seconds until a silent host is dead, and a little; README.md and cluster/README.md say 70
-UP = 300.0  # more than anything here takes, on a machine that is busy
-PORT, PORTS = 6379, (20_000, 20_099)  # of Ray's head, and of TensorFlow's servers
-STEPS, LOG_EVERY = 100, 5  # an epoch's steps
+GIVEN_UP = 75.0  # seconds until a silent host counts as dead, with a margin; README.md and cluster/README.md say 70
+UP = 300.0  # timeout of each wait, sufficient on a busy machine
+PORT, PORTS = 6379, (20_000, 20_099)  # ports of Ray's head and of TensorFlow's servers
+STEPS, LOG_EVERY = 100, 5  # steps per epoch, and between rows of metrics
 NODES, WORKER = ("a", "b"), "RayTrainWorker"
 AGAIN, HEALED = "it trains again", "packets flow again"
 
-# Holds a CPU of each node, so that the two workers, which would fit on one, are on two; and tells when a node is dead.
+# Reserves one CPU of each node, so that the two workers run on different nodes, and prints when a node is dead.
 WATCH = """
 import sys, time, ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
@@ -60,7 +61,7 @@ while True:
 """
 
 
-# Prints what a connection to an address and a port comes to.
+# Prints the outcome of a connection to an address and a port.
 KNOCK = """
 import socket, sys
 try:
@@ -72,22 +73,22 @@ except TimeoutError:
 
 
 def reason_to_skip() -> str | None:
-    """Why there can be no such network here."""
+    """Returns the reason why the network cannot be created here, else None."""
     if sys.platform != "linux":
-        return "network namespaces are Linux's"
+        return "network namespaces require Linux"
     if os.geteuid() != 0:
-        return "making network namespaces takes root"
+        return "network namespaces require root"
     if missing := [tool for tool in ("ip", "bridge", "ss") if not shutil.which(tool)]:
-        return f"no {' and no '.join(missing)} here, of iproute2"
+        return f"{' and '.join(missing)} of iproute2 not found"
     try:
         with Network(NODES):
             return None
     except subprocess.CalledProcessError as error:
-        return f"the system makes no such network: {' '.join(error.cmd)}: {error.stderr.strip()}"
+        return f"the network cannot be created: {' '.join(error.cmd)}: {error.stderr.strip()}"
 
 
 class Network:
-    """Namespaces, one a host, on a bridge in another."""
+    """Network namespaces, one per host, connected by a bridge in another one."""
 
     def __init__(self, hosts: tuple[str, ...]) -> None:
         self.hosts = hosts
@@ -120,7 +121,7 @@ class Network:
             ip("-n", switch, "link", "set", f"to-{host}", "master", "br0", "up")
             ip("-n", space, "address", "add", f"{self.addresses[host]}/24", "dev", "eth0")
             ip("-n", space, "link", "set", "eth0", "up")
-            # Where a host is is known for good: nobody is to be told that it cannot be found any more.
+            # Permanent entries, so that no connection fails because a host's hardware address cannot be resolved.
             for other in self.hosts:
                 if other != host:
                     there = (self.addresses[other], "lladdr", hardware[other])
@@ -135,19 +136,19 @@ class Network:
                 ip("netns", "delete", space)
 
     def drop_packets(self, host: str, drop: bool = True) -> None:
-        """All that come from a host, and all that go there."""
+        """Drops all packets from and to a host, or stops dropping them."""
         state = "disabled" if drop else "forwarding"
         numbers = {"disabled": "0", "forwarding": "3"}
         port = ("link", "set", "dev", f"to-{host}", "state", numbers[state])
         ip("netns", "exec", self.spaces["bridge"], "bridge", *port)
 
     def listening(self, host: str) -> list[int]:
-        """Ports at which a host listens."""
+        """Returns the ports on which a host listens."""
         lines = ip("netns", "exec", self.spaces[host], "ss", "-Htln").splitlines()
         return [int(line.split()[3].rpartition(":")[2]) for line in lines]
 
     def processes(self, host: str, text: str) -> list[int]:
-        """Those of a host whose command line holds a text."""
+        """Returns the IDs of the processes of a host whose command line contains a text."""
         found = []
         for pid in map(int, ip("netns", "pids", self.spaces[host]).split()):
             with contextlib.suppress(OSError):
@@ -157,20 +158,20 @@ class Network:
 
 
 def ip(*words: str) -> str:
-    """Returns the output of a call of ip."""
+    """Runs `ip`, and returns its output."""
     return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
 
 
 @dataclass
 class Hosts:
-    """A network of hosts, what runs on them, and a folder that all of them see."""
+    """A network of hosts, their processes, and a folder that all of them share."""
 
     network: Network
     folder: Path
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, host: str, *command: str, log: str, **options: Any) -> subprocess.Popen[str]:
-        """Start a command of the environment's on a host."""
+        """Starts a command of this environment on a host."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
@@ -187,7 +188,7 @@ class Hosts:
         return process
 
     def start_ray(self) -> str:
-        """A head that does not train, and nodes with room for two workers each; returns the address."""
+        """Starts a head that does not train, and nodes with room for two workers each; returns the address."""
         head, *nodes = self.network.hosts
         address = f"{self.network.addresses[head]}:{PORT}"
         ray = ("ray", "start", "--block", "--disable-usage-stats", "--object-store-memory=100000000")
@@ -204,7 +205,7 @@ class Hosts:
         return health.wait() == 0
 
     def watch(self, address: str) -> subprocess.Popen[str]:
-        """See WATCH; returns once CPUs are held."""
+        """Runs WATCH; returns once the CPUs are reserved."""
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         command = (sys.executable, "-c", WATCH, address)
         process = self.start(self.network.hosts[0], *command, log="watch.log", **pipes)
@@ -213,7 +214,7 @@ class Hosts:
         return process
 
     def writer(self, but: str = "", pids: Collection[int] = ()) -> str | None:
-        """The host whose worker has the metrics open, not counting some."""
+        """Returns the host whose worker has the metrics open, except for a host and some processes."""
         for host in NODES:
             for pid in self.network.processes(host, WORKER) if host != but else ():
                 with contextlib.suppress(OSError):
@@ -224,7 +225,7 @@ class Hosts:
 
 
 def wait(what: str, seconds: float, condition: Callable[[], Any]) -> Any:
-    """Returns the value of a condition once it is true."""
+    """Waits until a condition is true, and returns its value."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -235,8 +236,8 @@ def wait(what: str, seconds: float, condition: Callable[[], Any]) -> Any:
 
 @contextlib.contextmanager
 def hosts() -> Iterator[Hosts]:
-    """Three hosts, of which nothing is left behind."""
-    folder = Path(tempfile.mkdtemp(prefix="vd", dir="/tmp"))  # short, for the sake of the sockets in it
+    """Yields three hosts, and removes all traces of them."""
+    folder = Path(tempfile.mkdtemp(prefix="vd", dir="/tmp"))  # short, because paths of sockets are limited
     try:
         with Network(("head", *NODES)) as network:
             token = folder / "token"
@@ -248,7 +249,7 @@ def hosts() -> Iterator[Hosts]:
 
 
 def write_job(folder: Path, workers: int, epochs: int) -> Path:
-    """A data set, and a job on it."""
+    """Writes a data set and a job that uses it; returns the job's path."""
     from synthetic import source
 
     from vaedist.config import Experiment
@@ -272,14 +273,14 @@ def write_job(folder: Path, workers: int, epochs: int) -> Path:
 
 
 def steps(metrics: Path) -> list[tuple[str, int]]:
-    """Kind and step of each row."""
+    """Returns kind and step of each row of metrics."""
     from vaedist.monitor.metrics import read_metrics
 
     return [(row["kind"], row["step"]) for row in read_metrics(metrics)] if metrics.exists() else []
 
 
 def expected_steps(epochs: int) -> list[tuple[str, int]]:
-    """Those of a run that nothing disturbed."""
+    """Returns kind and step of each row of an undisturbed run."""
     rows = [("train", step) for step in range(LOG_EVERY, epochs * STEPS + 1, LOG_EVERY)]
     return sorted(rows + [("test", STEPS * epoch) for epoch in range(1, epochs + 1)], key=lambda row: row[1])
 
@@ -298,10 +299,10 @@ class Story:
 
 
 class Trial:
-    """A run across the hosts, one of which is cut off in its middle.
+    """A run across the hosts, one of which is cut off midway.
 
     Raises:
-        AssertionError, TimeoutError: from every method, where it does not go well.
+        AssertionError, TimeoutError: any method, if the run does not meet an expectation.
     """
 
     def __init__(self, there: Hosts, options: argparse.Namespace) -> None:
@@ -310,7 +311,7 @@ class Trial:
         self.tried = 0
 
     def start(self) -> None:
-        """Until the run is under way."""
+        """Starts Ray and the run, and waits until it trains."""
         job = write_job(self.there.folder, self.options.workers, self.options.epochs)
         address, begin = self.there.start_ray(), time.monotonic()
         self.watch = self.there.watch(address)
@@ -326,7 +327,7 @@ class Trial:
             self.knock()
 
     def knock(self) -> None:
-        """TensorFlow's servers take connections from their own hosts alone, and the run has said so."""
+        """Asserts that TensorFlow's servers admit only the run's hosts, and that the run has printed a warning."""
         said = (self.there.folder / "train.log").read_text()
         assert "several machines: TensorFlow's ports accept connections without authentication" in said, said
         addresses = [self.network.addresses[host] for host in NODES]
@@ -359,7 +360,7 @@ class Trial:
         threading.Thread(target=self.mourn, daemon=True).start()
         if others:
             wait("the end of the others", UP, lambda: self.ended() or not others & set(network.processes(left, WORKER)))
-            self.story.tell("the other worker is ended")
+            self.story.tell("the other worker has ended")
         wait("new workers", UP, lambda: self.ended() or self.there.writer(but=lost, pids=others))
         size = self.metrics.stat().st_size
         wait("new rows", UP, lambda: self.ended() or self.metrics.stat().st_size > size)
@@ -378,10 +379,10 @@ class Trial:
     def mourn(self) -> None:
         """Records the time at which Ray declares the node dead."""
         if any(line.startswith("dead") for line in self.watch.stdout or ()):
-            self.story.tell("Ray takes the node for dead")
+            self.story.tell("Ray declares the node dead")
 
     def ended(self) -> bool:
-        """Returns True if the command has ended; restores the network when that is due."""
+        """Returns True if the command has ended; restores the network at the time of --heal."""
         heal = self.options.heal
         if heal is not None and HEALED not in self.story.times and time.monotonic() - self.story.begin > heal:
             self.network.drop_packets(self.lost, drop=False)
@@ -389,33 +390,33 @@ class Trial:
         return self.command.poll() is not None
 
     def judge(self) -> None:
-        """Checks the run against what is promised."""
+        """Asserts that the run continued in time, and that its metrics are complete."""
         assert self.command.returncode == 0, f"the command ended with {self.command.returncode}"
-        assert AGAIN in self.story.times, "what was cut off came to the end by itself: ask for more --epochs"
-        promised = GIVEN_UP + 2 * self.starting  # twice, for the machine has other things to do too
-        assert self.story.times[AGAIN] < promised, f"it was to train again within {promised:.0f} s"
+        assert AGAIN in self.story.times, "the run ended before it was cut off: increase --epochs"
+        promised = GIVEN_UP + 2 * self.starting  # twice, because the machine is busy
+        assert self.story.times[AGAIN] < promised, f"it did not train again within {promised:.0f} s"
         if self.options.heal is not None:
             wait("packets", self.options.heal, lambda: self.ended() and HEALED in self.story.times)
-            wait("the end of what was cut off", UP, lambda: not self.network.processes(self.lost, WORKER))
-            self.story.tell(f"nothing computes on {self.lost} any more")
+            wait("the end of the lost worker", UP, lambda: not self.network.processes(self.lost, WORKER))
+            self.story.tell(f"no worker is left on {self.lost}")
         found = steps(self.metrics)
-        assert found == expected_steps(self.options.epochs), f"of {len(found)} rows, some are missing or twice"
+        assert found == expected_steps(self.options.epochs), f"of {len(found)} rows, some are missing or duplicate"
 
 
 def main() -> int:
-    """Run what the command line asks for."""
+    """Runs the trial with the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--rank", type=int, default=1, help="whose host is cut off; 0 writes  [default: 1]")
+    parser.add_argument("--rank", type=int, default=1, help="worker whose host is cut off  [default: 1]")
     parser.add_argument("--workers", type=int, choices=(1, 2), default=2)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--heal", type=float, help="seconds until packets flow again  [default: never]")
-    parser.add_argument("--keep", help="a new folder, to put the run and the logs into")
+    parser.add_argument("--keep", help="new folder, in which the run and the logs are kept")
     options = parser.parse_args()
     options.rank = min(options.rank, options.workers - 1)
     if reason := reason_to_skip():
         print(f"skipped: {reason}")
         return 0
-    for end in (signal.SIGINT, signal.SIGTERM):  # also where a shell has them ignored: clean up then too
+    for end in (signal.SIGINT, signal.SIGTERM):  # even if a shell ignores them, so that the hosts are removed
         signal.signal(end, signal.default_int_handler)
     with hosts() as there:
         trial = Trial(there, options)
@@ -430,7 +431,7 @@ def main() -> int:
             if options.keep:
                 sockets = shutil.ignore_patterns("sockets", "token")
                 shutil.copytree(there.folder, options.keep, ignore=sockets, symlinks=True)
-    print("every step once, and the exit code is 0")
+    print("passed: every step occurs once, and the exit code is 0")
     return 0
 
 

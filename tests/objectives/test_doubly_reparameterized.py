@@ -54,7 +54,7 @@ def test_it_is_the_formula(make, beta):
     mu, log_sigma = np.split((h @ kernel2 + bias2)[:, None], 2, axis=-1)
     sigma = np.exp(log_sigma)
     z = mu + sigma * eps
-    y, slopes = z, []  # of the decoder: its logits, and what they change by z
+    y, slopes = z, []  # the decoder's logits, and their derivatives by z
     for kernel, bias in zip(decoder[::2], decoder[1::2], strict=True):
         y = y @ kernel + bias
         if kernel is not decoder[-2]:
@@ -121,7 +121,7 @@ def test_it_has_the_mean_of_the_plain_gradient_and_less_variance(case):
     apart = np.abs(doubly - plain) / np.sqrt((variance + variance_2) / DRAWS + 1e-20)
     # The noise of both is the same, so that their difference is less than independent draws would give.
     assert (apart < 4).all(), (names[apart >= 4], apart.max())
-    assert (np.abs(plain) > 4 * np.sqrt(variance / DRAWS)).mean() > 0.5  # there is something to be wrong about
+    assert (np.abs(plain) > 4 * np.sqrt(variance / DRAWS)).mean() > 0.5  # otherwise the test proves nothing
     encoder = np.char.find(names.astype(str), "encoder") >= 0
     assert encoder.any()
     assert variance_2[encoder].sum() < 0.6 * variance[encoder].sum()

@@ -1,4 +1,4 @@
-"""The bound against models whose evidence, posterior or KL is known in closed form."""
+"""The bound against models with a closed form of the evidence, the posterior or the KL."""
 
 import numpy as np
 import pytest
@@ -44,12 +44,12 @@ def test_the_kl_is_the_sum_of_the_groups_of_all_layers(samples):
 
 @given(st.integers(1, 6), st.integers(1, 5))
 def test_chapter_fault_the_kl_is_summed_over_latents_so_it_grows_with_their_number(latent, times):
-    """The chapter takes a mean over (image, latent): its KL is too small by the number of latents."""
+    """A mean over (image, latent), as in textbook code, makes the KL too small by the number of latents."""
     mu, log_sigma, eps = normal(3, latent), normal(3, latent, seed=1), normal(3, latent, seed=2)
     once = plain_score(mu, log_sigma, eps)
     often = plain_score(*(np.tile(part, (1, times)) for part in (mu, log_sigma, eps)))
     kl, grown = (bound(score).kl.numpy() for score in (once, often))
-    assert kl.shape == (3,)  # one number an image: nothing is averaged over images here
+    assert kl.shape == (3,)  # one number per image, without a mean over images
     np.testing.assert_allclose(grown, times * kl, rtol=1e-10)
 
 
@@ -87,13 +87,13 @@ def test_elsewhere_the_elbo_is_below_the_evidence_by_the_kl_to_the_exact_posteri
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("seed", range(3))
 def test_no_flow_lifts_the_elbo_above_the_evidence_and_its_weights_average_to_the_evidence(depth, seed):
-    """E exp(log p(x, z) - log q(z)) = p(x) whatever the flow, which a wrong log_det breaks."""
+    """E exp(log p(x, z) - log q(z)) = p(x) for any flow, unless log_det is wrong."""
     model = vae((1, 1, 3), hidden=2, latent=2, flow_depth=depth, flow_width=6, dtype="float64")
     rng = np.random.default_rng(seed)
     assert isinstance(model.flow, InverseAutoregressiveFlow)
     model.flow.set_weights([rng.normal(0, 0.5, w.shape) for w in model.flow.get_weights()])
     count = 50_000
-    wide = toy.log_sigma + 0.7  # q must cover the posterior, or the average has no variance to speak of
+    wide = toy.log_sigma + 0.7  # q must cover the posterior, so that the variance of the average is meaningful
     encoding = Encoding(None, *(tf.constant(np.broadcast_to(v, (count, 2))) for v in (toy.mu, wide, toy.mu)))
     posterior = model.posterior(encoding, {"z": tf.constant(normal(count, 2, seed=seed))})
     estimates = toy.elbo(score_of(0.0, posterior.z, posterior.log_q))

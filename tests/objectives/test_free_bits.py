@@ -11,7 +11,7 @@ from vaedist.models import Score
 from vaedist.objectives.objective import Objective
 
 LAYERS = {"top": 3, "bottom": 4}
-# The numbers of each layer's groups that make one group of free bits.
+# Number of a layer's groups that form one group of free bits.
 GROUPS = {
     0: {"top": [(0, 1, 2)], "bottom": [(0, 1, 2, 3)]},
     1: {"top": [(0,), (1,), (2,)], "bottom": [(0,), (1,), (2,), (3,)]},

@@ -1,4 +1,4 @@
-"""The importance-weighted bound in training: against NumPy, the ELBO, the evaluation, and itself on two devices."""
+"""The importance-weighted bound in training against NumPy, the ELBO and the evaluation, and on two devices."""
 
 import json
 import os
@@ -98,7 +98,7 @@ def test_five_samples_give_the_bound_and_the_gradient_of_numpy():
     eps = drawn_noise(model.noise, K)["z"].numpy().astype(np.float64)
     weights = [weight.numpy().astype(np.float64) for weight in model.trainable_variables]
     log_w = reference_log_weights(weights, x, eps)
-    assert log_w.std(axis=1).min() > 0.1  # the samples differ
+    assert log_w.std(axis=1).min() > 0.1  # the samples are different
     bound = np.log(np.exp(log_w).mean(axis=1))
     assert sums["objective"] == pytest.approx(bound.sum(), rel=1e-6)
     assert sums["elbo"] == pytest.approx(log_w.mean(axis=1).sum(), rel=1e-6)
@@ -167,7 +167,7 @@ def by_hand(score, *, beta, free_bits, group, means):
 
 @pytest.mark.parametrize(("group", "groups"), [(0, 2), (1, 5), (2, 3)])
 def test_warm_up_and_free_bits_by_layer_apply_to_the_term_of_each_sample(group, groups):
-    """Two layers of 2 and 3 latents; group 0 is one group for each of them."""
+    """The model has two layers, of 2 and 3 latents; a group size of 0 makes each layer one group."""
     model, step = Layered(), 2
     scored = score(model, tf.constant(IMAGES), drawn_noise(model.noise, K, step=step), None, samples=K)
     plain = Objective(group=group)
@@ -196,7 +196,7 @@ def test_groups_below_their_free_bits_have_no_gradient():
     np.testing.assert_array_equal(b, [[0.0, 0.0]])
 
 
-# Updates on one and on two devices, of whole batches and of batches in three parts; the last batch has rows to spare.
+# Updates on one and on two devices, of whole batches and of three micro-batches; the last batch has padding.
 DEVICES = """
 import json, sys
 sys.path.insert(0, sys.argv[1])

@@ -1,4 +1,4 @@
-"""The keys of an objective's samples and gradient: their ranges, their messages, and what they make."""
+"""The keys of an objective's samples and gradient: ranges, messages, and the resulting objective."""
 
 import pytest
 

@@ -139,13 +139,13 @@ except StorageError as error:
 def test_a_writer_whose_place_another_has_taken_leaves_everything_as_it_was(store):
     save(store, 10)
     save(store, 20)
-    (store.folder / ".step-000000025.abcd.tmp").mkdir()  # the other's
+    (store.folder / ".step-000000025.abcd.tmp").mkdir()  # of the other writer
     before = {path.name for path in store.folder.iterdir()}
 
     class Taken(Exception):  # noqa: N818
         pass
 
-    for allowed in (0, 1):  # taken before it writes, or while it does
+    for allowed in (0, 1):  # captured before or during the write
         answers = [None] * allowed
 
         def may_write(answers=answers):

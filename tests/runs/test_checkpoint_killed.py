@@ -1,4 +1,4 @@
-"""A writer is killed at each step of writing a checkpoint: the newest committed one loads, and nothing is left over."""
+"""A writer is killed at each step of a checkpoint: the newest committed one loads, and no other files remain."""
 
 import os
 import resource
@@ -15,7 +15,7 @@ from vaedist.runs.folder import RunFolder
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a writer is killed in a process of its own")
 
 EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")  # of sys.addaudithook
-SIZES = range(0, 4150, 150)  # bytes written to one file; the largest, with the weights, has a little more than 4,000
+SIZES = range(0, 4150, 150)  # bytes written to one file; the largest, that of the weights, has slightly more than 4,000
 
 
 def arrays(step):
@@ -34,7 +34,7 @@ def writer(store, prepare):
             prepare()
             save(store, 40)
         finally:
-            os._exit(0)  # past pytest, which is in this process too
+            os._exit(0)  # ends the process without pytest's cleanup
     _, status = os.waitpid(child, 0)
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 

@@ -67,7 +67,7 @@ def test_each_worker_goes_on_from_the_checkpoint_that_the_first_one_found(run, s
         assert store.best().position.step == 20
         name = store.newest().path.name
         weights = [path for method, path in s3.proxy.requests if method == "GET" and "weights" in path]
-        assert len(weights) == 1  # the one that is needed, once
+        assert len(weights) == 1  # only the required one, once
         with workspace(run, 2, first=False, notify=print) as (_, other):
             assert other.find(name)
             assert other.open(other.folder / name).weights()["w"][0, 0] == 20

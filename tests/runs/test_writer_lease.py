@@ -1,4 +1,4 @@
-"""A worker group that was replaced, and still runs where it cannot be reached."""
+"""A worker group that was replaced, but still runs on an unreachable machine."""
 
 import asyncio
 

@@ -21,7 +21,7 @@ def location(request, tmp_path, s3):
 
 @pytest.fixture
 def elsewhere(location, tmp_path_factory, monkeypatch):
-    """Opens the folder as a machine without a copy of its files does."""
+    """Opens the folder as on a machine without a copy of its files."""
 
     def look():
         with monkeypatch.context() as patch:
@@ -79,7 +79,7 @@ def test_pushed_files_are_seen_and_removed_ones_are_not(location, elsewhere):
     mine.push(first, second)
     assert names(other) == ["plots/a.png", "plots/b.png"]
     mine.remove(first)
-    mine.remove(first)  # it is gone already
+    mine.remove(first)  # it is already removed
     assert names(other) == ["plots/b.png"]
     mine.remove_all()
     assert not other.exists()
@@ -121,7 +121,7 @@ def test_a_workspace_that_only_reads_publishes_nothing_of_its_own(s3, tmp_path):
 
 
 class Taken(Exception):  # noqa: N818
-    """Another writer has taken over."""
+    """Raised if another writer has replaced this one."""
 
 
 def test_a_writer_that_was_replaced_publishes_nothing(location, elsewhere):
@@ -135,7 +135,7 @@ def test_a_writer_that_was_replaced_publishes_nothing(location, elsewhere):
 
 
 class Cluster:
-    """A session whose cluster has one lock for each name, and which writes a line to its log when it connects."""
+    """A session whose cluster has one lock per name, and which logs a line when it connects."""
 
     held: ClassVar[set[str]] = set()
 

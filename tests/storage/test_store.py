@@ -1,4 +1,4 @@
-"""Files on an S3 server that is slow, busy or unreachable for a while, and data read through the cache."""
+"""Files on an S3 server that is slow, busy or temporarily unreachable, and data read through the cache."""
 
 import fcntl
 import hashlib
@@ -28,7 +28,7 @@ from vaedist.storage.uri import fault_of, is_remote, join_uri, local_path, name_
 
 @pytest.fixture
 def store(s3, request):
-    """An empty folder of the server."""
+    """Returns an empty folder of the server."""
     return Store(s3.uri(f"tests/{request.node.originalname}"), seconds=10)
 
 
@@ -65,7 +65,7 @@ def test_files_go_there_and_back(store, tmp_path):
     assert (tmp_path / "back").read_bytes() == (tmp_path / "big").read_bytes()
     assert store.read_from("a/b/small", 7) == b"789"
     store.rename("a/b/small", "c/small")
-    store.rename("a/b/small", "c/small")  # as when the answer to the first was lost
+    store.rename("a/b/small", "c/small")  # as if the first response was lost
     assert store.read("c/small") == b"0123456789"
     store.remove("a/big")
     store.remove("a/big")
@@ -181,7 +181,7 @@ def put(store, number, size=1000):
 
 def test_the_cache_stays_below_its_limit_and_what_was_used_least_recently_goes(s3, store, tmp_path):
     cache, files = FileCache(tmp_path, limit=2500), [put(store, number) for number in range(4)]
-    for number in (0, 1, 0, 2):  # 1 is the oldest when 2 wants room
+    for number in (0, 1, 0, 2):  # 1 is the oldest when 2 needs space
         cache.fetch(store, **files[number]).release()
     assert entries(tmp_path) == {files[0]["sha256"], files[2]["sha256"]}
     full = pytest.raises(DataError, match=r"no room: 2,000 bytes are in use, 1,000 more .* allows 2,500")
@@ -193,7 +193,7 @@ def test_the_cache_stays_below_its_limit_and_what_was_used_least_recently_goes(s
 
 def test_what_is_used_last_stays_longest_though_the_clock_is_set_back(s3, store, tmp_path, monkeypatch):
     cache, files = FileCache(tmp_path, limit=2500), [put(store, number) for number in range(4)]
-    for hour, number in enumerate((0, 1, 0, 2)):  # 1 is the oldest when 2 wants room
+    for hour, number in enumerate((0, 1, 0, 2)):  # 1 is the oldest when 2 needs space
         monkeypatch.setattr("time.time_ns", lambda hour=hour: 1_700_000_000_000_000_000 - hour * 3_600_000_000_000)
         monkeypatch.setattr("os.utime", stamped(hour))
         cache.fetch(store, **files[number]).release()
@@ -201,7 +201,7 @@ def test_what_is_used_last_stays_longest_though_the_clock_is_set_back(s3, store,
 
 
 def stamped(hour, utime=os.utime):
-    """Returns `os.utime` as on a machine whose clock was set back by some hours."""
+    """Returns an `os.utime` that behaves as on a machine whose clock was set back by some hours."""
     behind = 1_700_000_000_000_000_000 - hour * 3_600_000_000_000
     return lambda path, times=None, *, ns=None: (
         utime(path, times, ns=ns) if ns or times else utime(path, ns=(behind,) * 2)
@@ -249,7 +249,7 @@ def test_what_a_killed_process_left_in_the_cache_is_in_nobodys_way(s3, store, tm
     with cache.fetch(store, **file) as entry:
         assert entry.path.stat().st_size == 1000
         lock = os.open(entry.path.with_suffix(".lock"), os.O_RDWR)
-        with pytest.raises(BlockingIOError):  # it is held
+        with pytest.raises(BlockingIOError):  # the lock is held
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(lock)
 

@@ -1,4 +1,4 @@
-"""`vaedist tensorboard s3://...` in a process of its own."""
+"""`vaedist tensorboard s3://...` in a separate process."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from command import start
 from vaedist.monitor.tensorboard import TensorBoardWriter
 from vaedist.storage.transfer import Store
 
-SECONDS = 120  # far more than it takes
+SECONDS = 120  # timeout
 
 
 def test_tensorboard_over_a_store_shows_what_comes_while_it_runs(s3, tmp_path):
@@ -33,7 +33,7 @@ def test_tensorboard_over_a_store_shows_what_comes_while_it_runs(s3, tmp_path):
     process = start("tensorboard", store.uri, "--port", port)
 
     def shown(count):
-        """Returns the steps of the curve, once it has that many."""
+        """Waits until the curve has a number of steps, and returns them."""
         address = f"http://127.0.0.1:{port}/data/plugin/scalars/scalars?tag=elbo&run=run/tensorboard"
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline and process.poll() is None:
@@ -47,7 +47,7 @@ def test_tensorboard_over_a_store_shows_what_comes_while_it_runs(s3, tmp_path):
     try:
         assert shown(1) == [1]
         s3.proxy.vanish()
-        time.sleep(6)  # it looks every 5 s, and goes on
+        time.sleep(6)  # it polls every 5 s, and continues
         s3.proxy.appear()
         step(2)
         assert shown(2) == [1, 2]

@@ -7,7 +7,7 @@ from vaedist.monitor.metrics import MetricsLog
 from vaedist.sweeps import SweepFolder, TrialLog
 
 SPACE = {"model.flow.depth": {"choice": [0, 1, 2]}, "model.latent": {"choice": [16, 32]}}
-STEPS = 100  # an epoch
+STEPS = 100  # per epoch
 
 
 class Written:

@@ -29,7 +29,7 @@ def test_the_log_is_uploaded_and_the_trials_are_read_from_the_store(sweep, tmp_p
         log = TrialLog.open(working)
         trial = log.add(0, PARAMS)
         log.set(0, "running")
-        metrics = MetricsLog(tmp_path / "metrics.jsonl", resume_step=None)  # as a trial's worker brings it
+        metrics = MetricsLog(tmp_path / "metrics.jsonl", resume_step=None)  # as a trial's worker uploads it
         metrics.append("test", 1, 100, ROW)
         metrics.close()
         store.upload(tmp_path / "metrics.jsonl", f"{trial.name}/metrics.jsonl")

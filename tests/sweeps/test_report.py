@@ -19,7 +19,7 @@ from vaedist.sweeps.trial import Epoch
 
 DEPTH, LATENT = "model.flow.depth", "model.latent"
 RATE = "training.learning_rate"
-STEPS = 100  # an epoch
+STEPS = 100  # per epoch
 DISCRETIZED = {"likelihood": "discretized_logistic"}
 
 
@@ -173,9 +173,9 @@ def test_a_parameter_without_effect_has_the_importance_by_chance(written):
 
 
 def test_trials_are_compared_after_the_last_epoch_that_all_have_completed(mixed):
-    mixed.log.set(1, "failed")  # after epoch 1; the stopped one made 2 epochs, and so did the open one
+    mixed.log.set(1, "failed")  # after epoch 1; the stopped trial and the open one have 2 epochs
     assert compared_epoch(found(mixed)) == 2
-    # depth 0: -110, -109.5; depth 2: -104, -105; no trial of depth 1 came so far
+    # depth 0: -110, -109.5; depth 2: -104, -105; no trial of depth 1 reached it
     between, total = 4 * 2.625**2, 2.875**2 + 2.375**2 + 3.125**2 + 2.125**2
     assert of(mixed, DEPTH).eta_squared == pytest.approx(between / total)
     write_report(mixed.folder)

@@ -1,4 +1,4 @@
-"""Changes that a sweep cannot be resumed with, found before Ray is started."""
+"""Changes with which a sweep cannot be resumed, detected before Ray is started."""
 
 import pytest
 from synthetic import source

@@ -117,7 +117,7 @@ def test_no_weight_slot_average_or_state_changes(found, case):
     assert first
     assert wrong == []
     assert named
-    assert then  # without a fault the next step is taken
+    assert then  # without a fault, the next step updates
     assert factored >= CASES[case]
     assert state == (2 if "normalised" in case else 0)
 

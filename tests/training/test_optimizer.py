@@ -15,7 +15,7 @@ CONSTANT = Schedule(0.01)
 
 
 def steps(optimizer, reference, count=50, shape=(5, 3)):
-    """Returns the weights after the same gradients, by the optimizer and by Keras's."""
+    """Returns the weights after updates with the same gradients, by the optimizer and by Keras's."""
     rng = np.random.default_rng(0)
     start = rng.normal(size=shape).astype(np.float32)
     theirs = keras.Variable(start)

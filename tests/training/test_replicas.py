@@ -1,4 +1,4 @@
-"""The step on two logical devices; each test has its own process, as TensorFlow splits a CPU only once."""
+"""The step on two logical devices, in a separate process per test, as TensorFlow configures devices only once."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 FIND = f"import sys; sys.path.append({str(Path(__file__).parents[1])!r})\n"  # for `mlp_vae`
 
-# The second replica's gradient of a kernel overflows, or of a bias; its loss, and all of the first replica, are finite.
+# A kernel's or a bias's gradient overflows on the second replica; its loss, and the first replica, are finite.
 FAULT = """
 import sys
 import numpy as np
@@ -55,7 +55,7 @@ assert step.weights_at_fault(chunk, 0, 0) == []
 """
 
 
-# Two steps, the gradients summed in another type; how far the first moments are from what they are without.
+# Two steps with gradients summed in another type; prints the relative error of the first moments.
 NARROW = """
 import numpy as np
 from vaedist.data.lanes import LanePlan
@@ -87,9 +87,9 @@ print(np.array_equal(plain, same), np.abs(narrow - plain).max() / np.abs(plain).
 """
 
 
-# Three steps on one replica and on two, of which the second has fewer rows of the last batch, or none, and which may
-# take their rows in parts: kernels whose gradients travel as factors, and others; how far the weights are apart, and
-# how many kernels there are of each kind.
+# Three steps on one replica and on two, of which the second has fewer rows of the last batch, or none, with or without
+# gradient accumulation. Prints the difference of the weights, and the numbers of kernels whose gradients are reduced as
+# factors and as a whole.
 FACTORS = """
 import sys
 import numpy as np
@@ -141,9 +141,9 @@ def test_replicas_give_the_weights_that_one_device_gives(rows, clip_norm, parts)
     )  # fmt: skip
     assert said.returncode == 0, said.stderr[-3000:]
     factored, whole, apart = said.stdout.splitlines()[-1].split()
-    assert (int(factored) > 1) == (parts == 1)  # of a batch in parts, gradients travel whole
+    assert (int(factored) > 1) == (parts == 1)  # with accumulation, gradients are reduced as a whole
     assert int(whole) > 1
-    assert float(apart) < 1e-5  # three updates of 0.01 have moved them
+    assert float(apart) < 1e-5  # changed by three updates of 0.01
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ SHAPE = (4, 6, 3)
 
 @pytest.fixture
 def logged(tmp_path):
-    """Returns a run's folder with a row of training means, latents, pictures and projector, and the model."""
+    """Returns a run's folder with a row of training metrics, latents, pictures and projector, and the model."""
     rng = np.random.default_rng(0)
     run, model = RunFolder.at(tmp_path / "run"), TinyHierarchy(SHAPE)
     run.path.mkdir()

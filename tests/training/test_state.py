@@ -31,7 +31,7 @@ SHAPE, BATCH, DECAY = (4, 6, 3), 16, 0.9
 
 @pytest.fixture(scope="module")
 def step():
-    """A step of a model with batch normalization, on one device, with averages."""
+    """Returns a step of a model with batch normalization, on one device, with averages."""
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     with strategy.scope():
         model = Normalised(SHAPE)
@@ -98,7 +98,7 @@ def test_a_new_value_that_is_not_finite_changes_nothing_and_is_named(step, reade
     chunk = reader(BATCH).read(0, 0, 1, 3)
     kernel = step.model.hidden.kernel
     right = kernel.numpy()
-    kernel.assign(1e25 * right)  # the variance overflows, by which the normalised values are 0, and the loss is finite
+    kernel.assign(1e25 * right)  # the variance overflows, so that the normalised values are 0, and the loss is finite
     before = [variable.numpy() for variable in (*step.model.variables, *step.update.state_averages)]
     metrics, finite = step.run(chunk, 0)
     assert not finite
@@ -121,7 +121,7 @@ def test_a_step_assigns_nothing_to_the_model_while_it_takes_gradients(step, read
     assert [op.type for op in graph.get_operations() if "Assign" in op.type] == []
     gradients, _ = taken(batch)
     for weight, gradient in zip(step.model.trainable_variables, gradients, strict=True):
-        if weight.path != "dense/bias":  # which normalisation takes out again
+        if weight.path != "dense/bias":  # which normalisation cancels
             assert np.abs(gradient).max() > 1e-4, weight.path
 
 
@@ -170,7 +170,7 @@ def test_values_that_a_model_assigns_in_a_context_are_collected_and_not_assigned
     np.testing.assert_array_equal(variable, [1.0, 2.0])
 
 
-# A model that normalises, with and without products that are declared, on one replica and on two, the second of which
+# A model with batch normalization, with and without declared products, on one replica and on two, of which the second
 # has fewer rows of the last batch; and a test pass over copies that differ.
 REPLICAS = """
 import json, sys

@@ -1,4 +1,4 @@
-"""The compiled step against the same step taken eagerly, by Keras's own optimizer."""
+"""The compiled step against an eager one with Keras's optimizer."""
 
 import itertools
 
@@ -24,7 +24,7 @@ FREE_BITS = Objective(warmup=2, free_bits=0.05, group=2)
 
 @pytest.fixture(scope="module")
 def compiled():
-    """Cache of compiled steps and their models, as compilation takes most of a test's time."""
+    """Returns a cache of compiled steps and their models, as compilation takes most of a test's time."""
     return {}
 
 
@@ -129,7 +129,7 @@ def test_a_loss_that_is_not_finite_changes_no_weight(get_step, reader):
     before = snapshot(model)
     metrics, finite = step.run(reader(BATCH).read(0, 0, 3, 3), 0)
     assert not finite
-    assert len(metrics) == 1  # no later step was taken
+    assert len(metrics) == 1  # no later step has run
     after = snapshot(model)
     assert all(np.array_equal(before[name], after[name], equal_nan=True) for name in before)
 

@@ -1,4 +1,4 @@
-"""The step of a model with two stochastic layers against the same step taken eagerly, by Keras's own optimizer."""
+"""The step of a model with two stochastic layers against an eager one with Keras's optimizer."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""Operations and bytes of training, counted and not timed, so that a slowdown does not go unnoticed."""
+"""Operations and bytes of training, which are counted instead of timed, to detect slowdowns."""
 
 import json
 import subprocess
@@ -21,8 +21,8 @@ from vaedist.training.build import build_step
 from vaedist.training.loop import Loop
 
 CAPACITY = 4
-MFLOP_AN_IMAGE = 36.4  # of the matrix products, forwards and backwards; 43 if masked halves of kernels were multiplied
-MB_A_STEP = 490  # that the instructions of a step read and write; 12 of it are squares of factors, in the cache
+MFLOP_AN_IMAGE = 36.4  # of matrix products, forward and backward; 43 if masked halves of kernels were multiplied
+MB_A_STEP = 490  # read and written by the instructions of a step, of which 12 are squares of factors, in the cache
 CALLS_A_STEP = 42  # of Python functions, at 64 steps a call
 
 
@@ -55,7 +55,7 @@ def test_python_calls_a_step(strategy, tmp_path):
     def count(frame, event, argument):
         counted["calls"] += event == "call"
 
-    def begins():  # asked before each call of the step: the first compiles
+    def begins():  # called before each call of the step; the first one compiles
         counted["at"].append(counted["calls"])
         sys.setprofile(count)
         return False
@@ -71,7 +71,7 @@ def test_python_calls_a_step(strategy, tmp_path):
 
 FIND = f"import sys; sys.path.append({str(Path(__file__).parents[1])!r})\n"  # for `mlp_vae`
 
-# Prints the collectives that the program of a step holds, and the type of what they carry, as one of two workers.
+# Prints the collectives in the program of a step, and their data types, as one of two workers.
 COLLECTIVES = """
 import json, os, sys
 os.environ["TF_CONFIG"] = sys.argv[1]

@@ -1,6 +1,6 @@
 """Common parts of all loops: sizes of the model, images, and timing.
 
-Each is run as `python LOOP.py IMAGES.npy BATCH PASSES` and prints a line of JSON for every pass over the images.
+Each loop is run as `python LOOP.py IMAGES.npy BATCH PASSES`, and prints a line of JSON per pass over the images.
 """
 
 import json
@@ -27,7 +27,7 @@ def glorot(rng, inputs, outputs):
 
 def masks():
     """Returns the masks of a flow step's two kernels, [latents, hidden] and [hidden, 2 latents]."""
-    seen = np.arange(HIDDEN) * LATENTS // HIDDEN  # each hidden unit sees that many latents, the first ones
+    seen = np.arange(HIDDEN) * LATENTS // HIDDEN  # number of latents that each hidden unit depends on, the first ones
     into = np.arange(LATENTS)[:, None] < seen[None, :]
     out = seen[:, None] <= np.arange(LATENTS)[None, :]
     return into.astype(np.float32), np.tile(out, (1, 2)).astype(np.float32)

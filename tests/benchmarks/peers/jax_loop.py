@@ -1,4 +1,4 @@
-"""JAX: one compiled step, whose buffers are donated, and Adam by optax."""
+"""JAX: one compiled step with donated buffers, and optax's Adam."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Keras layers and a `tf.function` a step, fed by tf.data: as textbooks publish it, with plain networks in the flow."""
+"""Keras: layers and one `tf.function` per step, with tf.data, as in textbooks; the flow has plain networks."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Plain TensorFlow: variables, XLA, and several steps a call; the limit for a framework."""
+"""TensorFlow: variables, XLA, and several steps per call; the fastest that a framework on it can be."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""PyTorch: the model by torch.compile, and its fused Adam."""
+"""PyTorch: a model compiled by torch.compile, and fused Adam."""
 
 import common
 import numpy as np

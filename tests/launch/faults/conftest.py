@@ -1,4 +1,4 @@
-"""Removable nodes of a Ray, and a training on them in a separate process."""
+"""A Ray cluster whose nodes can be removed, and a training run on it in a separate process."""
 
 import sys
 import time
@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items):
 def nodes(monkeypatch):
     """Returns a cluster to start, which ends with the test."""
     with started() as (nodes, environment):
-        for name, value in {**environment, PREEMPTION: "1"}.items():  # whatever the shared Ray of other tests has set
+        for name, value in {**environment, PREEMPTION: "1"}.items():  # regardless of the Ray that other tests share
             monkeypatch.setenv(name, value)
         yield nodes
 

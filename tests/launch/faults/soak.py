@@ -1,14 +1,15 @@
-"""A run that is disturbed for an hour, compared with an undisturbed one: its ELBO, its memory, and leftovers.
+"""A run that is disturbed for an hour, compared with an undisturbed one: ELBO, memory, and leftover files.
 
     python tests/launch/faults/soak.py [--minutes 60] [--every 120] [--seed 0] [--out FOLDER]
 
-Trains a small VAE with two workers on a Ray of a head and three nodes of one CPU each, on this machine, through
-`vaedist train`. Every so many seconds a fault is drawn, each kind once before one comes again: a worker is killed or
-stopped by a signal, a node dies or is announced to go and goes (and comes back), the command is killed or interrupted
-(and is resumed), the newest checkpoint is damaged. Then it is run undisturbed, and both are compared.
+Trains a small VAE by `vaedist train` with two workers, on a Ray cluster on this machine, which has a head and three
+nodes with one CPU each. At intervals, a fault occurs, in random order and each kind equally often: a worker is killed
+or stopped by a signal; a node dies or is preempted after a notice, and joins again; the command is killed or
+interrupted, and is resumed; the newest checkpoint is damaged. Then the same run is trained
+undisturbed, and both are compared.
 
-Prints each fault as it comes and how long the run took to go on, then a table, and ends with exit code 1 where a
-promise was broken. Linux only, for the addresses of the nodes.
+Prints each fault with its recovery time, then a table. The exit code is 1 if an expectation is not met. Requires Linux,
+for the addresses of the nodes.
 """
 
 import argparse
@@ -40,9 +41,9 @@ from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 
 ROWS = 16_000
-STEPS = 1000  # an epoch
-PATIENCE = 400.0  # seconds for a run to go on
-# Ray's log monitor holds the logs of processes that have ended open until they are so many; its own number is 200.
+STEPS = 1000  # steps per epoch
+PATIENCE = 400.0  # timeout in seconds for a run to continue
+# Ray's log monitor keeps logs of ended processes open until it reaches this number; the default is 200.
 OPEN_LOGS = {"RAY_LOG_MONITOR_MAX_OPEN_FILES": "20"}
 TEMPORARY = ("vaedist", "ray", "tf", "tmp", "__autograph")
 
@@ -52,9 +53,9 @@ class Soak:
 
     Args:
         experiment: the run.
-        nodes: of the Ray that it runs on; started here.
-        folder: for the job's file and what the command says.
-        rng: draws faults and their victims.
+        nodes: nodes of the Ray cluster, which are started here.
+        folder: folder for the job's file and the command's output.
+        rng: selects faults and their victims.
     """
 
     def __init__(self, experiment, nodes, folder, rng):
@@ -115,7 +116,7 @@ class Soak:
         """Returns one of the workers."""
         return self.rng.choice([process for _, process in sorted(self.workers().items())])
 
-    def goes_on(self, before):
+    def recover(self, before):
         """Waits until new workers, other than `before`, have made progress, or the command has ended."""
         self.wait("other workers", lambda: self.ended or (self.workers() and self.workers().keys().isdisjoint(before)))
         at = self.step
@@ -128,7 +129,7 @@ class Soak:
             said = (self.folder / "said.log").read_text()
             raise AssertionError(f"exit code {self.command.returncode}, not {code}: {said[-2000:]}")
 
-    # The faults. Each returns once it is done; the run has to go on then.
+    # The faults. Each returns once it has occurred; the run must then continue.
 
     def worker_killed(self):
         """kill -9 of a worker."""
@@ -139,11 +140,11 @@ class Soak:
         self.victim().send_signal(signal.SIGSTOP)
 
     def node_killed(self):
-        """A node with a worker dies; it comes back."""
+        """A node with a worker dies, and joins again."""
         self._replace(self._node())
 
     def node_drained(self):
-        """A node with a worker is preempted after a notice of 20 s; it comes back."""
+        """A node with a worker is preempted after a notice of 20 s, and joins again."""
         node = self._node()
         self.nodes.drain(node, 20)
         time.sleep(20)
@@ -177,7 +178,7 @@ class Soak:
     def checkpoint_damaged(self):
         """A byte of the newest checkpoint is flipped, and a worker is killed."""
         newest = CheckpointStore(self.run).committed()[0] / "weights.safetensors"
-        with contextlib.suppress(FileNotFoundError), newest.open("r+b") as file:  # it was removed meanwhile
+        with contextlib.suppress(FileNotFoundError), newest.open("r+b") as file:  # it has been removed
             file.seek(-1, os.SEEK_END)
             byte = file.read(1)
             file.seek(-1, os.SEEK_END)
@@ -245,8 +246,8 @@ def disturb(soak, minutes, every, rng):
     """Disturbs the run by a fault at regular intervals until it ends; prints each fault.
 
     Returns:
-        how often each fault came, the longest recovery in seconds, and a sample of the head before each, when all that
-        the one before has ended is gone.
+        the count of each fault, the longest recovery in seconds, and a sample of the head before each fault, after the
+        processes that the previous one ended are gone.
     """
     begun, counts, longest, samples, kinds = time.monotonic(), Counter(), 0.0, [], []
     soak.wait("the first steps", lambda: soak.step >= 20)
@@ -262,19 +263,19 @@ def disturb(soak, minutes, every, rng):
         kinds = kinds or rng.sample(FAULTS, len(FAULTS))
         fault, at, before, at_time = kinds.pop(), soak.step, soak.workers(), time.monotonic()
         fault(soak)
-        soak.goes_on(before)
+        soak.recover(before)
         took = time.monotonic() - at_time
         counts[fault.__doc__] += 1
         longest = max(longest, took)
         print(
             f"{samples[-1][0] / 60:6.1f} min  step {at:7d}  head {samples[-1][1]:5.0f} MB, {samples[-1][2]} handles  "
-            f"goes on after {took:5.1f} s  {fault.__doc__}", flush=True,
+            f"recovered in {took:5.1f} s  {fault.__doc__}", flush=True,
         )  # fmt: skip
     soak.finished(0)
     return counts, longest, np.array(samples)
 
 
-def leave_alone(out):
+def run_undisturbed(out):
     """Runs calm.toml; returns samples of the memory of all its processes, and of each by name."""
     with (out / "said.log").open("a") as log:
         command = start("train", out / "calm.toml", log=log)
@@ -292,9 +293,9 @@ def leave_alone(out):
 def slope(samples, column):
     """Returns the growth of a column per hour, and from the first to the last sample at this rate.
 
-    Of samples in the middle: without the start, a quarter, and the end, an eighth. The slope is the median of those
-    between any two (Theil and Sen): a few samples may be far off, as those of the head are where Ray happens to put
-    one of a run's actors, of 110 MB, on that node.
+    The samples of the first quarter and of the last eighth are not used. The slope is the median of the slopes between
+    any two samples (Theil and Sen), because there are outliers: Ray sometimes places an actor of a run, of 110 MB, on
+    the head.
     """
     late = samples[len(samples) // 4 : -max(1, len(samples) // 8)]
     if len(late) < 3:
@@ -318,13 +319,13 @@ def tests_of(run):
 def main():
     """Runs the test."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=60, help="for which faults come")
-    parser.add_argument("--epochs", type=int, default=80, help="of the run, to last about as long")
+    parser.add_argument("--minutes", type=float, default=60, help="duration of the faults")
+    parser.add_argument("--epochs", type=int, default=80, help="epochs of the run, which should last about as long")
     parser.add_argument("--every", type=float, default=120, help="seconds between two faults, on average")
-    parser.add_argument("--seed", type=int, default=0, help="of the faults")
-    parser.add_argument("--out", type=Path, help="folder to keep the runs in")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the faults")
+    parser.add_argument("--out", type=Path, help="folder in which the runs are kept")
     options = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has its children ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it by default
     rng = random.Random(options.seed)
     with contextlib.ExitStack() as stack:
         out = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak")))
@@ -337,18 +338,18 @@ def main():
             left = soak.workers()
         calm = experiment.with_overrides("run.name=undisturbed", "scaling.workers=1", "scaling.cpus_per_worker=2")
         (out / "calm.toml").write_text(calm.to_toml())
-        calm_samples, parts = leave_alone(out)
+        calm_samples, parts = run_undisturbed(out)
         (memory_slope, _), (handles_slope, _) = slope(samples, 1), slope(samples, 2)
         (growth, grown), held = slope(calm_samples, 1), calm_samples[:, 1].mean()
         soaked, undisturbed = RunFolder.of(experiment), RunFolder.of(calm)
-        # Other numbers of workers round otherwise, which training amplifies: later epochs agree on average.
+        # Rounding depends on the number of workers, and training amplifies it: later epochs agree only on average.
         ours, theirs = tests_of(soaked), tests_of(undisturbed)
         late = max(1, len(theirs) // 8)
         rest = sorted(temporary() - before)
         half = sorted(path.name for path in soaked.checkpoints.iterdir() if path.name.endswith(".tmp"))
         promises = {
-            "the last step is the last step": soak.step == options.epochs * STEPS,
-            "every row of metrics once": rows_of(soaked) == rows_of(undisturbed),
+            "the run reached its last step": soak.step == options.epochs * STEPS,
+            "every row of metrics occurs once": rows_of(soaked) == rows_of(undisturbed),
             f"test ELBO of the first epoch {ours[0]:.4f}, undisturbed {theirs[0]:.4f}": bool(
                 np.isclose(ours[0], theirs[0], rtol=1e-4)
             ),

@@ -59,7 +59,7 @@ def test_a_run_goes_on_when_a_node_is_killed(experiment, nodes, training, waitin
     )
     start_two(nodes, waiting)
     job = training(experiment, "--address", nodes.address)
-    waiting("workers", lambda: job.runs() and nodes.workers(FIRST) and nodes.workers(SECOND))  # one holds not both
+    waiting("workers", lambda: job.runs() and nodes.workers(FIRST) and nodes.workers(SECOND))  # one each
     nodes.start(THIRD, cpus=1)
     waiting("the third node", lambda: job.runs() and nodes.joined(THIRD))
     job.wait_for_step(40)
@@ -75,7 +75,7 @@ def test_a_run_goes_on_when_a_node_is_killed(experiment, nodes, training, waitin
 def test_an_elastic_run_shrinks_and_grows_and_computes_the_same(experiment, nodes, training, waiting, recovered):
     experiment = experiment.with_overrides(
         "training.epochs=40", "scaling.workers=[1, 2]", "scaling.resize_seconds=5", "training.steps_per_call=4",
-        "model.hidden=512", "model.flow.width=512", "model.latent=64",  # slow enough to last until it has grown again
+        "model.hidden=512", "model.flow.width=512", "model.latent=64",  # slow enough for the group to grow again
     )  # fmt: skip
     start_two(nodes, waiting)
     job = training(experiment, "--address", nodes.address)

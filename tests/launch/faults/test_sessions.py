@@ -14,7 +14,7 @@ from vaedist.runs.folder import RunFolder
 from vaedist.sweeps import SweepFolder
 
 TRAININGS, SWEEPS = 8, 2
-SECONDS = 1500  # ten Rays of a dozen processes each start on however few CPUs there are
+SECONDS = 1500  # ten Ray clusters of a dozen processes each start, on few CPUs
 
 
 def listening():
@@ -58,6 +58,6 @@ def test_ten_commands_at_once_do_not_meet(make_experiment, tmp_path):
             assert CheckpointStore(run).newest(pytest.fail).position.step == 100
             assert run.read_experiment().run.name == run.name
             scores.append(rows[-1]["elbo"])
-    assert len(set(scores)) == len(scores)  # each of its own seed
+    assert len(set(scores)) == len(scores)  # each with another seed
     assert not left_behind() - temporary
     assert not listening() - ports

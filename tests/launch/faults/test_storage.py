@@ -128,7 +128,7 @@ def test_a_sweep_on_a_store(s3, there, experiment):
     files = Store(folder.location).files()
     name = best_trial(folder).name
     assert {"sweep.toml", "trials.jsonl", "report.md", "plots/curves.png", f"{name}/metrics.jsonl"} <= set(files)
-    assert sum(name in file and "tfevents" in file for file in files) == 2  # of the run, and of its hyperparameters
+    assert sum(name in file and "tfevents" in file for file in files) == 2  # one of the run, one of hyperparameters
     assert load_run(Store(folder.location).uri_of(name)).checkpoint.position.step == 100
     more = sweep.model_copy(update={"training": sweep.training})
     with pytest.raises(RunError, match=r"sweep s3://.* exists"):

@@ -1,4 +1,4 @@
-"""The flow's theorems, in float64 and with random weights that are far from the gentle initial ones."""
+"""Mathematical properties of the flow, in float64 and with random weights far from the initial ones."""
 
 import keras
 import numpy as np
@@ -41,7 +41,7 @@ def normal(*shape, seed=1):
 
 
 def jacobian(function, x):
-    """d function(x) / dx of each image, [B, out, in]; output by output, for `batch_jacobian` takes long to trace."""
+    """Returns d function(x) / dx of each image, [B, out, in], by output, as `batch_jacobian` is slow to trace."""
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
         outputs = tf.unstack(function(x), axis=-1)
@@ -108,7 +108,7 @@ def test_chapter_fault_log_det_is_one_number_an_image_not_a_sum_over_the_batch()
 
 
 def test_chapter_fault_transform_networks_are_autoregressive_so_that_the_sum_of_log_gates_is_log_det():
-    """With plain MLPs the Jacobian of a step is full, and the sum of the log-gates is not its log-determinant."""
+    """With plain MLPs, the Jacobian of a step is full, and the sum of the log-gates is not its log-determinant."""
     net, z, h, gated = network(5, 16, 1), normal(4, 5), normal(4, 16, seed=2), Gated(0.0).forward
     step = jacobian(lambda z: gated(z, *net(z, h))[0], z)
     log_gate = gated(z, *net(z, h))[1]
@@ -144,7 +144,7 @@ def test_metrics_are_the_log_det_and_the_mean_scale_of_each_step(depth, transfor
 
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_each_unit_keeps_its_place_and_has_its_own_log_det(depth):
-    """With constant m and s a unit of z_T is a multiple of the same unit of z_0, so the share of each is known."""
+    """With constant m and s, each unit of z_T is a multiple of the same unit of z_0, so that its share is known."""
     stack, z, h = randomise(flow(5, depth)), normal(3, 5), normal(3, 5, seed=2)
     for net in stack.networks:
         for kernel in net.out.kernels:

@@ -9,7 +9,7 @@ sizes = {"latent": st.integers(1, 12), "width": st.integers(1, 30), "layers": st
 
 
 def paths(latent, width, layers, *, reverse=False):
-    """Returns the matrix of which inputs have a path to which outputs, [in, out]."""
+    """Returns the matrix of paths from inputs to outputs, [in, out]."""
     inputs, hidden = masks.input_degrees(latent, reverse=reverse), masks.hidden_degrees(width, latent)
     reached = masks.hidden_mask(inputs, hidden)
     for _ in range(layers - 1):
@@ -46,7 +46,7 @@ def test_every_input_reaches_every_later_output_when_no_layer_is_narrower_than_t
 @given(latent=sizes["latent"], width=sizes["width"])
 def test_degrees_rise_from_0_and_are_evenly_spread(latent, width):
     degrees = masks.hidden_degrees(width, latent)
-    assert degrees[0] == 0  # a unit that carries the context alone
+    assert degrees[0] == 0  # a unit that depends only on the context
     assert degrees.max() < latent
     assert (np.diff(degrees) >= 0).all()
     counts = np.bincount(degrees, minlength=latent)

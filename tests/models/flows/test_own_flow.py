@@ -221,7 +221,7 @@ def test_its_exceptions_are_shown_with_the_users_lines():
     assert lines[-1] == "ZeroDivisionError: thirteen steps"
     with pytest.raises(UserCodeError, match=r"flows\.py(.*\n)+.*no_such_thing") as error:
         score_layout(build_model(experiment(toy("Raising")), SHAPE))
-    assert "\x1b" not in str(error.value)  # with which Keras makes messages bold
+    assert "\x1b" not in str(error.value)  # Keras's escape code for bold text
 
 
 def test_free_bits_by_latent_are_refused_where_only_their_sum_is_known(strategy):
@@ -247,7 +247,7 @@ def test_the_planar_log_determinant_is_that_of_the_jacobian():
     assert check.error < 1e-10
     determinants = case.flow(case.z, case.h).log_det.numpy()
     assert determinants.shape == (5, 1)
-    assert np.abs(determinants).min() > 0.01  # it is no flow that keeps volumes
+    assert np.abs(determinants).min() > 0.01  # the flow does not preserve volume
 
 
 def test_every_planar_step_is_invertible():

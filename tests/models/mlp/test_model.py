@@ -12,11 +12,11 @@ from vaedist.objectives.elbo import bound
 SHAPE = (2, 3, 3)
 LIKELIHOODS = ["bernoulli", "gaussian"]
 SIZES = {"hidden": 9, "latent": 4, "flow_width": 7}
-MIDDLE = 0.5  # noise of pixels, where the likelihood takes any
+MIDDLE = 0.5  # pixel noise, if the likelihood needs it
 
 
 def vae(depth=3, *, spread=None, dtype="float64", shape=SHAPE, **kwargs):
-    """A small model; with `spread` its weights are random and far from the gentle initial ones."""
+    """Returns a small model; with `spread`, its weights are random and far from the initial ones."""
     model = mlp(shape, flow_depth=depth, dtype=dtype, **{**SIZES, **kwargs})
     if spread is not None:
         rng = np.random.default_rng(0)
@@ -33,7 +33,7 @@ def normal(*shape, seed=2, dtype=np.float64):
 
 
 def noise(*shape, **options):
-    """The noise of a mini-batch, by stream."""
+    """Returns the noise of a mini-batch, by stream."""
     return {"z": normal(*shape, **options)}
 
 
@@ -80,7 +80,7 @@ def test_log_q_is_the_density_of_the_noise_less_the_log_det_of_all_that_is_done_
 
 
 def test_the_posterior_density_over_the_whole_plane_integrates_to_1():
-    """z_T on a grid is taken back to eps by inverting the flow, and log_q is asked for there."""
+    """The inverse of the flow maps a grid of z_T to eps, at which log_q is evaluated."""
     model = vae(3, spread=0.5, latent=2)
     axis = np.linspace(-12, 12, 241)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
@@ -149,7 +149,7 @@ def test_chapter_fault_the_gaussian_decoder_does_not_take_the_encoders_place():
     assert [w.shape for w in model.decoder.weights] == [(4, 9), (9,), (9, 2 * pixels), (2 * pixels,)]
     paths = [w.path for w in model.weights]
     assert len(set(paths)) == len(paths) == 4 + len(model.flow.weights) + 4
-    # The names in checkpoints, in the order in which norms are summed; another order rounds otherwise.
+    # The names in checkpoints, in the order of summation of norms, which affects rounding.
     assert [*dict.fromkeys("/".join(path.split("/")[:2]) for path in paths)] == [
         "vae/encoder",
         "vae/flow",
@@ -250,7 +250,7 @@ def test_extreme_encodings_and_logits_give_finite_scores_and_gradients(likelihoo
     bias = model.decoder.out.bias.numpy()
     bias[:18] = raw  # logits, or mu
     model.decoder.out.bias.assign(bias)
-    model.decoder.out.kernel.assign(model.decoder.out.kernel * 0.01)  # or log sigma of pixels explodes with z
+    model.decoder.out.kernel.assign(model.decoder.out.kernel * 0.01)  # otherwise log sigma of pixels grows with z
     with tf.GradientTape() as tape:
         score = model(images(3), noise(3, 4, dtype=np.float32), u=MIDDLE)
         loss = tf.reduce_sum(bound(score).elbo)
