@@ -1,4 +1,4 @@
-"""Workers hang, the process that supervises them dies, the disk fills up; on one machine with its own Ray."""
+"""Faults on one machine with a local Ray: workers hang, their supervisor dies, the disk is full."""
 
 import os
 import shutil
@@ -69,8 +69,8 @@ def test_a_worker_that_hangs_is_found_and_replaced(two, undisturbed, processes, 
     inner = at_step(75, stop)
     run = train(two.with_overrides(f"run.name=hanging-{rank}"), observe=observe)
     assert len(times) == 3
-    assert times[2] - times[1] < 3 * HANGING_SECONDS  # found, and started again
-    assert any(isinstance(event, Notice) and "starting again" in event.text for event in inner.seen)
+    assert times[2] - times[1] < 3 * HANGING_SECONDS  # detected, and restarted
+    assert any(isinstance(event, Notice) and "restarting from" in event.text for event in inner.seen)
     assert not stopped[0].is_running()
     check_same(run, undisturbed)
 
@@ -152,13 +152,13 @@ def fill(place):
 
 
 def fails_once_and_goes_on(experiment, act, mend, reason, undisturbed):
-    """A run whose storage fails ends at once; after the repair it is resumed, and ends with the same result."""
+    """A run whose storage fails ends at once; after the repair it is resumed, and has the same result."""
     observe = at_step(150, act)
     with pytest.raises(StorageError, match=reason) as error:
         train(experiment, observe=observe)
     assert str(error.value).isprintable()
-    assert sum(isinstance(event, Started) for event in observe.seen) == 1  # starting again would not mend it
-    assert not any(isinstance(event, Notice) and "starting again" in event.text for event in observe.seen)
+    assert sum(isinstance(event, Started) for event in observe.seen) == 1  # a restart would not help
+    assert not any(isinstance(event, Notice) and "restarting from" in event.text for event in observe.seen)
     run = RunFolder.of(experiment)
     before = CheckpointStore(run).newest(pytest.fail).position.step
     assert 100 <= before < 600
@@ -178,7 +178,7 @@ def test_a_store_that_becomes_read_only(two, undisturbed):
     checkpoints = RunFolder.of(experiment).checkpoints
     with ExitStack() as mounts:
 
-        def protect():  # a folder in itself, for what is open for writing elsewhere keeps its file system writable
+        def protect():  # a separate folder, because files open for writing keep a file system writable
             mounts.enter_context(mounted(checkpoints, "--bind", str(checkpoints)))
             subprocess.run(["mount", "-o", "remount,ro,bind", str(checkpoints)], check=True)
 
