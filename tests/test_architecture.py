@@ -116,7 +116,7 @@ def test_keras_on_another_backend_is_refused(monkeypatch):
         importlib.reload(vaedist.models.keras_backend)
 
 
-def test_the_backend_is_tensorflow_whatever_keras_own_file_says(tmp_path):
+def test_the_backend_is_tensorflow_despite_keras_configuration_file(tmp_path):
     (tmp_path / "keras.json").write_text('{"backend": "jax"}')
     environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
     command = [sys.executable, "-c", "import vaedist.models.likelihoods, keras; print(keras.backend.backend())"]

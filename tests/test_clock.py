@@ -40,7 +40,7 @@ def test_a_local_clusters_processes_are_known_again(sleeper, monkeypatch, moved)
     assert node.alive
 
 
-def test_another_process_of_the_same_number_is_not_taken_for_it(sleeper):
+def test_another_process_with_the_same_id_is_not_mistaken_for_it(sleeper):
     node = LocalNode("head", 1, sleeper.pid, birth_of(psutil.Process(os.getpid())), "log")
     assert not node.alive
 

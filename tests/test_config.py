@@ -147,7 +147,7 @@ def test_every_key_can_be_set_in_a_job_file(tmp_path, key):
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_wrong_value_is_told_with_its_key_and_place(tmp_path, key):
+def test_a_wrong_value_is_reported_with_its_key_and_origin(tmp_path, key):
     value = VALUES[key][1]
     path = job(tmp_path, tomli_w.dumps(tables_of(key, value)))
     message = message_of(Experiment.from_file, path)
@@ -181,7 +181,7 @@ def test_a_wrong_value_is_told_with_its_key_and_place(tmp_path, key):
         ("model.hidden=[1, 2]", "valid integer"),
     ],
 )
-def test_a_wrong_value_is_told_with_what_is_allowed(override, allowed):
+def test_a_wrong_value_is_reported_with_the_allowed_ones(override, allowed):
     key, _, _ = override.partition("=")
     message = message_of(Experiment().with_overrides, override)
     assert message.startswith(f"--set: {key} = ")
@@ -236,7 +236,7 @@ def test_an_unknown_key_names_the_nearest(tmp_path, wrong, right):
         assert f"did you mean {right!r}?" in message or f"did you mean {right.split('.')[0]!r}?" in message
 
 
-def test_a_key_like_no_other_is_told_where_the_valid_ones_are_listed():
+def test_an_unknown_key_unlike_any_other_refers_to_the_list_of_valid_ones():
     assert "`vaedist config schema`" in message_of(Experiment().with_overrides, "qqqq.zzzz=1")
 
 
@@ -245,7 +245,7 @@ def test_an_override_that_sets_no_key_is_refused(override):
     assert message_of(Experiment().with_overrides, override).startswith(f"--set {override}: ")
 
 
-def test_a_section_that_is_no_table_is_told_as_one(tmp_path):
+def test_a_section_must_be_a_table(tmp_path):
     assert message_of(Experiment.from_toml, "model = 3") == "experiment: model must be a table, [model]"
     message = message_of(Experiment.from_toml, "[model]\nflow = [1]", "job.toml")
     assert message == "job.toml: model.flow must be a table, [model.flow]"
@@ -277,7 +277,7 @@ def test_an_experiment_is_frozen():
     assert len({experiment, Experiment()}) == 1  # frozen, hence hashable
 
 
-def test_a_run_without_a_name_takes_the_files(tmp_path):
+def test_a_run_without_a_name_has_that_of_the_file(tmp_path):
     path = job(tmp_path, "seed = 3")
     assert Experiment.from_file(path).run.name == "my-job"
     assert Experiment.from_file(str(path)).run.name == "my-job"
@@ -286,7 +286,7 @@ def test_a_run_without_a_name_takes_the_files(tmp_path):
     assert Experiment.from_file(job(tmp_path, "[run]\nname = 'told'")).run.name == "told"
 
 
-def test_a_file_name_that_is_no_run_name_is_told_as_the_files(tmp_path):
+def test_a_file_name_that_is_no_run_name_is_attributed_to_the_file(tmp_path):
     path = job(tmp_path, "seed = 3", "my job.toml")
     for overrides in ([], ["seed=4"]):
         message = message_of(Experiment.from_file, path, overrides)
@@ -295,14 +295,14 @@ def test_a_file_name_that_is_no_run_name_is_told_as_the_files(tmp_path):
     assert Experiment.from_file(path, ["run.name=mine"]).run.name == "mine"
 
 
-def test_a_fault_is_told_as_the_files_or_as_the_overrides(tmp_path):
+def test_a_fault_is_attributed_to_the_file_or_to_the_overrides(tmp_path):
     good, bad = job(tmp_path, "seed = 3"), job(tmp_path, "seed = -3", "bad.toml")
     assert message_of(Experiment.from_file, bad, ["seed=4"]).startswith(f"{bad}: seed")
     for overrides in (["seed=-4"], iter(["seed=-4"])):
         assert message_of(Experiment.from_file, good, overrides).startswith("--set: seed = -4")
 
 
-def test_a_missing_file_is_told_with_the_one_most_like_it(tmp_path):
+def test_a_missing_file_is_reported_with_the_most_similar_one(tmp_path):
     job(tmp_path, "", "cifar10-iaf.toml")
     message = message_of(Experiment.from_file, tmp_path / "cifar10-aif.toml")
     assert str(tmp_path / "cifar10-aif.toml") in message
@@ -311,7 +311,7 @@ def test_a_missing_file_is_told_with_the_one_most_like_it(tmp_path):
     assert "no job file" in message_of(Experiment.from_file, tmp_path / "no" / "folder.toml")
 
 
-def test_what_is_no_job_file_is_told_by_name(tmp_path):
+def test_a_file_that_is_not_a_job_is_named(tmp_path):
     assert "directory" in message_of(Experiment.from_file, tmp_path)
     binary = tmp_path / "binary.toml"
     binary.write_bytes(bytes(range(256)))
@@ -390,13 +390,13 @@ def test_any_override_makes_an_experiment_or_a_config_error(key, value):
     only_config_errors(Experiment().with_overrides, f"{key}{value}")
 
 
-def test_a_word_that_is_no_unicode_makes_a_config_error():
+def test_an_argument_that_is_not_unicode_raises_a_config_error():
     """Python decodes arguments that are not UTF-8 in this way."""
     for override in ("run.folder=\udcff", "\udcff=1", "\udcff"):
         message_of(Experiment().with_overrides, override)
 
 
-def test_defaults_stand_in_the_fields_and_nowhere_else():
+def test_defaults_are_only_in_the_fields():
     """The defaults of a section are those of the same section of an experiment."""
     for name, field in with_options(Experiment).model_fields.items():
         kind = field.annotation

@@ -1,7 +1,7 @@
 from vaedist.files import mark_used
 
 
-def test_what_is_used_later_has_the_later_time_though_the_clock_runs_backwards(tmp_path, monkeypatch):
+def test_later_use_has_a_later_time_even_if_the_clock_runs_backwards(tmp_path, monkeypatch):
     files = [tmp_path / name for name in "abc"]
     for number, file in enumerate((*files, files[0])):
         file.touch()
@@ -14,7 +14,7 @@ def test_what_is_used_later_has_the_later_time_though_the_clock_runs_backwards(t
     assert files[1].stat().st_mtime_ns == (tmp_path / ".newest").stat().st_mtime_ns
 
 
-def test_the_time_is_the_clocks_where_that_goes_forward(tmp_path, monkeypatch):
+def test_the_time_is_that_of_the_clock_while_it_advances(tmp_path, monkeypatch):
     (tmp_path / "a").touch()
     monkeypatch.setattr("time.time_ns", lambda: 4_000_000_000_000_000_000)
     mark_used(tmp_path / "a", tmp_path / ".newest")

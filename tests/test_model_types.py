@@ -108,7 +108,7 @@ def test_overrides_set_the_type_and_that_models_keys_in_any_order(toy, tmp_path)
         ("model.hidden=13", "unknown key 'model.hidden' of model.type = '{}'"),
     ],
 )
-def test_faults_of_a_users_options_are_told_like_all_others(toy, override, message):
+def test_faults_of_a_users_options_are_reported_like_all_others(toy, override, message):
     assert message.format(TOY) in message_of(toy.with_overrides, override)
 
 
@@ -185,14 +185,14 @@ def test_an_option_without_a_default_must_be_given():
     assert "rate" in with_options(Sweep, {"model": demanding}).model_json_schema()["$defs"]["Options"]["required"]
 
 
-def test_text_that_may_be_missing_is_taken_as_it_stands():
+def test_optional_text_is_used_unchanged():
     changes = (f"model.type={NAME}.light:Demanding", "model.rate=1", "model.note=3")
     made = Experiment().with_overrides(*changes)
     assert (made.model.note, made.model.rate) == ("3", 1.0)
     assert Experiment.from_toml(made.to_toml()) == made
 
 
-def test_an_array_is_taken_for_a_tuple():
+def test_an_array_is_converted_to_a_tuple():
     made = Experiment().with_overrides(f"model.type={NAME}.light:Demanding", "model.rate=1", "model.sizes=[5, 7]")
     assert made.model.sizes == (5, 7)
     assert len({made, Experiment.from_toml(made.to_toml())}) == 1
@@ -206,7 +206,7 @@ def test_any_value_of_a_users_option_makes_an_experiment_or_a_config_error(key, 
     only_config_errors(Experiment.from_dict, placed(tables_of(key, value), {"model.type": TOY}))
 
 
-def test_a_type_that_is_no_text_is_refused():
+def test_a_type_that_is_not_text_is_refused():
     assert message_of(Experiment.from_toml, "model.type = 3").startswith("experiment: model.type = 3: must be 'mlp' or")
 
 
@@ -236,7 +236,7 @@ def test_an_exception_in_options_is_shown_with_the_users_lines_only(toy):
         toy.with_overrides("model.channels=14")
 
 
-def test_how_pixels_are_scored_is_the_models_to_say(toy):
+def test_the_model_determines_the_preprocessing_of_pixels(toy):
     assert isinstance(toy.model.preprocessing("none"), Binned)
     assert isinstance(toy.model.preprocessing("threshold"), Threshold)
     picky = {"type": f"{NAME}.light:Picky"}

@@ -55,7 +55,7 @@ def test_caches_and_hidden_files_do_not_belong_to_a_package(package):
     assert files_of(package) == ["__init__.py", "model.py", "notes.md", "parts/flow.py"]
 
 
-def test_a_copy_holds_what_belongs_to_it(package, tmp_path):
+def test_a_copy_contains_only_the_files_of_the_package(package, tmp_path):
     copy = copy_package(package, tmp_path / "copy")
     assert copy == tmp_path / "copy" / "my_vae"
     assert sorted(p.relative_to(copy).as_posix() for p in copy.rglob("*") if p.is_file()) == files_of(package)
@@ -174,7 +174,7 @@ def refusal(*folders, limit=MIB):
     return str(error.value)
 
 
-def test_folders_that_are_no_packages_are_refused(package, tmp_path):
+def test_folders_that_are_not_packages_are_refused(package, tmp_path):
     assert refusal(tmp_path / "absent").endswith("/absent: there is no such folder")
     assert "must be a package's folder, with an __init__.py" in refusal(package / "model.py")
     assert refusal(package.parent).endswith(f"is not a package: it has no __init__.py; did you mean {package}?")

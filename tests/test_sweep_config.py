@@ -13,14 +13,14 @@ def sweep(space, **settings):
     return Sweep.from_dict({"tune": {"search": "random", **settings, "space": space}})
 
 
-def test_a_grid_takes_all_values_with_all_others_the_last_key_first():
+def test_a_grid_has_all_combinations_and_varies_the_last_key_first():
     made = sweep({"model.latent": {"grid": [8, 16]}, "model.flow.depth": {"choice": [0, 1, 2]}}, search="grid")
     assert made.trials == made.grid_size == 6
     drawn = [tuple(made.drawn(number).values()) for number in range(6)]
     assert drawn == [(8, 0), (8, 1), (8, 2), (16, 0), (16, 1), (16, 2)]
 
 
-def test_what_is_drawn_depends_on_the_trials_number_and_the_seed_alone():
+def test_drawn_values_depend_only_on_the_trials_number_and_the_seed():
     space = {"model.latent": {"randint": [2, 1000]}, "training.learning_rate": {"loguniform": [1e-5, 1e-1]}}
     few, many = sweep(space, samples=2), sweep(space, samples=9)
     assert [few.drawn(n) for n in range(2)] == [many.drawn(n) for n in range(2)]
@@ -85,7 +85,7 @@ def test_values_that_do_not_go_together_are_found_out_by_the_trial():
         made.experiment({"training.weight_decay": 0.1, "training.optimizer": "adam"})
 
 
-def test_a_sweep_reads_back_from_its_toml_and_an_experiment_is_none(tmp_path):
+def test_a_sweep_reads_back_from_its_toml_and_an_experiment_is_not_a_sweep(tmp_path):
     made = sweep({"model.latent": {"randint": [2, 8], "step": 2}, "model.flow.depth": {"grid": [0, 3]}})
     assert Sweep.from_toml(made.to_toml()) == made
     (tmp_path / "one.toml").write_text(made.to_toml())

@@ -22,7 +22,7 @@ def test_a_matrix_product(transposed, left, right):
     assert work.bytes == 4 * (96 * 64 + 64 * 80 + 96 * 80)
 
 
-def test_a_fusion_reads_and_writes_once_whatever_it_computes():
+def test_a_fusion_reads_and_writes_once_for_any_computation():
     text = compiled(lambda a, b: tf.tanh(a * b) + a, (100, 300), (100, 300))
     work = work_of(text)
     assert work.products == ()

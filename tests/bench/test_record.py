@@ -52,7 +52,7 @@ def test_a_record_survives_a_file(tmp_path):
         '{"format": 1, "machine": 5, "job": {}, "counts": {}, "measures": {}}',
     ],
 )  # fmt: skip
-def test_a_file_that_is_no_record_is_refused(tmp_path, text):
+def test_a_file_that_is_not_a_record_is_refused(tmp_path, text):
     path = tmp_path / "bench.json"
     path.write_text(text)
     with pytest.raises(ConfigError, match="holds no benchmark"):

@@ -108,7 +108,7 @@ def runs(tmp_path):
     return tmp_path / "runs"
 
 
-def test_all_runs_are_listed_and_the_broken_ones_with_what_is_wrong(runs):
+def test_all_runs_are_listed_and_broken_ones_with_the_reason(runs):
     ended = CliRunner().invoke(main, ["runs", "list", str(runs), "--json"])
     assert ended.exit_code == 0, ended.output
     listed = {row["name"]: row for row in json.loads(ended.stdout)}
@@ -203,7 +203,7 @@ def sweep(tmp_path):
 
 
 @pytest.mark.parametrize("breaks", [torn_in_the_middle, a_folder_of_metrics, newer])
-def test_a_broken_trial_is_one_row_of_a_report_and_the_others_are_there(sweep, breaks):
+def test_a_broken_trial_is_a_row_of_the_report_like_the_others(sweep, breaks):
     breaks(sweep.read_trials()[1].run)
     with sweep.trials.open("ab") as file:
         file.write(b'{"trial": 2, "sta')  # truncated

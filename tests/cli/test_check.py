@@ -43,7 +43,7 @@ def test_a_job_is_checked(job):
         (("job.toml", "--checkpoint", "newest"), "error: --checkpoint is for a run, not for a job"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(job, tmp_path, arguments, says):
+def test_invalid_options_are_refused(job, tmp_path, arguments, says):
     (tmp_path / "empty").mkdir()
     assert says in refused(tmp_path, "check", *arguments)
 
@@ -57,7 +57,7 @@ def test_options_that_make_no_sense_are_refused(job, tmp_path, arguments, says):
         pytest.param(("job.toml", "--set", "data.binarize=dynamic"), "is for grey images", marks=pytest.mark.slow),
     ],
 )
-def test_what_cannot_be_checked_is_refused(job, tmp_path, arguments, says):
+def test_models_that_cannot_be_checked_are_refused(job, tmp_path, arguments, says):
     (tmp_path / "empty").mkdir()
     out, err = run("check", *arguments, cwd=tmp_path, code=2)
     assert out == ""

@@ -99,7 +99,7 @@ def test_runs_of_other_data_or_of_other_pixels_are_not_compared(invoke, place, o
     assert not list(place.glob("*/evaluations/test-k3-*"))
 
 
-def test_what_is_known_of_a_bound_is_told(invoke):
+def test_the_known_properties_of_a_bound_are_printed(invoke):
     record = json.loads(invoke("evaluate", "flow", "--samples", 6, "--json").stdout)
     assert set(record["monte_carlo_errors"]) == {"1", "2", "4", "6"}
     assert all(error > 0 for error in record["monte_carlo_errors"].values())
@@ -120,7 +120,7 @@ def test_what_is_known_of_a_bound_is_told(invoke):
     assert exact["active_units_withheld"] is None
 
 
-def test_likelihoods_are_told_as_nats_and_scores_are_not_called_so(invoke):
+def test_only_likelihoods_are_reported_in_nats(invoke):
     assert "NLL <=" not in invoke("evaluate", "grey", "--samples", 2).stdout
     gaussian = invoke("evaluate", "gaussian", "--samples", 2).stdout
     assert gaussian.index("NLL <=") < gaussian.index("bits/dim")

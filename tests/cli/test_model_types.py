@@ -40,7 +40,7 @@ def test_config_shows_the_keys_of_the_model(place):
 
 
 @pytest.mark.parametrize("arguments", [("train", "job.toml"), ("bench", "job.toml"), ("submit", "job.toml")])
-def test_a_model_that_is_not_there_is_refused_before_anything_starts(place, toy_package, monkeypatch, arguments):
+def test_a_missing_model_is_refused_before_anything_starts(place, toy_package, monkeypatch, arguments):
     monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder != str(toy_package)])
     monkeypatch.setenv("PYTHONPATH", "/some/where")
     assert refused(place, *arguments).startswith(
@@ -48,7 +48,7 @@ def test_a_model_that_is_not_there_is_refused_before_anything_starts(place, toy_
     )
 
 
-def test_an_unknown_model_is_told_with_the_nearest(place):
+def test_an_unknown_model_is_reported_with_the_most_similar_one(place):
     line = refused(place, "config", "schema", "--model", "mpl")
     assert line.startswith("error: model.type = 'mpl': must be 'mlp' or a class of your own")
     assert line.endswith("; did you mean 'mlp'?")
@@ -77,7 +77,7 @@ def test_the_schema_has_the_keys_of_a_flow(place):
     assert "IAFOptions" not in schema["$defs"]
 
 
-def test_an_exception_of_a_users_module_is_shown_with_its_own_lines(place):
+def test_an_exception_of_a_users_module_is_shown_with_its_lines(place):
     process = start("train", "job.toml", "--set", f"model.type={NAME}.broken:Model", cwd=place)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (2, "")

@@ -79,7 +79,7 @@ def test_a_command_that_needs_no_such_name_works_in_such_a_folder(place):
 
 
 @pytest.mark.parametrize("arguments", [("data", "verify", "numbers"), ("train", "/dev/null")])
-def test_a_current_folder_that_is_gone(place, arguments):
+def test_a_deleted_current_folder_is_refused(place, arguments):
     call = ["sh", "-c", 'mkdir gone && cd gone && rmdir ../gone && exec "$@"', "sh", *COMMAND, *arguments]
     done = subprocess.run(call, cwd=place, capture_output=True, timeout=120, check=False)
     assert done.stderr.splitlines()[-1] == b"error: the current folder no longer exists"
@@ -102,7 +102,7 @@ def test_images_in_a_folder_whose_name_is_not_utf8_are_prepared(place):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "latin-1", "utf-8"])
-def test_what_the_encoding_lacks_is_escaped(place, encoding):
+def test_characters_outside_of_the_encoding_are_escaped(place, encoding):
     (place / "numbers").rename(place / "Œuvres")
     shown = run("data", "inspect", "Œuvres", cwd=place, PYTHONIOENCODING=encoding)
     text = shown.stdout.decode(encoding.partition(":")[0])
@@ -123,7 +123,7 @@ WRITING = [
 
 
 @pytest.mark.parametrize("arguments", WRITING)
-def test_a_full_stdout_is_told_in_one_line(place, arguments):
+def test_a_full_stdout_is_reported_in_one_line(place, arguments):
     with FULL.open("wb") as full:
         done = run(*arguments, cwd=place, stdout=full)
     assert done.stderr == b"error: cannot write to stdout: No space left on device\n"

@@ -40,7 +40,7 @@ def waiting(before=""):
 
 
 @pytest.mark.parametrize("first", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
-def test_what_stops_a_command_lets_it_save_and_a_lost_terminal_does_not_hurry_it(first):
+def test_signals_and_a_lost_terminal_give_a_command_time_to_save(first):
     process = waiting()
     process.send_signal(first)
     assert process.stdout.readline() == "saving\n"
@@ -52,7 +52,7 @@ def test_what_stops_a_command_lets_it_save_and_a_lost_terminal_does_not_hurry_it
 
 
 @pytest.mark.parametrize("ignored", [signal.SIGHUP, signal.SIGINT])
-def test_what_was_ignored_at_the_start_stays_so(ignored):
+def test_signals_that_were_ignored_at_the_start_stay_ignored(ignored):
     process = waiting(f"signal.signal({int(ignored)}, signal.SIG_IGN)")
     process.send_signal(ignored)
     with pytest.raises(subprocess.TimeoutExpired):
@@ -64,7 +64,7 @@ def test_what_was_ignored_at_the_start_stays_so(ignored):
     assert (out, process.returncode) == ("saved\n", 130)
 
 
-def test_the_exit_code_stays_where_nobody_reads_any_more():
+def test_the_exit_code_is_kept_if_nobody_reads_the_output():
     process = waiting()
     process.stderr.close()
     process.send_signal(signal.SIGTERM)

@@ -67,7 +67,7 @@ def wait_for_trial(process, folder, number):
 
 @pytest.mark.faults
 @pytest.mark.ray
-def test_a_sweep_that_is_stopped_or_killed_goes_on_and_no_trial_runs_twice(place):
+def test_a_stopped_or_killed_sweep_resumes_and_runs_no_trial_twice(place):
     grid = '"model.flow.depth" = { grid = [0, 1] }'
     here = place('search = "grid"\nscheduler = "none"\nconcurrent = 1', grid, epochs=EPOCHS)
     folder = SweepFolder.at(here / "runs" / "sweep")
@@ -127,7 +127,7 @@ def test_a_sweep_that_cannot_be(place, tune, space, says):
     assert says in refused(here, "tune", "sweep.toml")
 
 
-def test_calls_that_make_no_sense(place):
+def test_invalid_calls_are_refused(place):
     here = place()
     (here / "job.toml").write_text("[model]\nlatent = 4\n")
     (here / "empty").mkdir()

@@ -66,7 +66,7 @@ def taken(monkeypatch):
 
 
 @pytest.mark.parametrize("folder", NASTY)
-def test_every_command_takes_a_folder_as_it_is(taken, jobs, folder):
+def test_every_command_accepts_any_name_of_a_folder(taken, jobs, folder):
     for command in (
         ("train", jobs / "job.toml"),
         ("tune", "run", jobs / "sweep.toml"),
@@ -124,7 +124,7 @@ def test_a_value_of_another_type_is_still_read_as_one():
     assert experiment.scaling.workers == (1, 2)
 
 
-def test_a_value_that_is_not_allowed_is_told_as_the_command_lines(jobs):
+def test_an_invalid_value_is_attributed_to_the_command_line(jobs):
     with pytest.raises(ConfigError, match=r"^command line: run\.name = \"o'brien\": must be letters"):
         Experiment.from_file(jobs / "job.toml", (), {"run.name": "o'brien"})
 
@@ -138,7 +138,7 @@ def test_jobs_of_other_editors(tmp_path, mark, end):
     assert Sweep.from_file(tmp_path / "sweep.toml").trials == 20
 
 
-def test_a_home_folder_is_meant_wherever_a_path_is(taken, jobs, tmp_path, monkeypatch):
+def test_a_tilde_is_the_home_folder_in_every_path(taken, jobs, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     experiment = taken("train", jobs / "job.toml", "--runs", "~/runs", "--set", "data.path=~/data")
     absolute = training.with_absolute_paths(experiment)
@@ -180,7 +180,7 @@ def test_paths_of_commands_below_the_home_folder(arguments, says, jobs, tmp_path
     assert ended.output.count("\n") == 1, ended.output
 
 
-def test_a_shell_gives_a_job_its_arguments_unchanged(tmp_path):
+def test_a_shell_passes_the_arguments_of_a_job_unchanged(tmp_path):
     """On the cluster, Ray passes the command to a shell."""
     show = tmp_path / "python"
     show.write_text(f"#!{sys.executable}\nimport json, sys\njson.dump(sys.argv[1:], sys.stdout)\n")
@@ -194,7 +194,7 @@ def test_a_shell_gives_a_job_its_arguments_unchanged(tmp_path):
 
 
 @pytest.mark.parametrize("folder", [folder for folder in NASTY if folder.startswith("/")])
-def test_what_is_sent_to_a_cluster_reads_back(jobs, folder):
+def test_an_experiment_that_is_sent_to_a_cluster_reads_back(jobs, folder):
     values = {"run.name": "a", "run.folder": folder, "data.path": folder}
     for kind, file in ((Experiment, "job.toml"), (Sweep, "sweep.toml")):
         read = kind.from_file(jobs / file, (), values)

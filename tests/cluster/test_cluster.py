@@ -160,7 +160,7 @@ def test_a_run_that_is_complete_is_not_trained_again_and_fewer_epochs_are_refuse
     assert read(runs, "first/experiment.toml") == before
 
 
-def test_a_job_that_fails_says_why_at_last(cluster, job):
+def test_a_job_that_fails_prints_the_reason_last(cluster, job):
     _, said = run("submit", job, "--name", "broken", "--set", "data.path=/nowhere", code=1, seconds=SECONDS)
     assert said.splitlines()[-1].startswith("error: job broken-")
     assert said.splitlines()[-1].endswith("no data set at /nowhere: run `vaedist data prepare SOURCE --out /nowhere`")
@@ -173,7 +173,7 @@ def test_a_job_needs_what_the_nodes_have(cluster, job):
     assert "NO_SUCH_KEY is not set in Ray's environment on " in said.splitlines()[-1]
 
 
-def test_a_job_is_stopped_in_its_middle_and_gone_on_with(cluster, job, runs, proxy):
+def test_a_job_is_stopped_midway_and_resumed(cluster, job, runs, proxy):
     through = f"http://127.0.0.1:{proxy.port}"
     os.environ["RAY_AUTH_TOKEN_PATH"] = cluster["token"]  # the proxy's address is not that of a known cluster
     try:
@@ -269,7 +269,7 @@ def driver_of(name):
     return None
 
 
-def test_the_token_is_its_owners_alone(cluster, job):
+def test_only_the_owner_can_read_the_token(cluster, job):
     path = Path(cluster["token"])
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     secrets = (path.read_text(), SECRET)

@@ -32,7 +32,7 @@ def lines():
     return [line.partition("   #")[0].strip() for line in block.splitlines()]
 
 
-def test_every_line_does_what_it_says(tmp_path, monkeypatch):
+def test_every_line_of_the_readme_works(tmp_path, monkeypatch):
     monkeypatch.setenv("VAEDIST_STATE", str(tmp_path / "state"))
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)

@@ -58,7 +58,7 @@ def test_packages_are_pinned():
                 assert "-c " in line or "--no-deps" in line
 
 
-def test_docker_sees_what_is_copied_and_nothing_else():
+def test_the_build_context_contains_only_the_copied_files():
     rules = (DOCKER / "Dockerfile.dockerignore").read_text().splitlines()
     rules = [rule for rule in rules if rule and not rule.startswith("#")]
     assert rules[0] == "*"
@@ -93,7 +93,7 @@ def test_containers_have_no_capabilities_share_the_folder_and_have_shared_memory
         assert "user" not in service  # uses that of the image
 
 
-def test_workers_join_the_head_once_it_is_well_and_it_has_no_cpus_for_ray():
+def test_workers_join_the_head_once_it_is_healthy_and_it_has_no_cpus():
     head = started("head")
     assert (head["head"], head["num_cpus"]) == (True, 0)
     for name in ("worker", "gpu-worker"):
@@ -124,7 +124,7 @@ def test_the_object_store_fits_into_shared_memory_and_both_into_the_limit():
         assert shared <= limit / 3
 
 
-def test_the_image_says_whether_its_ray_node_is_well():
+def test_the_image_reports_the_health_of_its_ray_node():
     [check] = [line for line in stages()["vaedist"][1] if line.startswith("HEALTHCHECK")]
     command = json.loads(re.search(r"CMD (\[.*\])$", check).group(1))
     assert command[:2] == ["python", "-c"]

@@ -138,7 +138,7 @@ def test_pods_are_as_the_namespaces_rules_ask(pod):
 
 
 @pytest.mark.parametrize("cluster", clusters())
-def test_tokens_are_asked_for_and_the_head_has_no_cpus(cluster):
+def test_tokens_are_required_and_the_head_has_no_cpus(cluster):
     spec = clusters()[cluster]
     assert spec["authOptions"] == {"mode": "token", "secretName": "vaedist-ray-token"}
     assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
@@ -165,7 +165,7 @@ def test_ray_nodes_have_shared_memory_and_the_shared_folder(pod):
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
-def test_the_standing_cluster_keeps_its_state_in_the_redis_that_is_here():
+def test_the_permanent_cluster_keeps_its_state_in_this_redis():
     options = clusters()["vaedist"]["gcsFaultToleranceOptions"]
     [service], [stateful] = of_kind("Service"), of_kind("StatefulSet")
     port = service["spec"]["ports"][0]
@@ -182,7 +182,7 @@ def test_the_standing_cluster_keeps_its_state_in_the_redis_that_is_here():
     assert mounts == {*volumes, stateful["spec"]["volumeClaimTemplates"][0]["metadata"]["name"]}
 
 
-def test_redis_takes_no_command_without_its_password():
+def test_redis_accepts_no_command_without_its_password():
     [config] = of_kind("ConfigMap")
     assert "include /run/redis/password.conf" in config["data"]["redis.conf"]
     assert "requirepass" in CONTAINERS["redis redis"]["command"][-1]
@@ -194,13 +194,13 @@ def test_no_secret_is_written_down():
     assert set(values) <= {None}
 
 
-def test_what_no_other_policy_names_is_refused_in_both_directions():
+def test_connections_that_no_policy_allows_are_refused_in_both_directions():
     specs = [policy["spec"] for policy in of_kind("NetworkPolicy")]
     assert {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} in specs
 
 
 @pytest.mark.parametrize("pod", PODS)
-def test_nobody_connects_from_outside_but_clients_the_operator_and_prometheus(pod):
+def test_only_clients_the_operator_and_prometheus_connect_from_outside(pod):
     allowed = {"vaedist-clients": {8265}, "kuberay-system": {8265}, "monitoring": {8080}}
     for peer, ports in callers(pod):
         assert "ipBlock" not in peer
@@ -228,7 +228,7 @@ def of_cluster(pod):
 
 @pytest.mark.parametrize("caller", PODS)
 @pytest.mark.parametrize("other", PODS)
-def test_nodes_of_a_cluster_reach_each_other_and_nobody_of_another_cluster(caller, other):
+def test_nodes_of_a_cluster_connect_only_to_nodes_of_the_same_cluster(caller, other):
     if of_cluster(caller) and of_cluster(caller) == of_cluster(other):
         assert ports_between(caller, other) is None
     elif (caller, other) == ("vaedist head", "redis"):
@@ -246,7 +246,7 @@ def test_a_cluster_of_another_name_in_the_namespace_reaches_nothing():
         del PODS["mine head"]
 
 
-def test_jobs_come_in_at_heads_only_and_metrics_go_out_of_rays_nodes():
+def test_only_heads_accept_jobs_and_all_nodes_expose_metrics():
     for pod in PODS:
         outside = [ports for peer, ports in callers(pod) if "namespaceSelector" in peer]
         expected = {"head": [{8265}, {8265}, {8080}], "worker": [{8080}]}
@@ -295,7 +295,7 @@ def test_a_job_asks_for_the_cpus_that_its_pods_have_and_has_time_to_save_when_it
     assert variables == {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
 
 
-def test_the_job_that_makes_the_data_puts_it_where_the_training_looks_for_it():
+def test_the_data_job_writes_to_the_path_from_which_training_reads():
     [data], [job] = of_kind("Job"), of_kind("RayJob")
     [container] = data["spec"]["template"]["spec"]["containers"]
     assert container["args"][:4] == ["vaedist", "data", "prepare", "cifar10"]
@@ -305,7 +305,7 @@ def test_the_job_that_makes_the_data_puts_it_where_the_training_looks_for_it():
 
 
 @pytest.mark.parametrize("pod", [name for name in PODS if name.endswith("head") or name == "redis"])
-def test_heads_and_redis_are_not_evicted_and_each_by_a_budget_of_its_own(pod):
+def test_heads_and_redis_are_not_evicted_and_have_separate_budgets(pod):
     budgets = [
         one["spec"] for one in of_kind("PodDisruptionBudget") if selects(one["spec"]["selector"], labels_of(pod))
     ]
@@ -315,7 +315,7 @@ def test_heads_and_redis_are_not_evicted_and_each_by_a_budget_of_its_own(pod):
     assert PODS[pod]["metadata"]["annotations"]["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
 
 
-def test_heads_go_before_workers_and_workers_push_nobody_out():
+def test_heads_have_priority_and_workers_preempt_no_pods():
     classes = {one["metadata"]["name"]: one for one in of_kind("PriorityClass")}
     for pod, template in PODS.items():
         if pod.endswith(("head", "worker")) or pod == "redis":

@@ -127,7 +127,7 @@ def test_a_worker_has_one_watcher_that_outlives_the_login_however_often_it_is_st
     assert (tmp_path / "watch.log").read_text() == "watching\n"
 
 
-def test_on_aws_all_nodes_have_a_group_of_their_own_for_ray_would_open_ssh_to_all():
+def test_on_aws_all_nodes_have_a_security_group_because_rays_opens_ssh_to_all():
     types = read("aws")["available_node_types"].values()
     assert all(node["node_config"]["SecurityGroupIds"] for node in types)
     assert all(node["node_config"]["MetadataOptions"]["HttpTokens"] == "required" for node in types)

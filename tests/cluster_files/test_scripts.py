@@ -74,13 +74,13 @@ def test_shellcheck_finds_nothing():
     assert done.returncode == 0, done.stdout
 
 
-def test_it_says_how_it_is_called():
+def test_it_prints_its_usage():
     done = subprocess.run(["bash", SCRIPT], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("usage: sbatch cluster/slurm/train.sbatch JOB")
 
 
-def test_symmetric_run_takes_its_options_and_hands_the_others_to_ray_start():
+def test_symmetric_run_accepts_its_options_and_passes_the_others_to_ray_start():
     words = launched()
     ours = words[2 : words.index("--")]
     assert ours[:4] == ["--address", "$address", "--min-nodes", "$SLURM_JOB_NUM_NODES"]
@@ -89,7 +89,7 @@ def test_symmetric_run_takes_its_options_and_hands_the_others_to_ray_start():
     start.make_context("start", [f"{word.partition('=')[0]}=1" for word in handed])
 
 
-def test_the_training_is_told_the_cluster_and_goes_on_after_a_requeue():
+def test_the_training_receives_the_cluster_and_resumes_after_a_requeue():
     words = launched()
     inner = words[words.index("--") + 1 :]
     assert inner[:2] == ["bash", "-c"]
@@ -103,7 +103,7 @@ def test_the_training_is_told_the_cluster_and_goes_on_after_a_requeue():
     assert {one.partition("=")[0] for one in read.params["overrides"]} <= set(keys(Experiment))
 
 
-def test_the_token_is_of_this_job_and_read_by_nobody_else():
+def test_the_token_is_for_this_job_only_and_readable_only_by_its_owner():
     assert TEXT.index("umask 077") < TEXT.index("secrets.token_hex")
     assert "export RAY_AUTH_MODE=token" in TEXT
     assert re.search(r'^export RAY_AUTH_TOKEN_PATH="\$scratch/token"$', TEXT, re.MULTILINE)
@@ -124,14 +124,14 @@ def test_it_trains_ends_with_the_code_of_the_training_and_leaves_no_token(node, 
     assert {path.name for path in home.iterdir()} == {"called", "token"}
 
 
-def test_it_fails_where_ray_did_not_start_though_symmetric_run_ends_well(node):
+def test_it_fails_if_ray_did_not_start_although_symmetric_run_succeeds(node):
     (Path(node["VAEDIST_VENV"]) / "bin" / "ray").write_text("#!/bin/bash\n")
     done = subprocess.run(["bash", SCRIPT, "jobs/cifar10-iaf.toml"], env=node, capture_output=True, text=True)
     assert done.returncode == 1
 
 
 @pytest.mark.parametrize(("has", "sees"), [(2, "0"), (1, "0,1"), (1, "")])
-def test_it_ends_in_one_line_where_a_step_does_not_see_the_gpus_of_the_job(node, has, sees):
+def test_it_ends_in_one_line_if_a_step_does_not_see_the_gpus_of_the_job(node, has, sees):
     done = submit(node | {"SLURM_GPUS_ON_NODE": str(has), "CUDA_VISIBLE_DEVICES": sees})
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
@@ -141,7 +141,7 @@ def test_it_ends_in_one_line_where_a_step_does_not_see_the_gpus_of_the_job(node,
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_a_step_asks_for_all_gpus_of_its_nodes_however_the_job_was_given_them(node, count):
+def test_a_step_requests_all_gpus_of_its_nodes(node, count):
     """Slurm 22.05 gives a step none or as many as the job requested, although an exclusive job has all."""
     sees = ",".join(map(str, range(count)))
     assert submit(node | {"SLURM_GPUS_ON_NODE": str(count), "CUDA_VISIBLE_DEVICES": sees}).returncode == 0
@@ -149,7 +149,7 @@ def test_a_step_asks_for_all_gpus_of_its_nodes_however_the_job_was_given_them(no
     assert f"scaling.gpus_per_worker={count}" in (Path(node["HOME"]) / "called").read_text()
 
 
-def test_it_trains_on_the_cpu_where_the_job_has_no_gpus(node):
+def test_it_trains_on_the_cpu_if_the_job_has_no_gpus(node):
     assert (
         submit({name: value for name, value in node.items() if "GPUS" not in name and "CUDA" not in name}).returncode
         == 0
@@ -158,7 +158,7 @@ def test_it_trains_on_the_cpu_where_the_job_has_no_gpus(node):
     assert "gpus" not in (Path(node["VAEDIST_VENV"]) / "srun").read_text()
 
 
-def test_it_removes_what_it_and_earlier_tries_left_on_the_disk_and_nothing_else(node):
+def test_it_removes_only_files_of_this_job_and_of_earlier_ones(node):
     disk = Path(node["VAEDIST_TMP"])
     for name in ("vaedist-12345", "vaedist-99", "vaedist-mine", "other"):
         (disk / name / "session").mkdir(parents=True)
@@ -187,7 +187,7 @@ def test_at_sigterm_it_waits_for_ray_and_then_removes_what_it_left(node):
     assert list(disk.iterdir()) == []
 
 
-def test_machines_that_a_cloud_reclaims_are_watched_where_it_is_named(node):
+def test_machines_are_watched_for_preemption_if_the_cloud_is_named(node):
     home, programs = Path(node["HOME"]), Path(node["VAEDIST_VENV"]) / "bin"
     watches = 'if [[ $1 == cluster ]]; then echo "$@" > "$HOME/watched"; echo $$ > "$HOME/pid"; exec sleep 60; fi'
     (programs / "vaedist").write_text(f"#!/bin/bash\n{watches}\nsleep 1\n{STUBS['vaedist']}\n")
@@ -202,5 +202,5 @@ def test_machines_that_a_cloud_reclaims_are_watched_where_it_is_named(node):
     assert not [one for one in left if one.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_it_takes_all_of_the_memory_of_nodes_that_it_has_for_itself():
+def test_it_requests_all_memory_of_its_exclusive_nodes():
     assert {"#SBATCH --exclusive", "#SBATCH --mem=0"} <= set(TEXT.splitlines())

@@ -34,7 +34,7 @@ def test_images_of_the_project_have_its_version():
     assert {version for versions in found.values() for version in versions} == {VERSION}
 
 
-def test_kuberay_is_told_the_version_of_ray_that_is_pinned():
+def test_the_manifests_name_the_pinned_version_of_ray():
     found = named(r"rayVersion: \"(\S+)\"")
     assert {path.name for path in found} == {"raycluster.yaml", "rayjob.yaml"}
     assert {version for versions in found.values() for version in versions} == {pins(CONSTRAINTS)["ray"]}
@@ -73,20 +73,20 @@ def test_cudas_packages_are_pinned_and_are_those_that_tensorflow_asks_for():
     assert [name for name, version in pins(GPU).items() if version not in cuda[name]] == []
 
 
-def test_whoever_is_told_to_install_the_extra_gpu_is_told_to_pin_it():
+def test_every_installation_of_the_extra_gpu_is_pinned():
     pages = [ROOT / "README.md", CLUSTER / "README.md", CLUSTER / "docker" / "Dockerfile"]
     lines = [line for page in pages for line in page.read_text().splitlines() if "install" in line and "gpu]" in line]
     assert lines
     assert all("-c constraints.txt -c constraints-gpu.txt" in line for line in lines)
 
 
-def test_the_least_driver_is_told():
+def test_the_minimum_driver_version_is_documented():
     [least] = re.findall(r"driver (\d+\.\d+\.\d+)", GPU)
     for page in ("README.md", "cluster/README.md"):
         assert least in (ROOT / page).read_text()
 
 
-def test_the_launchers_pins_are_no_others_than_those_of_the_project():
+def test_the_launchers_pins_are_those_of_the_project():
     launcher, project = pins((CLUSTER / "docker" / "constraints-launcher.txt").read_text()), pins(CONSTRAINTS)
     assert {"boto3", "google-api-python-client"} <= set(launcher)
     assert {name for name in set(launcher) & set(project) if launcher[name] != project[name]} == set()

@@ -137,7 +137,7 @@ def test_transparent_and_deep_images_as_a_contact_sheet_shows_them(here):
         assert shape_cell[32, 32].tolist() == [0, 0, 0]
 
 
-def test_every_image_of_a_folder_is_taken_or_told(here):
+def test_every_image_of_a_folder_is_used_or_reported(here):
     taken = ["Train/cat/1.png", "Train/cat/deeper/2.jfif", "Train/dog/3.ppm", "TEST/cat/4.tga", "TEST/dog/5.jp2"]
     for path in [*taken, "Train/loose.png", "cover.png", "Train/cat/._1.png", "__MACOSX/Train/cat/1.png"]:
         (here / "pictures" / path).parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ def test_a_class_folder_whose_name_is_not_utf8(here):
     assert "caf\\xe9" in shown.stdout
 
 
-def test_damaged_images_are_left_out_if_that_is_asked_for(here):
+def test_damaged_images_are_skipped_on_request(here):
     for k in range(4):
         (here / "pictures").mkdir(exist_ok=True)
         Image.new("RGB", (8, 8), (k, 0, 0)).save(here / "pictures" / f"{k}.png")
@@ -209,20 +209,20 @@ def test_a_data_set_of_tensorflow_datasets(here):
         (["photos", "--seed", "-1"], "--seed"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(here, arguments, message):
+def test_invalid_options_are_refused(here, arguments, message):
     refused = run("prepare", *arguments)
     assert refused.exit_code == 2
     assert message in refused.stderr
     assert list(here.iterdir()) == []
 
 
-def test_library_errors_are_left_to_the_main_command(here):
+def test_the_main_command_handles_errors_of_libraries(here):
     assert isinstance(run("verify", "nowhere").exception, DataError)
     assert isinstance(run("inspect", "nowhere").exception, DataError)
     assert isinstance(run("prepare", "folder", "--folder", "nowhere").exception, DataError)
 
 
-def test_what_exists_is_told_before_the_source_is_opened(here):
+def test_existing_output_is_reported_before_the_source_is_opened(here):
     (here / "data" / "cifar10").mkdir(parents=True)
     refused = run("prepare", "cifar10", "--archive", "nowhere.tar.gz")
     assert "data/cifar10 already exists" in str(refused.exception)

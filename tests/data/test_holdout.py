@@ -34,7 +34,7 @@ def test_the_end_is_the_last_rows_in_their_order():
     np.testing.assert_array_equal(rows_of(hold_out(source(), 13, taken="end"), "validation")[0], np.arange(40, 53))
 
 
-def test_the_end_of_cifar10_is_that_of_its_fifth_batch_wherever_the_archive_holds_that(tmp_path):
+def test_cifar10_ends_with_its_fifth_batch_at_any_position_in_the_archive(tmp_path):
     members = cifar10_members(train=50)
     shuffled = {name: members[name] for name in sorted(members, key=lambda name: name[::-1], reverse=True)}
     assert list(members) != list(shuffled)
@@ -46,7 +46,7 @@ def test_the_end_of_cifar10_is_that_of_its_fifth_batch_wherever_the_archive_hold
         np.testing.assert_array_equal(images, batches[0][43:])
 
 
-def test_the_draw_depends_on_the_seed_and_the_number_of_rows_alone():
+def test_the_draw_depends_only_on_the_seed_and_the_number_of_rows():
     def drawn(of, seed):
         return rows_of(hold_out(of, 13, seed=seed), "validation")[0].tolist()
 
@@ -55,7 +55,7 @@ def test_the_draw_depends_on_the_seed_and_the_number_of_rows_alone():
     assert drawn(source(), 1) != list(range(40, 53))
 
 
-def test_what_is_prepared_holds_every_image_once_and_says_how_it_was_held_out(tmp_path):
+def test_prepared_data_contain_every_image_once_and_describe_the_holdout(tmp_path):
     out = str(tmp_path / "numbers")
     made = prepare(hold_out(source(), 13, seed=4), out, shards=4, seed=4)
     assert verify(out) == made
@@ -82,7 +82,7 @@ def test_what_is_prepared_holds_every_image_once_and_says_how_it_was_held_out(tm
         (source(validation=9), 5, "numbers already has a validation split, of 9 images"),
     ],
 )
-def test_what_cannot_be_held_out_is_one_line(of, count, message):
+def test_an_impossible_holdout_is_refused_in_one_line(of, count, message):
     with pytest.raises(DataError, match=message) as caught:
         hold_out(of, count)
     assert "\n" not in str(caught.value)

@@ -139,7 +139,7 @@ def test_another_seed_gives_another_order():
     assert epoch_of([reader(60, 4, 10, seed=0)]) != epoch_of([reader(60, 4, 10, seed=1)])
 
 
-def test_a_shuffled_epoch_takes_rows_from_every_part_of_every_lane():
+def test_a_shuffled_epoch_reads_rows_from_every_part_of_every_lane():
     batch = epoch_of([reader(600, 2, 60)])[0]
     assert max(batch) > 400
     assert batch != sorted(batch)
@@ -199,7 +199,7 @@ def test_read_ahead_closes_its_thread_when_the_consumer_stops_early():
     assert reading_threads() == []
 
 
-def test_read_ahead_reads_no_further_ahead_than_it_says():
+def test_read_ahead_does_not_exceed_its_limit():
     asked = []
 
     def counted():

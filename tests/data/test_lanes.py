@@ -87,7 +87,7 @@ def test_local_batch_is_never_exceeded(layout):
 
 
 @given(layouts())
-def test_local_batch_is_reached_where_the_remainder_comes_round_to_every_lane(layout):
+def test_local_batch_is_reached_if_the_remainder_reaches_every_lane(layout):
     _, lanes, global_batch, workers = layout
     if math.gcd(lanes, global_batch) > 1 and global_batch % lanes:
         global_batch += 1 if math.gcd(lanes, global_batch + 1) == 1 else lanes - global_batch % lanes
@@ -95,7 +95,7 @@ def test_local_batch_is_reached_where_the_remainder_comes_round_to_every_lane(la
         assert max(plan.slice(step).rows for step in range(plan.steps)) == plan.local_batch
 
 
-def test_local_batches_of_a_split_that_comes_out_even():
+def test_local_batches_of_an_evenly_divided_split():
     assert [plan.local_batch for plan in plans(50_000, 32, 256, 4)] == [64] * 4
     assert [plan.local_batch for plan in plans(50_000, 32, 256, 1)] == [256]
 
@@ -104,7 +104,7 @@ def test_local_batches_of_a_split_that_comes_out_even():
     ("lanes", "global_batch", "workers", "expected"),
     [(8, 24, 3, [6, 9, 9]), (8, 3, 2, [3, 3]), (8, 10, 2, [6, 6]), (5, 1, 5, [1, 1, 1, 1, 1])],
 )
-def test_local_batches_of_splits_that_do_not(lanes, global_batch, workers, expected):
+def test_local_batches_of_unevenly_divided_splits(lanes, global_batch, workers, expected):
     assert [plan.local_batch for plan in plans(400, lanes, global_batch, workers)] == expected
 
 
@@ -117,7 +117,7 @@ def test_lane_rows_are_the_shards_rows_of_the_manifest(layout):
 
 
 @given(st.integers(1, 20), st.integers(1, 20))
-def test_more_workers_than_shards_are_refused_in_one_line_with_what_is_allowed(lanes, more):
+def test_more_workers_than_shards_are_refused_in_one_line_with_the_limit(lanes, more):
     with pytest.raises(DataError) as error:
         LanePlan(100, lanes, 10, 0, lanes + more)
     message = str(error.value)
@@ -127,7 +127,7 @@ def test_more_workers_than_shards_are_refused_in_one_line_with_what_is_allowed(l
 
 
 @given(st.integers(0, 2**31 - 1), st.integers(0, 1000), st.integers(0, 100), st.integers(1, 50))
-def test_an_order_is_a_permutation_that_depends_on_seed_epoch_and_lane_alone(seed, epoch, lane, rows):
+def test_an_order_is_a_permutation_that_depends_only_on_seed_epoch_and_lane(seed, epoch, lane, rows):
     order = lane_order(seed, epoch, lane, rows)
     assert sorted(order) == list(range(rows))
     np.testing.assert_array_equal(order, lane_order(seed, epoch, lane, rows))

@@ -45,7 +45,7 @@ def test_images_deeper_within_a_class_are_of_that_class(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["jfif", "ppm", "pgm", "avif", "jp2", "tga", "JPG", "Tiff", "webp", "pcx", "ico"])
-def test_what_pillow_decodes_is_taken(tmp_path, suffix):
+def test_all_formats_of_pillow_are_accepted(tmp_path, suffix):
     paint(tmp_path, f"a/1.{suffix}", f"a/2.{suffix}")
     source = folder(tmp_path)
     assert source.counts == {"train": 1, "test": 1}
@@ -77,7 +77,7 @@ def test_hidden_files_and_folders_are_passed_over(tmp_path):
     assert found(tmp_path) == ({"train": {"a": ["a/1.png", "a/2.png"]}}, ())
 
 
-def test_loose_images_beside_class_folders_are_told(tmp_path):
+def test_loose_images_beside_class_folders_are_reported(tmp_path):
     paint(tmp_path, "cat/1.png", "cat/2.png", "logo.png", *(f"loose{k}.png" for k in range(6)))
     splits, notices = found(tmp_path)
     assert splits == {"train": {"cat": ["cat/1.png", "cat/2.png"]}}
@@ -99,7 +99,7 @@ def test_images_without_classes_are_unlabelled(tmp_path):
     ("train", "test"), [("train", "test"), ("Train", "TEST"), ("TRAIN", "Test"), ("training", "Testing")]
 )
 @pytest.mark.parametrize("inner", ["", "a/", "a/b/"])
-def test_folders_of_splits_are_told_in_any_case(tmp_path, train, test, inner):
+def test_folders_of_splits_are_recognised_in_any_case(tmp_path, train, test, inner):
     paint(tmp_path, f"{train}/{inner}1.png", f"{train}/{inner}2.png", f"{test}/{inner}1.png")
     name = "a" if inner else "unlabelled"
     splits, notices = found(tmp_path)
@@ -129,7 +129,7 @@ def test_a_validation_folder_without_test_is_for_testing(tmp_path):
     assert notices == (f"{tmp_path}/Val is the test split, as there is no folder test",)
 
 
-def test_test_images_are_drawn_from_a_train_folder_that_is_alone(tmp_path):
+def test_test_images_are_drawn_from_a_single_train_folder(tmp_path):
     paint(tmp_path, "train/cat/1.png", "train/cat/2.png", "train/dog/1.png", "train/dog/2.png")
     splits, notices = found(tmp_path)
     assert set(splits) == {"train"}
@@ -139,14 +139,14 @@ def test_test_images_are_drawn_from_a_train_folder_that_is_alone(tmp_path):
 
 
 @pytest.mark.parametrize(("path", "name"), [("test/bird/1.png", "bird"), ("test/1.png", "unlabelled")])
-def test_classes_that_are_not_trained_on_are_told(tmp_path, path, name):
+def test_classes_without_training_images_are_reported(tmp_path, path, name):
     paint(tmp_path, "train/cat/1.png", "train/dog/1.png", path)
     source = folder(tmp_path)
     assert source.classes == tuple(sorted({"cat", "dog", name}))
     assert source.warnings == (f"{tmp_path}/test has classes that train lacks: {name}",)
 
 
-def test_what_lies_beside_the_folders_of_splits_is_told(tmp_path):
+def test_files_beside_the_folders_of_splits_are_reported(tmp_path):
     paint(tmp_path, "train/a/1.png", "test/a/1.png", "extra/a/1.png", "extra/2.png", "cover.png")
     splits, notices = found(tmp_path)
     assert splits == {"train": {"a": ["train/a/1.png"]}, "test": {"a": ["test/a/1.png"]}}
@@ -164,7 +164,7 @@ def test_train_may_be_a_class(tmp_path):
     assert notices == (f"{tmp_path}/train is used as a class, as there is no folder test beside it",)
 
 
-def test_one_class_that_holds_the_classes_is_told(tmp_path):
+def test_a_class_that_contains_the_classes_is_reported(tmp_path):
     paint(tmp_path, "pets/cat/1.png", "pets/cat/2.png", "pets/dog/1.png")
     splits, (notice,) = found(tmp_path)
     assert set(splits["train"]) == {"pets"}
@@ -209,7 +209,7 @@ def test_links_are_followed_but_not_in_a_circle(tmp_path):
     ("name", "told"),
     [(b"caf\xe9", "caf\\xe9"), ("café".encode(), "café"), (b"a\nb\x1b[31m", "a\\nb\\x1b[31m"), (b"plain", "plain")],
 )
-def test_names_of_any_bytes_are_told_as_text(tmp_path, name, told):
+def test_names_of_any_bytes_are_shown_as_text(tmp_path, name, told):
     """This applies to classes and folders; manifest.json can be read again."""
     for k in range(2):
         paint(tmp_path, os.fsdecode(name + b"/" + name + b"/%d.png" % k))
@@ -219,7 +219,7 @@ def test_names_of_any_bytes_are_told_as_text(tmp_path, name, told):
     assert manifest.source.name == told
 
 
-def test_two_names_that_are_told_alike_are_refused(tmp_path):
+def test_two_names_with_the_same_text_are_refused(tmp_path):
     paint(tmp_path, os.fsdecode(b"caf\xe9/1.png"), "caf\\xe9/1.png")
     with pytest.raises(DataError, match="have names that differ only in bytes that are not UTF-8"):
         folder(tmp_path)

@@ -30,7 +30,7 @@ def test_the_fingerprint_is_the_digest_of_the_file(dataset):
     assert manifest.fingerprint == hashlib.sha256((dataset / "manifest.json").read_bytes()).hexdigest()
 
 
-def test_the_fingerprint_does_not_depend_on_how_the_json_is_laid_out(dataset):
+def test_the_fingerprint_does_not_depend_on_the_layout_of_the_json(dataset):
     before = load_manifest(str(dataset)).fingerprint
     rewrite(dataset, lambda tables: None)
     assert load_manifest(str(dataset)).fingerprint == before
@@ -169,7 +169,7 @@ def test_a_wrong_manifest_is_refused(dataset, change, message):
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[1]", b"null", b"\xff\xfe", b"[" * 100_000])
-def test_what_is_no_manifest_is_refused(dataset, text):
+def test_a_file_that_is_not_a_manifest_is_refused(dataset, text):
     (dataset / "manifest.json").write_bytes(text)
     with pytest.raises(DataError, match=r"manifest\.json (is not JSON|has format None)"):
         load_manifest(str(dataset))

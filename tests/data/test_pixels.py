@@ -101,7 +101,7 @@ def test_12_bit_and_white_is_zero_tiffs(tmp_path):
 
 
 @pytest.mark.parametrize(("mode", "kind"), [("I", "integers of up to 32 bits"), ("F", "floats")])
-def test_pixels_of_no_known_range_are_refused_by_name(tmp_path, mode, kind):
+def test_pixels_of_an_unknown_range_are_refused_by_name(tmp_path, mode, kind):
     for split in ("train", "test"):
         (tmp_path / split).mkdir()
         Image.new(mode, (9, 9), 100).save(tmp_path / split / "1.tif")
@@ -203,20 +203,20 @@ def test_a_16_bit_image_is_turned_upright_too(tmp_path):
     assert (upright[10:] == 0).all()
 
 
-def test_what_pillow_decodes_is_asked_of_pillow():
+def test_the_readable_formats_are_those_of_pillow():
     assert {".png", ".jfif", ".ppm", ".tga", ".jp2", ".webp", ".tiff", ".bmp", ".gif"} <= decoded_suffixes()
     assert not {".txt", ".heic", ".pdf", ".eps", ".h5", ".mpg"} & decoded_suffixes()
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
-def test_what_is_no_image_is_damaged(tmp_path, content):
+def test_a_file_that_is_not_an_image_is_damaged(tmp_path, content):
     (tmp_path / "1.png").write_bytes(content)
     with pytest.raises(UnreadableImageError, match=r"^cannot identify image file$") as caught:
         decode(tmp_path / "1.png", Target((8, 8)))
     assert caught.value.damaged
 
 
-def test_what_cannot_be_opened_is_not_damaged(tmp_path):
+def test_unreadable_files_do_not_count_as_damaged(tmp_path):
     with pytest.raises(UnreadableImageError, match=r"^No such file or directory$") as caught:
         decode(tmp_path / "1.png", Target((8, 8)))
     assert not caught.value.damaged

@@ -49,7 +49,7 @@ def test_same_source_and_seed_give_the_same_bytes(tmp_path):
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
 
 
-def test_what_is_written_is_what_verifies(tmp_path):
+def test_written_data_verify(tmp_path):
     seen = []
     manifest = prepare(source(), str(tmp_path / "numbers"), shards=4, progress=seen.append)
     assert verify(str(tmp_path / "numbers")) == manifest
@@ -80,14 +80,14 @@ def test_others_may_read_the_folder(tmp_path):
 
 
 @pytest.mark.parametrize("error", [DataError("torn"), ValueError("wrong"), KeyboardInterrupt()])
-def test_nothing_is_left_when_the_source_fails_half_way(tmp_path, error):
+def test_nothing_is_left_if_the_source_fails_midway(tmp_path, error):
     with pytest.raises(type(error)):
         prepare(source(fails_at=20, error=error), str(tmp_path / "numbers"), shards=4)
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: path.symlink_to("nowhere")])
-def test_what_exists_is_never_replaced(tmp_path, make):
+def test_existing_files_are_never_replaced(tmp_path, make):
     out = tmp_path / "numbers"
     make(out)
     with pytest.raises(DataError, match="already exists: choose another --out, or remove it"):
@@ -137,7 +137,7 @@ def broken(change):
         (lambda batch: (batch[0].repeat(2, 0), batch[1].repeat(2, 0)), "yielded 56 rows"),
     ],
 )
-def test_a_source_that_breaks_its_word_is_refused(tmp_path, change, message):
+def test_a_source_that_differs_from_its_declaration_is_refused(tmp_path, change, message):
     with pytest.raises(DataError, match=message):
         prepare(broken(change), str(tmp_path / "numbers"), shards=4)
     assert not any(tmp_path.iterdir())

@@ -20,7 +20,7 @@ def dataset(tmp_path):
     return out
 
 
-def test_shards_come_in_the_order_asked_for(dataset):
+def test_shards_are_in_the_requested_order(dataset):
     manifest = load_manifest(str(dataset))
     every = open_split(str(dataset), manifest, "train", range(4))
     some = open_split(str(dataset), manifest, "train", [3, 1])

@@ -38,7 +38,7 @@ def test_records_become_images(tmp_path):
     assert source.classes == tuple(NAMES.split())
 
 
-def test_an_archive_that_is_not_the_official_one_is_told(tmp_path):
+def test_an_archive_that_is_not_the_official_one_is_reported(tmp_path):
     path = write_archive(tmp_path / "cifar.tar.gz", cifar10_members())
     source = cifar10_archive(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -123,7 +123,7 @@ def test_a_label_beyond_the_classes_is_named(tmp_path):
         list(source.read("test"))
 
 
-def test_no_archive_at_all(tmp_path):
+def test_a_missing_archive_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"cannot read archive .*none\.tar\.gz: No such file"):
         cifar10_archive(tmp_path / "none.tar.gz")
 
@@ -187,7 +187,7 @@ def test_photos_are_the_same_for_the_same_seed():
     assert one.provenance == other.provenance
 
 
-def test_photos_show_every_photograph_equally_often():
+def test_every_photograph_is_equally_frequent():
     source = photos(train=100, test=10)
     images, labels = everything(source, "train")
     np.testing.assert_array_equal(np.bincount(labels), [20] * len(PHOTOGRAPHS))
@@ -298,7 +298,7 @@ def test_one_damaged_image_is_named(tmp_path):
         list(folder(tmp_path).read("test"))
 
 
-def test_damaged_images_are_left_out_if_that_is_asked_for(tmp_path):
+def test_damaged_images_are_skipped_on_request(tmp_path):
     """The result is the same as without their files."""
     for k in range(20):
         paint(tmp_path / "some" / "a" / f"{k:02}.png", (k, 0, 0))
@@ -325,7 +325,7 @@ def test_a_split_of_damaged_images_alone_is_refused(tmp_path):
         folder(tmp_path, skip_damaged=True)
 
 
-def test_a_file_that_cannot_be_opened_is_not_left_out(tmp_path):
+def test_a_file_that_cannot_be_opened_is_not_skipped(tmp_path):
     """An error of the disk is not damage; here it is a link to itself, created after the folder is listed."""
     for k in range(4):
         paint(tmp_path / f"{k}.png", "red")
@@ -338,6 +338,6 @@ def test_a_file_that_cannot_be_opened_is_not_left_out(tmp_path):
         folder(tmp_path, skip_damaged=True, progress=loop)
 
 
-def test_no_folder_at_all(tmp_path):
+def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(DataError, match="no folder at"):
         folder(tmp_path / "nowhere")

@@ -36,7 +36,7 @@ def test_images_without_labels_are_one_class(data_dir):
     assert labels.tolist() == [0] * len(images) == [0] * 6
 
 
-def test_a_validation_split_is_taken_where_there_is_one(data_dir):
+def test_a_validation_split_is_used_if_there_is_one(data_dir):
     source = tfds_source("tiny_validated", data_dir)
     assert source.counts == {"train": 20, "test": 6, "validation": 5}
     assert sorted(row_of(np.concatenate([images for images, _ in source.read("validation")]))) == list(range(5))
@@ -64,7 +64,7 @@ def test_16_bit_images_are_scaled(data_dir):
         ("tiny_unreachable", "cannot download and prepare tiny_unreachable: .*refused"),
     ],
 )
-def test_what_cannot_be_had_is_one_line(data_dir, name, message):
+def test_unavailable_data_sets_are_refused_in_one_line(data_dir, name, message):
     with pytest.raises(DataError, match=message) as caught:
         tfds_source(name, data_dir)
     assert "\n" not in str(caught.value)

@@ -82,7 +82,7 @@ def test_threads_and_devices_are_those_asked_for_or_an_error():
 
 
 @pytest.mark.slow
-def test_a_worker_that_sees_fewer_gpus_than_assigned_says_so_and_why(no_gpus):
+def test_a_worker_that_sees_fewer_gpus_than_assigned_reports_the_reason(no_gpus):
     said = run(PROMISED, CUDA_VISIBLE_DEVICES="0,1")
     assert said.returncode != 0, "it would train on the CPU"
     line = said.stderr.splitlines()[-1]
@@ -106,7 +106,7 @@ def test_products_are_compiled_for_float32_unless_tf32_is_allowed():
     assert not Experiment().training.tensor_float_32
 
 
-def test_a_worker_that_finds_other_data_than_the_first_one_says_so(small_dataset, tmp_path):
+def test_a_worker_whose_data_differ_from_the_first_one_raises_an_error(small_dataset, tmp_path):
     said = run(OTHER_DATA, DATA=str(small_dataset), RUNS=str(tmp_path))
     line = said.stderr.splitlines()[-1]
     assert said.returncode != 0, "it would train on them"

@@ -53,7 +53,7 @@ def test_the_number_of_samples_needed_is_the_smallest(images):
     assert needed == 2 or dead_unit_noise(images, needed - 1) > 0.01
 
 
-def test_a_count_that_may_be_noise_is_doubted_and_says_what_is_needed():
+def test_a_count_that_may_be_noise_is_rejected_with_the_samples_that_it_needs():
     few = moments_of(samples_with([0.0, 1.0], count=16, images=100))
     assert active_units_doubt(few) == (
         "3 sqrt(2 / (N K (K - 1))) = 0.027, three standard deviations of the estimate for a latent that carries "

@@ -12,7 +12,7 @@ from vaedist.launch.addresses import FIRST_PORT, PORTS, PROCESSES, free_port, ho
 OWN = range(FIRST_PORT, FIRST_PORT + PORTS * PROCESSES)
 
 
-def test_a_process_takes_its_own_ports_a_different_one_each_time():
+def test_a_process_chooses_another_port_each_time():
     ports = [free_port() for _ in range(4)]
     assert len(set(ports)) == 4
     assert set(ports) <= set(OWN)
@@ -54,7 +54,7 @@ def test_hosts(address, host, loopback):
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_ray_is_not_started_where_its_processes_could_not_start(tmp_path, monkeypatch):
+def test_ray_is_not_started_if_its_processes_could_not_start(tmp_path, monkeypatch):
     """Ray encodes the path of the current folder as UTF-8, but only after it has started processes."""
     from vaedist.errors import StorageError
     from vaedist.launch.session import ray_session

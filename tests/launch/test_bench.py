@@ -43,7 +43,7 @@ def test_all_is_measured(record):
 
 
 @pytest.mark.slow
-def test_the_command_prints_keeps_and_compares(record, make_experiment, tmp_path):
+def test_the_command_prints_saves_and_compares(record, make_experiment, tmp_path):
     job, before, kept = tmp_path / "job.toml", tmp_path / "before.json", tmp_path / "kept.json"
     job.write_text(make_experiment(tmp_path / "runs").to_toml())
     before.write_text(record.to_json().replace('"threads": "2"', '"threads": "9"'))
@@ -78,7 +78,7 @@ def test_an_interrupted_benchmark_leaves_nothing(make_experiment, tmp_path):
 
 
 @pytest.mark.faults
-def test_ctrl_c_after_the_last_round_is_not_taken_for_its_end(make_experiment, tmp_path):
+def test_ctrl_c_after_the_last_round_is_not_mistaken_for_its_end(make_experiment, tmp_path):
     said = []
 
     def interrupt(text):
@@ -93,7 +93,7 @@ def test_ctrl_c_after_the_last_round_is_not_taken_for_its_end(make_experiment, t
     assert not list(runs.iterdir())
 
 
-def test_missing_data_is_refused_before_anything_is_measured(make_experiment, tmp_path):
+def test_missing_data_is_refused_before_the_measurement(make_experiment, tmp_path):
     job = tmp_path / "job.toml"
     job.write_text(make_experiment(tmp_path / "runs").to_toml())
     assert "holds no benchmark" in refused(tmp_path, "bench", job, "--against", "none.json")
@@ -101,7 +101,7 @@ def test_missing_data_is_refused_before_anything_is_measured(make_experiment, tm
     assert "gone" in refused(tmp_path, "bench", job, "--set", "data.path=gone")
 
 
-def test_too_many_workers_are_refused_before_anything_is_measured(make_experiment, tmp_path):
+def test_too_many_workers_are_refused_before_the_measurement(make_experiment, tmp_path):
     said = []
     with pytest.raises(ClusterError, match=r"no room for the job: scaling.workers = 3"):
         bench(make_experiment(tmp_path / "runs"), workers=(1, 3), rounds=1, progress=said.append)

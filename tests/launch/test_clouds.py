@@ -203,7 +203,7 @@ def test_proxies_are_not_used(play, monkeypatch):
 
 
 @pytest.mark.parametrize("url", ["169.254.169.254", "https://127.0.0.1", "http://", "ftp://x"])
-def test_an_address_that_is_no_url_is_refused(url):
+def test_an_address_that_is_not_a_url_is_refused(url):
     with pytest.raises(ConfigError, match="must be a URL such as"):
         find_cloud("aws", url)
 

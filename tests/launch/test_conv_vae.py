@@ -75,7 +75,7 @@ def test_a_killed_worker_changes_nothing(trained, folder, arguments):
     assert elbos[-1] > elbos[0]
 
 
-def test_a_run_is_resumed_with_its_own_code_unless_the_user_says_so(trained, folder, arguments):
+def test_a_run_is_resumed_with_unchanged_code_unless_the_user_allows_changes(trained, folder, arguments):
     shutil.copytree(trained.path, folder / "runs" / "longer")
     resume = ["train", "job.toml", "--name", "longer", *arguments, "--set", "training.epochs=3", "--resume"]
     module = folder / "conv_vae" / "__init__.py"

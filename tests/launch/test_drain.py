@@ -45,7 +45,7 @@ def test_a_cluster_that_does_not_answer_is_named():
         OwnNode("127.0.0.1:9").drain("a test", time.time())
 
 
-def test_the_command_says_so_in_one_line(tmp_path):
+def test_a_cluster_that_cannot_be_reached_is_reported_in_one_line(tmp_path):
     assert "no Ray cluster answers at 127.0.0.1:9" in refused(tmp_path, "cluster", "drain", "--address", "127.0.0.1:9")
 
 

@@ -97,7 +97,7 @@ def test_a_killed_worker_is_restarted_and_its_block_scored_again(averaged, proce
     close(expected, found)
 
 
-def test_what_cannot_be_evaluated_is_refused(averaged, blob_data, small_dataset):
+def test_runs_that_cannot_be_evaluated_are_refused(averaged, blob_data, small_dataset):
     run = load_run(averaged.path)
     with pytest.raises(ClusterError, match="no room"):
         evaluate_on_ray(run, workers=3, samples=2)

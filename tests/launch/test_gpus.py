@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 
-def test_a_job_for_a_missing_gpu_ends_without_retry_and_says_why(experiment):
+def test_a_job_for_a_missing_gpu_ends_without_retry_and_with_the_reason(experiment):
     events = []
     with pytest.raises(ClusterError) as error:
         train(experiment.with_overrides("scaling.gpus_per_worker=1"), observe=events.append)

@@ -46,7 +46,7 @@ def agent_port(processes):
     return None
 
 
-def test_the_images_check_asks_the_agent_of_its_node(processes):
+def test_the_images_health_check_queries_the_agent_of_its_node(processes):
     deadline = time.monotonic() + SECONDS
     while not (port := agent_port(processes)):
         assert time.monotonic() < deadline, "the agent, which starts beside Ray, is not well"

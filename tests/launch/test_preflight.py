@@ -60,7 +60,7 @@ def unset(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("says", SAYS)
-def test_a_server_that_is_no_head_is_refused_in_one_line(monkeypatch, says):
+def test_a_server_that_is_not_a_head_is_refused_in_one_line(monkeypatch, says):
     if says == "silent":
         monkeypatch.setattr(preflight, "ANSWER_SECONDS", 2.0)
     began = time.monotonic()
@@ -75,7 +75,7 @@ def test_a_server_that_is_no_head_is_refused_in_one_line(monkeypatch, says):
 
 
 @pytest.mark.parametrize("says", SAYS)
-def test_a_server_that_is_no_dashboard_is_refused_in_one_line(monkeypatch, says):
+def test_a_server_that_is_not_a_dashboard_is_refused_in_one_line(monkeypatch, says):
     monkeypatch.setattr(preflight, "ANSWER_SECONDS", 2.0)
     with server(SAYS[says]) as address, pytest.raises(ClusterError) as refused:
         check_dashboard(f"http://{address}")
@@ -127,7 +127,7 @@ def test_ray_accepts_the_longest_allowed_folder_and_no_longer_one():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems allow other lengths")
-def test_the_readme_says_how_long_the_folder_may_be():
+def test_the_readme_documents_the_limit_on_the_folders_path():
     readme = " ".join((Path(__file__).parents[2] / "README.md").read_text().split())
     check_socket_paths("t" * 39, "ray")
     check_socket_paths("t" * 24, "vaedist-00000000/2")  # of three nodes
@@ -177,7 +177,7 @@ def test_a_cluster_in_a_folder_that_is_too_deep_is_refused(monkeypatch, tmp_path
         (None, "it said nothing"),
     ],
 )
-def test_a_node_that_does_not_start_says_why(tmp_path, log, said):
+def test_a_node_that_does_not_start_reports_the_reason(tmp_path, log, said):
     if log is not None:
         (tmp_path / "log").write_text(log)
     assert _last_words(LocalNode("head", 1, 1, 0.0, str(tmp_path / "log"))) == said

@@ -153,7 +153,7 @@ def test_the_tables_name_every_use():
 
 
 @pytest.mark.parametrize("ours", sorted({ours.partition(".")[0] for ours, _, _ in RELIED_ON} - {"_ending_cleaner"}))
-def test_every_function_says_when_it_becomes_unnecessary(ours):
+def test_every_function_documents_when_it_becomes_unnecessary(ours):
     assert "Not needed once " in inspect.getdoc(getattr(ray_internals, ours))
 
 

@@ -12,7 +12,7 @@ from vaedist.models.build import build_model
 from vaedist.models.preprocessing import Threshold
 
 
-def test_the_mlp_is_made_of_its_options_and_made_again_from_its_config():
+def test_the_mlp_is_created_from_its_options_and_recreated_from_its_config():
     experiment = Experiment().with_overrides(
         "model.hidden=6", "model.layers=2", "model.latent=3", "model.flow.depth=2", "model.flow.width=5",
         "model.flow.layers=2", "model.flow.transform=affine", "model.flow.context=false", "model.flow.gate_bias=1.5",
@@ -29,7 +29,7 @@ def test_the_mlp_is_made_of_its_options_and_made_again_from_its_config():
         np.testing.assert_array_equal(before, after)
 
 
-def test_a_users_model_gets_its_options_and_how_pixels_are_scored(toy_package):
+def test_a_users_model_receives_its_options_and_the_preprocessing(toy_package):
     pytest.importorskip("vaedist.models.model")
     tables = {"seed": 5, "data": {"binarize": "threshold"}, "model": {"type": f"{NAME}.models:Whole", "channels": 8}}
     experiment = Experiment.from_dict(tables)

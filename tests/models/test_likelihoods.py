@@ -36,7 +36,7 @@ def value_and_gradient(function, raw):
     return value.numpy(), tape.gradient(value, raw).numpy()
 
 
-def test_what_options_say_of_a_likelihood_without_keras_is_what_it_says_itself():
+def test_options_describe_likelihoods_without_keras_as_they_are():
     assert LIKELIHOODS.keys() == PREPROCESSING.keys()
     for name, likelihood in LIKELIHOODS.items():
         assert likelihood.preprocessing is PREPROCESSING[name]
@@ -117,7 +117,7 @@ def test_gaussian_is_finite_for_extreme_log_sigma_and_so_are_its_gradients(log_s
     assert np.isfinite(gradient).all()
 
 
-def test_the_gaussian_mean_is_mu_clipped_to_what_a_picture_can_show():
+def test_the_gaussian_mean_is_mu_clipped_to_the_range_of_pixels():
     raw = np.array([[-0.5, 0.25, 1.5, 9.0, 9.0, 9.0]])
     np.testing.assert_allclose(gaussian.mean(raw), [[0.0, 0.25, 1.0]])
 

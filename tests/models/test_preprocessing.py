@@ -45,7 +45,7 @@ def test_pixels_are_scaled_to_the_same_bits_in_a_compiled_step_and_out_of_it():
 
 
 @given(pixels, st.integers(0, 2**31))
-def test_dequantised_pixels_are_spread_over_their_own_bins(images, seed):
+def test_dequantised_pixels_are_uniform_in_their_bins(images, seed):
     noise = uniform(seed, images.shape)
     np.testing.assert_allclose(Dequantised()(images, noise) * 256, images + noise, atol=1e-4)
     np.testing.assert_allclose(Dequantised()(images, 0.5) * 256, images + 0.5, atol=1e-4)

@@ -132,7 +132,7 @@ def test_another_seed_stream_step_or_row_gives_other_numbers():
     assert len(np.unique(numbers)) > 0.9999 * len(numbers)  # of 32 bits, a few of 12288 may agree by chance
 
 
-def test_streams_are_told_apart():
+def test_streams_are_distinguished():
     assert len(set(STREAMS)) == len(STREAMS)
 
 
@@ -146,7 +146,7 @@ def test_rows_far_into_a_large_data_set_have_numbers_of_their_own():
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_every_width_is_what_was_asked_for(width):
+def test_every_width_is_the_requested_one(width):
     assert draw(row_bits, width=width).shape == (8, width)
     assert draw(row_uniform, width=width).dtype == np.float32
     assert draw(row_normal, width=width).dtype == np.float32

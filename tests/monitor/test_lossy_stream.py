@@ -62,13 +62,13 @@ def broken(request):
 
 @pytest.mark.parametrize("interactive", [False, True])
 @pytest.mark.parametrize(("kind", "events"), [(Terminal, RUN), (SweepTerminal, SWEEP)])
-def test_a_stream_that_refuses_what_is_written_ends_nothing(broken, kind, events, interactive):
+def test_a_stream_that_refuses_writes_does_not_end_the_run(broken, kind, events, interactive):
     with kind(Console(file=broken, force_interactive=interactive, force_terminal=interactive)) as terminal:
         for event in events:
             terminal.show(event)
 
 
-def test_what_comes_after_is_written_when_there_is_room_again(tmp_path):
+def test_later_output_is_written_once_there_is_space_again(tmp_path):
     class Disk(io.StringIO):
         full = False
 

@@ -17,7 +17,7 @@ def write(path, steps, *, resume_step=None, elbo=0.0):
     log.close()
 
 
-def test_a_row_holds_its_keys_and_values(tmp_path):
+def test_a_row_contains_its_keys_and_values(tmp_path):
     path = tmp_path / "run" / "metrics.jsonl"
     log = MetricsLog(path, resume_step=None)
     log.append("train", 1, 50, {"elbo": -1909.9, "kl": 72.5})
@@ -65,7 +65,7 @@ def test_numpy_scalars_and_what_is_not_finite_make_valid_json(tmp_path):
     assert np.float32(row["d"]) == np.float32(0.1)
 
 
-def test_a_value_may_not_take_the_place_of_a_rows_own_key(tmp_path):
+def test_a_value_must_not_replace_a_key_of_the_row(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl", resume_step=None)
     with pytest.raises(AssertionError, match="is a key of the row"):
         log.append("train", 1, 1, {"step": 3.0})
@@ -98,7 +98,7 @@ def test_a_resumed_run_without_a_log_starts_one(tmp_path):
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [6]
 
 
-def test_a_torn_last_line_is_left_out(tmp_path):
+def test_a_truncated_last_line_is_ignored(tmp_path):
     path = tmp_path / "metrics.jsonl"
     write(path, [1, 2])
     path.write_bytes(path.read_bytes()[:-5])
@@ -139,7 +139,7 @@ def test_a_full_disk_leaves_whole_rows(tmp_path, file_size_limit):
     assert [row["step"] for row in read_metrics(path)] == [1, 3]
 
 
-def test_a_full_disk_while_resuming_costs_no_row(tmp_path, file_size_limit):
+def test_a_full_disk_while_resuming_loses_no_row(tmp_path, file_size_limit):
     path = tmp_path / "metrics.jsonl"
     write(path, range(1, 100))
     before = path.read_bytes()
@@ -155,7 +155,7 @@ def test_a_log_below_a_file_cannot_be_written(tmp_path):
         MetricsLog(tmp_path / "file" / "metrics.jsonl", resume_step=None)
 
 
-def test_a_writer_that_was_given_up_writes_nothing_where_another_goes_on(tmp_path):
+def test_a_replaced_writer_writes_nothing_once_another_continues(tmp_path):
     path = tmp_path / "metrics.jsonl"
     given_up = MetricsLog(path, resume_step=None)
     given_up.append("train", 1, 1, {})

@@ -32,7 +32,7 @@ def test_to_uint8_rounds_to_the_nearest_level_and_clips():
     padding=st.integers(0, 3),
     channels=st.sampled_from([1, 3]),
 )
-def test_grid_holds_each_image_in_its_place_and_white_elsewhere(n, columns, padding, channels):
+def test_grid_contains_each_image_in_its_cell_and_white_elsewhere(n, columns, padding, channels):
     images = numbered(n, 4, 3, channels)
     sheet = grid(images, columns, padding=padding)
     columns = min(columns, n)
@@ -51,7 +51,7 @@ def test_grid_holds_each_image_in_its_place_and_white_elsewhere(n, columns, padd
     [numbered(2) / 255, numbered(2)[0], numbered(2, channels=4), numbered(2)[:0]],
     ids=["floats", "one image", "four channels", "none"],
 )
-def test_grid_refuses_what_is_no_list_of_images(images):
+def test_grid_refuses_arrays_that_are_not_lists_of_images(images):
     with pytest.raises(ValueError, match="images must be uint8"):
         grid(images, 2)
 

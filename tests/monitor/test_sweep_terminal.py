@@ -67,13 +67,13 @@ def test_time_left_comes_from_the_trials_of_this_start():
     assert "2 of 4 ended, left 0:01:00; best so far -1850 by 0000" in text
 
 
-def test_the_lowest_is_best_where_less_is_better():
+def test_the_lowest_is_best_if_the_metric_is_minimised():
     events = [SweepStarted("bits", 2, 1, 3, "bits_per_dim", "min"), trial(0, "finished", 3, 4.5, 4.4),
               trial(1, "finished", 3, 4.2, 4.1)]  # fmt: skip
     assert "best so far 4.1 by 0001" in shown(events)
 
 
-def test_what_goes_to_stdout_and_stderr_is_left_alone(monkeypatch):
+def test_other_output_to_stdout_and_stderr_is_unchanged(monkeypatch):
     """They are in a log, and never above the table."""
     out = io.StringIO()
     monkeypatch.setattr("sys.stdout", out)

@@ -37,7 +37,7 @@ def test_scalars_read_back_by_tag_and_step(tmp_path):
     assert curve(folder, "parts/kl") == [(1, 72.5)]
 
 
-def test_what_was_flushed_survives_a_crash(tmp_path):
+def test_flushed_events_survive_a_crash(tmp_path):
     writer = TensorBoardWriter(tmp_path, purge_step=None)
     writer.scalars(1, {"elbo/train": -1.0})
     writer.flush()
@@ -84,7 +84,7 @@ def set_clock(monkeypatch, seconds, host="host"):
     ],
     ids=["set back", "another machine in the same second"],
 )
-def test_a_resumed_run_is_shown_whatever_its_clock_says(tmp_path, monkeypatch, clocks):
+def test_a_resumed_run_is_shown_even_if_its_clock_is_wrong(tmp_path, monkeypatch, clocks):
     """The cases are a TensorBoard that runs all the time, and one that is started afterwards."""
     watching = EventAccumulator(str(tmp_path))
     for number, clock in enumerate(clocks):
@@ -146,7 +146,7 @@ def test_a_text_is_one_of_the_text_plugins(tmp_path):
     assert accumulator.SummaryMetadata("experiment/text_summary").plugin_data.plugin_name == "text"
 
 
-def test_hyperparameters_stand_in_the_runs_own_folder(tmp_path):
+def test_hyperparameters_are_in_the_runs_folder(tmp_path):
     writer = TensorBoardWriter(tmp_path, purge_step=None)
     writer.hparams(
         {"depth": 3, "rate": 1e-4, "flow": True, "likelihood": "bernoulli"}, {"hparam/elbo": -1841.75}, step=9
@@ -233,7 +233,7 @@ def test_a_folder_below_a_file_cannot_be_written(tmp_path):
         TensorBoardWriter(tmp_path / "file" / "tensorboard", purge_step=None)
 
 
-def test_a_full_disk_is_told_where_it_happens(tmp_path, file_size_limit):
+def test_a_full_disk_is_reported_by_the_call_that_fails(tmp_path, file_size_limit):
     writer = TensorBoardWriter(tmp_path, purge_step=None)
     many = {f"group/{i}": 0.0 for i in range(2000)}  # exceeds any queue or buffer
     with file_size_limit(2000), pytest.raises(StorageError, match="cannot write TensorBoard's"):

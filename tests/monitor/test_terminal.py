@@ -121,7 +121,7 @@ def test_progress_lines_are_a_tenth_of_an_epoch_apart_when_steps_are_slow():
     assert shown_steps(console) == [10, 100, 200, 300]
 
 
-def test_nothing_but_newlines_controls_a_file_whatever_the_message_holds():
+def test_messages_in_files_have_no_control_characters_but_newlines():
     console = plain(width=40)
     with Terminal(console) as terminal:
         terminal.show(STARTED)
@@ -135,7 +135,7 @@ def test_nothing_but_newlines_controls_a_file_whatever_the_message_holds():
     assert len(text.splitlines()) == 4  # a narrow console wraps no line
 
 
-def test_a_resumed_run_says_so_and_counts_its_own_steps_only():
+def test_a_resumed_run_is_announced_and_counts_only_new_steps():
     console, clock = plain(), Clock()
     resumed = Started(**{**vars(STARTED), "start_step": 99_000})
     with Terminal(console, clock=clock) as terminal:
@@ -173,7 +173,7 @@ def test_a_terminal_has_a_spinner_until_the_run_starts():
         assert "workers" not in frames(console)[before:]
 
 
-def test_what_goes_to_stdout_and_stderr_is_left_alone(monkeypatch):
+def test_other_output_to_stdout_and_stderr_is_unchanged(monkeypatch):
     """They are in a log, and never above the spinner or the bar."""
     out, err = io.StringIO(), io.StringIO()
     monkeypatch.setattr("sys.stdout", out)
@@ -219,7 +219,7 @@ def test_the_bar_of_a_resumed_run_starts_at_its_step():
 
 
 @pytest.mark.parametrize("phase", ["waiting", "running", "finished"])
-def test_the_cursor_comes_back_however_the_run_ends(phase):
+def test_the_cursor_is_restored_however_the_run_ends(phase):
     console = live()
 
     def run():

@@ -29,7 +29,7 @@ def refused(*overrides):
         (["objective.free_bits_group=-1"], "--set: objective.free_bits_group = -1: must be greater than or equal to 0"),
     ],
 )
-def test_what_is_out_of_range_is_refused_with_what_is_allowed(overrides, message):
+def test_values_out_of_range_are_refused_with_the_allowed_range(overrides, message):
     assert message in refused(*overrides)
 
 

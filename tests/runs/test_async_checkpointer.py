@@ -37,7 +37,7 @@ def names(store):
     return [path.name for path in store.committed()]
 
 
-def test_training_goes_on_while_one_is_written(tmp_path):
+def test_training_continues_while_one_is_written(tmp_path):
     go_on, told = threading.Event(), []
     store = store_in(tmp_path, may_write=lambda: go_on.wait(SECONDS))
     with AsyncCheckpointer(store) as saver:
@@ -60,7 +60,7 @@ def test_one_is_committed_before_the_next_is_begun_and_all_at_the_end(tmp_path):
 
 
 @pytest.mark.parametrize("call", [AsyncCheckpointer.make_room, AsyncCheckpointer.settle, check_until_known])
-def test_what_fails_is_raised_at_the_next_call_and_once(tmp_path, call):
+def test_a_failed_write_is_raised_once_at_the_next_call(tmp_path, call):
     failed = threading.Event()
 
     def refuse():

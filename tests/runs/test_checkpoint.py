@@ -36,7 +36,7 @@ def steps(store):
     return [int(path.name.removeprefix("step-")) for path in store.committed()]
 
 
-def test_what_is_saved_comes_back(store):
+def test_a_saved_checkpoint_loads_unchanged(store):
     save(store, 10, -1.5)
     found = store.newest()
     assert found.position == position(10, -1.5)
@@ -75,14 +75,14 @@ def test_a_damaged_one_is_named_and_the_one_before_is_taken(store, name, damage)
     assert [p.name for p in store.folder.iterdir() if p.name.startswith("damaged-step-000000020")]
 
 
-def test_with_none_intact_it_says_so(store):
+def test_without_an_intact_checkpoint_there_is_an_error(store):
     (save(store, 10) / "weights.safetensors").unlink()
     with pytest.raises(CheckpointError, match="none of the 1 checkpoints"):
         store.newest()
     assert CheckpointStore(RunFolder.at(store.folder / "elsewhere")).newest() is None
 
 
-def test_what_has_no_marker_does_not_count_and_is_cleaned_up(store):
+def test_a_folder_without_a_marker_is_ignored_and_removed(store):
     save(store, 10)
     (save(store, 20) / "COMMITTED").unlink()
     (store.folder / ".step-000000030.ab.tmp").mkdir()
@@ -160,7 +160,7 @@ def test_a_writer_whose_place_another_has_taken_leaves_everything_as_it_was(stor
         assert {path.name for path in store.folder.iterdir()} == before
 
 
-def test_the_best_is_selected_by_the_validation_images_where_they_were_scored(store):
+def test_the_best_is_selected_by_the_validation_images_if_they_were_scored(store):
     for step, elbo in ((10, -1.0), (20, -3.0), (30, -2.0)):
         store.save(replace(position(step), validation_elbo=elbo), WEIGHTS, SLOTS, "seed = 0\n")
     assert steps(store) == [30, 20, 10]

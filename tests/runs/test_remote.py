@@ -57,7 +57,7 @@ def test_checkpoints_are_committed_and_pruned_on_the_store_as_they_are_here(run)
     assert found.newest().weights()["w"][0, 0] == 40
 
 
-def test_each_worker_goes_on_from_the_checkpoint_that_the_first_one_found(run, s3):
+def test_each_worker_resumes_from_the_checkpoint_that_the_first_one_found(run, s3):
     with workspace(run, 2, first=True, notify=print) as (_, store):
         save(store, 10, -5.0)
         save(store, 20, -4.0)
@@ -95,7 +95,7 @@ def test_a_damaged_checkpoint_is_named_passed_over_and_kept(run, file):
     assert checkpoints_of(run).newest().weights()["w"][0, 0] == 20
 
 
-def test_what_a_killed_writer_left_half_written_is_not_taken_and_removed(run):
+def test_partial_files_of_a_killed_writer_are_ignored_and_removed(run):
     with workspace(run, 2, first=True, notify=print) as (_, store):
         save(store, 10)
     there = Store(run.location)
@@ -127,7 +127,7 @@ def test_the_next_checkpoint_waits_for_the_one_before_and_not_for_itself(run, s3
     assert all(isinstance(event, Notice) for event in notices)
 
 
-def test_a_store_that_does_not_come_back_ends_the_run_with_its_name(run, s3, monkeypatch):
+def test_a_store_that_does_not_recover_ends_the_run_with_its_name(run, s3, monkeypatch):
     monkeypatch.setattr("vaedist.storage.remote_folder.RUN_SECONDS", 0.5)
     gone = pytest.raises(StorageError, match=r"cannot remove s3://.*/checkpoints/step-000000010/COMMITTED")
     with gone, workspace(run, 2, first=True, notify=print) as (_, store):

@@ -23,7 +23,7 @@ def test_the_newest_group_may_write_and_no_other(tmp_path, s3, kind):
         first.check()
 
 
-def test_what_a_group_says_that_was_given_up_is_not_heard():
+def test_events_of_a_replaced_group_are_ignored():
     async def talk():
         channel = Channel()
         await channel.listen_to("first")

@@ -40,7 +40,7 @@ def put(path, text):
     path.write_text(text)
 
 
-def test_what_one_process_writes_another_reads(location, elsewhere):
+def test_files_of_one_process_are_read_by_another(location, elsewhere):
     mine, other = open_folder(location), elsewhere()
     assert (mine.exists(), names(mine)) == (False, [])
     with pytest.raises(FileNotFoundError):
@@ -88,7 +88,7 @@ def test_pushed_files_are_seen_and_removed_ones_are_not(location, elsewhere):
         other.folders()
 
 
-def test_a_workspace_publishes_what_is_written_and_folders_when_they_are_committed(location, elsewhere):
+def test_a_workspace_publishes_written_files_and_committed_folders(location, elsewhere):
     other, done = elsewhere(), []
     with open_folder(location).workspace(leave=lambda name: name.startswith("points/")) as store:
         put(store.path / "metrics", "row")
@@ -110,7 +110,7 @@ def test_a_workspace_publishes_what_is_written_and_folders_when_they_are_committ
     assert other.read(other.path / aside[0]) == b"two"
 
 
-def test_a_workspace_that_only_reads_publishes_nothing_of_its_own(s3, tmp_path):
+def test_a_workspace_that_only_reads_publishes_nothing(s3, tmp_path):
     location = s3.uri("folders/readers")
     open_folder(location).write(open_folder(location).path / "a", b"1")
     with open_folder(location).workspace(writes=False) as store:
@@ -159,7 +159,7 @@ def claim(store, text):
     return store.claim(store.path / "record", text, busy="busy", log=store.path / "logs" / "log.txt", session=Cluster())
 
 
-def test_a_claim_writes_a_record_at_once_only_where_there_is_none(location, elsewhere):
+def test_a_claim_writes_a_record_at_once_only_if_there_is_none(location, elsewhere):
     store, other = open_folder(location), elsewhere()
 
     def record():
@@ -190,7 +190,7 @@ def test_a_folder_is_claimed_once_and_left_to_its_owner(location, elsewhere):
     assert other.read(other.path / "record") == b"first"
 
 
-def test_locations_are_told_in_full_and_for_people(tmp_path, s3, monkeypatch):
+def test_locations_are_shown_in_full_and_readably(tmp_path, s3, monkeypatch):
     monkeypatch.chdir(tmp_path)
     local, remote = open_folder(tmp_path / "runs" / "a"), open_folder(s3.uri("runs/a"))
     picture = local.path / "pictures" / "x.png"

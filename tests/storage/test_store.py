@@ -39,7 +39,7 @@ def wait_until(true, seconds=20):
         time.sleep(0.02)
 
 
-def test_uris_keep_their_query_and_unknown_kinds_are_told():
+def test_uris_keep_their_query_and_unknown_schemes_are_reported():
     uri = "s3://b/runs?scheme=http"
     assert join_uri(uri, "a", "b.txt") == "s3://b/runs/a/b.txt?scheme=http"
     assert (name_of(uri), parent_of(uri)) == ("runs", "s3://b?scheme=http")
@@ -94,7 +94,7 @@ def test_a_busy_and_a_slow_store_are_waited_for(s3, store):
     assert store.exists()
 
 
-def test_a_store_that_is_gone_is_given_up_in_time_and_one_that_comes_back_is_not(s3, store):
+def test_retries_end_in_time_unless_the_store_recovers(s3, store):
     store.write("x", b"1")
     s3.proxy.vanish()
     try:
@@ -108,7 +108,7 @@ def test_a_store_that_is_gone_is_given_up_in_time_and_one_that_comes_back_is_not
         wait_until(lambda: Store(store.uri, seconds=5).exists())
 
 
-def test_what_will_never_succeed_is_not_tried_again(s3):
+def test_permanent_errors_are_not_retried(s3):
     nowhere = Store(s3.uri("x", bucket="nowhere"), seconds=60)
     begin = time.monotonic()
     with pytest.raises(StorageError, match="there is no bucket nowhere"):
@@ -146,7 +146,7 @@ def test_a_data_set_on_s3_is_the_same_and_each_shard_is_fetched_once(s3, small_d
         prepare(source(train=53, test=19), uri, shards=8)
 
 
-def test_a_shard_that_differs_is_told_with_its_place_and_not_kept(s3, tmp_path, request):
+def test_a_shard_that_differs_is_reported_with_its_path_and_not_kept(s3, tmp_path, request):
     uri = s3.uri(f"data/{request.node.name}")
     manifest = prepare(source(), uri, shards=4)
     shard = manifest.splits["test"].shards[1]
@@ -179,7 +179,7 @@ def put(store, number, size=1000):
     return {"name": str(number), "sha256": hashlib.sha256(content).hexdigest(), "size": size}
 
 
-def test_the_cache_stays_below_its_limit_and_what_was_used_least_recently_goes(s3, store, tmp_path):
+def test_the_cache_evicts_the_least_recently_used_files_beyond_its_limit(s3, store, tmp_path):
     cache, files = FileCache(tmp_path, limit=2500), [put(store, number) for number in range(4)]
     for number in (0, 1, 0, 2):  # 1 is the oldest when 2 needs space
         cache.fetch(store, **files[number]).release()
@@ -191,7 +191,7 @@ def test_the_cache_stays_below_its_limit_and_what_was_used_least_recently_goes(s
         assert entry.path.read_bytes() == b"\3" * 1000
 
 
-def test_what_is_used_last_stays_longest_though_the_clock_is_set_back(s3, store, tmp_path, monkeypatch):
+def test_recently_used_files_stay_longest_even_if_the_clock_is_set_back(s3, store, tmp_path, monkeypatch):
     cache, files = FileCache(tmp_path, limit=2500), [put(store, number) for number in range(4)]
     for hour, number in enumerate((0, 1, 0, 2)):  # 1 is the oldest when 2 needs space
         monkeypatch.setattr("time.time_ns", lambda hour=hour: 1_700_000_000_000_000_000 - hour * 3_600_000_000_000)
@@ -208,7 +208,7 @@ def stamped(hour, utime=os.utime):
     )
 
 
-def test_an_entry_stays_as_long_as_its_arrays(s3, request, monkeypatch):
+def test_an_entry_is_kept_as_long_as_its_arrays(s3, request, monkeypatch):
     uri = s3.uri(f"data/{request.node.name}")
     manifest = prepare(source(), uri, shards=4)
     monkeypatch.setenv("VAEDIST_CACHE_BYTES", str(manifest.splits["test"].shards[0].bytes + 100))
@@ -242,7 +242,7 @@ def test_processes_that_want_the_same_file_fetch_it_once(s3, store, tmp_path):
     assert sum(method == "GET" for method, _ in s3.proxy.requests) == 1
 
 
-def test_what_a_killed_process_left_in_the_cache_is_in_nobodys_way(s3, store, tmp_path):
+def test_partial_files_of_a_killed_process_in_the_cache_do_no_harm(s3, store, tmp_path):
     file = put(store, 7)
     (tmp_path / f"{file['sha256']}.part").write_bytes(b"half")
     cache = FileCache(tmp_path, limit=1000)
@@ -254,7 +254,7 @@ def test_what_a_killed_process_left_in_the_cache_is_in_nobodys_way(s3, store, tm
         os.close(lock)
 
 
-def test_a_mirror_brings_what_changes_and_commits_in_order(s3, store, tmp_path):
+def test_a_mirror_uploads_changes_and_commits_in_order(s3, store, tmp_path):
     mirror = Mirror(tmp_path, store, leave=lambda name: name.startswith("points/"), every=0.1)
     (tmp_path / "log").write_text("one\n")
     wait_until(lambda: "log" in store.files())
@@ -276,7 +276,7 @@ def test_a_mirror_brings_what_changes_and_commits_in_order(s3, store, tmp_path):
     assert set(store.files()) == {"log", "last"}
 
 
-def test_a_mirror_goes_on_after_an_outage_and_does_not_hold_up_its_owner(s3, store, tmp_path):
+def test_a_mirror_continues_after_an_outage_and_does_not_block_its_owner(s3, store, tmp_path):
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "DONE").write_text("x")
     said = []
@@ -291,7 +291,7 @@ def test_a_mirror_goes_on_after_an_outage_and_does_not_hold_up_its_owner(s3, sto
     assert set(store.files()) == {"1/DONE"}
 
 
-def test_a_mirror_ends_with_the_error_of_a_store_that_does_not_come_back(s3, store, tmp_path):
+def test_a_mirror_ends_with_the_error_of_a_store_that_does_not_recover(s3, store, tmp_path):
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "DONE").write_text("x")
     s3.proxy.refuse = lambda method, path: True
@@ -341,7 +341,7 @@ def test_a_follower_appends_to_files_that_grow_so_that_tensorboard_reads_on(s3, 
 JOB = '[data]\npath = "{data}"\n[model]\nhidden = 8\nlatent = 4\n[training]\nepochs = 1\nglobal_batch = 8\n'
 
 
-def test_bad_places_are_told_in_one_line_and_nothing_is_left(s3, tmp_path, small_dataset):
+def test_bad_locations_are_reported_in_one_line_and_leave_no_files(s3, tmp_path, small_dataset):
     (tmp_path / "job.toml").write_text(JOB.format(data=small_dataset))
     told = refused(tmp_path, "train", "job.toml", "--runs", "s4://bucket/runs")
     assert told.startswith("error: command line: run.folder = 's4://bucket/runs': must be a local path, or a URI")

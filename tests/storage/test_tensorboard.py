@@ -16,7 +16,7 @@ from vaedist.storage.transfer import Store
 SECONDS = 120  # timeout
 
 
-def test_tensorboard_over_a_store_shows_what_comes_while_it_runs(s3, tmp_path):
+def test_tensorboard_over_a_store_shows_new_rows_while_it_runs(s3, tmp_path):
     store = Store(s3.uri("board"))
     writer = TensorBoardWriter(tmp_path, purge_step=None)
     (events,) = tmp_path.iterdir()

@@ -101,7 +101,7 @@ def test_a_damaged_line_is_named(mixed, damaged):
         assert "\n" not in str(raised.value)
 
 
-def test_where_there_is_no_sweep(tmp_path):
+def test_a_missing_sweep_is_refused(tmp_path):
     folder = SweepFolder.at(tmp_path / "none")
     for read in (folder.read_sweep, folder.read_trials, lambda: TrialLog.open(folder)):
         with pytest.raises(RunError, match=r"no sweep at .*none: it has no sweep\.toml"):
@@ -112,7 +112,7 @@ def test_a_sweep_without_a_log_has_no_trials(written):
     assert written().folder.read_trials() == []
 
 
-def test_what_cannot_be_written_is_told_in_one_line(mixed):
+def test_failed_writes_are_reported_in_one_line(mixed):
     mixed.folder.trials.unlink()
     mixed.folder.trials.mkdir()
     with pytest.raises(StorageError, match=r"^cannot write .*trials\.jsonl: Is a directory$"):

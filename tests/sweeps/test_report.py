@@ -53,7 +53,7 @@ def test_counts_and_totals(mixed):
     assert "saw 14,000 images in 1,400 training steps, 58% of the 24,000 images in 2,400 steps of all" in text
 
 
-def test_with_a_validation_split_trials_are_selected_on_it_and_the_report_says_so(written):
+def test_with_a_validation_split_trials_are_selected_on_it_and_the_report_states_it(written):
     sweep = written()
     sweep.trial((0, 16), (-120.0, -108.0, -109.0), split="validation")
     sweep.trial((2, 32), (-115.0, -101.0, -102.0), split="validation")
@@ -366,7 +366,7 @@ def test_writing_again_replaces_the_files(mixed):
 
 
 @pytest.mark.parametrize("name", ["report.md", "results.csv", "results.json", "plots/curves.png"])
-def test_what_cannot_be_written_is_told_in_one_line(mixed, name):
+def test_failed_writes_are_reported_in_one_line(mixed, name):
     blocked = mixed.folder.path / name
     blocked.mkdir(parents=True)
     with pytest.raises(StorageError, match=rf"^cannot write .*{re.escape(name)}: Is a directory$"):

@@ -188,7 +188,7 @@ def test_a_product_of_rows_that_overflows_changes_no_weight(make_model, strategy
     assert step.weights_at_fault(chunk, 0, 0)
 
 
-def test_the_norm_is_taken_where_asked(get_step, reader):
+def test_the_norm_is_computed_on_request(get_step, reader):
     step = get_step(norm_every=2)
     metrics, _ = step.run(reader(BATCH).read(0, 0, 3, 3), 0)
     assert metrics[0, -1] == 0

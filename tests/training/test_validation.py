@@ -87,7 +87,7 @@ def command(*arguments):
     return done.stdout
 
 
-def test_each_epoch_scores_the_validation_images_and_says_so(trained):
+def test_each_epoch_scores_and_reports_the_validation_images(trained):
     rows = read_metrics(trained.run.metrics)
     scored = [row for row in rows if row["kind"] != "train"]
     assert [(row["kind"], row["epoch"], row["rows"]) for row in scored] == [("validation", k, 24) for k in (1, 2, 3)]

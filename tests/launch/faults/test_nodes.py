@@ -53,7 +53,7 @@ def start_two(nodes, waiting):
     waiting("two nodes", lambda: nodes.joined(FIRST) and nodes.joined(SECOND))
 
 
-def test_a_run_goes_on_when_a_node_is_killed(experiment, nodes, training, waiting, recovered):
+def test_a_run_continues_when_a_node_is_killed(experiment, nodes, training, waiting, recovered):
     experiment = experiment.with_overrides(
         f"training.epochs={EPOCHS}", "scaling.workers=2", "training.steps_per_call=4"
     )
@@ -101,7 +101,7 @@ def test_an_elastic_run_shrinks_and_grows_and_computes_the_same(experiment, node
         assert row["elbo"] == pytest.approx(expected["elbo"], rel=1e-4)
 
 
-def test_an_elastic_run_whose_command_was_killed_finds_its_places(experiment, nodes, training, waiting, recovered):
+def test_an_elastic_run_whose_command_was_killed_can_restart(experiment, nodes, training, waiting, recovered):
     experiment = experiment.with_overrides(
         f"training.epochs={EPOCHS}", "scaling.workers=[1, 2]", "scaling.resize_seconds=5", "training.steps_per_call=4"
     )

@@ -75,7 +75,7 @@ def test_a_worker_that_hangs_is_found_and_replaced(two, undisturbed, processes, 
     check_same(run, undisturbed)
 
 
-def test_a_run_whose_controller_is_killed_says_so_and_goes_on_with_resume(two, undisturbed, processes):
+def test_a_killed_controller_is_reported_and_its_run_can_be_resumed(two, undisturbed, processes):
     experiment = two.with_overrides("run.name=controller")
     with pytest.raises(WorkerError, match=r"the process that supervises the workers died.*--resume") as error:
         train(experiment, observe=at_step(150, lambda: processes("TrainController")[-1].kill()))
@@ -87,7 +87,7 @@ def test_a_run_whose_controller_is_killed_says_so_and_goes_on_with_resume(two, u
     check_same(train(experiment, resume=True), undisturbed)
 
 
-def test_what_ray_keeps_of_a_run_is_never_believed(two, undisturbed, tmp_path):
+def test_rays_records_of_a_run_are_never_used(two, undisturbed, tmp_path):
     """The cases are a truncated snapshot, which Ray overwrites in place, and one whose paths lead elsewhere."""
     experiment = two.with_overrides("run.name=snapshot")
     with pytest.raises(Interrupted, match="stopped"):

@@ -187,7 +187,7 @@ def test_open_gates_leave_everything_as_it_is(depth):
 @pytest.mark.parametrize("context", [0, 5])
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("depth", [0, 1, 2, 3])
-def test_the_inverse_takes_z_t_back_to_z_0(depth, transform, context):
+def test_the_inverse_maps_z_t_to_z_0(depth, transform, context):
     stack = randomise(flow(5, depth, layers=2, transform=transform, context=context))
     z, h = normal(4, 5), normal(4, context, seed=2)
     np.testing.assert_allclose(stack.inverse(stack(z, h).z, h), z, atol=1e-10)
@@ -209,7 +209,7 @@ def test_samples_of_an_image_share_its_context(transform):
         np.testing.assert_allclose(together.log_det[:, k], alone.log_det, atol=1e-12)
 
 
-def test_a_location_only_flow_keeps_volumes():
+def test_a_location_only_flow_preserves_volume():
     stack, z, h = randomise(flow(5, 3, transform="location")), normal(3, 5), normal(3, 5, seed=2)
     out = stack(z, h)
     np.testing.assert_array_equal(out.log_det, np.zeros((3, 5)))

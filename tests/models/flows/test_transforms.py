@@ -14,7 +14,7 @@ def parameters(transform, *shape, seed=0):
     return [tf.constant(rng.normal(size=shape)) for _ in range(transform.parameters)]
 
 
-def test_each_does_what_its_formula_says():
+def test_each_transform_matches_its_formula():
     z, m, s = 3.0, -2.0, 0.7
     gate = 1 / (1 + np.exp(-(s + 2.0)))
     expected = {

@@ -197,7 +197,7 @@ def test_pixels_keep_their_place_from_image_to_x_and_from_decoder_to_picture():
 
 
 @pytest.mark.parametrize(("depth", "context"), [(0, True), (0, False), (2, False)])
-def test_where_no_step_takes_a_context_the_encoder_gives_none(depth, context):
+def test_without_context_in_the_flow_the_encoder_computes_none(depth, context):
     model = vae(depth, flow_context=context)
     encoding = model.encode(images(3))
     assert encoding.h.shape == (3, 0)
@@ -223,7 +223,7 @@ def test_an_image_of_any_shape_is_scored():
         assert score.latents["z"].shape == score.kl["z"].shape == (3, 4)
 
 
-def test_noise_is_drawn_anew_where_none_is_given():
+def test_noise_is_drawn_again_if_none_is_given():
     model, x = vae(2, dtype="float32"), images(3)
     a, b = (model(x).latents["z"].numpy() for _ in range(2))
     assert np.isfinite(a).all()
@@ -272,7 +272,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
         assert value.ndim == 1 or (value != c[path]).any()
 
 
-def test_weights_do_not_depend_on_what_was_drawn_before():
+def test_weights_do_not_depend_on_earlier_draws():
     first = weights_of(vae(2, seed=7))
     keras.random.normal((3,))
     np.random.default_rng().normal()
