@@ -24,7 +24,7 @@ os.environ["VAEDIST_TESTS_CACHE"] = os.environ["VAEDIST_CACHE"]
 
 sys.path.append(str(Path(__file__).parent))  # for `command`, `s3` and other modules that several folders use
 sys.path.append(str(Path(__file__).parent / "data"))  # for `synthetic`
-sys.path.append(str(Path(__file__).parent / "models"))  # for `tiny`
+sys.path.append(str(Path(__file__).parent / "models"))  # for `tiny` and `own_parts`
 
 import numpy as np
 import pytest
@@ -187,3 +187,14 @@ def toy_package(tmp_path_factory, monkeypatch):
     yield folder
     for name in [name for name in sys.modules if name.partition(".")[0] == toys.NAME]:
         del sys.modules[name]
+
+
+@pytest.fixture
+def example_packages(monkeypatch):
+    """Makes the packages of the examples importable."""
+    folders = list((Path(__file__).parents[1] / "examples").iterdir())
+    for folder in folders:
+        monkeypatch.syspath_prepend(folder)
+    yield
+    for folder in folders:
+        sys.modules.pop(folder.name, None)

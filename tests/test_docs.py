@@ -29,12 +29,7 @@ PAGES = [
 JOBS = sorted((ROOT / "jobs").glob("*.toml"))
 MADE = ("data", "runs")  # folders of the root that commands create
 
-
-@pytest.fixture(autouse=True)
-def example(monkeypatch):
-    """Makes the packages of the examples importable."""
-    for example in (ROOT / "examples").iterdir():
-        monkeypatch.syspath_prepend(example)
+pytestmark = pytest.mark.usefixtures("example_packages")
 
 
 def fences(page: Path, language: str) -> list[str]:
@@ -155,7 +150,7 @@ def test_make_targets_exist():
 
 
 @pytest.mark.parametrize("snippet", fences(README, "python"))
-def test_python_snippets_compile_and_use_what_there_is(snippet):
+def test_python_snippets_compile_and_use_existing_names(snippet):
     compile(snippet, "README.md", "exec")
     assert set(re.findall(r"\bvaedist\.(\w+)", snippet)) <= set(vaedist.__all__)
     for method in re.findall(r"\brun\.(\w+)\(", snippet):
@@ -166,7 +161,7 @@ def test_python_names_in_backticks_exist():
     assert {code.split(".")[1] for code in in_inline(r"vaedist\.\w+")} <= set(vaedist.__all__)
 
 
-def test_the_readme_names_all_that_a_run_leaves_behind():
+def test_the_readme_names_all_files_of_a_run():
     run, named = RunFolder.at(Path()), {Path(code).parts[0] for code in in_inline(r"[\w./]+")}
     left = (run.experiment, run.metrics, run.tensorboard, run.pictures, run.evaluations, run.checkpoints, run.logs)
     assert {path.name for path in left} <= named

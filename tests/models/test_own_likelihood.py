@@ -1,11 +1,11 @@
 """A user's likelihood: its name, input that is refused, and the example's mathematics."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from own_parts import SHAPE, pixels, random_model
 from scipy import stats
 from test_config import message_of
 from toys import NAME
@@ -22,16 +22,10 @@ from vaedist.packages import digests_of, user_packages
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "laplace_likelihood"
 LAPLACE = "laplace_likelihood:Laplace"
-SHAPE = (2, 3, 1)
 SMALL = ("model.hidden=7", "model.latent=4", "model.flow.depth=0")
 
 
-@pytest.fixture(autouse=True)
-def path(toy_package, monkeypatch):
-    """Makes the packages importable."""
-    monkeypatch.syspath_prepend(EXAMPLE)
-    yield
-    sys.modules.pop("laplace_likelihood", None)
+pytestmark = pytest.mark.usefixtures("toy_package", "example_packages")
 
 
 def experiment(name=LAPLACE, *overrides):
@@ -40,17 +34,6 @@ def experiment(name=LAPLACE, *overrides):
 
 def toy(name):
     return f"{NAME}.likelihoods:{name}"
-
-
-def model_of(name=LAPLACE, *overrides):
-    model = build_model(experiment(name, *overrides), SHAPE, "float64")
-    rng = np.random.default_rng(0)
-    model.set_weights([rng.normal(0, 0.7, weight.shape) for weight in model.get_weights()])
-    return model
-
-
-def pixels(count=5):
-    return np.random.default_rng(1).integers(0, 256, (count, *SHAPE), np.uint8)
 
 
 def test_it_is_a_value_like_all_others():
@@ -77,7 +60,7 @@ def test_it_is_a_value_like_all_others():
         (toy("NoOutputs"), "NoOutputs.outputs = 1.5: must be the number of decoder outputs per pixel value"),
     ],
 )  # fmt: skip
-def test_what_is_no_likelihood_is_refused_in_one_line(name, reason):
+def test_a_name_of_no_likelihood_is_refused_in_one_line(name, reason):
     message = message_of(Experiment.from_dict, {"model": {"likelihood": name}}, "job.toml")
     assert message.startswith(f"job.toml: model.likelihood = {name!r}: {reason}")
     space = {"model.likelihood": {"grid": ["gaussian", name]}}
@@ -95,7 +78,7 @@ def test_its_exceptions_are_shown_with_the_users_lines():
         score_layout(build_model(experiment(toy("Faulty")), SHAPE))
 
 
-def test_how_pixels_are_scored_is_its_own_to_say():
+def test_it_determines_the_preprocessing_of_pixels():
     assert isinstance(experiment().model.preprocessing("none"), Dequantised)
     assert isinstance(experiment(toy("Uniform")).model.preprocessing("none"), Binned)
     coin = experiment(toy("Coin"), "data.binarize=fixed").model
@@ -104,7 +87,7 @@ def test_how_pixels_are_scored_is_its_own_to_say():
     assert "requires model.likelihood = 'bernoulli', not" in message_of(experiment, LAPLACE, "data.binarize=fixed")
 
 
-def test_a_model_with_it_is_made_again_from_its_config():
+def test_a_model_with_it_can_be_recreated_from_its_config():
     model = build_model(experiment(), SHAPE)
     again = type(model).from_config(model.get_config())
     assert (again.clips, again.levels, type(again.likelihood)) == (True, 256, type(model.likelihood))
@@ -112,7 +95,7 @@ def test_a_model_with_it_is_made_again_from_its_config():
 
 
 def test_a_model_with_it_has_the_sum_over_pixels_as_log_px():
-    model, images = model_of(), pixels()
+    model, images = random_model(experiment(), 0.7), pixels()
     u, eps = tf.fill((5, *SHAPE), 0.25), {"z": tf.constant(np.random.default_rng(2).normal(size=(5, 4)))}
     found = score(model, images, eps, u)
     mu, log_s = np.split(model.decoder(found.latents["z"]).numpy(), 2, axis=-1)
@@ -126,7 +109,7 @@ def test_a_model_with_it_has_the_sum_over_pixels_as_log_px():
 @pytest.mark.parametrize("name", [LAPLACE, toy("Uniform"), toy("Coin")])
 def test_its_probabilities_add_up_to_1(name):
     """By its own quadrature, or over the values to which its preprocessing maps the levels."""
-    (check,) = probabilities(model_of(name), pixels())
+    (check,) = probabilities(random_model(experiment(name), 0.7), pixels())
     assert check.passed
     raw = np.random.default_rng(0).normal(0, 2, (50, make_likelihood(name).outputs))
     values, weights = make_likelihood(name).quadrature(raw)
@@ -134,6 +117,6 @@ def test_its_probabilities_add_up_to_1(name):
 
 
 def test_probabilities_that_do_not_add_up_to_1_are_found():
-    (check,) = probabilities(model_of(toy("Wrong")), pixels())
+    (check,) = probabilities(random_model(experiment(toy("Wrong")), 0.7), pixels())
     assert check.error == pytest.approx(1)
     assert not check.passed

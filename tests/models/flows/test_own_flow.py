@@ -1,11 +1,11 @@
 """A user's flow: its options, its place in the MLP, input that is refused, and the example's mathematics."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from own_parts import SHAPE, pixels, random_model
 from test_config import message_of
 from toys import NAME
 
@@ -21,16 +21,10 @@ from vaedist.training.build import build_step
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "planar_flow"
 PLANAR = "planar_flow:PlanarFlow"
-SHAPE = (2, 3, 1)
 SMALL = ("model.hidden=7", "model.latent=4", "model.flow.depth=3")
 
 
-@pytest.fixture(autouse=True)
-def path(toy_package, monkeypatch):
-    """Makes the packages importable."""
-    monkeypatch.syspath_prepend(EXAMPLE)
-    yield
-    sys.modules.pop("planar_flow", None)
+pytestmark = pytest.mark.usefixtures("toy_package", "example_packages")
 
 
 def experiment(kind=PLANAR, *overrides):
@@ -41,19 +35,8 @@ def toy(name):
     return f"{NAME}.flows:{name}"
 
 
-def model_of(kind=PLANAR, *overrides, dtype="float64"):
-    model = build_model(experiment(kind, *overrides), SHAPE, dtype)
-    rng = np.random.default_rng(0)
-    model.set_weights([rng.normal(0, 0.3, weight.shape) for weight in model.get_weights()])
-    return model
-
-
 def normal(*shape, seed=0):
     return tf.constant(np.random.default_rng(seed).normal(size=shape))
-
-
-def pixels(count=5):
-    return np.random.default_rng(1).integers(0, 256, (count, *SHAPE), np.uint8)
 
 
 def test_its_options_are_keys_like_all_others():
@@ -74,7 +57,7 @@ def test_a_flow_without_a_type_is_the_inverse_autoregressive_one():
     assert old.model.changed() == {"flow.depth": 2, "flow.width": 8}
 
 
-def test_a_type_that_is_no_text_is_refused():
+def test_a_type_that_is_not_text_is_refused():
     message = message_of(Experiment.from_toml, "model.flow.type = 3")
     assert message.startswith("experiment: model.flow.type = 3: must be 'iaf' or")
 
@@ -115,7 +98,7 @@ def test_a_users_model_may_have_any_flow():
         ("qqqq=2", f"unknown key 'qqqq'; `vaedist config schema --flow {PLANAR}` lists the valid ones"),
     ],
 )  # fmt: skip
-def test_faults_of_its_options_are_told_like_all_others(override, message):
+def test_faults_of_its_options_are_reported_like_all_others(override, message):
     assert message in message_of(experiment().with_overrides, override)
 
 
@@ -169,7 +152,7 @@ def test_its_package_is_code_of_the_run():
     assert code_of(Sweep.from_dict({"tune": {"space": space}})) == [package]
 
 
-def test_a_flow_of_no_steps_is_none():
+def test_a_flow_of_depth_0_is_the_identity():
     model = build_model(experiment(PLANAR, "model.flow.depth=0"), SHAPE)
     assert isinstance(model.flow, Identity)
     assert model.encoder.out.units == 2 * 4
@@ -239,7 +222,7 @@ def test_free_bits_by_latent_are_refused_where_only_their_sum_is_known(strategy)
 
 
 def test_the_planar_log_determinant_is_that_of_the_jacobian():
-    model = model_of()
+    model = random_model(experiment(), 0.3)
     (case,) = flows(model, pixels())
     assert case.h.shape == (5, 3 * 9)
     (check,) = log_determinant(case)
@@ -268,7 +251,7 @@ def test_every_planar_step_is_invertible():
 
 
 def test_samples_of_an_image_share_its_parameters():
-    model, images = model_of(), pixels()
+    model, images = random_model(experiment(), 0.3), pixels()
     eps = normal(5, 3, 4)
     together = score(model, images, {"z": eps}, None, samples=3)
     for k in range(3):
