@@ -236,6 +236,16 @@ class Faulty(Uniform):
         return self.no_such_thing
 
 
+class Unseen(Uniform):
+    '''It scores images, but cannot compute any.'''
+
+    def mean(self, raw):
+        raise ZeroDivisionError("no mean")
+
+    def sample(self, raw, uniform):
+        raise ZeroDivisionError("no sample")
+
+
 class NoLikelihood:
     preprocessing = Binned()
 """,

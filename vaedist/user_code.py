@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from traceback import FrameSummary, StackSummary, TracebackException
+from traceback import FrameSummary, StackSummary, TracebackException, walk_tb
 
 from vaedist.errors import UserCodeError, VaedistError
 
@@ -25,12 +25,14 @@ GREETING = (
 
 
 @contextmanager
-def user_code(title: str, *handled: type[BaseException]) -> Iterator[None]:
+def user_code(title: str, *handled: type[BaseException], mixed: bool = False) -> Iterator[None]:
     """Runs a user's code in a context that turns its exceptions into a `UserCodeError`.
 
     Args:
         title: headline of the error, in one line without a full stop.
         handled: exceptions that the caller handles; like vaedist's own errors, they pass through unchanged.
+        mixed: True if vaedist's code runs in the context, too. Exceptions whose traceback has no frame of the user's
+            code then pass through unchanged, such as those of a device.
 
     Raises:
         UserCodeError: the code raised an exception, or called `sys.exit`.
@@ -38,7 +40,7 @@ def user_code(title: str, *handled: type[BaseException]) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:
-        if isinstance(error, (VaedistError, *handled)):
+        if isinstance(error, (VaedistError, *handled)) or (mixed and not _has_user_frame(error)):
             raise
         raise user_error(title, error) from error
 
@@ -59,6 +61,10 @@ def is_user_frame(path: str) -> bool:
         if name in file.parts:
             return file.parts[file.parts.index(name) + 1] not in LIBRARIES
     return not (file.is_relative_to(PACKAGE) or file.is_relative_to(STANDARD_LIBRARY))
+
+
+def _has_user_frame(error: BaseException) -> bool:
+    return any(is_user_frame(frame.f_code.co_filename) for frame, _ in walk_tb(error.__traceback__))
 
 
 def _trim(shown: TracebackException) -> None:

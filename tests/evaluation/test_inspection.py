@@ -1,12 +1,17 @@
-"""Statistics of the latents against the same statistics computed sample by sample."""
+"""Statistics of the latents against the same statistics computed sample by sample, and exceptions of users' code."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from mlp_vae import vae
+from small_models import Plain
+from toys import NAME
 
+from vaedist.config import Experiment
+from vaedist.errors import UserCodeError
 from vaedist.evaluation import inspection
 from vaedist.evaluation.active_units import active_units, latent_moments
+from vaedist.models.build import build_model
 from vaedist.models.rng import INSPECTION, pixel_uniform, row_normal
 from vaedist.training.run_logger import STATISTICS_IMAGES
 
@@ -54,3 +59,34 @@ def test_without_a_flow_units_are_counted_by_the_encoders_mean():
     images = np.random.default_rng(0).integers(0, 256, (10, 4, 6, 3), np.uint8)
     assert inspection.latent_statistics(model, images, samples=2, seed=SEED).active_units == 7
     assert inspection.latent_statistics(model, images[:1], samples=2, seed=SEED).active_units is None
+
+
+class Opaque(Plain):
+    def posterior_mean(self, encoding):
+        raise ZeroDivisionError("no posterior mean")
+
+
+def test_exceptions_of_users_code_in_pictures_and_statistics_are_shown_with_its_lines(toy_package):
+    images = np.zeros((4, 4, 4, 1), np.uint8)
+    small = ("model.hidden=7", "model.latent=4", "model.flow.depth=0", f"model.likelihood={NAME}.likelihoods:Unseen")
+    model = build_model(Experiment().with_overrides(*small), (4, 4, 1))
+    for call, task, file, reason in (
+        (lambda: inspection.reconstruct(model, images), "decode latents", "likelihoods.py", "no mean"),
+        (lambda: inspection.interpolate(model, images), "decode latents", "likelihoods.py", "no mean"),
+        (lambda: inspection.sample(model, 3), "generate images", "likelihoods.py", "no mean"),
+        (lambda: inspection.sample(model, 3, pixels="sample"), "generate images", "likelihoods.py", "no sample"),
+        (lambda: inspection.latent_statistics(Opaque(), images), "score images", "test_inspection.py", "no posterior"),
+    ):
+        with pytest.raises(UserCodeError) as error:
+            call()
+        first, heading, line, *_, last = str(error.value).splitlines()
+        assert first.endswith(f": it cannot {task}:")
+        assert heading.startswith("Traceback")
+        assert file in line
+        assert last.startswith(f"ZeroDivisionError: {reason}")
+
+
+def test_other_exceptions_pass_through_unchanged():
+    model = vae((4, 4, 1), hidden=7, latent=4, flow_depth=0)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        inspection.decode(model, np.zeros((2, 3)))

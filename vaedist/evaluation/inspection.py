@@ -5,6 +5,8 @@ of the given images gets the noise that row i of a split gets in every evaluatio
 test images, which the picture sheets show, these are the pixels that the test pass scores.
 
 Latents of several layers are concatenated, [n, latents].
+
+An exception in a user's model, or in its flow or likelihood, is raised as a `UserCodeError`.
 """
 
 import math
@@ -26,9 +28,10 @@ from vaedist.evaluation.scoring import score as score_images
 from vaedist.models.model import Model
 from vaedist.models.rng import INSPECTION, PIXELS, PRIOR, row_noise, row_normal, row_uniform
 from vaedist.objectives.elbo import Bound, bound
+from vaedist.user_code import user_code
 
 BLOCK = 256  # images at a time
-SAMPLES = 40  # samples of z an image for statistics of the latents, at least
+SAMPLES = 40  # minimum number of samples of z per image for statistics of the latents
 
 Pixels = Literal["mean", "sample"]
 
@@ -47,7 +50,7 @@ class LatentStatistics(NamedTuple):
 
 def encode(model: Model, images: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """Returns one sample of q(z|x), [n, latents], for uint8 images [n, H, W, C]."""
-    return _in_blocks(images, lambda block, first: _encode(model, block, seed, first))
+    return _in_blocks(model, "encode images", images, lambda block, first: _encode(model, block, seed, first))
 
 
 def reconstruct(model: Model, images: np.ndarray, *, seed: int = 0) -> np.ndarray:
@@ -57,7 +60,11 @@ def reconstruct(model: Model, images: np.ndarray, *, seed: int = 0) -> np.ndarra
 
 def observed(model: Model, images: np.ndarray) -> np.ndarray:
     """Returns the x that is encoded for uint8 images [n, H, W, C], float32 in [0, 1]; binary if it is binarised."""
-    return _in_blocks(images, lambda block, first: model.preprocessing(block, _noise(model, block, first)))
+
+    def preprocess(block: Any, first: Any) -> Any:
+        return model.preprocessing(block, _noise(model, block, first))
+
+    return _in_blocks(model, "preprocess images", images, preprocess)
 
 
 def pixel_noise(model: Model, count: int) -> np.ndarray | None:
@@ -68,13 +75,13 @@ def pixel_noise(model: Model, count: int) -> np.ndarray | None:
 
 def score(model: Model, images: np.ndarray, *, seed: int = 0) -> Bound:
     """Returns the ELBO of each uint8 image [n, H, W, C] and its parts, from one sample of z, [n] each, in nats."""
-    return _in_blocks(images, lambda block, first: _score(model, block, seed, first))
+    return _in_blocks(model, "score images", images, lambda block, first: _score(model, block, seed, first))
 
 
 def decode(model: Model, z: np.ndarray) -> np.ndarray:
     """Returns E[x|z], [n, H, W, C], float32 in [0, 1], for latents [n, latents]."""
-    layout = score_layout(model)
-    return _in_blocks(np.asarray(z, np.float32), lambda block, _: model.decode(_by_layer(layout, block)))
+    layout, z = score_layout(model), np.asarray(z, np.float32)
+    return _in_blocks(model, "decode latents", z, lambda block, _: model.decode(_by_layer(layout, block)))
 
 
 def sample(model: Model, count: int, *, seed: int = 0, pixels: Pixels = "mean", temperature: float = 1.0) -> np.ndarray:
@@ -91,7 +98,7 @@ def sample(model: Model, count: int, *, seed: int = 0, pixels: Pixels = "mean", 
             u = tf.reshape(u, (-1, *model.image_shape))
         return model.generate(_by_stream(model, block), u, temperature)
 
-    return _in_blocks(row_normal(seed, PRIOR, 0, 0, count, width).numpy(), draw)
+    return _in_blocks(model, "generate images", row_normal(seed, PRIOR, 0, 0, count, width).numpy(), draw)
 
 
 def interpolate(model: Model, images: np.ndarray, *, steps: int = 8, seed: int = 0) -> np.ndarray:
@@ -113,7 +120,7 @@ def interpolate(model: Model, images: np.ndarray, *, steps: int = 8, seed: int =
 def latent_statistics(
     model: Model, images: np.ndarray, *, samples: int | None = None, seed: int = 0
 ) -> LatentStatistics:
-    """Returns active units and the KL divergence by group over uint8 images, from several samples of z an image.
+    """Returns active units and the KL divergence by group over uint8 images, from several samples of z per image.
 
     Active units are computed from E_q[z] if the model knows it. Otherwise they need as many samples as make
     `dead_unit_noise` at most the threshold: `SAMPLES` for 128 images, and more for fewer images. This is the default of
@@ -121,7 +128,7 @@ def latent_statistics(
     """
     samples, layout = samples or max(SAMPLES, samples_to_count(len(images))), score_layout(model)
     sums, squares, kl, *mean = _in_blocks(
-        images, lambda block, first: _latent_sums(model, layout, block, seed, samples, first)
+        model, "score images", images, lambda block, first: _latent_sums(model, layout, block, seed, samples, first)
     )
     moments = exact_moments(mean[0]) if mean else latent_moments(sums, squares, samples)
     count = active_units(moments) if active_units_doubt(moments) is None else None
@@ -184,8 +191,13 @@ def _noise(model: Model, images: Any, first: Any) -> Any:
     return evaluation_noise(model, numbers)
 
 
-def _in_blocks(rows: np.ndarray, function: Any) -> Any:
-    """Applies function(block, number of its first row) to blocks of rows, and joins what it returns."""
+def _in_blocks(model: Model, task: str, rows: np.ndarray, function: Any) -> Any:
+    """Applies function(block, number of its first row) to blocks of rows, and joins the results.
+
+    Raises:
+        UserCodeError: the code of a user's model raises an exception; the headline names the task.
+    """
     starts = range(0, len(rows), BLOCK)
-    parts = [function(tf.constant(rows[i : i + BLOCK]), tf.constant(i)) for i in starts]
+    with user_code(f"model {type(model).__name__}: it cannot {task}", mixed=True):
+        parts = [function(tf.constant(rows[i : i + BLOCK]), tf.constant(i)) for i in starts]
     return tf.nest.map_structure(lambda *blocks: np.concatenate([block.numpy() for block in blocks]), *parts)
