@@ -1,7 +1,8 @@
-"""Errors of commands that join a cluster which refuses the token or has other versions."""
+"""Errors of a cluster that refuses the token, has other versions, or cannot import a user's package."""
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 import ray
@@ -9,8 +10,13 @@ from command import run
 from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY
 from ray._private.ray_constants import KV_NAMESPACE_CLUSTER
 from ray.experimental import internal_kv
+from toys import NAME
 
+import vaedist
+from vaedist.errors import ClusterError
 from vaedist.launch.doctor.preflight import SOCKET, check_head
+from vaedist.launch.training.trainer import train
+from vaedist.launch.user_code import check_importable
 
 pytestmark = pytest.mark.ray
 
@@ -90,3 +96,15 @@ def test_sockets_are_where_the_check_of_their_paths_expects_them(cluster):
     path = ray._private.worker._global_node.plasma_store_socket_name
     made = path.partition("/ray/")[2]
     assert len(SOCKET) - 6 <= len(made) <= len(SOCKET), made
+
+
+def test_a_package_that_workers_of_an_existing_connection_cannot_import_is_named(cluster, toy_package, experiment):
+    check_importable([Path(vaedist.__file__).parent])
+    with pytest.raises(ClusterError) as error:
+        train(experiment.with_overrides(f"model.likelihood={NAME}.likelihoods:Uniform"))
+    folder = toy_package.resolve()
+    assert str(error.value) == (
+        f"workers on 127.0.0.1 cannot import {NAME}: connect with "
+        f"""ray.init(runtime_env={{"py_modules": ['{folder / NAME}']}}), or add {folder} to PYTHONPATH on every node"""
+    )
+    assert not Path(experiment.run.folder).exists()

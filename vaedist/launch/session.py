@@ -17,7 +17,7 @@ from vaedist.launch.authentication import IN_JOB, authorize, has_token, require_
 from vaedist.launch.doctor.preflight import check_head, check_socket_paths
 from vaedist.launch.ray_internals import default_temp_folder, find_head, loopback_only
 from vaedist.launch.training.proxies import bypass_proxies
-from vaedist.launch.user_code import python_path, staged
+from vaedist.launch.user_code import check_importable, python_path, staged
 from vaedist.storage.filesystem import first_line
 from vaedist.storage.uri import require_utf8
 
@@ -37,13 +37,15 @@ def ray_session(address: str | None = None, packages: Sequence[Path] = ()) -> It
         address: HOST:PORT of a cluster, or "auto" for the one on this machine. None uses RAY_ADDRESS, or if it is not
             set starts a local Ray that ends with the context.
         packages: the user's packages, for workers to import. A local Ray reads them in place, and a cluster gets
-            copies. A job's packages are on the cluster already.
+            copies. A job's packages are on the cluster already, and those of an existing connection must be.
 
     Raises:
         ConfigError: a package cannot be read.
-        ClusterError: the cluster cannot be reached, or `authorize` refuses the address.
+        ClusterError: the cluster cannot be reached, `authorize` refuses the address, or workers of an existing
+            connection cannot import a package.
     """
     if ray.is_initialized():
+        check_importable(packages)
         yield
         return
     require_variables()
