@@ -111,7 +111,7 @@ def test_changed_data_is_refused_by_name(two, blob_data, tmp_path):
         train(experiment, observe=at_step(100, lambda: os.kill(os.getpid(), signal.SIGINT)))
     manifest = data / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"blobs"', '"other"'))
-    with pytest.raises(RunError, match=r"the data has changed: checkpoint .* was trained on data"):
+    with pytest.raises(RunError, match=r"was trained on data .*: resume it with the data that it was started with"):
         train(experiment, resume=True)
     shutil.copy(blob_data / "manifest.json", manifest)
     shard = next(data.rglob("train*.arrow"))
