@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from linear_gaussian import LinearGaussian, closed_kl, normal, plain_score, score_of, within_standard_errors
 from mlp_vae import vae
 
+from vaedist.models.flow_vae import Encoding
 from vaedist.models.flows.inverse_autoregressive import InverseAutoregressiveFlow
-from vaedist.models.mlp.model import Encoding
 from vaedist.objectives.elbo import bits_per_dim, bound
 
 toy = LinearGaussian()

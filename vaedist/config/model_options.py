@@ -13,8 +13,16 @@ MODELS = ClassChoice(
     key="model.type",
     base="vaedist.models.model:Model",
     public="vaedist.models.Model",
-    built_in={"mlp": "vaedist.models.mlp.model:VAE"},
-    built_in_options={"mlp": "vaedist.models.mlp.options:MLPOptions"},
+    built_in={
+        "mlp": "vaedist.models.mlp.model:VAE",
+        "conv": "vaedist.models.conv.model:ConvVAE",
+        "resnet": "vaedist.models.resnet.model:ResNetVAE",
+    },
+    built_in_options={
+        "mlp": "vaedist.models.mlp.options:MLPOptions",
+        "conv": "vaedist.models.conv.options:ConvOptions",
+        "resnet": "vaedist.models.resnet.options:ResNetOptions",
+    },
     options=("vaedist.config.model_options:ModelOptions", "vaedist.ModelOptions"),
 )
 

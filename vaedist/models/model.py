@@ -52,11 +52,13 @@ class Model(keras.Model, ABC):
         broadcasts: True if `score` supports K samples per image: noise [B, K, ...] with an encoding whose tensors are
             [B, 1, ...]. If False, K samples are scored as K copies of the image.
         clips: True if p(x|z) has mass outside [0, 1], and decoded pixel values are clipped to it.
+        initial_rows: number of training images that `initialise` needs; 0 if the model does not define it.
     """
 
     noise: Mapping[str, tuple[int, ...]]
     broadcasts: bool = False
     clips: bool = False
+    initial_rows: int = 0
 
     def __init__(
         self, image_shape: Sequence[int], *, preprocessing: Preprocessing, seed: int = 0, **kwargs: Any
@@ -109,17 +111,35 @@ class Model(keras.Model, ABC):
         """
         return ops.cast(self.preprocessing(images, u), self.compute_dtype)
 
-    def generate(self, eps: Mapping[str, Any], u: Any = None, temperature: float = 1.0) -> Any:
+    def generate(
+        self,
+        eps: Mapping[str, Any],
+        u: Any = None,
+        temperature: float = 1.0,
+        given: Mapping[str, Any] | None = None,
+    ) -> Any:
         """Returns new images in [0, 1], [B, H, W, C], decoded from samples of the prior.
 
-        The default is the prior N(0, I), for models whose `noise` has the shapes of the latents.
+        The default is the prior N(0, I) of all layers, for models whose `noise` has the shapes of the latents.
 
         Args:
             eps: standard normal noise by stream.
             u: as in `decode`.
             temperature: factor on the prior's standard deviation.
+            given: latents of some layers, by name; only the other layers are sampled, given those.
         """
-        return self.decode({name: temperature * values for name, values in eps.items()}, u)
+        return self.decode({name: temperature * values for name, values in eps.items()} | dict(given or {}), u)
+
+    def initialise(self, images: Any, eps: Mapping[str, Any], u: Any = None) -> None:
+        """Sets weights from a batch of training images, once before the first update (data-dependent initialisation).
+
+        It is called eagerly if `initial_rows` is positive, and must be deterministic. The default does nothing.
+
+        Args:
+            images: uint8, [initial_rows, H, W, C], or all training images if there are fewer.
+            eps: standard normal noise by stream.
+            u: uniform noise shaped like the images, if `preprocessing` needs noise.
+        """
 
     def posterior_mean(self, encoding: Any) -> dict[str, Any] | None:
         """Returns E[z|x] by stochastic layer, [B, ...], or None if it is not known exactly."""

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from vaedist.errors import ModelError
 from vaedist.evaluation.scoring import Batch, row_sums, score, score_layout, training_noise
+from vaedist.models.convolutions import in_loop
 from vaedist.models.gradients import WeightGradients
 from vaedist.models.model import Model, Score
 from vaedist.models.rng import POSTERIOR, row_noise
@@ -170,7 +171,9 @@ class BatchGradient:
                 tf.clip_by_value(batch.count - first, 0, size),
                 tf.slice(numbers, [first], [size]),
             )
-            return p + 1, *(total + more for total, more in zip(totals, function(part), strict=True))
+            with in_loop():
+                found = function(part)
+            return p + 1, *(total + more for total, more in zip(totals, found, strict=True))
 
         start = (tf.constant(0), *(tf.zeros(shape, dtype) for shape in shapes))
         return list(tf.while_loop(lambda p, *_: p < parts, add, start, maximum_iterations=parts)[1:])

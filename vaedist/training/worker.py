@@ -22,6 +22,7 @@ from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 from vaedist.runs.workspace import workspace
 from vaedist.storage.retry import RUN_SECONDS
+from vaedist.training.initialisation import initialise_from_data
 from vaedist.training.loop import Loop
 from vaedist.training.run_logger import RunLogger
 
@@ -80,6 +81,9 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
         checkpoint = _newest_checkpoint(checkpoints, worker)
         with strategy.scope():
             model = build_model(experiment, manifest.shape)
+        if checkpoint is None:
+            rows = SplitRows(experiment.data.path, manifest, "train") if worker.rank == 0 else None
+            initialise_from_data(model, strategy, rows, seed=experiment.seed)
         logger = importance = None
         if worker.rank == 0:
             step = checkpoint.position.step if checkpoint else None

@@ -6,7 +6,7 @@ from mlp_vae import vae as mlp
 
 from vaedist.models import VAE
 from vaedist.models.densities import log_normal
-from vaedist.models.mlp.model import Encoding
+from vaedist.models.flow_vae import Encoding
 from vaedist.objectives.elbo import bound
 
 SHAPE = (2, 3, 3)

@@ -1,0 +1,1 @@
+"""The hierarchical ResNet VAE of Kingma et al. 2016."""
