@@ -38,7 +38,7 @@ from vaedist.data.prepare import prepare
 ARCHIVE = "VAEDIST_CIFAR10_ARCHIVE"
 # Files whose tests share a Ray cluster, with the fixture `cluster`; those of a group run in one process.
 SHARING = {
-    "train": ("train", "gpus", "joining", "actors", "drain", "doctor_ports", "image_health", "normalised"),
+    "train": ("train", "resnet", "gpus", "joining", "actors", "drain", "doctor_ports", "image_health", "normalised"),
     "tune": ("tune", "evaluate", "bench"),
 }
 GROUPS = {f"tests/launch/test_{name}.py": group for group, names in SHARING.items() for name in names}
