@@ -6,8 +6,10 @@ import sys
 import pytest
 import tomli_w
 from command import refused, run, start
+from synthetic import source
 from toys import NAME, TOY
 
+from vaedist.data.prepare import prepare
 from vaedist.monitor.metrics import MetricsLog
 
 JOB = """
@@ -50,7 +52,7 @@ def test_a_missing_model_is_refused_before_anything_starts(place, toy_package, m
 
 def test_an_unknown_model_is_reported_with_the_most_similar_one(place):
     line = refused(place, "config", "schema", "--model", "mpl")
-    assert line.startswith("error: model.type = 'mpl': must be 'mlp' or a class of your own")
+    assert line.startswith("error: model.type = 'mpl': must be 'mlp', 'conv', 'resnet' or a class of your own")
     assert line.endswith("; did you mean 'mlp'?")
 
 
@@ -115,3 +117,16 @@ def test_runs_are_listed_with_the_options_that_differ_from_their_defaults(place)
     assert listed["toy"]["model"] == TOY
     assert listed["toy"]["options"] == {"channels": 16, "norm": "batch", "stage.blocks": 5, "stage.name": "first"}
     assert listed["toy"]["changed"] == {"stage.blocks": 5}
+
+
+@pytest.mark.parametrize("command", ["train", "check"])
+@pytest.mark.parametrize(("kind", "setting"), [("resnet", "model.levels = 3"), ("conv", "model.type = 'conv'")])
+def test_a_model_that_cannot_divide_the_images_is_refused_before_ray_starts(place, command, kind, setting):
+    (place / "job.toml").write_text(JOB.format(data=place / "data", kind=kind))
+    prepare(source(train=20, test=5, shape=(6, 12, 3)), str(place / "data"), shards=2)
+    options = ("--set", "model.levels=3") if kind == "resnet" else ()
+    factor = 8 if kind == "resnet" else 4
+    assert refused(place, command, "job.toml", *options) == (
+        f"error: {setting}: the height and width of the images must be divisible by {factor}, and they are 6x12 at "
+        f"{place / 'data'}"
+    )

@@ -1,5 +1,6 @@
 """Base class of the options of models, the [model] section of an experiment, and the built-in models."""
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -33,6 +34,16 @@ class ModelOptions(ClassOptions):
     choice: ClassVar[ClassChoice] = MODELS
 
     type: str = Field(default="", description="A built-in model, or your own class, written 'package.module:Class'.")
+
+    def check_shape(self, image_shape: Sequence[int]) -> None:
+        """Checks that the model can process images of a shape; the default accepts all.
+
+        Args:
+            image_shape: (height, width, channels).
+
+        Raises:
+            ValueError: it cannot; the message says why in one line.
+        """
 
     def preprocessing(self, binarize: str) -> Any:
         """Returns the mapping of pixels to the x that the model scores, a `vaedist.models.preprocessing.Preprocessing`.

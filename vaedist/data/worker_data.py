@@ -59,6 +59,10 @@ def check_images(experiment: Experiment, shape: tuple[int, int, int]) -> None:
             f"data.binarize = {experiment.data.binarize!r} is for grey images, of 1 channel; those at "
             f"{experiment.data.path} have {shape[2]}"
         )
+    try:
+        experiment.model.check_shape(shape)
+    except ValueError as error:
+        raise DataError(f"{error} at {experiment.data.path}") from None
 
 
 def open_inputs(experiment: Experiment, manifest: Manifest, *, rank: int, workers: int, replicas: int) -> WorkerData:

@@ -36,6 +36,7 @@ class LikelihoodModel(Model):
         **kwargs: Any,
     ) -> None:
         self.options: Any = options or self.Options()
+        self.options.check_shape(image_shape)
         preprocessing = preprocessing or self.options.preprocessing("none")
         super().__init__(image_shape, preprocessing=preprocessing, seed=seed, **kwargs)
         self.pixels = math.prod(self.image_shape)

@@ -1,5 +1,6 @@
 """Options that several models have in common."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from pydantic import Field, field_validator
@@ -82,3 +83,17 @@ class LikelihoodOptions(ModelOptions):
                 f"not {self.likelihood!r}"
             )
         return BINARIZE[binarize] or own
+
+
+def check_divisible(image_shape: Sequence[int], factor: int, setting: str) -> None:
+    """Checks that the height and width of images are divisible by a factor, on which a setting depends.
+
+    Raises:
+        ValueError: one of them is not.
+    """
+    height, width = image_shape[:2]
+    if height % factor or width % factor:
+        raise ValueError(
+            f"{setting}: the height and width of the images must be divisible by {factor}, and they are "
+            f"{height}x{width}"
+        )

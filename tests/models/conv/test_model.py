@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vaedist.errors import ModelError
 from vaedist.evaluation.scoring import score
 from vaedist.models.conv.model import ConvVAE
 from vaedist.models.conv.options import ConvOptions
@@ -74,5 +73,5 @@ def test_flows_and_likelihoods(likelihood, flow):
 
 
 def test_sides_that_are_not_divisible_by_4_are_refused():
-    with pytest.raises(ModelError, match=r"model.type = 'conv': .* divisible by 4, and they are 6x8"):
+    with pytest.raises(ValueError, match=r"model.type = 'conv': .* divisible by 4, and they are 6x8"):
         make_model((6, 8, 3))

@@ -5,7 +5,6 @@ import pytest
 import tensorflow as tf
 from resnet_reference import Reference
 
-from vaedist.errors import ModelError
 from vaedist.evaluation.scoring import score, score_encoding
 from vaedist.models.resnet.model import ResNetVAE
 from vaedist.models.resnet.options import ResNetOptions
@@ -170,7 +169,7 @@ def test_gray_images_and_other_likelihoods():
 
 
 def test_sides_that_the_strides_do_not_divide_are_refused():
-    with pytest.raises(ModelError, match=r"model.levels = 2: .* divisible by 4, and they are 6x8"):
+    with pytest.raises(ValueError, match=r"model.levels = 2: .* divisible by 4, and they are 6x8"):
         make_model((6, 8, 3))
 
 

@@ -11,7 +11,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from vaedist.errors import ModelError
 from vaedist.models.conv.options import ConvOptions
 from vaedist.models.convolutions import convolve, convolve_half, transposed_double
 from vaedist.models.flow_vae import FlowVAE
@@ -21,7 +20,6 @@ Resize = Literal["half", "double"] | None
 Sizes = Sequence[tuple[int, Resize]]  # output channels and resizing of each convolution
 
 KERNEL = 5  # height and width of the kernels
-FACTOR = 4  # ratio of the image's side to that of the smallest feature maps
 
 
 class GatedConvolution(keras.layers.Layer):
@@ -148,19 +146,13 @@ class ConvVAE(FlowVAE):
     The options are `ConvOptions`; see `LikelihoodModel` for the arguments.
 
     Raises:
-        ModelError: the sides of the images are not divisible by 4.
+        ValueError: the height or width of the images is not divisible by 4.
     """
 
     Options = ConvOptions
 
     def make_encoder(self, outputs: int, seed: int) -> Encoder:
         """Returns the encoder."""
-        height, width, _ = self.image_shape
-        if height % FACTOR or width % FACTOR:
-            raise ModelError(
-                f"model.type = 'conv': the sides of the images must be divisible by {FACTOR}, and they are "
-                f"{height}x{width}"
-            )
         sizes = {"width": self.options.width, "hidden": self.options.hidden, "outputs": outputs}
         return Encoder(self.image_shape, **sizes, seed=seed, name="encoder", dtype=self.dtype_policy)
 
@@ -202,7 +194,7 @@ def _dense(units: int, seed: int, name: str, dtype: Any) -> Dense:
 
 def _smallest(image_shape: Sequence[int], channels: int) -> tuple[int, int, int]:
     """Returns the shape of the smallest feature maps."""
-    return image_shape[0] // FACTOR, image_shape[1] // FACTOR, channels
+    return image_shape[0] // ConvOptions.factor, image_shape[1] // ConvOptions.factor, channels
 
 
 def _seeds(seed: int, count: int) -> list[int]:

@@ -12,7 +12,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from vaedist.errors import ModelError
 from vaedist.models.flows.flow import FlowCase
 from vaedist.models.likelihood_model import LikelihoodModel
 from vaedist.models.likelihoods import Likelihood
@@ -43,7 +42,7 @@ class ResNetVAE(LikelihoodModel):
     channels. The options are `ResNetOptions`; see `LikelihoodModel` for the arguments.
 
     Raises:
-        ModelError: the sides of the images are not divisible by 2^levels.
+        ValueError: the height or width of the images is not divisible by 2^levels.
     """
 
     Options = ResNetOptions
@@ -61,13 +60,7 @@ class ResNetVAE(LikelihoodModel):
     ) -> None:
         kwargs = {"name": "resnet", **kwargs}
         super().__init__(image_shape, options, preprocessing=preprocessing, seed=seed, **kwargs)
-        (height, width, channels), options, outputs = self.image_shape, self.options, self.likelihood.outputs
-        factor = 2**options.levels
-        if height % factor or width % factor:
-            raise ModelError(
-                f"model.levels = {options.levels}: the sides of the images must be divisible by {factor}, and they are "
-                f"{height}x{width}"
-            )
+        channels, options, outputs = self.image_shape[-1], self.options, self.likelihood.outputs
         first, last, *seeds = _seeds(seed, 2 + options.levels * options.blocks)
         layer: dict[str, Any] = {"dtype": self.dtype_policy}
         self.stem = Convolution(channels, options.width, (5, 5), resize="half", seed=first, name="stem", **layer)

@@ -1,11 +1,12 @@
 """Options of the ResNet VAE, the section [model] with type = "resnet"."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
 
 from vaedist.config import ModelOptions, Section
-from vaedist.models.options import LikelihoodOptions
+from vaedist.models.options import LikelihoodOptions, check_divisible
 
 
 class ConvolutionalFlowOptions(Section):
@@ -40,3 +41,7 @@ class ResNetOptions(LikelihoodOptions):
         description="Parameters of the likelihood besides the first, such as log-scales: computed by the decoder for "
         "each pixel value, or learned constants, one for each color channel or a single one.",
     )
+
+    def check_shape(self, image_shape: Sequence[int]) -> None:
+        """Checks that each level can halve the resolution."""
+        check_divisible(image_shape, 2**self.levels, f"model.levels = {self.levels}")
