@@ -49,9 +49,9 @@ def _copy_from_first(model: Model, strategy: Any, *, first: bool) -> None:
 
     def replica() -> list[Any]:
         own = local_replica(strategy)
-        values = [tf.convert_to_tensor(variable.values[own]) for variable in variables]
-        if not (first and own == 0):
-            values = [tf.zeros_like(value) for value in values]
+        chosen = tf.identity if first and own == 0 else tf.zeros_like
+        with tf.device(strategy.extended.worker_devices[own]):  # an all-reduce needs to know the device of each value
+            values = [chosen(variable.values[own]) for variable in variables]
         summed: list[Any] = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
         return summed
 
