@@ -5,6 +5,7 @@ import pytest
 from linear_gaussian import normal
 
 from vaedist.evaluation.active_units import (
+    active_channels,
     active_units,
     active_units_doubt,
     dead_unit_noise,
@@ -88,3 +89,8 @@ def test_moments_of_parts_add_up_to_those_of_the_whole():
     for name in ("mean", "square", "within"):
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-12)
     np.testing.assert_allclose(whole.within, samples.var(0, ddof=1).sum(0) / 5, rtol=1e-10)
+
+
+def test_channels_with_more_than_a_hundredth_of_a_nat_are_active():
+    assert active_channels(np.array([0.0, -0.001, 0.0099, 0.0101, 3.0])) == 2
+    assert active_channels(np.array([0.0, 3.0]), threshold=4.0) == 0

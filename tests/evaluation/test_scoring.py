@@ -65,6 +65,7 @@ def test_the_layout_has_the_names_and_sizes_in_a_score():
     assert layout.layers == {"z": 5}
     assert layout.latents == {"z": (5,)}
     assert layout.metrics == ("log_det_1", "log_det_2", "gate_1", "gate_2")
+    assert (layout.size, layout.channels) == (5, {})
     assert layout.columns == ("rows", "elbo", "reconstruction", "kl", *layout.metrics)
 
 
@@ -74,6 +75,7 @@ def test_the_layout_of_several_layers_has_a_column_for_the_kl_of_each():
     assert layout.layers == {"z_2": 2, "z_1": 3}
     assert layout.latents == {"z_2": (2,), "z_1": (2, 3)}
     assert layout.columns == ("rows", "elbo", "reconstruction", "kl", "kl_z_2", "kl_z_1", "away")
+    assert (layout.size, layout.channels) == (8, {"z_1": 3})
     images, _ = pixels(5)
     batch = Batch(tf.constant(images), tf.constant(0), tf.constant(3), tf.range(5))
     scored = score(model, images, noise_of(model, 5), None)
@@ -145,6 +147,16 @@ def test_a_score_that_does_not_fit_is_refused_in_one_line(case):
     with pytest.raises(ModelError, match=f"^model Changed: {message}$") as refused:
         score_layout(changed(**parts))
     assert "\n" not in str(refused.value)
+
+
+def test_a_hierarchy_that_cannot_be_given_layers_is_refused_in_one_line():
+    class Ungiven(TinyHierarchy):
+        def generate(self, eps, u=None, temperature=1.0):
+            return super().generate(eps, u, temperature)
+
+    with pytest.raises(ModelError, match=r"^model Ungiven: generate does not accept the argument 'given', which") as e:
+        score_layout(Ungiven(SHAPE))
+    assert "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize("leading", [(4,), (4, 3)])

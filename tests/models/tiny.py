@@ -66,11 +66,13 @@ class TinyHierarchy(Model):
         x = self.likelihood.mean(raw) if u is None else self.likelihood.sample(raw, ops.reshape(u, (-1, self.pixels)))
         return ops.reshape(x, (-1, *self.image_shape))
 
-    def generate(self, eps, u=None, temperature=1.0):
-        """Returns images from z_2 ~ N(0, I) and z_1 ~ p(z_1|z_2)."""
-        z_2 = temperature * eps["top"]
+    def generate(self, eps, u=None, temperature=1.0, given=None):
+        """Returns images from z_2 ~ N(0, I) and z_1 ~ p(z_1|z_2), unless they are given."""
+        given = given or {}
+        z_2 = given.get("z_2", temperature * eps["top"])
         mu, log_sigma = self._bottom(self.prior(z_2))
-        return self.decode({"z_2": z_2, "z_1": mu + temperature * ops.exp(log_sigma) * eps["bottom"]}, u)
+        z_1 = given.get("z_1", mu + temperature * ops.exp(log_sigma) * eps["bottom"])
+        return self.decode({"z_2": z_2, "z_1": z_1}, u)
 
     def pixel_distribution(self, latents):
         """Returns the Bernoulli distribution and its logits."""

@@ -151,12 +151,17 @@ def _print(run: str | Path, opened: "Run", split: str, found: "Evaluation") -> N
         "KL": _nats(found.kl),
         "bits/dim <=": _bits(found.bits_per_dim, samples),
         "active units": _active(found),
+        "active channels": _active_channels(found),
     }
+    if not found.channels:
+        del rows["active channels"]
     if samples == 1:
         del rows["L_1 - L_0"]
     if seen.proper and found.bits_per_dim is None:
         del rows["bits/dim <="]
     print_pairs(str(run), rows)
+    if len(found.kl_by_layer) > 1:
+        _print_layers(found)
     if samples > 1:
         from rich.table import Table
 
@@ -210,4 +215,22 @@ def _bits(estimates: "dict[int, Estimate] | None", samples: int) -> str:
 def _active(found: "Evaluation") -> str:
     if found.active_units is None:
         return f"not counted: {found.active_units_withheld}"
-    return f"{found.active_units} of {len(found.kl_per_unit)}"
+    return f"{found.active_units} of {found.latents} latents"
+
+
+def _active_channels(found: "Evaluation") -> str:
+    from vaedist.evaluation.active_units import ACTIVE_KL
+
+    active, channels = sum(found.active_channels.values()), sum(found.channels.values())
+    return f"{active} of {channels} have a KL above {ACTIVE_KL:g} nats"
+
+
+def _print_layers(found: "Evaluation") -> None:
+    """Prints the KL of each stochastic layer, and its active channels if its KL is by channel."""
+    from rich.table import Table
+
+    table = Table("layer", "KL, nats per image", "standard error", "active channels", title="KL by stochastic layer")
+    for name, kl in found.kl_by_layer.items():
+        active = f"{found.active_channels[name]} of {found.channels[name]}" if name in found.channels else "-"
+        table.add_row(name, f"{kl.mean:.3f}", f"{kl.standard_error:.3f}", active)
+    console().print(table)

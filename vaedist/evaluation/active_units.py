@@ -1,10 +1,11 @@
-"""Active units, the number of latents that carry information (Burda et al. 2016), and its reliability."""
+"""Active units, the number of latents that carry information (Burda et al. 2016), and active channels."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
+ACTIVE_KL = 0.01  # threshold of the mean KL of an active channel, in nats per image
 ACTIVE = 0.01  # threshold of the variance of E_q[z_i] over images for an active latent, in squared units of z
 
 
@@ -64,6 +65,16 @@ def active_units(moments: LatentMoments, threshold: float = ACTIVE) -> int:
     """
     between = moments.square / moments.images - (moments.mean / moments.images) ** 2
     return int(np.sum(between - moments.within / moments.images > threshold))
+
+
+def active_channels(kl: np.ndarray, threshold: float = ACTIVE_KL) -> int:
+    """Returns the number of channels whose KL divergence, [channels], a mean over images in nats, exceeds a threshold.
+
+    The KL divergence of a channel is the sum over its positions. These are not the active units of Burda et al. 2016,
+    which are latents whose posterior mean varies from image to image: a channel is active even if its posterior differs
+    from the prior in the same way for all images, or if only a few of its positions are used.
+    """
+    return int(np.sum(kl > threshold))
 
 
 def dead_unit_noise(images: int, samples: int) -> float:

@@ -16,6 +16,7 @@ from vaedist.data.rows import SplitRows
 from vaedist.devices.compilation import compiled, program_text
 from vaedist.evaluation.active_units import (
     LatentMoments,
+    active_channels,
     active_units,
     active_units_doubt,
     exact_moments,
@@ -48,8 +49,9 @@ class BlockScores(NamedTuple):
         bounds, variances: L_k and its Monte-Carlo variance, [N, len(group_sizes)].
         half: L_h with h = K // 2 samples, [N].
         reconstruction, kl, effective_sample_size: [N].
+        kl_by_layer: KL by stochastic layer, [N, layers].
         moments: moments of the latents; None for a single sample through a flow.
-        kl_per_unit: sum over the images, [latent].
+        kl_per_unit: KL by group of all layers, summed over the images, [groups].
     """
 
     rows: np.ndarray
@@ -59,6 +61,7 @@ class BlockScores(NamedTuple):
     reconstruction: np.ndarray
     kl: np.ndarray
     effective_sample_size: np.ndarray
+    kl_by_layer: np.ndarray
     moments: LatentMoments | None
     kl_per_unit: np.ndarray
 
@@ -114,6 +117,7 @@ class ImportanceEvaluator:
             reconstruction / self.samples,
             units.sum(axis=1) / self.samples,
             effective_sample_size(log_w),
+            np.stack([part.sum(axis=1) for part in self.layout.split(units).values()], axis=1) / self.samples,
             moments,
             units.sum(axis=0) / self.samples,
         )
@@ -130,8 +134,8 @@ class ImportanceEvaluator:
 
     def summary(self, scores: Sequence[BlockScores]) -> Evaluation:
         """Returns the means over all images, from the scores of all blocks in order."""
-        rows, bounds, variances, half, reconstruction, kl, sizes = (
-            np.concatenate([getattr(block, name) for block in scores]) for name in BlockScores._fields[:7]
+        rows, bounds, variances, half, reconstruction, kl, sizes, by_layer = (
+            np.concatenate([getattr(block, name) for block in scores]) for name in BlockScores._fields[:8]
         )
         units: int | None = None
         doubt: str | None = "with a flow, a single sample of z gives no estimate of E_q[z]"
@@ -139,6 +143,8 @@ class ImportanceEvaluator:
             whole = sum(moments[1:], start=moments[0])
             doubt = active_units_doubt(whole)
             units = active_units(whole) if doubt is None else None
+        groups = np.sum([block.kl_per_unit for block in scores], axis=0) / len(bounds)
+        layout, parts = self.layout, self.layout.split(groups)
         ks, bits = group_sizes(self.samples), None
         if self.model.levels is not None:
             bits = bits_per_dim(bounds[:, [0, -1]], math.prod(self.model.image_shape), self.model.levels)
@@ -155,7 +161,11 @@ class ImportanceEvaluator:
             bits_per_dim=None if bits is None else {k: estimate_of(bits[:, i]) for i, k in ((0, 1), (1, self.samples))},
             active_units=units,
             active_units_withheld=doubt,
-            kl_per_unit=tuple((np.sum([block.kl_per_unit for block in scores], axis=0) / len(bounds)).tolist()),
+            latents=layout.size,
+            channels=layout.channels,
+            active_channels={name: active_channels(parts[name]) for name in layout.channels},
+            kl_by_layer={name: estimate_of(by_layer[:, i]) for i, name in enumerate(layout.layers)},
+            kl_per_unit=tuple(groups.tolist()),
             scores=ImageScores(rows, bounds[:, 0], bounds[:, -1], reconstruction, kl, sizes),
         )
 
@@ -173,7 +183,6 @@ class ImportanceEvaluator:
         """
         model, rows = self.model, self.block
         encoding = model.encode(images, evaluation_noise(model, numbers))
-        latents = sum(math.prod(shape) for shape in self.layout.latents.values())
 
         def take(t: Any, log_w: Any, *totals: Any) -> tuple[Any, ...]:
             eps = row_noise(self.seed, IMPORTANCE, t, first, rows, model.noise, self.at_once, dtype=model.compute_dtype)
@@ -188,7 +197,7 @@ class ImportanceEvaluator:
             )
             return t + 1, tf.tensor_scatter_nd_update(log_w, [[t]], [bound(scored).elbo]), *totals
 
-        sizes = ((), (latents,), (latents,), (sum(self.layout.layers.values()),))
+        sizes = ((), (self.layout.size,), (self.layout.size,), (sum(self.layout.layers.values()),))
         start = (
             tf.constant(0),
             tf.zeros((self.rounds, rows, self.at_once), model.compute_dtype),

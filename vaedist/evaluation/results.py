@@ -78,7 +78,12 @@ class Evaluation:
         active_units: number of latents with Var_x(E_q[z]) > 0.01, computed from the encoder's mu if there is no flow;
             None if there are too few samples or images.
         active_units_withheld: the reason why there is no such number; None if there is one.
-        kl_per_unit: nats that each latent adds to the rate; with a flow only their sum is a KL divergence.
+        latents: number of latents of all layers.
+        channels: number of channels by layer, for the layers whose KL is by channel instead of by latent.
+        active_channels: number of these channels whose KL exceeds `ACTIVE_KL`, see `active_channels`.
+        kl_by_layer: the rate by stochastic layer.
+        kl_per_unit: nats that each latent, or channel, adds to the rate; those of several layers are concatenated. With
+            a flow only their sum is a KL divergence.
         scores: scores of each image.
     """
 
@@ -94,6 +99,10 @@ class Evaluation:
     bits_per_dim: dict[int, Estimate] | None
     active_units: int | None
     active_units_withheld: str | None
+    latents: int
+    channels: dict[str, int]
+    active_channels: dict[str, int]
+    kl_by_layer: dict[str, Estimate]
     kl_per_unit: tuple[float, ...]
     scores: ImageScores = field(compare=False, repr=False)
 

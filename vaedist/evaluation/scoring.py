@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import tensorflow as tf
 
 from vaedist.errors import ModelError
@@ -64,6 +66,21 @@ class ScoreLayout(NamedTuple):
         by_layer = [f"kl_{name}" for name in self.layers] if len(self.layers) > 1 else []
         return ("rows", "elbo", "reconstruction", "kl", *by_layer, *self.metrics)
 
+    @property
+    def size(self) -> int:
+        """Number of latents of one image, over all layers."""
+        return sum(math.prod(shape) for shape in self.latents.values())
+
+    def split(self, kl: np.ndarray) -> dict[str, np.ndarray]:
+        """Splits the KL of all groups, [..., groups], by layer."""
+        edges = np.cumsum(list(self.layers.values()))[:-1]
+        return dict(zip(self.layers, np.split(kl, edges, axis=-1), strict=True))
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Number of channels by layer, for the layers whose KL is by channel: of several groups of several latents."""
+        return {name: groups for name, groups in self.layers.items() if 1 < groups < math.prod(self.latents[name])}
+
 
 _LAYOUTS: WeakKeyDictionary[Model, ScoreLayout] = WeakKeyDictionary()
 
@@ -72,7 +89,7 @@ def score_layout(model: Model) -> ScoreLayout:
     """Returns the names and sizes in a model's score, found by tracing it once.
 
     Raises:
-        ModelError: a part of the score has a wrong shape (see `Score`), or a metric has a reserved name.
+        ModelError: a part of the score has a wrong shape or a reserved name, or `generate` lacks an argument.
         UserCodeError: a user's model, or its flow or likelihood, raises an exception.
     """
     if model in _LAYOUTS:
@@ -98,6 +115,7 @@ def score_layout(model: Model) -> ScoreLayout:
         any("Conv" in operation.type for operation in function.graph.get_operations()),
     )
     _require_names(model, layout)
+    _require_given(model, layout)
     _LAYOUTS[model] = layout
     return layout
 
@@ -125,6 +143,19 @@ def _require_names(model: Model, layout: ScoreLayout) -> None:
                 f"model {type(model).__name__}: score gives a metric the name {name!r}, which vaedist uses itself; "
                 "choose another"
             )
+
+
+def _require_given(model: Model, layout: ScoreLayout) -> None:
+    """Refuses a model of several layers whose `generate` cannot be given the latents of some of them."""
+    if len(layout.layers) == 1:
+        return
+    try:
+        signature(model.generate).bind({}, given={})
+    except TypeError:
+        raise ModelError(
+            f"model {type(model).__name__}: generate does not accept the argument 'given', which a model of several "
+            "stochastic layers needs for pictures by layer"
+        ) from None
 
 
 def evaluation_noise(model: Model, numbers: Any) -> Any:

@@ -25,7 +25,8 @@ class Score(NamedTuple):
         kl: log q(z|x) - log p(z) of the sample by stochastic layer, S + [groups], in nats. Free bits apply to groups,
             such as units or channels; S + [1] if only the total is known. The sum over layers and groups is an estimate
             of KL(q(z|x) || p(z)).
-        latents: sample of z by stochastic layer, S + shape.
+        latents: sample of z by stochastic layer, S + shape; the layers are in the order in which the prior draws them,
+            from the top.
         metrics: further values by name, S, whose means over images are logged.
     """
 
@@ -126,7 +127,8 @@ class Model(keras.Model, ABC):
             eps: standard normal noise by stream.
             u: as in `decode`.
             temperature: factor on the prior's standard deviation.
-            given: latents of some layers, by name; only the other layers are sampled, given those.
+            given: latents of some layers, by name as in `Score.latents`; only the other layers are sampled, given
+                those. Pictures by layer need this of models of several layers.
         """
         return self.decode({name: temperature * values for name, values in eps.items()} | dict(given or {}), u)
 

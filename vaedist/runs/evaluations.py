@@ -69,6 +69,11 @@ def _scalars(record: Mapping[str, Any]) -> dict[str, float]:
             values[f"monte_carlo_error_{int(k):05d}"] = error
     if record["active_units"] is not None:
         values["active_units"] = record["active_units"]
+    if record.get("active_channels"):  # missing in files of earlier versions
+        values["active_channels"] = sum(record["active_channels"].values())
+    by_layer = record.get("kl_by_layer", {})
+    if len(by_layer) > 1:
+        values |= {f"kl/{name}": kl["mean"] for name, kl in by_layer.items()}
     for k, bits in (record["bits_per_dim"] or {}).items():
         values[f"bits_per_dim_{int(k):05d}"] = bits["mean"]
     return values
