@@ -23,8 +23,9 @@ from vaedist.data.worker_data import Probe, open_probe
 from vaedist.errors import CheckpointError, ConfigError, DataError, RunError
 from vaedist.evaluation import inspection
 from vaedist.evaluation.importance import ImportanceEvaluator
-from vaedist.evaluation.inspection import Pixels
+from vaedist.evaluation.inspection import Pixels, Progressive
 from vaedist.evaluation.results import Evaluation
+from vaedist.evaluation.scoring import score_layout
 from vaedist.models.build import build_model
 from vaedist.models.model import Model
 from vaedist.models.preprocessing import Preprocessing
@@ -108,6 +109,28 @@ class Run:
             DataError: the images have another shape or type.
         """
         return inspection.reconstruct(self.model, self._checked(images), seed=seed)
+
+    def progressive(self, images: np.ndarray, *, columns: int = inspection.COLUMNS, seed: int = 0) -> Progressive:
+        """Returns reconstructions in which only the latents of the top layers come from the image, from all to none.
+
+        Those of the other layers are drawn from the prior, given the layers above.
+
+        Args:
+            images: uint8, [n, H, W, C].
+            columns: maximum number of images in a row, at least 2.
+            seed: seed of the noise.
+
+        Raises:
+            DataError: the images have another shape or type.
+            RunError: the model has a single stochastic layer.
+        """
+        images, layers = self._checked(images), score_layout(self.model).layers
+        if len(layers) == 1:
+            raise RunError(
+                f"run {self.folder.location} has the single stochastic layer {next(iter(layers))}; reconstructions by "
+                "layer are for models with several"
+            )
+        return inspection.progressive(self.model, images, columns=columns, seed=seed)
 
     def observed(self, images: np.ndarray) -> np.ndarray:
         """Returns the preprocessed images x that `encode`, `reconstruct` and `score` use, float32 in [0, 1].

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 from synthetic import source
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import vaedist
 from vaedist.cli import main
@@ -14,6 +16,7 @@ from vaedist.data.manifest import load_manifest
 from vaedist.data.prepare import prepare
 from vaedist.errors import RunError
 from vaedist.models.build import build_model
+from vaedist.monitor.pictures import by_rows, to_uint8
 from vaedist.runs.checkpoint import Position
 from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
@@ -30,7 +33,10 @@ def place(tmp_path_factory):
         prepare(source(train=30, test=rows, shape=GREY), str(folder / name), shards=4)
 
     def make(name, seed, data, *overrides):
-        sizes = ("model.hidden=8", "model.latent=4", "model.flow.depth=0", f"seed={seed}", *overrides)
+        sizes = ("model.hidden=8", "model.latent=4", "model.flow.depth=0")
+        if name == "hierarchy":
+            sizes = ("model.type=resnet", "model.width=4", "model.latent=2", "model.flow.depth=0")
+        sizes = (*sizes, f"seed={seed}", *overrides)
         experiment = Experiment().with_overrides(f"data.path={folder / data}", *sizes)
         manifest, run = load_manifest(str(folder / data)), RunFolder.at(folder / name)
         run.path.mkdir()
@@ -47,6 +53,7 @@ def place(tmp_path_factory):
     make("fixed", 1, "numbers", "data.binarize=fixed")
     make("flow", 2, "numbers", "data.binarize=dynamic", "model.flow.depth=1", "model.flow.width=4")
     make("gaussian", 0, "numbers", "model.likelihood=gaussian")
+    make("hierarchy", 0, "numbers")
     make("elsewhere", 0, "others", "data.binarize=dynamic")
     return folder
 
@@ -163,3 +170,49 @@ def test_python_sees_the_pixels_that_are_evaluated(place):
     np.testing.assert_array_equal(x, run.model.preprocessing(images, u))
     assert set(np.unique(x)) == {0, 1}
     assert vaedist.load_run(place / "grey").pixel_noise(3) is None
+
+
+def test_the_parts_of_a_hierarchy_are_told_by_layer(invoke, place, monkeypatch):
+    """Two layers of 2 x 3 positions with 2 channels."""
+    monkeypatch.setattr("vaedist.evaluation.importance.compiled", lambda function: function)  # to save time
+    told = invoke("evaluate", "hierarchy", "--samples", 98).stdout
+    (path,) = place.glob("hierarchy/evaluations/test-k98-*.json")
+    record = json.loads(path.read_text())
+    assert (record["latents"], record["channels"]) == (24, {"z_1_2": 2, "z_1_1": 2})
+    assert f"{record['active_units']} of 24 latents" in told
+    assert len(record["kl_per_unit"]) == 4
+    assert f"{sum(record['active_channels'].values())} of 4 have a KL above 0.01 nats" in told
+    assert sum(layer["mean"] for layer in record["kl_by_layer"].values()) == pytest.approx(record["kl"]["mean"])
+    for name, layer in record["kl_by_layer"].items():
+        row = next(line for line in told.splitlines() if name in line)
+        assert f"{layer['mean']:.3f}" in row
+        assert f"{record['active_channels'][name]} of 2" in row
+    board = EventAccumulator(str(place / "hierarchy/tensorboard/evaluation/test-k98")).Reload()
+    assert board.Scalars("evaluation/kl/z_1_1")[0].value == pytest.approx(record["kl_by_layer"]["z_1_1"]["mean"])
+    plain = invoke("evaluate", "dynamic", "--samples", 1).stdout
+    assert "of 4 latents" in plain
+    assert "KL by stochastic layer" not in plain
+    assert "active channels" not in plain
+
+
+def test_reconstructions_by_layer(invoke, place, tmp_path):
+    words = ("reconstruct", "hierarchy", "--layers", "-n", 3, "--seed", 4, "-o", tmp_path / "layers.png")
+    assert "columns: the original, then the top 2, 1, 0 of 2 layers from the image" in invoke(*words).stdout
+    told = json.loads(invoke(*words, "--json").stdout)
+    assert (told["images"], told["layers"], told["kept"]) == (3, 2, [2, 1, 0])
+    run = vaedist.load_run(place / "hierarchy")
+    images = run.probe(3).images
+    found = run.progressive(images, seed=4)
+    np.testing.assert_allclose(found.images[:, 0], run.reconstruct(images, seed=4), rtol=1e-5)
+    np.testing.assert_allclose(found.images[:, 2], run.sample(3, seed=4), rtol=1e-5)
+    with Image.open(tmp_path / "layers.png") as picture:
+        sheet = np.asarray(picture)[::2, ::2]
+    np.testing.assert_array_equal(sheet, by_rows(to_uint8(run.observed(images)), to_uint8(found.images))[..., 0])
+
+
+def test_reconstructions_by_layer_need_several_layers(invoke, tmp_path):
+    done = invoke("reconstruct", "grey", "--layers", "-o", tmp_path / "layers.png", code=2)
+    assert done.stderr == (
+        "error: run grey has the single stochastic layer z; reconstructions by layer are for models with several\n"
+    )
+    assert not list(tmp_path.iterdir())

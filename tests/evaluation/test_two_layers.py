@@ -96,6 +96,12 @@ def test_importance_weighted_bounds_are_those_of_single_images(small_dataset, mo
     assert found.reconstruction.mean == pytest.approx(log_px.mean(), rel=1e-5)
     assert found.kl.mean == pytest.approx(kl.sum(axis=-1).mean(), rel=1e-4)
     np.testing.assert_allclose(found.kl_per_unit, kl.mean(axis=(0, 1)), rtol=1e-3, atol=1e-4)
+    for name, groups in (("z_2", kl[..., :2]), ("z_1", kl[..., 2:])):
+        each = groups.sum(axis=-1).mean(axis=1)
+        assert found.kl_by_layer[name].mean == pytest.approx(each.mean(), rel=1e-4)
+        assert found.kl_by_layer[name].standard_error == pytest.approx(each.std(ddof=1) / np.sqrt(19), rel=1e-3)
+    assert (found.latents, found.channels) == (8, {"z_1": 3})
+    assert found.active_channels == {"z_1": np.sum(kl[..., 2:].mean(axis=(0, 1)) > 0.01)}
     if samples > 1:
         moments = [evaluator.score(number).moments for number in range(evaluator.blocks)]
         expected = latent_moments(z.sum(axis=1), (z**2).sum(axis=1), samples)
@@ -121,6 +127,27 @@ def test_latents_of_all_layers_are_concatenated_and_decoded(model, shown):
     paths = inspection.interpolate(model, IMAGES[:4], steps=5, seed=SEED).reshape(2, 5, *SHAPE)
     np.testing.assert_allclose(paths[:, 0], pictures[0:4:2], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(paths[:, -1], pictures[1:4:2], rtol=1e-3, atol=1e-4)
+    half = {}
+    for name, values in shown.latents.items():  # a great circle in each layer
+        a, b = (tf.reshape(values, (21, -1)).numpy()[start:4:2] for start in (0, 1))
+        cosine = np.sum(a * b, axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+        half[name] = ((a + b) / np.sqrt(2 + 2 * cosine[:, None])).reshape(-1, *values.shape[1:])
+    np.testing.assert_allclose(paths[:, 2], model.decode(half), rtol=1e-3, atol=1e-4)
+
+
+def test_a_projection_of_many_latents_keeps_distances(model, monkeypatch):
+    z = inspection.encode(model, IMAGES, seed=SEED)
+    np.testing.assert_array_equal(inspection.projected(model, IMAGES, dims=8, seed=SEED), z)
+    monkeypatch.setattr(inspection, "BLOCK", 8)
+    found = inspection.projected(model, IMAGES, dims=7, seed=SEED)
+    linear, *_ = np.linalg.lstsq(z, found, rcond=None)
+    np.testing.assert_allclose(found, z @ linear, atol=1e-4)
+    ratios = []
+    for seed in range(12):  # of squared distances; the noise of z is that of the seed
+        z = inspection.encode(model, IMAGES[:2], seed=seed)
+        near = inspection.projected(model, IMAGES[:2], dims=7, seed=seed)
+        ratios.append(np.sum((near[0] - near[1]) ** 2) / np.sum((z[0] - z[1]) ** 2))
+    assert np.mean(ratios) == pytest.approx(1, abs=4 * np.sqrt(2 / 7 / 12))
 
 
 def test_the_score_of_an_image_has_the_kl_of_each_layer(model, shown):
@@ -157,3 +184,34 @@ def test_statistics_of_the_latents_are_by_layer(model, monkeypatch):
         np.testing.assert_allclose(kl, np.mean([draw.kl[name] for draw in draws], axis=(0, 1)), rtol=1e-4, atol=1e-4)
     sums, squares = (sum(flat(draw.latents).astype(np.float64) ** power for draw in draws) for power in (1, 2))
     assert found.active_units == active_units(latent_moments(sums, squares, 95)) > 0
+    assert found.active_channels == {"z_1": 3}
+
+
+def test_a_channel_that_is_the_prior_is_not_active(model):
+    """A posterior that depends on nothing but z_2, as the prior does."""
+    for name in ("q_bottom", "q_from_top", "prior"):
+        getattr(model, name).set_weights([np.zeros_like(weight) for weight in getattr(model, name).get_weights()])
+    model.q_bottom.bias.assign(np.r_[np.zeros(4), 1.0, np.zeros(7)])  # of channel 2 at the second position
+    assert inspection.latent_statistics(model, IMAGES, seed=SEED).active_channels == {"z_1": 1}
+
+
+def test_progressive_reconstructions_take_fewer_and_fewer_layers_from_the_image(model, shown, monkeypatch):
+    found = inspection.progressive(model, IMAGES, seed=SEED)
+    assert (found.layers, found.kept) == (2, (2, 1, 0))
+    assert found.images.shape == (21, 3, *SHAPE)
+    np.testing.assert_allclose(found.images[:, 0], inspection.reconstruct(model, IMAGES, seed=SEED), rtol=1e-5)
+    np.testing.assert_allclose(found.images[:, 2], inspection.sample(model, 21, seed=SEED), rtol=1e-5)
+    eps = row_noise(SEED, PRIOR, 0, 0, 21, model.noise)["bottom"].numpy().reshape(21, 6)
+    mu, log_sigma = np.split(model.prior(shown.latents["z_2"]).numpy(), 2, axis=1)
+    z_1 = mu + np.exp(0.5 * np.tanh(log_sigma)) * eps
+    p = 1 / (1 + np.exp(-model.out(z_1).numpy().reshape(21, *SHAPE)))
+    np.testing.assert_allclose(found.images[:, 1], p, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("layers", "columns"), [(2, 7), (6, 7), (7, 7), (20, 7), (20, 2), (128, 7)])
+def test_the_columns_are_evenly_chosen_from_all_layers_to_none(layers, columns):
+    kept = inspection.kept_layers(layers, columns)
+    assert (kept[0], kept[-1], len(kept)) == (layers, 0, min(columns, layers + 1))
+    steps = -np.diff(kept)
+    assert steps.min() > 0
+    assert steps.max() - steps.min() <= 1

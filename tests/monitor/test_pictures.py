@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vaedist.errors import StorageError
-from vaedist.monitor.pictures import grid, save_png, side_by_side, to_uint8
+from vaedist.monitor.pictures import by_rows, grid, save_png, side_by_side, to_uint8
 
 
 def numbered(n, height=4, width=3, channels=3):
@@ -69,6 +69,21 @@ def test_side_by_side_sets_each_original_directly_left_of_its_reconstruction():
         assert (sheet[y : y + 4, x + 3 : x + 6] == reconstructions[i]).all()
     assert (sheet[:, 10:14] == 255).all()  # pairs are separated
     assert sheet.shape == (4 + 2 * 8, 4 + 2 * 10, 3)
+
+
+def test_by_rows_starts_each_row_with_an_original():
+    originals, others = numbered(2), 254 - numbered(6).reshape(2, 3, 4, 3, -1)
+    sheet = by_rows(originals, others)
+    for row in range(2):
+        for column, image in enumerate([originals[row], *others[row]]):
+            y, x = 2 + 6 * row, 2 + 5 * column
+            assert (sheet[y : y + 4, x : x + 3] == image).all()
+    assert sheet.shape[:2] == (2 + 2 * 6, 2 + 4 * 5)
+
+
+def test_by_rows_refuses_images_of_two_shapes():
+    with pytest.raises(ValueError, match="must match"):
+        by_rows(numbered(3), numbered(2)[:, None])
 
 
 def test_side_by_side_refuses_images_of_two_shapes():

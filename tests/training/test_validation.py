@@ -67,7 +67,7 @@ def trained(tmp_path_factory):
         {
             "run": {"name": "run", "folder": str(place / "runs")},
             "data": {"path": str(data)},
-            "model": {"hidden": 8, "latent": 3, "flow": {"depth": 1, "width": 5}},
+            "model": {"hidden": 8, "latent": 3, "flow": {"depth": 1, "width": 5}, "likelihood": "discretized_logistic"},
             "training": {"epochs": 3, "global_batch": 16, "eval_batch": 8},
             "scaling": {"cpus_per_worker": 1},
             "monitor": {"pictures": 4, "log_every": 2, "pictures_every": 0, "importance_samples": 2},
@@ -98,6 +98,14 @@ def test_each_epoch_scores_and_reports_the_validation_images(trained):
     assert not [tag for tag in tags if "test" in tag or tag in ("elbo/importance_weighted", "elbo/gap")]
     assert trained.told.count("split='validation'") == 4  # three epochs and the end
     assert "split='test'" not in trained.told
+
+
+def test_bits_per_dim_of_training_are_logged(trained):
+    rows = [row for row in read_metrics(trained.run.metrics) if row["kind"] == "train"]
+    expected = [-row["elbo"] / (16 * np.log(2)) for row in rows]
+    assert [row["bits_per_dim"] for row in rows] == pytest.approx(expected, rel=1e-6)
+    curve = EventAccumulator(str(trained.run.tensorboard)).Reload().Scalars("elbo/bits_per_dim_train")
+    assert [point.value for point in curve] == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_best_checkpoint_is_the_best_by_the_validation_images(trained):

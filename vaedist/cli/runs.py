@@ -72,6 +72,8 @@ def sample(
 @checkpoint_option
 @ema_option
 @data_option
+@click.option("--layers", is_flag=True,
+              help="Show what each stochastic layer adds, by reconstructions from fewer top layers.")  # fmt: skip
 @output_option(default="reconstructions.png")
 @json_option
 def reconstruct(
@@ -81,6 +83,7 @@ def reconstruct(
     checkpoint: str,
     ema: bool | None,
     data: str | None,
+    layers: bool,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -90,16 +93,28 @@ def reconstruct(
     preprocessing: binarised images, for example, are shown as in every evaluation. A reconstruction is the mean E[x|z]
     for a sample z of q(z|x). The means of a Gaussian likelihood are clipped to [0, 1]; the command prints the share of
     clipped values.
+
+    With --layers, for models of several stochastic layers, each row is an image followed by means E[x|z] in which the
+    latents of all layers, of fewer and fewer top layers, and of none come from q(z|x). The others are drawn from the
+    prior, given the layers above.
     """
-    from vaedist.monitor.pictures import side_by_side, to_uint8
+    from vaedist.monitor.pictures import by_rows, side_by_side, to_uint8
 
     with loaded(run, checkpoint=checkpoint, data=data, ema=ema) as opened:
         images = opened.probe(count).images
-        originals = to_uint8(opened.observed(images))
-        means = opened.reconstruct(images, seed=seed)
-        clipped = _clipped(opened, means)
-    sheet = side_by_side(originals, to_uint8(means), max(1, _columns(count) // 2))
-    _write_picture(output, sheet, as_json, clipped, images=len(originals), seed=seed)
+        progressive = opened.progressive(images, seed=seed) if layers else None
+        means = opened.reconstruct(images, seed=seed) if progressive is None else progressive.images
+        originals, clipped = to_uint8(opened.observed(images)), _clipped(opened, means)
+    facts: dict[str, Any] = {"images": len(originals), "seed": seed}
+    if progressive is None:
+        sheet = side_by_side(originals, to_uint8(means), max(1, _columns(count) // 2))
+    else:
+        sheet = by_rows(originals, to_uint8(means))
+        facts |= {"layers": progressive.layers, "kept": progressive.kept}
+        if not as_json:
+            kept = ", ".join(map(str, progressive.kept))
+            click.echo(f"columns: the original, then the top {kept} of {progressive.layers} layers from the image")
+    _write_picture(output, sheet, as_json, clipped, **facts)
 
 
 @click.group()

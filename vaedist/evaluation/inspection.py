@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from vaedist.devices.compilation import compiled, traced
 from vaedist.evaluation.active_units import (
+    active_channels,
     active_units,
     active_units_doubt,
     exact_moments,
@@ -31,9 +32,24 @@ from vaedist.objectives.elbo import Bound, bound
 from vaedist.user_code import user_code
 
 BLOCK = 256  # images at a time
+COLUMNS = 7  # maximum number of columns of progressive reconstructions; with the original, a row has 8 images
 SAMPLES = 40  # minimum number of samples of z per image for statistics of the latents
 
 Pixels = Literal["mean", "sample"]
+
+
+class Progressive(NamedTuple):
+    """Reconstructions from fewer and fewer stochastic layers.
+
+    Attributes:
+        layers: number of layers.
+        kept: numbers of top layers whose latents come from the image, from all layers to 0, [columns].
+        images: E[x|z], [n, columns, H, W, C], float32 in [0, 1].
+    """
+
+    layers: int
+    kept: tuple[int, ...]
+    images: np.ndarray
 
 
 class LatentStatistics(NamedTuple):
@@ -42,10 +58,12 @@ class LatentStatistics(NamedTuple):
     Attributes:
         active_units: number of latents with Var_x(E_q[z]) > 0.01; None if it is not reliable, as for one image.
         kl: KL divergence by group, [groups], in nats, by layer; a mean over images and samples.
+        active_channels: number of channels with a KL divergence above `ACTIVE_KL`, by layer whose KL is by channel.
     """
 
     active_units: int | None
     kl: dict[str, np.ndarray]
+    active_channels: dict[str, int]
 
 
 def encode(model: Model, images: np.ndarray, *, seed: int = 0) -> np.ndarray:
@@ -53,9 +71,64 @@ def encode(model: Model, images: np.ndarray, *, seed: int = 0) -> np.ndarray:
     return _in_blocks(model, "encode images", images, lambda block, first: _encode(model, block, seed, first))
 
 
+def projected(model: Model, images: np.ndarray, *, dims: int, seed: int = 0) -> np.ndarray:
+    """Returns the result of `encode`, or its random projection, [n, dims], if there are more than `dims` latents.
+
+    The projection preserves squared distances on average, with a relative standard deviation of sqrt(2 / dims) (Johnson
+    and Lindenstrauss 1984).
+    """
+    shapes = score_layout(model).latents
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    if sum(sizes) <= dims:
+        return encode(model, images, seed=seed)
+
+    def project(block: Any, first: Any) -> Any:
+        parts = np.split(_encode(model, block, seed, first).numpy(), np.cumsum(sizes)[:-1], axis=1)
+        total = np.zeros((len(block), dims), np.float32)
+        for number, part in enumerate(parts):  # the directions of all layers together may not fit into memory
+            directions = np.random.default_rng((seed, number)).standard_normal((part.shape[1], dims), np.float32)
+            total += part @ directions / math.sqrt(dims)
+        return tf.constant(total)
+
+    return _in_blocks(model, "encode images", images, project)
+
+
 def reconstruct(model: Model, images: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """Returns E[x|z] at one sample of q(z|x), [n, H, W, C], float32 in [0, 1], for uint8 images of that shape."""
     return decode(model, encode(model, images, seed=seed))
+
+
+def progressive(model: Model, images: np.ndarray, *, columns: int = COLUMNS, seed: int = 0) -> Progressive:
+    """Returns reconstructions in which only the top layers' latents come from the image.
+
+    The latents of these layers are one sample of q(z|x), the same in all columns. Those of the other layers are drawn
+    from the prior, given the layers above. Thus the first column shows reconstructions, and the last one new images.
+
+    Args:
+        model: the model.
+        images: uint8, [n, H, W, C].
+        columns: maximum number of columns, at least 2; with fewer layers, there is one column for each number of them.
+        seed: seed of the noise.
+    """
+    layout = score_layout(model)
+    names = list(layout.latents)
+    kept = kept_layers(len(names), columns)
+    z = encode(model, images, seed=seed)
+
+    def column(count: int) -> np.ndarray:
+        def draw(block: Any, first: Any) -> Any:
+            eps = row_noise(seed, PRIOR, 0, first, block.shape[0], model.noise)
+            latents = _by_layer(layout, block)
+            return model.generate(eps, given={name: latents[name] for name in names[:count]})
+
+        return _in_blocks(model, "generate images from given latents", z, draw)
+
+    return Progressive(len(names), kept, np.stack([column(count) for count in kept], axis=1))
+
+
+def kept_layers(layers: int, columns: int) -> tuple[int, ...]:
+    """Returns at most `columns` numbers of layers, evenly spaced, from all layers to 0."""
+    return tuple(np.rint(np.linspace(layers, 0, min(columns, layers + 1))).astype(int).tolist())
 
 
 def observed(model: Model, images: np.ndarray) -> np.ndarray:
@@ -104,17 +177,12 @@ def sample(model: Model, count: int, *, seed: int = 0, pixels: Pixels = "mean", 
 def interpolate(model: Model, images: np.ndarray, *, steps: int = 8, seed: int = 0) -> np.ndarray:
     """Returns decoded paths in z between neighbours: for images [2 n, ...], [n * steps, H, W, C], float32 in [0, 1].
 
-    A path follows a great circle, since z drawn from the prior lies near a sphere (White 2016).
+    A path follows a great circle in each layer, since z drawn from N(0, I) lies near a sphere (White 2016).
     """
-    z = encode(model, images, seed=seed)
-    t = np.linspace(0, 1, steps)[None, :, None]
-    a, b = z[0::2, None], z[1::2, None]
-    cosine = np.sum(a * b, -1, keepdims=True) / (
-        np.linalg.norm(a, axis=-1, keepdims=True) * np.linalg.norm(b, axis=-1, keepdims=True)
-    )
-    angle = np.maximum(np.arccos(np.clip(cosine, -1, 1)), 1e-6)
-    path = (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
-    return decode(model, path.reshape(-1, z.shape[1]))
+    z, shapes = encode(model, images, seed=seed), score_layout(model).latents
+    edges = np.cumsum([math.prod(shape) for shape in shapes.values()])[:-1]
+    paths = [_great_circles(layer[0::2], layer[1::2], steps) for layer in np.split(z, edges, axis=1)]
+    return decode(model, np.concatenate(paths, axis=-1).reshape(-1, z.shape[1]))
 
 
 def latent_statistics(
@@ -132,9 +200,19 @@ def latent_statistics(
     )
     moments = exact_moments(mean[0]) if mean else latent_moments(sums, squares, samples)
     count = active_units(moments) if active_units_doubt(moments) is None else None
-    edges = np.cumsum(list(layout.layers.values()))[:-1]
-    parts = np.split(kl.mean(0) / samples, edges)
-    return LatentStatistics(count, dict(zip(layout.layers, parts, strict=True)))
+    by_layer = layout.split(kl.mean(0) / samples)
+    return LatentStatistics(count, by_layer, {name: active_channels(by_layer[name]) for name in layout.channels})
+
+
+def _great_circles(a: np.ndarray, b: np.ndarray, steps: int) -> np.ndarray:
+    """Returns points on great circles from a to b, both [n, latents]: [n, steps, latents]."""
+    a, b, t = a[:, None], b[:, None], np.linspace(0, 1, steps)[None, :, None]
+    cosine = np.sum(a * b, -1, keepdims=True) / (
+        np.linalg.norm(a, axis=-1, keepdims=True) * np.linalg.norm(b, axis=-1, keepdims=True)
+    )
+    angle = np.maximum(np.arccos(np.clip(cosine, -1, 1)), 1e-6)
+    points: np.ndarray = (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
+    return points
 
 
 @compiled
@@ -151,8 +229,7 @@ def _latent_sums(
         return k + 1, *(total + tf.cast(part, tf.float64) for total, part in zip(totals, parts, strict=True))
 
     encoding = model.encode(images, _noise(model, images, first))
-    latents = sum(math.prod(shape) for shape in layout.latents.values())
-    sizes = latents, latents, sum(layout.layers.values())
+    sizes = layout.size, layout.size, sum(layout.layers.values())
     start = tf.constant(0), *(tf.zeros((rows, size), tf.float64) for size in sizes)
     _, *sums = tf.while_loop(lambda k, *_: k < samples, take, start, maximum_iterations=samples)
     mean = model.posterior_mean(encoding)

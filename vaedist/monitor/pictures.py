@@ -79,6 +79,23 @@ def side_by_side(originals: np.ndarray, reconstructions: np.ndarray, columns: in
     return grid(pairs, columns, padding=max(4, originals.shape[2] // 4))
 
 
+def by_rows(originals: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Returns a grid with a row for each original, followed by its other images.
+
+    Args:
+        originals: uint8, [n, H, W, C], n >= 1.
+        others: uint8, [n, m, H, W, C].
+
+    Returns:
+        uint8, [H', W', C].
+
+    Raises:
+        ValueError: the images have other shapes or types.
+    """
+    rows = np.concatenate([originals[:, None], others], axis=1)
+    return grid(rows.reshape(-1, *rows.shape[2:]), rows.shape[1])
+
+
 def save_png(path: str | Path, array: np.ndarray, *, scale: int = 1) -> None:
     """Writes a picture as a PNG file, atomically; missing folders are created.
 

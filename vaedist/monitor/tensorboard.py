@@ -84,6 +84,18 @@ class TensorBoardWriter:
         """Writes a text in Markdown. A resumed run need not repeat texts of step 0."""
         self._summary(summary.text(tag, text_markdown), step)
 
+    def charts(self, titles: Mapping[str, Mapping[str, str]]) -> None:
+        """Defines charts with several curves, for the dashboard "Custom Scalars". A resumed run need not repeat them.
+
+        Args:
+            titles: regular expression of the tags of a chart's curves, by category and title of the chart.
+        """
+        layout = {
+            category: {title: ["Multiline", [tags]] for title, tags in charts.items()}
+            for category, charts in titles.items()
+        }
+        self._summary(summary.custom_scalars(layout), step=0)
+
     def hparams(
         self, params: Mapping[str, float | int | str | bool], metrics: Mapping[str, float], *, step: int = 0
     ) -> None:

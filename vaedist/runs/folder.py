@@ -43,7 +43,7 @@ class RunFolder(StoredFolder):
 
     @property
     def pictures(self) -> Path:
-        """Reconstructions, samples and interpolations, as PNG."""
+        """Reconstructions, samples, interpolations and reconstructions by layer, as PNG."""
         return self.path / "pictures"
 
     @property

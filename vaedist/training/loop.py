@@ -21,6 +21,7 @@ from vaedist.evaluation.importance import ImportanceEvaluator
 from vaedist.evaluation.test_pass import Evaluator
 from vaedist.models.model import Model
 from vaedist.monitor.events import Saved, Started
+from vaedist.objectives.elbo import bits_per_dim
 from vaedist.packages import digests_of, user_packages
 from vaedist.runs.async_checkpointer import AsyncCheckpointer
 from vaedist.runs.checkpoint import Checkpoint, Position
@@ -193,6 +194,9 @@ class Loop:
         if self.recorder is not None:
             rate = float(self.step.optimizer.schedule(self.taken - 1))
             values = {**means, "learning_rate": rate, "gradient_norm": gradient_norm, **self.clock.rates()}
+            if self.model.levels is not None:
+                dims = math.prod(self.model.image_shape)
+                values["bits_per_dim"] = bits_per_dim(means["elbo"], dims, self.model.levels)
             if "objective" in means:
                 values["kl_weight"] = float(self.step.objective.kl_weight(self.taken - 1))
             epoch = (self.taken - 1) // self.steps_per_epoch + 1

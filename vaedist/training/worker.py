@@ -14,6 +14,7 @@ from vaedist.data.worker_data import WorkerData, open_inputs
 from vaedist.devices.strategy import configure_devices, local_devices, make_strategy, require_replicas
 from vaedist.errors import DataError, RunError
 from vaedist.evaluation.importance import ImportanceEvaluator
+from vaedist.evaluation.scoring import score_layout
 from vaedist.models.build import build_model
 from vaedist.models.model import Model
 from vaedist.monitor.events import Event, Finished, Notice
@@ -89,7 +90,7 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
             step = checkpoint.position.step if checkpoint else None
             if step is not None:
                 checkpoints.drop_after(step)
-            logger = stack.enter_context(_logger(run, experiment, inputs, worker, step))
+            logger = stack.enter_context(_logger(run, experiment, inputs, worker, step, model))
             importance = _importance_evaluator(experiment, manifest, inputs, model)
         loop = Loop(
             experiment, model, strategy, inputs, checkpoints, checkpoint=checkpoint, recorder=logger,
@@ -126,11 +127,12 @@ def _check_same_data(experiment: Experiment, worker: Worker, fingerprint: str) -
 
 
 def _logger(
-    run: RunFolder, experiment: Experiment, inputs: WorkerData, worker: Worker, resume_step: int | None
+    run: RunFolder, experiment: Experiment, inputs: WorkerData, worker: Worker, resume_step: int | None, model: Model
 ) -> RunLogger:
     return RunLogger(
-        run, experiment, split=inputs.split, resume_step=resume_step, workers=worker.workers, notify=worker.notify
-    )
+        run, experiment, split=inputs.split, resume_step=resume_step, workers=worker.workers,
+        layers=tuple(score_layout(model).layers), notify=worker.notify,
+    )  # fmt: skip
 
 
 def _importance_evaluator(
