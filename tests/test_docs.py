@@ -1,5 +1,6 @@
 """Commands, options, keys, files and tests that the pages and the jobs' comments name exist."""
 
+import json
 import os
 import re
 import shlex
@@ -12,7 +13,8 @@ import pytest
 
 import vaedist
 from vaedist.cli import main
-from vaedist.config import Sweep, keys, read_job
+from vaedist.config import Sweep, keys, read_job, with_options
+from vaedist.config.model_options import MODELS
 from vaedist.runs.folder import RunFolder
 from vaedist.sweeps import SweepFolder
 
@@ -23,9 +25,11 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
     ROOT / "docs/extending.md",
+    ROOT / "docs/models.md",
     ROOT / "docs/performance.md",
     ROOT / "docs/security.md",
 ]
+MODELS_PAGE = ROOT / "docs/models.md"
 JOBS = sorted((ROOT / "jobs").glob("*.toml"))
 MADE = ("data", "runs")  # folders of the root that commands create
 
@@ -129,7 +133,18 @@ def test_options_in_backticks_exist():
 def test_configuration_keys_in_backticks_exist():
     named = in_inline(rf"({'|'.join(Sweep.model_fields)})(\.[a-z_]+)+")
     assert named
-    assert set(named) <= set(keys(Sweep))
+    known = {key for name in MODELS.built_in for key in keys(with_options(Sweep, {"model": {"type": name}}))}
+    assert set(named) <= known
+
+
+@pytest.mark.parametrize("name", MODELS.built_in)
+def test_the_page_on_models_lists_all_options_of_a_model_with_their_defaults(name):
+    (section,) = re.findall(rf"^## `{name}`.*?(?=^## |\Z)", MODELS_PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    found = dict(re.findall(r"^\| `([a-z_.]+)` \| `([^`]*)` \|", section, re.MULTILINE))
+    options = MODELS.options_class(name)().model_dump()
+    flow = {f"flow.{key}": value for key, value in options.pop("flow").items()}
+    expected = {key: json.dumps(value) for key, value in (options | flow).items() if not key.endswith("type")}
+    assert found == expected
 
 
 @pytest.mark.parametrize("name", file_names())
