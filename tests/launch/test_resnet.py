@@ -50,7 +50,7 @@ def test_the_initial_weights_depend_on_the_data_and_are_the_same_on_all_workers(
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-4)
     elbo = [row for row in read_metrics(one.metrics) if row["kind"] == "test"][-1]["elbo"]
     assert elbo > losses(one)[0] + 50, "it learns"
-    assert {f"{name}-epoch-0002.png" for name in ("samples", "reconstructions", "interpolations")} <= {
+    assert {f"{name}-epoch-0002.png" for name in ("samples", "reconstructions", "interpolations", "layers")} <= {
         path.name for path in one.pictures.iterdir()
     }
 
