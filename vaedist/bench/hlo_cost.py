@@ -20,6 +20,8 @@ _ARRAY = re.compile(r"(?P<type>\w+)\[(?P<sizes>[\d,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
 _NAME = re.compile(r"%([\w.\-]+)")
 _CONTRACTED = re.compile(r"[lr]hs_contracting_dims=\{([\d,]*)\}")
+_WINDOW = re.compile(r"window=\{([^}]*)\}")
+_LABELS = re.compile(r"dim_labels=([a-z\d?]+)_([a-z\d?]+)->([a-z\d?]+)")
 _NUMBER = re.compile(r"\d+")
 _SLICES = {"slice", "dynamic-slice"}
 # Instructions that move no data, or run other computations, whose instructions are counted.
@@ -69,22 +71,61 @@ class Dot(NamedTuple):
         return 2 * self.rows * self.inner * self.columns
 
 
+class Convolution(NamedTuple):
+    """A convolution, or a gradient of one, which is also a convolution in HLO.
+
+    In the gradient with respect to a kernel, HLO's kernel is the gradient of the output, and its images are the input's
+    channels: `images` is then a number of channels, `inputs` one of images, and `positions` is the size of the kernel.
+
+    Attributes:
+        images: number of images.
+        positions: output positions of an image.
+        pairs: pairs of an output position and a tap of the kernel such that the tap is on a pixel of the image. Taps on
+            zeros around the image, or on those that a transposed convolution inserts between pixels, do not count.
+        inputs: input channels that contribute to an output channel.
+        outputs: output channels.
+    """
+
+    images: int
+    positions: int
+    pairs: int
+    inputs: int
+    outputs: int
+
+    @property
+    def flops(self) -> int:
+        """Number of multiplications by pixels, and of additions."""
+        return 2 * self.images * self.pairs * self.inputs * self.outputs
+
+    @property
+    def product(self) -> Dot:
+        """Matrix product of the patches of all images with the kernel, with as many operations.
+
+        It is [images * positions, inner] x [inner, outputs], where `inner` is the mean number of values in a patch that
+        do not belong to zeros, rounded.
+        """
+        inner = max(1, round(self.pairs * self.inputs / self.positions))
+        return Dot(self.images * self.positions, inner, self.outputs)
+
+
 @dataclass(frozen=True)
 class Work:
     """Work of one run of a program.
 
     Attributes:
         products: its matrix products.
+        convolutions: its convolutions.
         bytes: bytes that its instructions read and write, each operand and result once; caches absorb part of them.
     """
 
     products: tuple[Dot, ...]
+    convolutions: tuple[Convolution, ...]
     bytes: int
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of the matrix products."""
-        return sum(product.flops for product in self.products)
+        """Floating-point operations of the matrix products and the convolutions."""
+        return sum(dot.flops for dot in self.products) + sum(one.flops for one in self.convolutions)
 
 
 def work_of(text: str) -> Work:
@@ -94,12 +135,14 @@ def work_of(text: str) -> Work:
     for one in itertools.chain(*computations.values()):
         if one.operation != "call":
             inside.update(_CALLED.findall(one.attributes))
-    products, moved = list[Dot](), 0
+    products, convolutions, moved = list[Dot](), list[Convolution](), 0
     for name, instructions in computations.items():
         arrays = {one.name: one.result for one in instructions}
         for one in instructions:
             if one.operation == "dot":
                 products.append(_product(one, arrays[one.operands[0]][0].sizes))
+            elif one.operation == "convolution":
+                convolutions.append(_convolution(one, *(arrays[operand][0].sizes for operand in one.operands)))
             if name not in inside and one.operation not in _FREE:
                 read = [_bytes(arrays.get(operand, ())) for operand in one.operands]
                 if one.operation == "fusion":
@@ -108,7 +151,7 @@ def work_of(text: str) -> Work:
                 elif one.operation in _SLICES:
                     read = [_bytes(one.result)]
                 moved += _bytes(one.result) + sum(read)
-    return Work(tuple(products), moved)
+    return Work(tuple(products), tuple(convolutions), moved)
 
 
 def _bytes(arrays: Iterable[Array]) -> int:
@@ -133,6 +176,33 @@ def _product(dot: Instruction, left: tuple[int, ...]) -> Dot:
     inner = math.prod(left[axis] for axis in axes)
     rows = math.prod(left) // inner
     return Dot(rows, inner, math.prod(dot.result[0].sizes) // rows, 0 in axes, 0 not in right_axes)
+
+
+def _convolution(one: Instruction, image: tuple[int, ...], kernel: tuple[int, ...]) -> Convolution:
+    """Returns the convolution of a `convolution` instruction whose operands have the dimensions `image` and `kernel`.
+
+    The numbers of channels also hold for grouped convolutions: HLO's kernel has the input channels of one group.
+    """
+    window, labels = _WINDOW.search(one.attributes), _LABELS.search(one.attributes)
+    assert labels, f"a convolution without dim_labels: {one.attributes}"
+    fields = dict(field.split("=") for field in window[1].split()) if window else {}
+    of_image, of_kernel, of_result = labels.groups()
+    result = one.result[0].sizes
+    axes = [str(axis) for axis in range(sum(label.isdigit() for label in of_result))]
+    positions, pairs = 1, 1
+    for number, axis in enumerate(axes):
+        stride, image_step, kernel_step = (
+            int(fields[name].split("x")[number]) if name in fields else 1
+            for name in ("stride", "lhs_dilate", "rhs_dilate")
+        )
+        before = int(fields["pad"].split("x")[number].partition("_")[0]) if "pad" in fields else 0
+        length, steps = image[of_image.index(axis)], result[of_result.index(axis)]
+        taps = range(-before, kernel[of_kernel.index(axis)] * kernel_step - before, kernel_step)
+        pixels = range(0, length * image_step, image_step)
+        positions *= steps
+        pairs *= sum(stride * step + tap in pixels for step in range(steps) for tap in taps)
+    images, outputs = result[of_result.index("b")], result[of_result.index("f")]
+    return Convolution(images, positions, pairs, kernel[of_kernel.index("i")], outputs)
 
 
 def _computations(text: str) -> Iterator[tuple[str, list[Instruction]]]:

@@ -16,7 +16,13 @@ FLOAT = 4  # bytes of a float32
 
 
 def products_task(products: Sequence[Dot]) -> Task:
-    """Returns a task of matrix products alone, one after another, in float32 and in the program's memory layouts."""
+    """Returns a task of matrix products alone, one after another, in float32 and in the program's memory layouts.
+
+    For convolutions, the products are those of `Convolution.product`, and not the convolutions as the compiler
+    generates them: their time is then a limit that does not depend on how good the generated code is. A convolution
+    that multiplies each pixel by each weight of its kernel takes at least the time of its product. Only algorithms that
+    multiply less often, such as Winograd's, can be faster; the CPU compiler of TensorFlow has none.
+    """
     random = tf.random.Generator.from_seed(0)
 
     def kept(sizes: tuple[int, int], transposed: bool) -> Any:

@@ -45,7 +45,8 @@ class Record:
     Attributes:
         machine: processor, threads, devices and versions, by name.
         job: the settings that the speed depends on, by key.
-        counts: numbers that are counted and not timed, by name: parameters, floating-point operations, bytes.
+        counts: numbers that are counted and not timed, by name: parameters, matrix products, convolutions,
+            floating-point operations of both, bytes.
         measures: timed quantities, by name.
     """
 
@@ -68,7 +69,10 @@ class Record:
 
     @property
     def share_of_limit(self) -> float:
-        """Time of the matrix products and the memory traffic of the update alone, divided by that of the step."""
+        """Time of the matrix products and the memory traffic of the update alone, divided by that of the step.
+
+        Convolutions count as matrix products, see `Convolution.product`.
+        """
         seconds = self.seconds_a_step
         return (seconds["products"] + seconds["memory"]) / seconds["step"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from vaedist.bench.hlo_cost import Dot, work_of
+from vaedist.bench.hlo_cost import Work, work_of
 from vaedist.bench.machine import FLOAT, memory_task, products_task, update_task
 from vaedist.bench.record import Record
 from vaedist.bench.tasks import Task, in_turn
@@ -60,37 +60,39 @@ def measure(
     evaluator = Evaluator(model, strategy, inputs.scored, seed=experiment.seed)
     progress("compiling")
     chunk = inputs.train.read(0, 0, min(training.steps_per_call, plan.rows // training.global_batch), step.capacity)
-    # With gradient accumulation, the products of a part are in the body of a loop, which is counted once.
-    products = work_of(step.program(chunk)).products * step.accumulation_steps
+    work = work_of(step.program(chunk))
     return Record(
         machine=_machine(threads, strategy.num_replicas_in_sync),
         job={key: _value(experiment, key) for key in KEYS},
-        counts=_counts(step, products, manifest.shape),
-        measures=in_turn(_tasks(step, chunk, products, inputs, evaluator), rounds, progress),
+        counts=_counts(step, work, manifest.shape),
+        measures=in_turn(_tasks(step, chunk, work, inputs, evaluator), rounds, progress),
     )
 
 
-def _counts(step: TrainStep, products: Sequence[Dot], image_shape: Sequence[int]) -> dict[str, int]:
-    """Returns the counts of a record."""
-    parameters, slots = _parameters(step), len(step.optimizer.slots)
+def _counts(step: TrainStep, work: Work, image_shape: Sequence[int]) -> dict[str, int]:
+    """Returns the counts of a record.
+
+    With gradient accumulation, the work on a part of the batch is in the body of a loop, which is counted once.
+    """
+    parameters, slots, parts = _parameters(step), len(step.optimizer.slots), step.accumulation_steps
     return {
         "parameters": parameters,
         "images a step": step.global_batch,
         "bytes an image": math.prod(image_shape),
-        "products": len(products),
-        "flops a step": sum(product.flops for product in products),
+        "products": parts * len(work.products),
+        "convolutions": parts * len(work.convolutions),
+        "flops a step": parts * work.flops,
         "bytes an update": FLOAT * parameters * (2 * (1 + slots) + 1),
     }
 
 
-def _tasks(
-    step: TrainStep, chunk: Chunk, products: Sequence[Dot], inputs: WorkerData, evaluator: Evaluator
-) -> dict[str, Task]:
+def _tasks(step: TrainStep, chunk: Chunk, work: Work, inputs: WorkerData, evaluator: Evaluator) -> dict[str, Task]:
     """Returns the tasks to time: the step, its parts alone, the input and the test pass."""
     images = chunk.steps * step.global_batch
+    products = [*work.products, *(convolution.product for convolution in work.convolutions)]
     return {
         "step": Task(_stepping(step, chunk), images, "images/s"),
-        "products": products_task(products),
+        "products": products_task(products * step.accumulation_steps),
         "update": update_task(step.optimizer, [tuple(weight.shape) for weight in step.weights]),
         "memory": memory_task(FLOAT * _parameters(step)),
         "input": Task(_reading(inputs.train, chunk.steps, step.capacity), images, "images/s"),

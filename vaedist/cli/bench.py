@@ -47,7 +47,8 @@ def bench(
     """Measure the training throughput of JOB on this machine.
 
     The step time is compared with its lower limit: the time of the matrix products alone, plus that of the memory
-    traffic of parameters and optimizer state. Every round measures everything once; rates are medians over rounds.
+    traffic of parameters and optimizer state. A convolution counts as the matrix product of the image's patches with
+    the kernel. Every round measures everything once; rates are medians over rounds.
     """
     from vaedist.bench.record import read_record
 
@@ -73,13 +74,15 @@ def _print(job: Path, record: "Record") -> None:
     from rich.table import Table
 
     machine, counts = record.machine, record.counts
+    kinds = {"products": "matrix products", "convolutions": "convolutions"}
+    multiplied = [f"{counts[name]} {kind}" for name, kind in kinds.items() if counts[name]]
     print_pairs(
         str(job),
         {
             "machine": f"{machine['processor']}, {machine['threads']} threads, GPUs: {machine['GPUs']}",
             "software": ", ".join(f"{name} {machine[name]}" for name in ("vaedist", "tensorflow", "numpy", "python")),
             "model": f"{counts['parameters']:,} weights, {counts['images a step']:,} images a step",
-            "a step": f"{counts['flops a step'] / 1e9:.2f} GFLOP in {counts['products']} matrix products",
+            "a step": f"{counts['flops a step'] / 1e9:.2f} GFLOP in {' and '.join(multiplied)}",
         },
     )
     table = Table("what", "median", "spread", "ms a step", "share of a step", title="one worker", title_justify="left")
