@@ -1,15 +1,20 @@
-"""Images per second of `vaedist train` and of loops in other frameworks, alternated: sizes of jobs/cifar10-iaf.toml.
+"""Images per second of `vaedist train` and of loops in other frameworks, alternated.
 
-    python tests/benchmarks/compare.py [--batch 32 256] [--rounds 5] [--images 6400] [--out FOLDER]
+    python tests/benchmarks/compare.py [--model mlp] [--batch 32 256] [--rounds 5] [--images 6400] [--out FOLDER]
         [--peer torch=PYTHON] [--peer jax=PYTHON]
 
-The loops are in peers/. Those in TensorFlow and Keras run in this environment. Those in PyTorch (`pip install torch
-numpy`) and JAX (`pip install jax optax`) need separate environments, whose Python interpreters are given by --peer.
+The model is the default one, an MLP of the sizes of jobs/cifar10-iaf.toml, or with `--model resnet` the ResNet VAE of 1
+level of 2 blocks, with Adamax, a moving average of the weights, and free bits.
+
+The loops are in peers/, NAME_loop.py for the MLP and NAME_resnet.py for the ResNet VAE. Those in TensorFlow and Keras,
+for the MLP only, run in this environment. Those in PyTorch (`pip install torch numpy`; it also needs a C++ compiler)
+and JAX (`pip install jax optax`) need separate environments, whose Python interpreters are given by --peer.
 
 In each round, every loop runs once, in a separate process, on the same crops of photographs. A loop makes three passes;
 the first one compiles and is discarded. The run of vaedist is one epoch of three times as many images, whose first
 third is discarded, so that it writes no checkpoint during the measurement, as the other loops write none (`epoch.py`
-measures their cost). Prints the medians, and the speedup of vaedist, computed by round. --out writes compare.png.
+measures their cost). Prints the medians, and the speedup of vaedist, computed by round. --out writes compare.png, or
+compare-resnet.png.
 """
 
 import argparse
@@ -32,6 +37,16 @@ from vaedist.monitor.metrics import read_metrics
 from vaedist.runs.folder import RunFolder
 
 PEERS = Path(__file__).parent / "peers"
+SCRIPTS = {"mlp": "loop", "resnet": "resnet"}  # NAME_loop.py, NAME_resnet.py
+HERE = {"mlp": ("tensorflow", "keras"), "resnet": ()}  # loops that run in this environment
+SETTINGS = {
+    "mlp": {},
+    "resnet": {
+        "model": {"type": "resnet", "levels": 1, "blocks": 2, "width": 32, "latent": 16},
+        "training": {"optimizer": "adamax", "learning_rate": 2e-3, "ema_decay": 0.999},
+        "objective": {"free_bits": 0.25},
+    },
+}
 PASSES = 3
 OURS = "vaedist"
 CALL = 64  # maximum number of steps per call; a pass has at least as many, so that it contains the first call
@@ -48,9 +63,9 @@ def train(experiment, first, place, number):
     return statistics.median(row["images_per_second"] for row in rows)
 
 
-def peer(name, python, images, batch):
+def peer(script, python, images, batch):
     """Returns the images per second of another loop, for all passes but the first."""
-    command = [python, str(PEERS / f"{name}_loop.py"), str(images), str(batch), str(PASSES)]
+    command = [python, str(PEERS / script), str(images), str(batch), str(PASSES)]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     passes = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     assert all(np.isfinite(one["loss"]) for one in passes)
@@ -59,12 +74,12 @@ def peer(name, python, images, batch):
 
 def compare(experiment, peers, steps, file, place, rounds):
     """Returns a list of rates for each loop, one per round, with `steps` steps in a pass; prints each rate."""
-    batch = experiment.training.global_batch
+    batch, script = experiment.training.global_batch, SCRIPTS[experiment.model.type]
     rates = {OURS: [], **{name: [] for name in peers}}
     for number in range(rounds):
         rates[OURS].append(train(experiment, steps, place, number))
         for name, python in peers.items():
-            rates[name].append(peer(name, python, file, batch))
+            rates[name].append(peer(f"{name}_{script}.py", python, file, batch))
         told = ", ".join(f"{name} {found[-1]:,.0f}" for name, found in rates.items())
         print(f"batch {batch}, round {number + 1}: {told}", flush=True)
     return rates
@@ -100,13 +115,14 @@ def draw(results):
 def main():
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=SCRIPTS, default="mlp")
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 256])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=6400, help="number of images per pass")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
     options = parser.parse_args()
-    peers = {"tensorflow": sys.executable, "keras": sys.executable}
+    peers = dict.fromkeys(HERE[options.model], sys.executable)
     peers |= dict(each.split("=", 1) for each in options.peer)
     results = {}
     with tempfile.TemporaryDirectory(prefix="compare") as name:
@@ -119,7 +135,7 @@ def main():
         np.save(place / "images.npy", flat[: options.images])
         for batch in options.batch:
             steps = options.images // batch
-            experiment = Experiment().with_overrides(
+            experiment = Experiment.from_dict(SETTINGS[options.model]).with_overrides(
                 f"data.path={data}", f"training.global_batch={batch}", "training.epochs=1",
                 f"training.steps_per_call={min(CALL, steps)}", f"monitor.log_every={max(1, steps // 4)}",
                 "monitor.pictures_every=0", "checkpoint.every_steps=0",
@@ -130,7 +146,8 @@ def main():
             show(batch, results[batch])
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        draw(results).savefig(options.out / "compare.png", dpi=120)
+        name = "compare.png" if options.model == "mlp" else f"compare-{options.model}.png"
+        draw(results).savefig(options.out / name, dpi=120)
 
 
 if __name__ == "__main__":
