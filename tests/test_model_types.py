@@ -153,10 +153,10 @@ def test_reading_options_loads_neither_keras_nor_tensorflow(path):
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("mpl", "must be 'mlp' or a class of your own, 'package.module:Class'; did you mean 'mlp'?"),
-        ("", "must be 'mlp' or a class of your own, 'package.module:Class'"),
-        ("a.b:", "must be 'mlp' or a class of your own, 'package.module:Class'"),
-        ("../up:Class", "must be 'mlp' or a class of your own, 'package.module:Class'"),
+        ("mpl", "must be 'mlp', 'conv', 'resnet' or a class of your own, 'package.module:Class'; did you mean 'mlp'?"),
+        ("", "must be 'mlp', 'conv', 'resnet' or a class of your own, 'package.module:Class'"),
+        ("a.b:", "must be 'mlp', 'conv', 'resnet' or a class of your own, 'package.module:Class'"),
+        ("../up:Class", "must be 'mlp', 'conv', 'resnet' or a class of your own, 'package.module:Class'"),
         (f"{NAME}.lihgt:Toy", f"there is no module {NAME}.lihgt in PYTHONPATH (/some/where) or among"),
         ("nowhere_at_all.light:Toy", "there is no module nowhere_at_all in PYTHONPATH (/some/where) or among"),
         (f"{NAME}.light:Tyo", f"module {NAME}.light has no class Tyo; did you mean 'Toy'?"),
@@ -207,7 +207,9 @@ def test_any_value_of_a_users_option_makes_an_experiment_or_a_config_error(key, 
 
 
 def test_a_type_that_is_not_text_is_refused():
-    assert message_of(Experiment.from_toml, "model.type = 3").startswith("experiment: model.type = 3: must be 'mlp' or")
+    assert message_of(Experiment.from_toml, "model.type = 3").startswith(
+        "experiment: model.type = 3: must be 'mlp', 'conv', 'resnet' or"
+    )
 
 
 @pytest.mark.parametrize(

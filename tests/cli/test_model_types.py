@@ -119,7 +119,7 @@ def test_runs_are_listed_with_the_options_that_differ_from_their_defaults(place)
     assert listed["toy"]["changed"] == {"stage.blocks": 5}
 
 
-@pytest.mark.parametrize("command", ["train", "check"])
+@pytest.mark.parametrize("command", ["train", "bench"])
 @pytest.mark.parametrize(("kind", "setting"), [("resnet", "model.levels = 3"), ("conv", "model.type = 'conv'")])
 def test_a_model_that_cannot_divide_the_images_is_refused_before_ray_starts(place, command, kind, setting):
     (place / "job.toml").write_text(JOB.format(data=place / "data", kind=kind))

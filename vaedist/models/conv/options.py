@@ -11,13 +11,9 @@ from vaedist.models.options import LikelihoodOptions, check_divisible
 
 
 class ConvOptions(LikelihoodOptions):
-    """Options of the gated convolutional VAE.
+    """Options of the gated convolutional VAE."""
 
-    Attributes:
-        factor: ratio of the side of the image to that of the smallest feature maps.
-    """
-
-    factor: ClassVar[int] = 4
+    factor: ClassVar[int] = 4  # ratio of the side of the image to that of the smallest feature maps
 
     type: str = Field(default="conv", description=ModelOptions.model_fields["type"].description)
     width: int = Field(
