@@ -10,6 +10,7 @@ from vaedist.data.lanes import LanePlan
 from vaedist.data.manifest import Manifest, SplitName
 from vaedist.data.shards import open_split
 from vaedist.errors import DataError
+from vaedist.user_code import user_code
 
 PROBE_IMAGES = 2048  # for the Projector; pictures and statistics use the first ones
 
@@ -60,7 +61,8 @@ def check_images(experiment: Experiment, shape: tuple[int, int, int]) -> None:
             f"{experiment.data.path} have {shape[2]}"
         )
     try:
-        experiment.model.check_shape(shape)
+        with user_code(f"model.type = {experiment.model.type!r}: its options cannot check a shape", ValueError):
+            experiment.model.check_shape(shape)
     except ValueError as error:
         raise DataError(f"{error} at {experiment.data.path}") from None
 
