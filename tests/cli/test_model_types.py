@@ -57,7 +57,6 @@ def test_an_unknown_model_is_reported_with_the_most_similar_one(place):
 
 
 def test_a_model_that_does_not_fit_the_interface_is_refused_before_ray_starts(place):
-    pytest.importorskip("vaedist.models.model")
     line = refused(place, "train", "job.toml")
     assert line == f"error: model.type = '{TOY}': class Toy must be a subclass of vaedist.models.Model"
 

@@ -58,7 +58,7 @@ def masked(x, kernel, reverse):
 
 
 def autoregressive_mask(inputs, outputs, parameters, strict, reverse):
-    """Which weights of a 2x3 kernel are live, one at a time."""
+    """Returns the mask of a 2x3 kernel, computed weight by weight."""
     channels = outputs // parameters
     groups = min(inputs, channels)
     mask = np.zeros((2, 3, inputs, outputs))

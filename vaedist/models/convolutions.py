@@ -7,7 +7,7 @@ stride 1 over blocks of 2x2 pixels, and a transposed convolution of stride 2 pro
 convolutions and gradients are TensorFlow's own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -70,6 +70,18 @@ def transposed_double(x: Any, kernel: Any) -> Any:
     blocks, (before, after) = _over_blocks(swapped)  # [m, m, 4 out, in]
     padding = (after, before)
     return tf.nn.depth_to_space(_convolve(x, _flipped(blocks), (padding, padding)), 2)
+
+
+def over_images(function: Callable[[Any], Any], x: Any) -> Any:
+    """Returns function(images) for images [..., H, W, C] with any number of leading axes, which the result keeps.
+
+    Args:
+        function: maps [B, H, W, C] to [B, H', W', C'].
+        x: the images.
+    """
+    y = function(tf.reshape(x, (-1, *x.shape[-3:])))
+    leading = x.shape[:-3] if x.shape[:-3].is_fully_defined() else tf.shape(x)[:-3]
+    return tf.reshape(y, (*leading, *y.shape[1:]))
 
 
 def _over_blocks(kernel: Any) -> tuple[Any, tuple[int, int]]:

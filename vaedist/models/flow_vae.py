@@ -9,7 +9,6 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from keras import ops
 
 from vaedist.models.densities import log_standard_normal
@@ -18,9 +17,9 @@ from vaedist.models.flows.flow import FlowCase
 from vaedist.models.likelihood_model import LikelihoodModel
 from vaedist.models.likelihoods import Likelihood
 from vaedist.models.model import Score
-from vaedist.models.preprocessing import Preprocessing
 from vaedist.models.products import Product
 from vaedist.models.reparameterization import sample_normal
+from vaedist.models.seeds import derived_seeds
 
 Z = "z"  # name of the stochastic layer and of its noise stream
 
@@ -61,27 +60,18 @@ class FlowVAE(LikelihoodModel):
     The options have the keys `latent` and `flow` besides the likelihood's. See `LikelihoodModel` for the arguments.
     """
 
+    default_name = "vae"
     broadcasts = True
 
-    def __init__(
-        self,
-        image_shape: Sequence[int],
-        options: Any = None,
-        *,
-        preprocessing: Preprocessing | None = None,
-        seed: int = 0,
-        **kwargs: Any,
-    ) -> None:
-        kwargs = {"name": "vae", **kwargs}
-        super().__init__(image_shape, options, preprocessing=preprocessing, seed=seed, **kwargs)
+    def create_layers(self) -> None:
+        """Creates the encoder, the flow and the decoder."""
         self.latent, flow = self.options.latent, self.options.flow
-        encoder_seed, flow_seed, decoder_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(3))
+        encoder_seed, flow_seed, decoder_seed = derived_seeds(self.seed, 3)
         context = flow.context_width(self.latent) if flow.depth else 0
         self.encoder = self.make_encoder(2 * self.latent + context, encoder_seed)
         layer = {"name": "flow", "dtype": self.dtype_policy}
         self.flow = make_flow(flow, self.latent, context=context, seed=flow_seed, **layer)
         self.decoder = self.make_decoder(decoder_seed)
-        self.build((None, *self.image_shape))
 
     @abstractmethod
     def make_encoder(self, outputs: int, seed: int) -> Any:

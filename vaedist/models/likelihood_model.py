@@ -1,6 +1,7 @@
 """Base class of the built-in models: options with a likelihood, and serialisation by Keras."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -15,16 +16,21 @@ from vaedist.models.preprocessing import BINARIZE, Preprocessing
 class LikelihoodModel(Model):
     """A model whose decoder computes the parameters of a `Likelihood`, with options that include the likelihood's name.
 
-    It can be used on its own: `model(images)` scores uint8 images.
+    It can be used on its own: `model(images)` scores uint8 images. A subclass creates its layers in `create_layers`,
+    and their weights in `build`.
 
     Args:
         image_shape: (height, width, channels).
         options: options of the model; None uses the defaults.
         preprocessing: mapping of uint8 pixels to x; None uses that of the likelihood.
         seed: seed of the initial weights, which also depend on the dtype.
+
+    Raises:
+        ValueError: the model cannot process images of this shape, see `ModelOptions.check_shape`.
     """
 
     Options: ClassVar[type[LikelihoodOptions]]
+    default_name: ClassVar[str]  # first part of the variables' paths
 
     def __init__(
         self,
@@ -38,10 +44,17 @@ class LikelihoodModel(Model):
         self.options: Any = options or self.Options()
         self.options.check_shape(image_shape)
         preprocessing = preprocessing or self.options.preprocessing("none")
+        kwargs = {"name": self.default_name, **kwargs}
         super().__init__(image_shape, preprocessing=preprocessing, seed=seed, **kwargs)
         self.pixels = math.prod(self.image_shape)
         self.likelihood = make_likelihood(self.options.likelihood)
         self.clips = self.likelihood.clips
+        self.create_layers()
+        self.build((None, *self.image_shape))
+
+    @abstractmethod
+    def create_layers(self) -> None:
+        """Creates the layers of the model, which `build` then builds."""
 
     def get_config(self) -> dict[str, Any]:
         """Returns a description of the constructor's arguments, for `from_config`."""

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from vaedist.models.convolutions import Padding, convolve, convolve_half, transposed_double
+from vaedist.models.convolutions import Padding, convolve, convolve_half, over_images, transposed_double
 from vaedist.models.products import boolean_tensor
 
 DIRECTION_DEVIATION = 0.05  # standard deviation of the initial directions V
@@ -66,11 +66,12 @@ class Convolution(keras.layers.Layer):
 
     def call(self, x: Any) -> Any:
         """Returns y, for any number of leading axes."""
-        images = ops.reshape(x, (-1, *x.shape[-3:]))
+        return over_images(self._apply, x)
+
+    def _apply(self, images: Any) -> Any:
         if _INITIALISING.get():
             self._initialise(images)
-        y = self.convolve(images, ops.exp(self.log_scale) * self._unit_kernel()) + self.bias
-        return ops.reshape(y, (*ops.shape(x)[:-3], *y.shape[1:]))
+        return self.convolve(images, ops.exp(self.log_scale) * self._unit_kernel()) + self.bias
 
     def _unit_kernel(self) -> Any:
         """Returns V / |V|, with masked weights at 0."""

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
-import numpy as np
 from keras import ops
 
 from vaedist.models.conv.options import ConvOptions
-from vaedist.models.convolutions import convolve, convolve_half, transposed_double
+from vaedist.models.convolutions import convolve, convolve_half, over_images, transposed_double
 from vaedist.models.flow_vae import FlowVAE
 from vaedist.models.products import Dense, Product
+from vaedist.models.seeds import derived_seeds
 
 Resize = Literal["half", "double"] | None
 Sizes = Sequence[tuple[int, Resize]]  # output channels and resizing of each convolution
@@ -48,9 +48,8 @@ class GatedConvolution(keras.layers.Layer):
 
     def call(self, x: Any) -> Any:
         """Returns the gated outputs, for any number of leading axes."""
-        images = ops.reshape(x, (-1, *x.shape[-3:]))
-        y = gated(self.convolve(images, ops.convert_to_tensor(self.kernel)) + self.bias)
-        return ops.reshape(y, (*ops.shape(x)[:-3], *y.shape[1:]))
+        kernel = ops.convert_to_tensor(self.kernel)
+        return over_images(lambda images: gated(self.convolve(images, kernel) + self.bias), x)
 
 
 class Encoder(keras.layers.Layer):
@@ -68,7 +67,7 @@ class Encoder(keras.layers.Layer):
         self, image_shape: Sequence[int], *, width: int, hidden: int, outputs: int, seed: int, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.image_shape, (first, second, last) = image_shape, _seeds(seed, 3)
+        self.image_shape, (first, second, last) = image_shape, derived_seeds(seed, 3)
         sizes: Sizes = ((width, None), (width, "half"), (2 * width, None), (2 * width, "half"), (2 * width, None))
         self.convolutions = _stack(image_shape[-1], sizes, first, self.dtype_policy)
         self.hidden = _dense(2 * hidden, second, "hidden", self.dtype_policy)
@@ -111,7 +110,7 @@ class Decoder(keras.layers.Layer):
         self, image_shape: Sequence[int], *, latent: int, width: int, outputs: int, seed: int, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.latent, (first, second, last) = latent, _seeds(seed, 3)
+        self.latent, (first, second, last) = latent, derived_seeds(seed, 3)
         self.smallest = _smallest(image_shape, 2 * width)
         sizes: Sizes = ((2 * width, None), (width, "double"), (width, None), (width, "double"), (width, None))
         self.dense = _dense(2 * math.prod(self.smallest), first, "dense", self.dtype_policy)
@@ -182,7 +181,7 @@ def gated(values: Any) -> Any:
 def _stack(channels: int, sizes: Sizes, seed: int, dtype: Any) -> list[GatedConvolution]:
     """Returns gated convolutions with these output channels and resizings, one after the other."""
     layers = []
-    for number, ((outputs, resize), each) in enumerate(zip(sizes, _seeds(seed, len(sizes)), strict=True), 1):
+    for number, ((outputs, resize), each) in enumerate(zip(sizes, derived_seeds(seed, len(sizes)), strict=True), 1):
         layers.append(GatedConvolution(channels, outputs, resize, seed=each, name=f"convolution_{number}", dtype=dtype))
         channels = outputs
     return layers
@@ -195,7 +194,3 @@ def _dense(units: int, seed: int, name: str, dtype: Any) -> Dense:
 def _smallest(image_shape: Sequence[int], channels: int) -> tuple[int, int, int]:
     """Returns the shape of the smallest feature maps."""
     return image_shape[0] // ConvOptions.factor, image_shape[1] // ConvOptions.factor, channels
-
-
-def _seeds(seed: int, count: int) -> list[int]:
-    return [int(each) for each in np.random.SeedSequence(seed).generate_state(count)]

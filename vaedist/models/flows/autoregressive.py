@@ -8,6 +8,7 @@ from keras import ops
 
 from vaedist.models.flows import masks
 from vaedist.models.products import Product
+from vaedist.models.seeds import derived_seeds
 
 BLOCKS = 2  # per masked product, see `MaskedDense`; on two cores, 2 was faster than 1 and 4
 
@@ -38,7 +39,7 @@ class MaskedDense(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Creates the kernel of each block, with its parameters side by side, and the bias of each parameter."""
-        seeds = np.random.SeedSequence(self.seed).generate_state(len(self.blocks)).tolist()
+        seeds = derived_seeds(self.seed, len(self.blocks))
         self.kernels = [
             self.add_weight(
                 shape=(len(block.mask), self.parameters * block.mask.shape[1]),
@@ -100,7 +101,7 @@ class AutoregressiveNetwork(keras.layers.Layer):
         super().__init__(**kwargs)
         self.latent, self.parameters = latent, parameters
         self.order = range(latent)[::-1] if reverse else range(latent)  # each latent depends on those before it
-        seeds = np.random.SeedSequence(seed).generate_state(layers + 1).tolist()
+        seeds = derived_seeds(seed, layers + 1)
         inputs, hidden = masks.input_degrees(latent, reverse=reverse), masks.hidden_degrees(width, latent)
         into = [inputs] + [hidden] * (layers - 1)
         self.hidden = [

@@ -17,6 +17,7 @@ from vaedist.models.flows.flow import Dependency, Flow, FlowOutput
 from vaedist.models.flows.options import IAFOptions
 from vaedist.models.flows.transforms import make_transform
 from vaedist.models.products import Dense, Product
+from vaedist.models.seeds import derived_seeds
 
 
 class InverseAutoregressiveFlow(Flow):
@@ -38,7 +39,7 @@ class InverseAutoregressiveFlow(Flow):
         super().__init__(latent, options, context=context, seed=seed, **kwargs)
         depth, width = options.depth, options.width
         self.transform = make_transform(options.transform, options.gate_bias)
-        *seeds, last = (int(s) for s in np.random.SeedSequence(seed).generate_state(depth + 1))
+        *seeds, last = derived_seeds(seed, depth + 1)
         self.context = None
         if context and depth:
             limit = float(np.sqrt(6 / (context + width)))  # Glorot's limit for one step

@@ -3,11 +3,11 @@
 from typing import Any
 
 import keras
-import numpy as np
 
 from vaedist.models.flow_vae import FlowVAE
 from vaedist.models.mlp.options import MLPOptions
 from vaedist.models.products import Dense, Product
+from vaedist.models.seeds import derived_seeds
 
 
 class MLP(keras.layers.Layer):
@@ -16,7 +16,7 @@ class MLP(keras.layers.Layer):
     def __init__(self, inputs: int, *, hidden: int, layers: int, outputs: int, seed: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.inputs, dtype = inputs, self.dtype_policy
-        *seeds, last = (int(s) for s in np.random.SeedSequence(seed).generate_state(layers + 1))
+        *seeds, last = derived_seeds(seed, layers + 1)
         self.hidden = [
             Dense(
                 hidden,

@@ -11,6 +11,7 @@ from vaedist.models.densities import log_normal
 from vaedist.models.reparameterization import sample_normal
 from vaedist.models.resnet.flow import ConvolutionalFlow
 from vaedist.models.resnet.options import ResNetOptions
+from vaedist.models.seeds import derived_seeds
 from vaedist.models.weight_normalization import Convolution
 
 RESIDUAL = 0.1  # factor on a block's contribution to its path
@@ -62,7 +63,7 @@ class Block(keras.layers.Layer):
         self.context = width if options.flow.depth and options.flow.layers else 0
         self.up_sizes = [z, z, self.context, *([] if top else [width])]
         self.down_sizes = [z, z, z, z, self.context, width]
-        up, up_out, down, down_out, flow = (int(s) for s in np.random.SeedSequence(seed).generate_state(5))
+        up, up_out, down, down_out, flow = derived_seeds(seed, 5)
         layer: dict[str, Any] = {"dtype": self.dtype_policy}
         half, double = ("half", "double") if halves else (None, None)
         self.up_in = Convolution(width, sum(self.up_sizes), resize=half, seed=up, name="up_in", **layer)  # type: ignore[arg-type]

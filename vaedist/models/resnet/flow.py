@@ -18,6 +18,7 @@ from vaedist.models.flows.flow import Dependency, Flow, FlowOutput
 from vaedist.models.flows.options import FlowOptions
 from vaedist.models.flows.transforms import make_transform
 from vaedist.models.resnet.options import ConvolutionalFlowOptions
+from vaedist.models.seeds import derived_seeds
 from vaedist.models.weight_normalization import Convolution
 
 PARAMETER_SCALE = 0.1  # factor on the outputs of the networks, so that steps start near the identity
@@ -62,7 +63,7 @@ class AutoregressiveConvolutions(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.latent, self.parameters, self.reverse = latent, parameters, reverse
-        *seeds, last = (int(s) for s in np.random.SeedSequence(seed).generate_state(layers + 1))
+        *seeds, last = derived_seeds(seed, layers + 1)
         rows = (1, 0) if reverse else (0, 1)
         padding: Padding = (rows, (1, 1))
         layer: dict[str, Any] = {"padding": padding, "deviation": 1.0, "dtype": self.dtype_policy}
@@ -114,9 +115,9 @@ class ConvolutionalFlow(keras.layers.Layer):
         self.networks = [
             AutoregressiveConvolutions(
                 latent, width=width, layers=options.layers, parameters=self.transform.parameters,
-                reverse=bool(step % 2), seed=int(each), name=f"step_{step}", dtype=self.dtype_policy,
+                reverse=bool(step % 2), seed=each, name=f"step_{step}", dtype=self.dtype_policy,
             )
-            for step, each in enumerate(np.random.SeedSequence(seed).generate_state(options.depth))
+            for step, each in enumerate(derived_seeds(seed, options.depth))
         ]  # fmt: skip
 
     def build(self, input_shape: Any = None) -> None:

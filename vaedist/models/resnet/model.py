@@ -9,17 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 from keras import ops
 
 from vaedist.models.flows.flow import FlowCase
 from vaedist.models.likelihood_model import LikelihoodModel
 from vaedist.models.likelihoods import Likelihood
 from vaedist.models.model import Score
-from vaedist.models.preprocessing import Preprocessing
 from vaedist.models.resnet.block import Block, BottomUp, TopDown
 from vaedist.models.resnet.flow import FlattenedFlow
 from vaedist.models.resnet.options import ResNetOptions
+from vaedist.models.seeds import derived_seeds
 from vaedist.models.weight_normalization import Convolution, data_dependent_initialisation
 
 CHECKED = 4  # height and width of the latents at which `vaedist check` examines a flow
@@ -46,22 +45,14 @@ class ResNetVAE(LikelihoodModel):
     """
 
     Options = ResNetOptions
+    default_name = "resnet"
     broadcasts = True
     initial_rows = INITIAL_ROWS
 
-    def __init__(
-        self,
-        image_shape: Sequence[int],
-        options: ResNetOptions | None = None,
-        *,
-        preprocessing: Preprocessing | None = None,
-        seed: int = 0,
-        **kwargs: Any,
-    ) -> None:
-        kwargs = {"name": "resnet", **kwargs}
-        super().__init__(image_shape, options, preprocessing=preprocessing, seed=seed, **kwargs)
+    def create_layers(self) -> None:
+        """Creates the convolutions at the image, and the blocks."""
         channels, options, outputs = self.image_shape[-1], self.options, self.likelihood.outputs
-        first, last, *seeds = _seeds(seed, 2 + options.levels * options.blocks)
+        first, last, *seeds = derived_seeds(self.seed, 2 + options.levels * options.blocks)
         layer: dict[str, Any] = {"dtype": self.dtype_policy}
         self.stem = Convolution(channels, options.width, (5, 5), resize="half", seed=first, name="stem", **layer)
         self.blocks = []
@@ -75,7 +66,6 @@ class ResNetVAE(LikelihoodModel):
         self.constants = 0 if options.scales == "pixel" else outputs - 1  # parameters that the decoder does not compute
         outputs = channels * (outputs - self.constants)
         self.head = Convolution(options.width, outputs, (5, 5), resize="double", seed=last, name="head", **layer)
-        self.build((None, *self.image_shape))
 
     def build(self, input_shape: Any) -> None:
         """Creates all weights, so that they exist before the first call."""
@@ -91,19 +81,14 @@ class ResNetVAE(LikelihoodModel):
         self.built = True
 
     @property
-    def latent_shapes(self) -> dict[str, tuple[int, int, int]]:
-        """Shape of the latents by stochastic layer, from the top."""
+    def noise(self) -> Mapping[str, tuple[int, ...]]:  # type: ignore[override]
+        """Shape of the noise of each stochastic layer, from the top; it is the shape of its latents."""
         height, width, _ = self.image_shape
         shapes = {}
         for number, block in enumerate(self.blocks):
             factor = 2 ** (1 + number // self.options.blocks)
             shapes[layer_of(block)] = (height // factor, width // factor, self.options.latent)
         return dict(reversed(shapes.items()))
-
-    @property
-    def noise(self) -> Mapping[str, tuple[int, ...]]:  # type: ignore[override]
-        """Shape of the noise of each stochastic layer, from the top; it is the shape of its latents."""
-        return self.latent_shapes
 
     @property
     def sample_bytes(self) -> int:
@@ -214,7 +199,7 @@ class ResNetVAE(LikelihoodModel):
             choose: returns z_l, [..., H, W, latent], from a block, its part, and the top-down path's outputs there.
             parts: the bottom-up path's contributions, from the lowest block; if empty, `choose` gets None.
         """
-        height, width, _ = next(iter(self.latent_shapes.values()))
+        height, width, _ = next(iter(self.noise.values()))
         h = ops.broadcast_to(self.top, (1, height, width, self.options.width))
         parts = parts or [None] * len(self.blocks)
         for block, part in zip(reversed(self.blocks), reversed(parts), strict=True):
@@ -232,7 +217,3 @@ class ResNetVAE(LikelihoodModel):
 def layer_of(block: Block) -> str:
     """Returns the name of a block's stochastic layer, such as z_1_2."""
     return block.name.replace("block", "z")
-
-
-def _seeds(seed: int, count: int) -> list[int]:
-    return [int(each) for each in np.random.SeedSequence(seed).generate_state(count)]
