@@ -83,9 +83,9 @@ def autoregressive_mask(inputs, outputs, parameters, strict, reverse):
 class Reference:
     """The model with these weights by path, for an affine flow and log-scales by pixel."""
 
-    def __init__(self, weights, levels, blocks, layers):
+    def __init__(self, weights, levels, blocks, layers, residual_scale):
         self.weights = {path.split("/", 1)[1]: np.asarray(value, np.float64) for path, value in weights.items()}
-        self.levels, self.blocks, self.layers = levels, blocks, layers
+        self.levels, self.blocks, self.layers, self.residual_scale = levels, blocks, layers, residual_scale
 
     def apply(self, name, function, x, mask=None):
         v = self.weights[f"{name}/direction"]
@@ -122,7 +122,7 @@ class Reference:
             if name != names[-1]:
                 features = out[..., 2 * latent + width :]
                 skip = h[:, ::2, ::2] if halves else h
-                h = skip + 0.1 * self.apply(f"block_{name}/up_out", convolution, elu(features))
+                h = skip + self.residual_scale * self.apply(f"block_{name}/up_out", convolution, elu(features))
         side = [size // 2**self.levels for size in images.shape[1:3]]
         h, kl = np.broadcast_to(self.weights["top"], (len(images), *side, width)), {}
         for name in reversed(names):
@@ -141,7 +141,7 @@ class Reference:
             update = self.apply(
                 f"block_{name}/down_out", doubling if halves else convolution, elu(np.concatenate([z, features], -1))
             )
-            h = (h.repeat(2, 1).repeat(2, 2) if halves else h) + 0.1 * update
+            h = (h.repeat(2, 1).repeat(2, 2) if halves else h) + self.residual_scale * update
         mu, log_s = np.split(self.apply("head", doubling, elu(h)), 2, axis=-1)
         mu, s = mu + 0.5, np.exp(log_s - 2)
         upper, lower = expit((x + 1 / 512 - mu) / s), expit((x - 1 / 512 - mu) / s)

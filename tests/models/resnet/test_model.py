@@ -36,15 +36,17 @@ def spread(model, scale=0.3):
         variable.assign(variable.numpy() + scale * rng.normal(size=variable.shape))
 
 
-@pytest.mark.parametrize("flow", [{"depth": 1, "layers": 1}, {"depth": 2, "layers": 2}])
-def test_the_elbo_is_that_of_an_independent_implementation(flow):
-    model = make_model(flow=flow)
+@pytest.mark.parametrize(
+    ("flow", "residual_scale"), [({"depth": 1, "layers": 1}, 0.1), ({"depth": 2, "layers": 2}, 1.0)]
+)
+def test_the_elbo_is_that_of_an_independent_implementation(flow, residual_scale):
+    model = make_model(flow=flow, residual_scale=residual_scale)
     spread(model, 0.1)
     images, eps = images_of(model.image_shape), noise_of(model, 2)
     images[0, 0, 0], images[0, 0, 1] = 0, 255
     found = score(model, images, eps, None)
     weights = {variable.path: variable.numpy() for variable in model.trainable_variables}
-    reference = Reference(weights, SIZES["levels"], SIZES["blocks"], flow["layers"])
+    reference = Reference(weights, SIZES["levels"], SIZES["blocks"], flow["layers"], residual_scale)
     log_px, kl = reference.elbo(images, {name: values.numpy() for name, values in eps.items()})
     np.testing.assert_allclose(found.log_px, log_px, rtol=1e-10)
     assert found.kl.keys() == kl.keys()

@@ -14,8 +14,6 @@ from vaedist.models.resnet.options import ResNetOptions
 from vaedist.models.seeds import derived_seeds
 from vaedist.models.weight_normalization import Convolution
 
-RESIDUAL = 0.1  # factor on a block's contribution to its path
-
 
 class BottomUp(NamedTuple):
     """The bottom-up path's contributions to a posterior, [..., H, W, channels].
@@ -60,6 +58,7 @@ class Block(keras.layers.Layer):
     def __init__(self, options: ResNetOptions, *, halves: bool, top: bool, seed: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         width, z, self.halves = options.width, options.latent, halves
+        self.residual_scale = options.residual_scale
         self.context = width if options.flow.depth and options.flow.layers else 0
         self.up_sizes = [z, z, self.context, *([] if top else [width])]
         self.down_sizes = [z, z, z, z, self.context, width]
@@ -84,7 +83,7 @@ class Block(keras.layers.Layer):
         mu, log_sigma, context, *features = split(self.up_in(ops.elu(h)), self.up_sizes)
         if self.up_out is not None:
             skip = h[..., ::2, ::2, :] if self.halves else h
-            h = skip + RESIDUAL * self.up_out(ops.elu(features[0]))
+            h = skip + self.residual_scale * self.up_out(ops.elu(features[0]))
         return h, BottomUp(mu, log_sigma, context)
 
     def prior(self, h: Any) -> TopDown:
@@ -108,7 +107,7 @@ class Block(keras.layers.Layer):
         update = self.down_out(ops.elu(ops.concatenate([z, features], axis=-1)))
         if self.halves:
             h = ops.repeat(ops.repeat(h, 2, axis=-3), 2, axis=-2)
-        return h + RESIDUAL * update
+        return h + self.residual_scale * update
 
 
 def split(values: Any, sizes: Sequence[int]) -> list[Any]:

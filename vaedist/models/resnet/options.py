@@ -35,6 +35,9 @@ class ResNetOptions(LikelihoodOptions):
     blocks: int = Field(default=2, ge=1, le=128, description="Blocks per level, each with a stochastic layer.")
     width: int = Field(default=32, ge=1, le=4096, description="Channels of the residual path.")
     latent: int = Field(default=16, ge=1, le=1024, description="Channels of the latents of each stochastic layer.")
+    residual_scale: float = Field(
+        default=0.1, gt=0, le=1, description="Factor on a block's contribution to each path; larger for few blocks."
+    )
     flow: ConvolutionalFlowOptions = ConvolutionalFlowOptions()
     scales: Literal["pixel", "channel", "shared"] = Field(
         default="pixel",
