@@ -95,12 +95,13 @@ class Run:
         """Returns E[x|z], [n, H, W, C], float32 in [0, 1], for latents [n, latents] as returned by `encode`."""
         return inspection.decode(self.model, z)
 
-    def sample(self, count: int, *, seed: int = 0, pixels: Pixels = "mean") -> np.ndarray:
+    def sample(self, count: int, *, seed: int = 0, pixels: Pixels = "mean", temperature: float = 1.0) -> np.ndarray:
         """Returns images generated from samples of the prior, [count, H, W, C], float32 in [0, 1].
 
-        By default these are the means E[x|z]; with `pixels` = "sample" the pixels are drawn from p(x|z).
+        By default these are the means E[x|z]; with `pixels` = "sample" the pixels are drawn from p(x|z). `temperature`
+        is a factor on the standard deviations of the prior, of every stochastic layer.
         """
-        return inspection.sample(self.model, count, seed=seed, pixels=pixels)
+        return inspection.sample(self.model, count, seed=seed, pixels=pixels, temperature=temperature)
 
     def reconstruct(self, images: np.ndarray, *, seed: int = 0) -> np.ndarray:
         """Returns decode(encode(images)), [n, H, W, C], float32 in [0, 1].

@@ -152,6 +152,9 @@ def test_runs_that_are_not_there(place):
     ("arguments", "says"),
     [
         (("evaluate", "runs/job", "--samples", "0"), "error: Invalid value for '--samples': 0 is not in the range"),
+        (("sample", "runs/job", "--temperature", "-1"), "error: Invalid value for '--temperature': -1.0 is not"),
+        (("sample", "runs/job", "--temperature", "nan"), "error: Invalid value for '--temperature': nan is not"),
+        (("cluster", "drain", "--seconds", "nan"), "error: Invalid value for '--seconds': nan is not a number"),
         (("evaluate", "runs/job", "--split", "dev"), "error: Invalid value for '--split': 'dev' is not one of"),
         (("evaluate",), "error: Missing argument 'RUN'; see vaedist evaluate --help"),
         (("evaluate", "--sample", "3", "runs/job"), "No such option"),

@@ -160,6 +160,16 @@ def test_help_says_that_samples_are_means(invoke):
     assert "with --pixels sample a sample of p(x|z)" in told
 
 
+def test_samples_at_a_low_temperature_are_near_the_image_of_the_priors_mean(invoke, place, tmp_path):
+    spreads = {}
+    for temperature in (0, 0.5, 1):
+        words = ("sample", "grey", "-n", 9, "--temperature", temperature, "-o", tmp_path / "samples.png")
+        assert json.loads(invoke(*words, "--json").stdout)["temperature"] == temperature
+        spreads[temperature] = vaedist.load_run(place / "grey").sample(9, temperature=temperature).std(0).mean()
+    assert spreads[0] == pytest.approx(0, abs=1e-6)
+    assert 0.3 * spreads[1] < spreads[0.5] < 0.8 * spreads[1]
+
+
 def test_python_sees_the_pixels_that_are_evaluated(place):
     run = vaedist.load_run(place / "dynamic")
     images = run.probe(19).images

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import click
 
-from vaedist.cli.options import insecure_option, json_option
+from vaedist.cli.options import NumberRange, insecure_option, json_option
 from vaedist.cli.output import console, print_pairs, status_line
 from vaedist.launch.preemption.clouds import CLOUDS, METADATA_URL
 
@@ -118,7 +118,7 @@ def down(name: str) -> None:
 
 
 @cluster.command()
-@click.option("--seconds", type=click.FloatRange(0, 86_400), default=30.0, show_default=True, metavar="S",
+@click.option("--seconds", type=NumberRange(0, 86_400), default=30.0, show_default=True, metavar="S",
               help="Seconds until this machine stops.")  # fmt: skip
 @click.option("--wait", is_flag=True, help="Wait until no training worker is left on it, or the time is over.")
 @own_address_option
@@ -142,7 +142,7 @@ def drain(seconds: float, wait: bool, address: str | None, node_ip: str | None) 
 @click.option("--cloud", type=click.Choice([*CLOUDS, "auto"]), default="auto", show_default=True,
               help="Cloud of the metadata service; auto takes the one that responds.")  # fmt: skip
 @click.option("--url", default=METADATA_URL, show_default=True, help="URL of the metadata service.")
-@click.option("--interval", type=click.FloatRange(0.1, 3600), default=5.0, show_default=True, metavar="S",
+@click.option("--interval", type=NumberRange(0.1, 3600), default=5.0, show_default=True, metavar="S",
               help="Seconds between two requests.")  # fmt: skip
 @click.option("--keep-trying", is_flag=True, help="Keep waiting if no metadata service responds.")
 @own_address_option

@@ -1,5 +1,6 @@
 """Arguments and options that several commands share."""
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,17 @@ class LocalPath(click.Path):
         if isinstance(value, str):
             value = str(_local(value))
         return super().convert(value, param, ctx)
+
+
+class NumberRange(click.FloatRange):
+    """A range of numbers, in which NaN is not; `click.FloatRange` accepts it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Checks the number."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not a number in the range {self._describe_range()}.", param, ctx)
+        return number
 
 
 class Location(click.ParamType):

@@ -12,6 +12,7 @@ from vaedist.cli.loading import loaded
 from vaedist.cli.options import (
     LocalPath,
     Location,
+    NumberRange,
     checkpoint_option,
     data_option,
     ema_option,
@@ -45,11 +46,14 @@ output_option = partial(click.option, "-o", "--output", type=LocalPath(path_type
     show_default=True,
     help="Show the mean of p(x|z), which is smoother than a sample, or sample the pixels too.",
 )
+@click.option("--temperature", type=NumberRange(0, 100), default=1.0, show_default=True,
+              help="Factor on the prior's standard deviations; below 1, images are less varied.")  # fmt: skip
 @output_option(default="samples.png")
 @json_option
 def sample(
-    run: str | Path, count: int, seed: int, checkpoint: str, ema: bool | None, pixels: str, output: Path, as_json: bool
-) -> None:
+    run: str | Path, count: int, seed: int, checkpoint: str, ema: bool | None, pixels: str, temperature: float,
+    output: Path, as_json: bool,
+) -> None:  # fmt: skip
     """Write a PNG grid of images that RUN's model generates.
 
     Latents z are drawn from the prior. Each image is the mean E[x|z], or with --pixels sample a sample of p(x|z).
@@ -58,10 +62,10 @@ def sample(
     from vaedist.monitor.pictures import grid, to_uint8
 
     with loaded(run, checkpoint=checkpoint, ema=ema) as opened:
-        images = opened.sample(count, seed=seed, pixels=pixels)
+        images = opened.sample(count, seed=seed, pixels=pixels, temperature=temperature)
         clipped = _clipped(opened, images)
     sheet = grid(to_uint8(images), _columns(count))
-    _write_picture(output, sheet, as_json, clipped, images=count, seed=seed, pixels=pixels)
+    _write_picture(output, sheet, as_json, clipped, images=count, seed=seed, pixels=pixels, temperature=temperature)
 
 
 @click.command()
