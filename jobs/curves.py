@@ -1,0 +1,87 @@
+"""Plots the test curves of runs over minutes of training and over steps, as docs/results.md shows them.
+
+    python jobs/curves.py runs/cifar10-resnet-small runs/cifar10-resnet-small-gaussian --out curves.png
+
+Curves are in bits/dim if all runs have them, else the ELBO in nats. Minutes are the sum of the steps' times in
+`metrics.jsonl`, without tests and breaks. The last score before each of --minutes is printed as a table.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+
+from vaedist.monitor.metrics import EPOCH_KINDS, read_metrics
+
+HEIGHT = 4.2  # inches
+
+
+class Curve(NamedTuple):
+    """Scores of a run after each epoch."""
+
+    name: str
+    minutes: list[float]
+    steps: list[int]
+    scores: list[float]
+
+
+def main() -> None:
+    """Plots the curves."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--out", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--minutes", nargs="*", type=float, default=[20, 60, 120], help="times of the table's rows")
+    args = parser.parse_args()
+    rows = {run.name: read_metrics(run / "metrics.jsonl") for run in args.runs}
+    key = "bits_per_dim" if all(any("bits_per_dim" in row for row in found) for found in rows.values()) else "elbo"
+    curves = [curve_of(name, found, key) for name, found in rows.items()]
+    draw(curves, "test bits/dim" if key == "bits_per_dim" else "test ELBO, nats").savefig(args.out, dpi=120)
+    print(table(curves, args.minutes))
+
+
+def curve_of(name: str, rows: list[dict[str, Any]], key: str) -> Curve:
+    """Returns the curve of a run from the rows of its metrics."""
+    curve, seconds, before = Curve(name, [], [], []), 0.0, 0
+    for row in rows:
+        if row["kind"] == "train":
+            seconds += (row["step"] - before) * row["step_seconds"]
+            before = row["step"]
+        elif row["kind"] in EPOCH_KINDS:
+            curve.minutes.append(seconds / 60)
+            curve.steps.append(row["step"])
+            curve.scores.append(row[key])
+    return curve
+
+
+def draw(curves: list[Curve], label: str) -> Figure:
+    """Plots scores over minutes on the left, and over steps on the right."""
+    figure = Figure(figsize=(2.6 * HEIGHT, HEIGHT), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for curve in curves:
+        left.plot(curve.minutes, curve.scores, ".-", label=curve.name)
+        right.plot(curve.steps, curve.scores, ".-", label=curve.name)
+    left.set_xlabel("minutes of training")
+    right.set_xlabel("steps")
+    left.set_ylabel(label)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    right.legend(frameon=False)
+    return figure
+
+
+def table(curves: list[Curve], minutes: list[float]) -> str:
+    """Returns the last score before each time, and the last of all, as Markdown."""
+    lines = ["| minutes | " + " | ".join(curve.name for curve in curves) + " |", "|---" * (len(curves) + 1) + "|"]
+    for limit in (*minutes, float("inf")):
+        cells = []
+        for curve in curves:
+            reached = [number for number, minute in enumerate(curve.minutes) if minute <= limit]
+            last = reached[-1] if reached else None
+            cells.append("" if last is None else f"{curve.scores[last]:.3f} (step {curve.steps[last]:,})")
+        lines.append(f"| {'end' if limit == float('inf') else f'{limit:g}'} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
