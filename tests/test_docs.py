@@ -20,15 +20,7 @@ from vaedist.sweeps import SweepFolder
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PAGES = [
-    README,
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "CHANGELOG.md",
-    ROOT / "docs/extending.md",
-    ROOT / "docs/models.md",
-    ROOT / "docs/performance.md",
-    ROOT / "docs/security.md",
-]
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 MODELS_PAGE = ROOT / "docs/models.md"
 JOBS = sorted((ROOT / "jobs").glob("*.toml"))
 MADE = ("data", "runs")  # folders of the root that commands create

@@ -41,13 +41,13 @@ def batch_of(images, count=None):
     )
 
 
-def gradients_of(model, objective, images, *, count=None, step=0, factored=False, how=compiled):
+def gradients_of(model, objective, images, *, count=None, step=0, means=None, factored=False, how=compiled):
     """Returns the gradient of -L / rows by each weight, and the sums of the columns by name."""
     gradient = BatchGradient(
         model, objective, global_batch=len(images), accumulation_steps=1, kernel_first=how is compiled, seed=SEED
     )
     variables = ReplicaVariables(
-        [weight.value for weight in model.trainable_variables], [value.value for value in gradient.state]
+        [weight.value for weight in model.trainable_variables], [value.value for value in gradient.state], means
     )
 
     def take(batch, step):
@@ -179,7 +179,7 @@ def test_warm_up_and_free_bits_by_layer_apply_to_the_term_of_each_sample(group, 
     log_w = by_hand(scored, beta=0.75, free_bits=free_bits, group=group, means=means)
     expected = np.log(np.exp(log_w).mean(axis=1))
     np.testing.assert_allclose(objective.value(scored, step, tf.constant(means)), expected, rtol=1e-5)
-    _, sums = gradients_of(model, objective, IMAGES, step=step)
+    _, sums = gradients_of(model, objective, IMAGES, step=step, means=tf.constant(means))
     assert sums["objective"] == pytest.approx(expected.sum(), rel=1e-5)
     assert sums["kl_z2"] + sums["kl_z1"] == pytest.approx(sums["kl"], rel=1e-5)
 

@@ -42,6 +42,8 @@ def get_step(compiled, make_model, strategy):
         step.model.set_weights(fresh.get_weights())
         for variable in itertools.chain(*step.slots.values()):
             variable.assign(tf.zeros_like(variable))
+        if step.group_means is not None:
+            step.group_means.assign(tf.fill(step.group_means.shape, np.float32(np.inf)))
         return step
 
     return get

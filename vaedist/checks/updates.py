@@ -89,9 +89,7 @@ def _update_eagerly(step: TrainStep, images: np.ndarray) -> None:
         eps, u, rates = _drawn(step, tf.constant(number, tf.int64), batch)
         with tf.GradientTape() as tape, objective.path() as path:
             scored = score(step.model, batch, eps, u, samples=objective.drawn, training=True)
-            groups = objective.group_kl(scored)
-            means = tf.stop_gradient(tf.reduce_mean(groups, axis=list(range(groups.shape.rank - 1))))
-            loss = -tf.reduce_sum(objective.value(scored, number, means, path)) / step.global_batch
+            loss = -tf.reduce_sum(objective.value(scored, number, step.group_means, path)) / step.global_batch
         gradients = tape.gradient(loss, step.weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         if step.update.clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, step.update.clip_norm)
@@ -99,6 +97,9 @@ def _update_eagerly(step: TrainStep, images: np.ndarray) -> None:
             weight, *slots = (tf.convert_to_tensor(variable) for variable in variables)
             for variable, value in zip(variables, step.optimizer.update(rates, weight, gradient, *slots), strict=True):
                 variable.assign(value)
+        if step.group_means is not None:
+            groups = objective.group_kl(scored)
+            step.group_means.assign(tf.reduce_mean(groups, axis=range(groups.shape.rank - 1)))
 
 
 @compiled

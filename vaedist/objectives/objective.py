@@ -20,6 +20,8 @@ class Objective:
 
     With one sample, L = E log p(x|z) - beta_t sum_j max(lambda, KL_j). KL_j is the mean over the batch of the KL
     divergence of group j. A group below lambda = `free_bits` nats gets no gradient (Kingma et al. 2016, section C.8).
+    Which groups are below it is decided by the means of the previous update's batch: they are known to all replicas
+    without a forward pass and an exchange of their own. Before the first update, all groups count as above.
     The weight beta_t = min(1, (t + 1) / warmup) rises over the first `warmup` updates t (Bowman et al. 2016). Without
     free bits and warm-up, L is the ELBO.
 
@@ -75,7 +77,7 @@ class Objective:
         Args:
             score: score of the batch, S = [B], or [B, K] if `drawn` is K.
             step: number of the update.
-            group_means: KL_j over the whole batch, [groups]; only used with free bits.
+            group_means: KL_j over the previous batch, [groups]; only used with free bits.
             path: the context in which the batch was scored, as `self.path` returns it; its weights are set here.
         """
         log_w = self.log_weights(score, step, group_means)

@@ -16,10 +16,17 @@ from vaedist.objectives.objective import Objective
 
 
 class ReplicaVariables(NamedTuple):
-    """A replica's copies of a model's variables: trainable weights, and non-trainable state."""
+    """A replica's copies of the variables that a gradient depends on.
+
+    Attributes:
+        weights: the model's trainable weights.
+        state: the model's non-trainable state.
+        group_means: mean KL by group of free bits over the previous batch; None without free bits.
+    """
 
     weights: Sequence[Any]
     state: Sequence[Any]
+    group_means: Any = None
 
 
 class BatchGradient:
@@ -37,6 +44,7 @@ class BatchGradient:
     Attributes:
         columns: names of the sums over rows.
         state: non-trainable variables that a step assigns.
+        groups: number of groups of free bits; 0 without free bits.
         kernels: indices of the weights whose gradients can be returned as `Factors`.
         sums_rows: True if such a gradient is a sum over the rows of the batch, with no terms for padding.
 
@@ -54,6 +62,7 @@ class BatchGradient:
         self.layout = score_layout(model)
         self.columns = self.layout.columns if objective.is_elbo else (*self.layout.columns, "objective")
         self.state = self._traced_state()
+        self.groups = objective.groups(self.layout.layers) if objective.free_bits else 0
         self._gradients = WeightGradients(model)
         # Gradient accumulation adds up gradients, not factors.
         self.kernels = self._gradients.kernels if accumulation_steps == 1 else ()
@@ -66,19 +75,9 @@ class BatchGradient:
         """Masks of the entries in which kernels may be nonzero, see `WeightGradients`."""
         return self._gradients.supports
 
-    def group_sums(self, variables: ReplicaVariables, batch: Batch, step: Any) -> Any:
-        """Returns the KL by group of free bits, summed over the real rows, followed by their number, [groups + 1]."""
-
-        def of(part: Batch) -> list[Any]:
-            return [self._sum_groups(part, self._score(variables, part, step)[0])]
-
-        dtype = self.model.compute_dtype
-        return self._over_parts(batch, of, [(self.objective.groups(self.layout.layers) + 1,)], dtype)[0]
-
     def __call__(
-        self, variables: ReplicaVariables, batch: Batch, step: Any, *,
-        group_sums: Any = None, factored: Collection[int] = (),
-    ) -> tuple[list[Any], Any]:  # fmt: skip
+        self, variables: ReplicaVariables, batch: Batch, step: Any, *, factored: Collection[int] = ()
+    ) -> tuple[list[Any], Any]:
         """Returns the gradient of each weight, and sums over rows.
 
         Supports are not applied to the gradients of kernels here, but in the update.
@@ -87,20 +86,18 @@ class BatchGradient:
             variables: the replica's variables.
             batch: the replica's rows.
             step: number of the update.
-            group_sums: `group_sums` of the whole batch, if other replicas hold parts of it.
             factored: indices of the kernels whose gradients are returned as `Factors`.
 
         Returns:
-            The gradients, and one vector: the sums of `columns`, then the new state times the number of real rows.
+            The gradients, and one vector: the sums of `columns`, then the new state times the number of real rows, and
+            the KL by group of free bits.
         """
-        if self.parts > 1 and self.objective.free_bits and group_sums is None:
-            group_sums = self.group_sums(variables, batch, step)
 
         def of(part: Batch) -> list[Any]:
-            return self._part(variables, part, step, group_sums, factored)
+            return self._part(variables, part, step, factored)
 
         weights = variables.weights
-        width = len(self.columns) + sum(value.shape.num_elements() for value in variables.state)
+        width = len(self.columns) + sum(value.shape.num_elements() for value in variables.state) + self.groups
         shapes = [*(weight.shape for weight in weights), (width,)]
         *gradients, sums = self._over_parts(batch, of, shapes, weights[0].dtype)
         return gradients, sums
@@ -149,8 +146,7 @@ class BatchGradient:
         groups = self.objective.group_kl(scored)
         if self.objective.drawn is not None:
             groups = tf.reduce_mean(groups, axis=1)
-        sums = tf.reduce_sum(tf.where(batch.real[:, None], groups, 0.0), axis=0)
-        return tf.concat([sums, [tf.cast(batch.count, sums.dtype)]], 0)
+        return tf.reduce_sum(tf.where(batch.real[:, None], groups, 0.0), axis=0)
 
     def _over_parts(
         self, batch: Batch, function: Callable[[Batch], Sequence[Any]], shapes: Sequence[Any], dtype: Any
@@ -178,31 +174,26 @@ class BatchGradient:
         start = (tf.constant(0), *(tf.zeros(shape, dtype) for shape in shapes))
         return list(tf.while_loop(lambda p, *_: p < parts, add, start, maximum_iterations=parts)[1:])
 
-    def _part(
-        self, variables: ReplicaVariables, batch: Batch, step: Any, group_sums: Any, factored: Collection[int]
-    ) -> list[Any]:
+    def _part(self, variables: ReplicaVariables, batch: Batch, step: Any, factored: Collection[int]) -> list[Any]:
         """Returns the gradients of one part of the batch, followed by its sums over rows."""
 
         def loss() -> tuple[Any, Any]:
             with self.objective.path() as path:
                 scored, state = self._score(variables, batch, step)
-            sums, value = self._sums(batch, scored, step, group_sums, path)
+            sums, value = self._sums(batch, scored, step, variables.group_means, path)
             count = tf.cast(batch.count, sums.dtype)
             moved = [tf.reshape(tf.cast(value, sums.dtype), [-1]) for value in state]
             moved = [tf.where(count > 0, count * value, 0.0) for value in moved]
+            moved += [self._sum_groups(batch, scored)] if self.groups else []
             return -value / self.global_batch, tf.concat([sums, *moved], 0) if moved else sums
 
         gradients, sums = self._gradients(loss, variables.weights, factored=factored, kernel_first=self.kernel_first)
         return [*gradients, sums]
 
-    def _sums(self, batch: Batch, scored: Score, step: Any, group_sums: Any, path: Any) -> tuple[Any, Any]:
+    def _sums(self, batch: Batch, scored: Score, step: Any, group_means: Any, path: Any) -> tuple[Any, Any]:
         """Returns the sums over rows by column, and the sum of the objective."""
         if self.objective.is_elbo:
             sums = row_sums(batch, scored, self.layout)
             return sums, sums[1]
-        means = None
-        if self.objective.free_bits:
-            whole = self._sum_groups(batch, scored) if group_sums is None else group_sums
-            means = tf.stop_gradient(whole[:-1] / whole[-1])
-        sums = row_sums(batch, scored, self.layout, self.objective.value(scored, step, means, path))
+        sums = row_sums(batch, scored, self.layout, self.objective.value(scored, step, group_means, path))
         return sums, sums[-1]

@@ -13,6 +13,7 @@ from vaedist.training.optimizer import Averaged, mass
 from vaedist.training.step import TrainStep
 
 AVERAGE = "average"
+GROUP_MEANS = "free_bits/group_means"
 
 
 def named_variables(model: Model) -> dict[str, np.ndarray]:
@@ -21,7 +22,7 @@ def named_variables(model: Model) -> dict[str, np.ndarray]:
 
 
 def named_slots(model: Model, step: TrainStep) -> dict[str, np.ndarray]:
-    """Returns the optimizer's slots, as slot/path of the variable."""
+    """Returns the optimizer's slots, as slot/path of the variable, and the mean KL that free bits depend on."""
     return {name: variable.numpy() for name, variable in _slots(model, step)}
 
 
@@ -107,3 +108,5 @@ def _slots(model: Model, step: TrainStep) -> Iterator[tuple[str, Any]]:
             yield f"{slot}/{weight.path}", variable
     for weight, variable in zip(step.gradient.state, step.update.state_averages):  # noqa: B905 - there may be none
         yield f"{AVERAGE}/{weight.path}", variable
+    if step.group_means is not None:
+        yield GROUP_MEANS, step.group_means

@@ -57,6 +57,7 @@ class TrainStep:
         self.names = (*self.sums, "stop", "gradient_norm")
         self.weights = [variable.value for variable in model.trainable_variables]
         self.state = [variable.value for variable in self.gradient.state]
+        self.group_means: Any = None
         self.dtype = self.weights[0].dtype
         self._zeros: dict[tuple[int, ...], Any] = {}
         self._packing = Packing(
@@ -65,8 +66,11 @@ class TrainStep:
             rows=global_batch, dtype=self.dtype.name, reduce_dtype=reduce_dtype or self.dtype.name, split=not gpus,
         )  # fmt: skip
         with strategy.scope():
+            if self.gradient.groups:  # before the first update, all groups are above their free bits
+                self.group_means = tf.Variable(tf.fill([self.gradient.groups], tf.constant(np.inf, self.dtype)))
+            means = [self.group_means] if self.gradient.groups else []
             self.update = Update(
-                optimizer, self.weights, self.gradient.supports, state=self.state,
+                optimizer, self.weights, self.gradient.supports, state=self.state, means=means,
                 norm_every=norm_every, clip_norm=clip_norm,
             )  # fmt: skip
         self.slots = self.update.slots
@@ -75,7 +79,6 @@ class TrainStep:
         self._by_step = alone and self.gradient.layout.convolutional and not gpus
         self._call = traced(self._together) if not alone else (traced if self._by_step else compiled)(self._alone)
         self._compiled_one = compiled(self._one)
-        self._compiled_group_sums = compiled(self._group_sums)
         self._compiled_gradients = compiled(self._packed_gradients)
         self._compiled_update = compiled(self._packed_update)
         self._compiled_clear = compiled(self.update.clear)
@@ -113,8 +116,7 @@ class TrainStep:
         def replica(batches: Batch) -> Any:
             own = local_replica(self.strategy)
             batch, context = Batch(*(part[k] for part in batches)), tf.distribute.get_replica_context()
-            faults = faults_of(batch, number, own, self._summed_groups(batch, number, own))
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, faults)
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, faults_of(batch, number, own))
 
         faults = traced(self.strategy.run)(replica, args=(self._on_devices(chunk),))
         counts = first_local(self.strategy, faults).numpy()
@@ -134,9 +136,8 @@ class TrainStep:
         batch = Batch(*(part[0] for part in batches))
         if self._by_step:
             return program_text(self._compiled_one, batch, first, stop)
-        sums = self._compiled_group_sums(batch, first, 0) if self.objective.free_bits else None
-        packed = self._compiled_gradients(batch, first, stop, 0, sums)
-        gradients = program_text(self._compiled_gradients, batch, first, stop, 0, sums)
+        packed = self._compiled_gradients(batch, first, stop, 0)
+        gradients = program_text(self._compiled_gradients, batch, first, stop, 0)
         return gradients + program_text(self._compiled_update, packed, first, 0)
 
     def _on_devices(self, chunk: Chunk) -> Batch:
@@ -173,7 +174,7 @@ class TrainStep:
         def replica(batches: Batch, k: Any, step: Any) -> Any:
             own = local_replica(self.strategy)
             batch, context = Batch(*(part[k] for part in batches)), tf.distribute.get_replica_context()
-            packed = self._compiled_gradients(batch, step, stop, own, self._summed_groups(batch, step, own))
+            packed = self._compiled_gradients(batch, step, stop, own)
             summed = [context.all_reduce(tf.distribute.ReduceOp.SUM, part) for part in packed]
             return self._compiled_update(summed, step, own)
 
@@ -200,23 +201,14 @@ class TrainStep:
 
     def _variables(self, own: int) -> ReplicaVariables:
         """Returns a replica's copies of the variables, by its index among the replicas of this process."""
-        return ReplicaVariables(*([one.values[own] for one in some] for some in (self.weights, self.state)))
-
-    def _summed_groups(self, batch: Batch, step: Any, own: int) -> Any:
-        """Returns the KL by group, summed over all replicas, which free bits depend on; None without free bits."""
-        if not self.objective.free_bits:
-            return None
-        sums = self._compiled_group_sums(batch, step, own)
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, sums)
-
-    def _group_sums(self, batch: Batch, step: Any, own: int) -> Any:
-        return self.gradient.group_sums(self._variables(own), batch, step)
+        weights, state = ([one.values[own] for one in some] for some in (self.weights, self.state))
+        return ReplicaVariables(weights, state, None if self.group_means is None else self.group_means.values[own])
 
     def _gradients(
-        self, batch: Batch, step: Any, stop: Any, own: int, group_sums: Any = None, factored: Sequence[int] = ()
+        self, batch: Batch, step: Any, stop: Any, own: int, factored: Sequence[int] = ()
     ) -> tuple[list[Any], Any]:
         """Returns a replica's part of the gradient, one tensor a weight, and of the sums: columns, "stop", state."""
-        gradients, sums = self.gradient(self._variables(own), batch, step, group_sums=group_sums, factored=factored)
+        gradients, sums = self.gradient(self._variables(own), batch, step, factored=factored)
         columns = len(self.sums)
         return gradients, tf.concat([sums[:columns], [stop], sums[columns:]], 0)
 
@@ -225,18 +217,18 @@ class TrainStep:
         columns = len(self.sums) + 1
         return self.update(gradients, sums[:columns], step, own, state=sums[columns:])
 
-    def _faults(self, batch: Batch, step: Any, own: int, group_sums: Any) -> Any:
+    def _faults(self, batch: Batch, step: Any, own: int) -> Any:
         """Returns 1 for each weight whose gradient is not finite or too large to be squared, else 0; then for state."""
         stop = tf.zeros((), self.dtype)
-        gradients, sums = self._gradients(batch, step, stop, own, group_sums, factored=self.gradient.kernels)
-        state = self.update.state_parts(sums[len(self.sums) + 1 :])
+        gradients, sums = self._gradients(batch, step, stop, own, factored=self.gradient.kernels)
+        state = self.update.state_parts(sums[len(self.sums) + 1 :])[: len(self.state)]
         right = [fits(bound_of_squares(gradient)) for gradient in gradients]
         right += [tf.reduce_all(tf.math.is_finite(value)) for value in state]
         return tf.cast(tf.logical_not(tf.stack(right)), self.dtype)
 
-    def _packed_gradients(self, batch: Batch, step: Any, stop: Any, own: int, group_sums: Any) -> Any:
+    def _packed_gradients(self, batch: Batch, step: Any, stop: Any, own: int) -> Any:
         factored = sorted(self._packing.factored)
-        return self._packing.pack(batch, *self._gradients(batch, step, stop, own, group_sums, factored))
+        return self._packing.pack(batch, *self._gradients(batch, step, stop, own, factored))
 
     def _packed_update(self, packed: Sequence[Any], step: Any, own: int) -> Any:
         return self._updated(*self._packing.unpack(packed), step, own)

@@ -69,6 +69,7 @@ class Update:
         supports: masks of kernels, by index; where a mask is False, the kernel stays 0 and its gradient is ignored.
         norm_every: steps between two computations of the gradient's norm, which is 0 at other steps.
         state: mirrored non-trainable variables, whose new values are computed with the gradient.
+        means: further such variables, which have no moving averages.
         clip_norm: largest norm of the gradient, to which a larger one is scaled down; the norm is then computed at
             every step. 0 disables clipping.
     """
@@ -76,8 +77,9 @@ class Update:
     def __init__(
         self, optimizer: Optimizer, weights: Sequence[Any], supports: Mapping[int, np.ndarray], *,
         norm_every: int, clip_norm: float = 0.0, state: Sequence[Any] = (),
+        means: Sequence[Any] = (),
     ) -> None:  # fmt: skip
-        self.optimizer, self.weights, self.supports, self.state = optimizer, weights, supports, state
+        self.optimizer, self.weights, self.supports, self.state = optimizer, weights, supports, [*state, *means]
         self.norm_every, self.clip_norm = norm_every, clip_norm
         self.slots = {
             slot: [tf.Variable(tf.zeros_like(weight), trainable=False, name=slot) for weight in weights]
@@ -190,7 +192,7 @@ class Update:
             value = tf.cast(tf.reshape(value, variable.shape), variable.dtype)
             value = tf.where(finite, value, variable.read_value())
             variable.assign(value)
-            if self.state_averages:
+            if i < len(self.state_averages):
                 assert isinstance(self.optimizer, Averaged)
                 average = self.state_averages[i].values[own]
                 moved = average.read_value() + (1.0 - self.optimizer.decay) * (value - average.read_value())
