@@ -19,8 +19,8 @@ help: ## Print the targets (the default)
 
 setup: $(INSTALLED) ## Create .venv and install the project into it; the targets below do this if needed
 
-train: $(INSTALLED) $(PHOTOS) ## Prepare data/photos if it is missing, and train jobs/photos-iaf.toml as a new run
-	@$(BIN)/vaedist train jobs/photos-iaf.toml --name "photos-iaf-$$(date +%Y%m%d-%H%M%S)"
+train: $(INSTALLED) $(PHOTOS) ## Prepare data/photos if it is missing, and train jobs/photos-resnet.toml as a new run
+	@$(BIN)/vaedist train jobs/photos-resnet.toml --name "photos-resnet-$$(date +%Y%m%d-%H%M%S)"
 
 # Tests run in several processes, because those that start Ray are idle most of the time, in the order of tests/conftest.py,
 # which starts with the longest.

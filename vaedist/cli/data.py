@@ -80,8 +80,8 @@ def data() -> None:
               help="folder: colour behind transparent pixels, such as black or #336699.  [default: white]")  # fmt: skip
 @click.option("--skip-damaged", is_flag=True, default=None,
               help="folder: skip images that cannot be decoded, and list them; reads all images twice.")  # fmt: skip
-@click.option("--train", type=click.IntRange(1), help="photos: training crops.  [default: 20000]")
-@click.option("--test", type=click.IntRange(1), help="photos: test crops.  [default: 2000]")
+@click.option("--train", type=click.IntRange(1), help="photos: training crops.  [default: 10000]")
+@click.option("--test", type=click.IntRange(1), help="photos: test crops.  [default: 1000]")
 @click.option(
     "--validation",
     type=click.IntRange(1),

@@ -28,7 +28,7 @@ Cell = tuple[int, int, int, int]
 """Left, top, right, bottom, in pixels, half-open."""
 
 
-def photos(train: int = 20_000, test: int = 2_000, seed: int = 0, *, validation: int = 0) -> ImageSource:
+def photos(train: int = 10_000, test: int = 1_000, seed: int = 0, *, validation: int = 0) -> ImageSource:
     """Returns a source of square crops with sides of 32 to 128 pixels, averaged to 32x32, half of them mirrored.
 
     Args:
