@@ -50,7 +50,7 @@ CASES = {
 }
 
 def snapshot(step):
-    every = [*step.weights, *step.state, *sum(step.slots.values(), []), *step.update.state_averages]
+    every = [*step.weights, *step.update.assigned, *sum(step.slots.values(), []), *step.update.state_averages]
     return [copy.numpy() for variable in every for copy in variable.values]
 
 def same(a, b):

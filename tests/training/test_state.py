@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from small_models import Dropped, Normalised, Plain
+from tiny import TinyHierarchy
 
 from vaedist.config import Experiment
 from vaedist.devices.strategy import first_local
 from vaedist.errors import ModelError
+from vaedist.models.preprocessing import Dynamic
 from vaedist.models.state import state_updates
 from vaedist.objectives.objective import Objective
 from vaedist.runs.checkpoint import Position
@@ -39,6 +41,33 @@ def step():
         model, strategy, Averaged(Adam(Schedule(0.01)), DECAY), Objective(), global_batch=BATCH, steps_per_call=3,
         norm_every=1, seed=1,
     )  # fmt: skip
+
+
+def test_resuming_needs_the_mean_kl_of_the_last_batch(reader, tmp_path):
+    free_bits, lanes = 2.0, reader(BATCH)
+
+    def make():
+        strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+        with strategy.scope():
+            model = TinyHierarchy(SHAPE, preprocessing=Dynamic(), seed=3)
+        return TrainStep(
+            model, strategy, Adam(Schedule(0.01)), Objective(free_bits=free_bits, group=0), global_batch=BATCH,
+            steps_per_call=3, norm_every=1, seed=1,
+        )  # fmt: skip
+
+    one, two = make(), make()
+    one.run(lanes.read(0, 0, 3, 3), 0)
+    means = one.group_means.numpy()
+    assert 0 < np.sum(means > free_bits) < len(means), means
+    store = CheckpointStore(RunFolder.at(tmp_path), keep=1)
+    position = Position(0, 3, "data", SHAPE)
+    store.save(position, named_variables(one.model), named_slots(one.model, one), Experiment().to_toml())
+    load_variables(two.model, two, store.newest())
+    np.testing.assert_array_equal(two.group_means.numpy(), means)
+    for step in (one, two):
+        step.run(lanes.read(0, 3, 1, 3), 3)
+    for a, b in zip(one.weights, two.weights, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
 def statistics(model):

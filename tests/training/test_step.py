@@ -43,7 +43,7 @@ def get_step(compiled, make_model, strategy):
         for variable in itertools.chain(*step.slots.values()):
             variable.assign(tf.zeros_like(variable))
         if step.group_means is not None:
-            step.group_means.assign(tf.fill(step.group_means.shape, np.float32(np.inf)))
+            step.group_means.assign(tf.fill(step.group_means.shape, tf.float32.max))
         return step
 
     return get

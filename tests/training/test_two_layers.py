@@ -102,6 +102,10 @@ def test_the_compiled_step_is_the_eager_one(make_model, strategy, reader, name):
         np.testing.assert_allclose(snapshot(model)[path], weight, rtol=1e-3, atol=5e-5, err_msg=path)
     if objective.free_bits:
         assert [len(layers) for layers in active] == [2, 2, 2, 1]
+        last = dict(zip(step.names, metrics[-1], strict=True))
+        assert last["rows"] == 5  # and 11 of padding
+        means = [last["kl_z_2"] / last["rows"], last["kl_z_1"] / last["rows"]]
+        np.testing.assert_allclose(step.group_means, means, rtol=1e-4)
 
 
 def test_gradient_accumulation_has_the_free_bits_of_the_whole_batch(make_model, strategy, reader):

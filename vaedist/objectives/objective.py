@@ -18,10 +18,10 @@ Gradient = Literal["plain", "dreg"]
 class Objective:
     """The objective that training maximises: the ELBO, optionally modified, or the importance-weighted bound.
 
-    With one sample, L = E log p(x|z) - beta_t sum_j max(lambda, KL_j). KL_j is the mean over the batch of the KL
-    divergence of group j. A group below lambda = `free_bits` nats gets no gradient (Kingma et al. 2016, section C.8).
-    Which groups are below it is decided by the means of the previous update's batch: they are known to all replicas
-    without a forward pass and an exchange of their own. Before the first update, all groups count as above.
+    With one sample, L = E log p(x|z) - beta_t sum_j c_j. c_j is the KL divergence of group j, KL_j, if its mean over
+    the batch of the previous update exceeded lambda = `free_bits` nats. Otherwise c_j is lambda, without a gradient.
+    Kingma et al. 2016, section C.8, have max(lambda, KL_j) with the mean over the current batch. Every replica already
+    knows the previous means, so no further forward pass or all-reduce is necessary. At the first update, c_j = KL_j.
     The weight beta_t = min(1, (t + 1) / warmup) rises over the first `warmup` updates t (Bowman et al. 2016). Without
     free bits and warm-up, L is the ELBO.
 

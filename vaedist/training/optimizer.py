@@ -9,6 +9,7 @@ import tensorflow as tf
 from vaedist.config import TrainingSection
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
+AVERAGE = "average"  # name of the slot of moving averages
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ class Averaged:
     @property
     def slots(self) -> tuple[str, ...]:
         """Names of the inner optimizer's slots, and of the average."""
-        return (*self.inner.slots, "average")
+        return (*self.inner.slots, AVERAGE)
 
     def rates(self, step: Any) -> tuple[Any, ...]:
         """Returns the inner optimizer's scalars, and 1 - decay."""
@@ -173,7 +174,12 @@ class Averaged:
         """Returns the new weight, the inner optimizer's slots, and the average."""
         (*own, average), (*scalars, moved) = slots, rates
         weight, *own = self.inner.update(tuple(scalars), weight, gradient, *own)
-        return weight, *own, average + moved * (weight - average)
+        return weight, *own, moved_average(average, weight, moved)
+
+
+def moved_average(average: Any, value: Any, rate: Any) -> Any:
+    """Returns a moving average after a new value, a + rate (value - a)."""
+    return average + rate * (value - average)
 
 
 def mass(decay: float, step: int) -> float:

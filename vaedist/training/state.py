@@ -9,10 +9,9 @@ import numpy as np
 from vaedist.errors import CheckpointError
 from vaedist.models.model import Model
 from vaedist.runs.checkpoint import Checkpoint
-from vaedist.training.optimizer import Averaged, mass
+from vaedist.training.optimizer import AVERAGE, Averaged, mass
 from vaedist.training.step import TrainStep
 
-AVERAGE = "average"
 GROUP_MEANS = "free_bits/group_means"
 
 
@@ -32,9 +31,8 @@ def load_variables(model: Model, step: TrainStep, checkpoint: Checkpoint) -> Non
     Raises:
         CheckpointError: a tensor is missing or has another shape; nothing was changed.
     """
-    where = str(checkpoint.path)
-    assign({v.path: v.value for v in model.variables}, checkpoint.weights(), where)
-    assign(dict(_slots(model, step)), checkpoint.optimizer(), where)
+    variables = {v.path: v.value for v in model.variables} | dict(_slots(model, step))
+    assign(variables, checkpoint.weights() | checkpoint.optimizer(), str(checkpoint.path))
 
 
 def load_weights(model: Model, checkpoint: Checkpoint, ema_decay: float = 0.0) -> None:

@@ -3,7 +3,7 @@
 On a single device, all steps of a call are one XLA program, or each step is one if the model has convolutions. With
 several replicas this is not possible, as XLA compiles no all-reduce on CPUs. Each replica then runs one program for the
 gradients, takes part in one all-reduce of all gradients and sums (in few tensors, see `Packing`), and runs one program
-that updates its own copy of the weights. Either way a step is the same function of weights, batch and step number.
+that updates its own copy of the weights. Either way a step is the same function of variables, batch and step number.
 """
 
 from collections.abc import Sequence
@@ -67,10 +67,11 @@ class TrainStep:
         )  # fmt: skip
         with strategy.scope():
             if self.gradient.groups:  # before the first update, all groups are above their free bits
-                self.group_means = tf.Variable(tf.fill([self.gradient.groups], tf.constant(np.inf, self.dtype)))
+                above = tf.fill([self.gradient.groups], self.dtype.max)
+                self.group_means = tf.Variable(above, trainable=False, name="group_means", dtype=self.dtype)
             means = [self.group_means] if self.gradient.groups else []
             self.update = Update(
-                optimizer, self.weights, self.gradient.supports, state=self.state, means=means,
+                optimizer, self.weights, self.gradient.supports, state=self.state, unaveraged_state=means,
                 norm_every=norm_every, clip_norm=clip_norm,
             )  # fmt: skip
         self.slots = self.update.slots
@@ -207,7 +208,7 @@ class TrainStep:
     def _gradients(
         self, batch: Batch, step: Any, stop: Any, own: int, factored: Sequence[int] = ()
     ) -> tuple[list[Any], Any]:
-        """Returns a replica's part of the gradient, one tensor a weight, and of the sums: columns, "stop", state."""
+        """Returns a replica's part of the gradient, one tensor a weight, and of the sums: columns, "stop", the rest."""
         gradients, sums = self.gradient(self._variables(own), batch, step, factored=factored)
         columns = len(self.sums)
         return gradients, tf.concat([sums[:columns], [stop], sums[columns:]], 0)

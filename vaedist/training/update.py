@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from vaedist.models.products import Factors, boolean_tensor
-from vaedist.training.optimizer import Averaged, Optimizer
+from vaedist.training.optimizer import AVERAGE, Averaged, Optimizer, moved_average
 
 MARGIN = 256  # factor by which a squared norm must stay below the largest number; covers the rounding of its bound
 FOLDS = 32  # slices that are added in one loop
@@ -69,7 +69,7 @@ class Update:
         supports: masks of kernels, by index; where a mask is False, the kernel stays 0 and its gradient is ignored.
         norm_every: steps between two computations of the gradient's norm, which is 0 at other steps.
         state: mirrored non-trainable variables, whose new values are computed with the gradient.
-        means: further such variables, which have no moving averages.
+        unaveraged_state: further such variables, which have no moving averages.
         clip_norm: largest norm of the gradient, to which a larger one is scaled down; the norm is then computed at
             every step. 0 disables clipping.
     """
@@ -77,16 +77,17 @@ class Update:
     def __init__(
         self, optimizer: Optimizer, weights: Sequence[Any], supports: Mapping[int, np.ndarray], *,
         norm_every: int, clip_norm: float = 0.0, state: Sequence[Any] = (),
-        means: Sequence[Any] = (),
+        unaveraged_state: Sequence[Any] = (),
     ) -> None:  # fmt: skip
-        self.optimizer, self.weights, self.supports, self.state = optimizer, weights, supports, [*state, *means]
+        self.optimizer, self.weights, self.supports = optimizer, weights, supports
+        self.assigned = [*state, *unaveraged_state]
         self.norm_every, self.clip_norm = norm_every, clip_norm
         self.slots = {
             slot: [tf.Variable(tf.zeros_like(weight), trainable=False, name=slot) for weight in weights]
             for slot in optimizer.slots
         }
         self.state_averages = (
-            [tf.Variable(tf.zeros_like(value), trainable=False, name="average") for value in state]
+            [tf.Variable(tf.zeros_like(value), trainable=False, name=AVERAGE) for value in state]
             if isinstance(optimizer, Averaged)
             else []
         )
@@ -111,7 +112,7 @@ class Update:
             sums: number of rows and sums of metrics, [n]; if one of them is not finite, nothing is changed.
             step: number of the update, counted from 0.
             own: index of the replica.
-            state: the new values of `self.state`, summed over rows and concatenated to one vector.
+            state: the new values of `self.assigned`, summed over rows and concatenated to one vector.
 
         Returns:
             True if everything was finite (see `fits`), without which nothing is changed. And the sums, followed by the
@@ -119,9 +120,9 @@ class Update:
         """
         bound = tf.add_n([bound_of_squares(gradient) for gradient in gradients])
         finite = tf.logical_and(tf.reduce_all(tf.math.is_finite(sums)), fits(bound))
-        if self.state:
+        if self.assigned:
             finite = tf.logical_and(finite, tf.reduce_all(tf.math.is_finite(state)))
-            self._move(state / tf.maximum(sums[0], 1.0), finite, own)
+            self._assign_state(state / tf.maximum(sums[0], 1.0), finite, own)
         norm = (self._clipped if self.clip_norm else self._whole)(gradients, finite, step, own)
         return finite, tf.concat([sums, [norm]], 0)
 
@@ -182,12 +183,12 @@ class Update:
         return updated[0]
 
     def state_parts(self, vector: Any) -> list[Any]:
-        """Returns the values of each state variable, [n] each, from all of them in one vector."""
-        return tf.split(vector, [variable.shape.num_elements() for variable in self.state]) if self.state else []
+        """Returns the values of each variable of `assigned`, [n] each, from all of them in one vector."""
+        return tf.split(vector, [each.shape.num_elements() for each in self.assigned]) if self.assigned else []
 
-    def _move(self, values: Any, finite: Any, own: int) -> None:
+    def _assign_state(self, values: Any, finite: Any, own: int) -> None:
         """Assigns new values, concatenated in one vector, to the state, and updates its moving averages."""
-        for i, (mirrored, value) in enumerate(zip(self.state, self.state_parts(values), strict=True)):
+        for i, (mirrored, value) in enumerate(zip(self.assigned, self.state_parts(values), strict=True)):
             variable = mirrored.values[own]
             value = tf.cast(tf.reshape(value, variable.shape), variable.dtype)
             value = tf.where(finite, value, variable.read_value())
@@ -195,7 +196,7 @@ class Update:
             if i < len(self.state_averages):
                 assert isinstance(self.optimizer, Averaged)
                 average = self.state_averages[i].values[own]
-                moved = average.read_value() + (1.0 - self.optimizer.decay) * (value - average.read_value())
+                moved = moved_average(average.read_value(), value, 1.0 - self.optimizer.decay)
                 average.assign(tf.where(finite, moved, average.read_value()))
 
     def _squares(self, i: int, gradient: Any) -> Any:
