@@ -27,7 +27,7 @@ from vaedist.evaluation.active_units import (
 from vaedist.evaluation.scoring import ScoreLayout, concatenated, evaluation_noise, score_layout
 from vaedist.evaluation.scoring import score as score_images
 from vaedist.models.model import Model
-from vaedist.models.rng import INSPECTION, PIXELS, PRIOR, row_noise, row_normal, row_uniform
+from vaedist.models.rng import INSPECTION, PIXELS, PRIOR, row_noise, row_uniform
 from vaedist.objectives.elbo import Bound, bound
 from vaedist.user_code import user_code
 
@@ -162,22 +162,21 @@ def sample(model: Model, count: int, *, seed: int = 0, pixels: Pixels = "mean", 
 
     They are E[x|z], or with `pixels` = "sample" drawn from p(x|z). Image i depends only on seed and i.
     """
-    width = sum(math.prod(shape) for shape in model.noise.values())
 
     def draw(block: Any, first: Any) -> Any:
-        u = None
+        u, rows = None, block.shape[0]
         if pixels == "sample":
-            u = row_uniform(seed, PIXELS, 0, first, block.shape[0], math.prod(model.image_shape))
+            u = row_uniform(seed, PIXELS, 0, first, rows, math.prod(model.image_shape))
             u = tf.reshape(u, (-1, *model.image_shape))
-        return model.generate(_by_stream(model, block), u, temperature)
+        return model.generate(row_noise(seed, PRIOR, 0, first, rows, model.noise), u, temperature)
 
-    return _in_blocks(model, "generate images", row_normal(seed, PRIOR, 0, 0, count, width).numpy(), draw)
+    return _in_blocks(model, "generate images", np.zeros(count, np.int32), draw)
 
 
 def interpolate(model: Model, images: np.ndarray, *, steps: int = 8, seed: int = 0) -> np.ndarray:
     """Returns decoded paths in z between neighbours: for images [2 n, ...], [n * steps, H, W, C], float32 in [0, 1].
 
-    A path follows a great circle in each layer, since z drawn from N(0, I) lies near a sphere (White 2016).
+    A path follows a great circle in each layer: z drawn from N(0, I) lies near a sphere (White 2016).
     """
     z, shapes = encode(model, images, seed=seed), score_layout(model).latents
     edges = np.cumsum([math.prod(shape) for shape in shapes.values()])[:-1]
@@ -250,17 +249,9 @@ def _score(model: Model, images: Any, seed: int, first: Any) -> Bound:
 
 def _by_layer(layout: ScoreLayout, z: Any) -> dict[str, Any]:
     """Splits latents, [n, latents], by layer."""
-    return _cut(layout.latents, z)
-
-
-def _by_stream(model: Model, eps: Any) -> dict[str, Any]:
-    """Splits noise, [n, latents], by stream."""
-    return _cut(dict(model.noise), eps)
-
-
-def _cut(shapes: dict[str, tuple[int, ...]], rows: Any) -> dict[str, Any]:
-    parts = tf.split(rows, [math.prod(shape) for shape in shapes.values()], axis=-1)
-    return {name: tf.reshape(part, (-1, *shape)) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    parts = tf.split(z, [math.prod(shape) for shape in layout.latents.values()], axis=-1)
+    shapes = zip(layout.latents.items(), parts, strict=True)
+    return {name: tf.reshape(part, (-1, *shape)) for (name, shape), part in shapes}
 
 
 def _noise(model: Model, images: Any, first: Any) -> Any:

@@ -22,15 +22,24 @@ def make_flow(**options):
     return flow
 
 
-def case_of(flow):
+def case_of(flow, context=CONTEXT):
     rng = np.random.default_rng(1)
-    z, h = (tf.constant(rng.normal(size=(2, HEIGHT * WIDTH * channels))) for channels in (LATENT, CONTEXT))
-    return FlowCase(FlattenedFlow(flow, HEIGHT, WIDTH, CONTEXT), z, h)
+    z, h = (tf.constant(rng.normal(size=(2, HEIGHT * WIDTH * channels))) for channels in (LATENT, context))
+    return FlowCase(FlattenedFlow(flow, HEIGHT, WIDTH, context), z, h)
 
 
-@pytest.mark.parametrize("options", [{"layers": 2}, {"layers": 1, "depth": 2}, {"layers": 1, "transform": "gated"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layers": 2},
+        {"layers": 1, "depth": 2},
+        {"layers": 1, "transform": "gated"},
+        {"layers": 1, "transform": "location", "depth": 2},
+        {"layers": 0, "depth": 2},
+    ],
+)
 def test_masks_log_determinant_and_inverse(options):
-    case = case_of(make_flow(**options))
+    case = case_of(make_flow(**options), context=CONTEXT if options["layers"] else 0)
     for check in (dependencies, log_determinant, inverse):
         found = list(check(case))
         assert found

@@ -123,6 +123,8 @@ def test_decoding_generation_and_given_layers():
     top = next(iter(model.noise))
     some = model.generate(eps, given={top: scored.latents[top]})
     assert np.abs(some - model.generate(eps)).max() > 1e-6
+    cool = model.generate({name: 0.5 * values for name, values in eps.items()})
+    np.testing.assert_allclose(model.generate(eps, temperature=0.5), cool, rtol=1e-12)
     cold = [model.generate(noise_of(model, 2, seed=seed), temperature=0.0).numpy() for seed in (1, 2)]
     np.testing.assert_array_equal(*cold)
 
@@ -138,13 +140,19 @@ def test_initialisation_from_data_scales_every_convolution():
     assert {layer.path for layer, _ in seen} == {
         layer.path for layer in model._flatten_layers() if isinstance(layer, Convolution)
     }
-    constant = {f"resnet/{next(iter(model.noise)).replace('z', 'block')}/down_in"}  # its input is the learned vector
     for layer, outputs in seen:
         flat = outputs.numpy().reshape(-1, outputs.shape[-1])
         np.testing.assert_allclose(flat.mean(0), 0, atol=1e-5, err_msg=layer.path)
-        if layer.path not in constant:
-            live = flat.std(0) > 1e-4  # the first channel of a strict mask is constant at the last position only
-            np.testing.assert_allclose(flat.std(0)[live], layer.deviation, rtol=1e-3, err_msg=layer.path)
+        live = flat.std(0) > 1e-4  # the first channel of a strict mask is constant at the last position only
+        np.testing.assert_allclose(flat.std(0)[live], layer.deviation, rtol=1e-3, err_msg=layer.path)
+
+
+def test_initialisation_does_not_scale_constant_outputs():
+    model = make_model((16, 16, 3), dtype="float32", width=8, levels=4, blocks=1)
+    model.initialise(images_of(model.image_shape, 64), noise_of(model, 64))
+    top = model.blocks[-1].down_in  # its input is a learned vector at a single position
+    np.testing.assert_array_equal(top.log_scale, 0.0)
+    assert np.abs(model.blocks[0].down_in.log_scale).min() > 0
 
 
 @pytest.mark.parametrize("scales", ["pixel", "channel", "shared"])

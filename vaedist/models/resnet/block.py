@@ -44,6 +44,10 @@ class TopDown(NamedTuple):
     context: Any
     features: Any
 
+    def sample(self, eps: Any, temperature: float = 1.0) -> Any:
+        """Returns z_l ~ p(z_l | z above) with the given noise; `temperature` is a factor on the standard deviation."""
+        return self.prior_mu + temperature * ops.exp(self.prior_log_sigma) * eps
+
 
 class Block(keras.layers.Layer):
     """A block of both paths with the stochastic layer z_l between them.

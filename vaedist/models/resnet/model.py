@@ -77,7 +77,8 @@ class ResNetVAE(LikelihoodModel):
         self.top = self.add_weight(name="top", shape=(self.options.width,), initializer=initializer)
         if self.constants:
             channels = self.image_shape[-1] if self.options.scales == "channel" else 1
-            self.scales = self.add_weight(name="scales", shape=(self.constants, channels), initializer="zeros")
+            # of rank 1, as weight decay applies to kernels only
+            self.scales = self.add_weight(name="scales", shape=(self.constants * channels,), initializer="zeros")
         self.built = True
 
     @property
@@ -148,7 +149,7 @@ class ResNetVAE(LikelihoodModel):
             name = layer_of(block)
             if name in known:
                 return known[name]
-            return down.prior_mu + temperature * ops.exp(down.prior_log_sigma) * eps[name]
+            return down.sample(eps[name], temperature)
 
         return self.pixel_values(self._top_down(draw), u)
 
@@ -165,7 +166,7 @@ class ResNetVAE(LikelihoodModel):
 
         def draw(block: Block, part: BottomUp, down: TopDown) -> Any:
             block.posterior(part, down, eps[layer_of(block)])  # initialises the flow
-            return down.prior_mu + ops.exp(down.prior_log_sigma) * eps[layer_of(block)]
+            return down.sample(eps[layer_of(block)])
 
         with data_dependent_initialisation():
             self._top_down(draw, self.encode(images, u).blocks)
@@ -207,7 +208,8 @@ class ResNetVAE(LikelihoodModel):
             h = block.down(h, down, choose(block, part, down))
         parameters = self.head(ops.elu(h))
         if self.constants:
-            constants = ops.broadcast_to(self.scales, (self.constants, self.image_shape[-1]))
+            constants = ops.reshape(self.scales, (self.constants, -1))
+            constants = ops.broadcast_to(constants, (self.constants, self.image_shape[-1]))
             shape = (*ops.shape(parameters)[:-1], self.constants * self.image_shape[-1])
             constants = ops.broadcast_to(ops.reshape(constants, (-1,)), shape)
             parameters = ops.concatenate([parameters, constants], axis=-1)
