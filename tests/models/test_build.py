@@ -9,7 +9,8 @@ from toys import NAME
 from vaedist.config import Experiment
 from vaedist.errors import UserCodeError
 from vaedist.models.build import build_model
-from vaedist.models.preprocessing import Threshold
+from vaedist.models.mlp.model import VAE
+from vaedist.models.preprocessing import Dynamic, Fixed, Scaled, Threshold
 
 
 def test_the_mlp_is_created_from_its_options_and_recreated_from_its_config():
@@ -27,6 +28,12 @@ def test_the_mlp_is_created_from_its_options_and_recreated_from_its_config():
     assert again.compute_dtype == "float64"
     for before, after in zip(model.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("kind", [Threshold, Dynamic, Fixed, Scaled])
+def test_a_model_made_with_a_preprocessing_keeps_it_in_its_config(kind):
+    model = VAE((2, 3, 1), preprocessing=kind())
+    assert type(VAE.from_config(model.get_config()).preprocessing) is kind
 
 
 def test_a_users_model_receives_its_options_and_the_preprocessing(toy_package):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vaedist.models.convolutions import convolve, convolve_half, in_loop, transposed_double
+from vaedist.models.convolutions import convolve, convolve_half, in_loop, over_images, transposed_double
 
 
 def normal(*shape, seed=0):
@@ -72,3 +72,14 @@ def test_the_gradient_of_the_kernel_is_made_of_products_only_in_a_loop(place):
     kinds = {operation.type for operation in function.graph.get_operations()}
     assert "Conv2DBackpropInput" not in kinds
     assert ("Conv2DBackpropFilter" in kinds) == (place == "alone")
+
+
+def test_the_number_of_images_may_be_unknown_when_a_function_is_traced():
+    kernel, images = normal(3, 3, 3, 4, seed=1), normal(2, 5, 4, 6, 3)
+    found = tf.function(
+        lambda x: over_images(lambda flat: convolve(flat, kernel), x),
+        input_signature=[tf.TensorSpec((None, 5, 4, 6, 3), tf.float64)],
+        autograph=False,
+    )(images)
+    expected = tf.reshape(tf.nn.conv2d(tf.reshape(images, (10, 4, 6, 3)), kernel, 1, "SAME"), (2, 5, 4, 6, 4))
+    np.testing.assert_allclose(found, expected, atol=1e-12)

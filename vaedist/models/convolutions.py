@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # rows above and below, columns to the left and to the right
@@ -80,8 +81,7 @@ def over_images(function: Callable[[Any], Any], x: Any) -> Any:
         x: the images.
     """
     y = function(tf.reshape(x, (-1, *x.shape[-3:])))
-    leading = x.shape[:-3] if x.shape[:-3].is_fully_defined() else tf.shape(x)[:-3]
-    return tf.reshape(y, (*leading, *y.shape[1:]))
+    return tf.reshape(y, (*keras.ops.shape(x)[:-3], *y.shape[1:]))
 
 
 def _over_blocks(kernel: Any) -> tuple[Any, tuple[int, int]]:

@@ -58,7 +58,7 @@ class LikelihoodModel(Model):
 
     def get_config(self) -> dict[str, Any]:
         """Returns a description of the constructor's arguments, for `from_config`."""
-        binarize = next((name for name, each in BINARIZE.items() if each is self.preprocessing), "none")
+        binarize = next((name for name, each in BINARIZE.items() if type(each) is type(self.preprocessing)), "none")
         return {
             "image_shape": self.image_shape,
             "options": self.options.model_dump(),
