@@ -1,9 +1,9 @@
-"""Plots the test curves of runs over minutes of training and over steps, as docs/results.md shows them.
+"""Plots the test curves of runs over minutes of training and over steps.
 
     python jobs/curves.py runs/cifar10-resnet-small runs/cifar10-resnet-small-gaussian --out curves.png
 
 Curves are in bits/dim if all runs have them, else the ELBO in nats. Minutes are the sum of the steps' times in
-`metrics.jsonl`, without tests and breaks. The last score before each of --minutes is printed as a table.
+`metrics.jsonl`, without tests and breaks. Also prints the last score before each time in --minutes as a table.
 """
 
 import argparse
@@ -33,21 +33,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="PNG to write")
     parser.add_argument("--minutes", nargs="*", type=float, default=[20, 60, 120], help="times of the table's rows")
     args = parser.parse_args()
-    rows = {run.name: read_metrics(run / "metrics.jsonl") for run in args.runs}
-    key = "bits_per_dim" if all(any("bits_per_dim" in row for row in found) for found in rows.values()) else "elbo"
-    curves = [curve_of(name, found, key) for name, found in rows.items()]
-    draw(curves, "test bits/dim" if key == "bits_per_dim" else "test ELBO, nats").savefig(args.out, dpi=120)
+    found = [(run.name, read_metrics(run / "metrics.jsonl")) for run in args.runs]
+    scored = [[row for row in rows if row["kind"] in EPOCH_KINDS] for _, rows in found]
+    key = "bits_per_dim" if all("bits_per_dim" in row for rows in scored for row in rows) else "elbo"
+    curves = [curve_of(name, rows, key) for name, rows in found]
+    splits = " and ".join(sorted({row["kind"] for rows in scored for row in rows}))
+    draw(curves, f"{splits} {'bits/dim' if key == 'bits_per_dim' else 'ELBO, nats'}").savefig(args.out, dpi=120)
     print(table(curves, args.minutes))
 
 
 def curve_of(name: str, rows: list[dict[str, Any]], key: str) -> Curve:
     """Returns the curve of a run from the rows of its metrics."""
-    curve, seconds, before = Curve(name, [], [], []), 0.0, 0
-    for row in rows:
-        if row["kind"] == "train":
-            seconds += (row["step"] - before) * row["step_seconds"]
-            before = row["step"]
-        elif row["kind"] in EPOCH_KINDS:
+    curve, seconds, before, of_step = Curve(name, [], [], []), 0.0, 0, 0.0
+    for row in sorted(rows, key=lambda row: row["step"]):
+        of_step = row.get("step_seconds", of_step)  # that of the last rows, for steps after them
+        seconds += (row["step"] - before) * of_step
+        before = row["step"]
+        if row["kind"] in EPOCH_KINDS:
             curve.minutes.append(seconds / 60)
             curve.steps.append(row["step"])
             curve.scores.append(row[key])

@@ -133,6 +133,16 @@ def test_a_training_ends_with_the_validation_elbo(trained, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert re.match(r"validation ELBO  -\d+\.\d\d nats per image .* after 3 epochs, 12 steps", lines[0])
     assert [line[:17] for line in lines[1:]] == ["pictures         ", "look at it       "]
+    assert re.search(r"KL \d+\.\d\d\), \d+\.\d{3} bits/dim, after", lines[0])
+
+
+def test_a_training_without_bits_per_dim_ends_without_them(trained, capsys, monkeypatch):
+    rows = [
+        {key: value for key, value in row.items() if key != "bits_per_dim"} for row in read_metrics(trained.run.metrics)
+    ]
+    monkeypatch.setattr("vaedist.monitor.metrics.read_metrics", lambda path: rows)
+    _print_result(trained.run, 60.0)
+    assert re.search(r"KL \d+\.\d\d\), after 3 epochs", capsys.readouterr().out)
 
 
 def test_the_test_images_are_left_to_evaluate(trained):

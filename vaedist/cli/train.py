@@ -53,12 +53,14 @@ def _print_result(run: Any, seconds: float) -> None:
 
     last = epoch_rows(read_metrics(run.metrics))[-1]
     label = f"{last['kind']} ELBO"
+    bits = f", {last['bits_per_dim']:.3f} bits/dim" if "bits_per_dim" in last else ""
     width = max(13, len(label) + 2)
     first, *others = sorted(run.files_in(run.pictures, "*[a-z].png"), key=lambda path: path.stem != "reconstructions")
     pictures = ", ".join([run.store.display(first), *(path.name for path in others)])
     echo_result(
         f"{label:<{width}}{last['elbo']:.2f} nats per image (reconstruction {last['reconstruction']:.2f}, "
-        f"KL {last['kl']:.2f}), after {last['epoch']} epochs, {last['step']} steps; {seconds / 60:.1f} minutes in all\n"
+        f"KL {last['kl']:.2f}){bits}, after {last['epoch']} epochs, {last['step']} steps; "
+        f"{seconds / 60:.1f} minutes in all\n"
         f"{'pictures':<{width}}{pictures}\n"
         f"{'look at it':<{width}}vaedist tensorboard {quoted_location(run)}"
     )
