@@ -165,7 +165,8 @@ def test_log_scales(scales):
         assert np.unique(log_s).size > model.pixels
         return
     values = [0.5, 0.6, 0.7] if scales == "channel" else [0.5]
-    model.scales.assign([values])
+    assert model.scales.shape == (len(values),)  # of rank 1: weight decay is for kernels
+    model.scales.assign(values)
     _, raw = model.pixel_distribution(score(model, images, eps, None).latents)
     log_s = raw.numpy()[:, model.pixels :].reshape(2, *model.image_shape)
     np.testing.assert_allclose(log_s, np.broadcast_to(values, log_s.shape))
