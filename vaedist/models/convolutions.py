@@ -10,12 +10,13 @@ convolutions and gradients are TensorFlow's own.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # rows above and below, columns to the left and to the right
+Resize = Literal["half", "double"] | None  # stride 2, transposed with stride 2, or the same size
 
 _IN_LOOP: ContextVar[bool] = ContextVar("in_loop", default=False)
 
@@ -71,6 +72,13 @@ def transposed_double(x: Any, kernel: Any) -> Any:
     blocks, (before, after) = _over_blocks(swapped)  # [m, m, 4 out, in]
     padding = (after, before)
     return tf.nn.depth_to_space(_convolve(x, _flipped(blocks), (padding, padding)), 2)
+
+
+def convolution_of(resize: Resize, padding: Padding | None = None) -> Callable[[Any, Any], Any]:
+    """Returns the convolution of images and a kernel that changes the size so; `padding` if it keeps the size."""
+    if resize is None:
+        return lambda x, kernel: convolve(x, kernel, padding)
+    return convolve_half if resize == "half" else transposed_double
 
 
 def over_images(function: Callable[[Any], Any], x: Any) -> Any:

@@ -1,15 +1,15 @@
 """Weight-normalised convolutions (Salimans and Kingma 2016), with data-dependent initialisation."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from vaedist.models.convolutions import Padding, convolve, convolve_half, over_images, transposed_double
+from vaedist.models.convolutions import Padding, Resize, convolution_of, over_images
 from vaedist.models.products import boolean_tensor
 
 DIRECTION_DEVIATION = 0.05  # standard deviation of the initial directions V
@@ -48,13 +48,12 @@ class Convolution(keras.layers.Layer):
 
     def __init__(
         self, inputs: int, outputs: int, size: tuple[int, int] = (3, 3), *,
-        resize: Literal["half", "double"] | None = None, padding: Padding | None = None,
+        resize: Resize = None, padding: Padding | None = None,
         mask: np.ndarray | None = None, deviation: float = 0.1, seed: int, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         self.shape, self.mask, self.deviation, self.seed = (*size, inputs, outputs), mask, deviation, seed
-        resized: dict[str, Callable[..., Any]] = {"half": convolve_half, "double": transposed_double}
-        self.convolve = resized[resize] if resize else lambda x, kernel: convolve(x, kernel, padding)
+        self.convolve = convolution_of(resize, padding)
 
     def build(self, input_shape: Any = None) -> None:
         """Creates V, g and b."""

@@ -12,7 +12,7 @@ from vaedist.models.model import Model
 from vaedist.models.rng import POSTERIOR, row_noise
 from vaedist.user_code import user_code
 
-STEP = -1  # of the noise: before the first update
+INITIAL_STEP = -1  # keys the noise, before the first update
 
 
 def initialise_from_data(model: Model, strategy: Any, rows: SplitRows | None, *, seed: int) -> None:
@@ -34,9 +34,9 @@ def initialise_from_data(model: Model, strategy: Any, rows: SplitRows | None, *,
         return
     if rows is not None:
         images = rows.read(0, model.initial_rows)
-        eps = row_noise(seed, POSTERIOR, STEP, 0, len(images), model.noise, dtype=model.compute_dtype)
+        eps = row_noise(seed, POSTERIOR, INITIAL_STEP, 0, len(images), model.noise, dtype=model.compute_dtype)
         numbers = tf.constant(rows.numbers(0, model.initial_rows))
-        u = training_noise(model, seed, STEP, 0, numbers)
+        u = training_noise(model, seed, INITIAL_STEP, 0, numbers)
         with user_code(f"model {type(model).__name__}: it cannot be initialised from images"):
             model.initialise(tf.constant(images), eps, u)
     if strategy.num_replicas_in_sync > len(strategy.extended.worker_devices):

@@ -69,7 +69,7 @@ class Optimizer(Protocol):
         ...
 
 
-def decayed(beta: float, step: Any) -> Any:
+def bias_correction(beta: float, step: Any) -> Any:
     """Returns 1 - beta^(step + 1), the bias correction of moments at update number `step`, a scalar float32 tensor.
 
     It uses expm1: subtracting in float32 has a relative error of 1e-5 where beta^(step + 1) is close to 1.
@@ -102,7 +102,7 @@ class Adam:
     def rates(self, step: Any) -> tuple[Any, ...]:
         """Returns rate_t, 1 - beta_1, 1 - beta_2, and with weight decay rate(t) d."""
         rate = self.schedule(step)
-        corrected = rate * tf.sqrt(decayed(BETA_2, step)) / decayed(BETA_1, step)
+        corrected = rate * tf.sqrt(bias_correction(BETA_2, step)) / bias_correction(BETA_1, step)
         scalars = (corrected, tf.constant(1.0 - BETA_1), tf.constant(1.0 - BETA_2))
         return (*scalars, rate * self.weight_decay) if self.weight_decay else scalars
 
@@ -133,7 +133,7 @@ class Adamax:
 
     def rates(self, step: Any) -> tuple[Any, ...]:
         """Returns rate(t) / (1 - beta_1^t), 1 - beta_1 and 1 - beta_2."""
-        rate = self.schedule(step) / decayed(BETA_1, step)
+        rate = self.schedule(step) / bias_correction(BETA_1, step)
         return rate, tf.constant(1.0 - BETA_1), tf.constant(1.0 - BETA_2)
 
     def update(self, rates: tuple[Any, ...], weight: Any, gradient: Any, *slots: Any) -> tuple[Any, ...]:

@@ -5,18 +5,17 @@ A gated layer computes a * sigmoid(b), where a and b are convolutions, or dense 
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import keras
 from keras import ops
 
 from vaedist.models.conv.options import ConvOptions
-from vaedist.models.convolutions import convolve, convolve_half, over_images, transposed_double
+from vaedist.models.convolutions import Resize, convolution_of, over_images
 from vaedist.models.flow_vae import FlowVAE
 from vaedist.models.products import Dense, Product
 from vaedist.models.seeds import derived_seeds
 
-Resize = Literal["half", "double"] | None
 Sizes = Sequence[tuple[int, Resize]]  # output channels and resizing of each convolution
 
 KERNEL = 5  # height and width of the kernels
@@ -35,7 +34,7 @@ class GatedConvolution(keras.layers.Layer):
     def __init__(self, inputs: int, outputs: int, resize: Resize = None, *, seed: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.inputs, self.outputs, self.seed = inputs, outputs, seed
-        self.convolve: Any = {None: convolve, "half": convolve_half, "double": transposed_double}[resize]
+        self.convolve = convolution_of(resize)
 
     def build(self, input_shape: Any = None) -> None:
         """Creates the kernel and the bias."""

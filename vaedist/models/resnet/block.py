@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from vaedist.models.convolutions import Resize
 from vaedist.models.densities import log_normal
 from vaedist.models.reparameterization import sample_normal
 from vaedist.models.resnet.flow import ConvolutionalFlow
@@ -68,11 +69,12 @@ class Block(keras.layers.Layer):
         self.down_sizes = [z, z, z, z, self.context, width]
         up, up_out, down, down_out, flow = derived_seeds(seed, 5)
         layer: dict[str, Any] = {"dtype": self.dtype_policy}
-        half, double = ("half", "double") if halves else (None, None)
-        self.up_in = Convolution(width, sum(self.up_sizes), resize=half, seed=up, name="up_in", **layer)  # type: ignore[arg-type]
+        half: Resize = "half" if halves else None
+        double: Resize = "double" if halves else None
+        self.up_in = Convolution(width, sum(self.up_sizes), resize=half, seed=up, name="up_in", **layer)
         self.up_out = None if top else Convolution(width, width, seed=up_out, name="up_out", **layer)
         self.down_in = Convolution(width, sum(self.down_sizes), seed=down, name="down_in", **layer)
-        self.down_out = Convolution(z + width, width, resize=double, seed=down_out, name="down_out", **layer)  # type: ignore[arg-type]
+        self.down_out = Convolution(z + width, width, resize=double, seed=down_out, name="down_out", **layer)
         self.flow = ConvolutionalFlow(z, width, options.flow, seed=flow, name="flow", **layer)
 
     def build(self, input_shape: Any = None) -> None:
