@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from vaedist.monitor.metrics import EPOCH_KINDS, read_metrics
+from vaedist.monitor.metrics import EPOCH_KINDS, epoch_rows, read_metrics
 
 HEIGHT = 4.2  # inches
 
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--minutes", nargs="*", type=float, default=[20, 60, 120], help="times of the table's rows")
     args = parser.parse_args()
     found = [(run.name, read_metrics(run / "metrics.jsonl")) for run in args.runs]
-    scored = [[row for row in rows if row["kind"] in EPOCH_KINDS] for _, rows in found]
+    scored = [epoch_rows(rows) for _, rows in found]
     key = "bits_per_dim" if all("bits_per_dim" in row for rows in scored for row in rows) else "elbo"
     curves = [curve_of(name, rows, key) for name, rows in found]
     splits = " and ".join(sorted({row["kind"] for rows in scored for row in rows}))
@@ -49,7 +49,7 @@ def curve_of(name: str, rows: list[dict[str, Any]], key: str) -> Curve:
         of_step = row.get("step_seconds", of_step)  # that of the last rows, for steps after them
         seconds += (row["step"] - before) * of_step
         before = row["step"]
-        if row["kind"] in EPOCH_KINDS:
+        if row["kind"] in EPOCH_KINDS and row[key] is not None:  # it diverged otherwise
             curve.minutes.append(seconds / 60)
             curve.steps.append(row["step"])
             curve.scores.append(row[key])
