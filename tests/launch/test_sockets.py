@@ -43,7 +43,7 @@ SESSION = """
 import sys
 import tensorflow as tf
 with tf.Graph().as_default():
-    config = tf.compat.v1.ConfigProto(operation_timeout_in_ms=20_000)
+    config = tf.compat.v1.ConfigProto(operation_timeout_in_ms=1000 * int(sys.argv[3]))
     with tf.compat.v1.Session(f"grpc://{sys.argv[1]}", config=config) as session:
         with tf.device("/job:worker/task:0"):
             read = tf.io.read_file(sys.argv[2])
@@ -165,17 +165,18 @@ def test_a_tensorflow_session_has_access_from_this_machine_only(listeners, elsew
     secret = tmp_path / "secret"
     secret.write_text("what only the owner may read")
 
-    def read(host):
+    def read(host, seconds):
         return subprocess.run(
-            [sys.executable, "-c", SESSION, f"{host}:{tensorflow[0].port}", str(secret)],
+            [sys.executable, "-c", SESSION, f"{host}:{tensorflow[0].port}", str(secret), str(int(seconds))],
             env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}, capture_output=True, text=True, timeout=UP_SECONDS,
         )  # fmt: skip
 
-    stranger = read(elsewhere)
+    stranger = read(elsewhere, 10 * DROPPED_SECONDS)
     assert stranger.returncode != 0
     assert stranger.stdout == ""
     assert "DeadlineExceeded" in stranger.stderr or "Unavailable" in stranger.stderr, stranger.stderr[-1000:]
-    assert read("127.0.0.1").stdout == "what only the owner may read\n"
+    owner = read("127.0.0.1", UP_SECONDS / 2)  # of a busy worker: it answers when its cores let it
+    assert owner.stdout == "what only the owner may read\n", owner.stderr[-1000:]
 
 
 def test_a_run_on_one_machine_has_no_warning(listeners):
