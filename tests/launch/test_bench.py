@@ -9,7 +9,7 @@ import pytest
 from command import refused, run, start
 
 from vaedist.bench.record import WORKERS, read_record
-from vaedist.errors import ClusterError, Interrupted
+from vaedist.errors import ClusterError, Interrupted, NonFiniteError
 from vaedist.launch.bench import bench
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
@@ -106,3 +106,9 @@ def test_too_many_workers_are_refused_before_the_measurement(make_experiment, tm
     with pytest.raises(ClusterError, match=r"no room for the job: scaling.workers = 3"):
         bench(make_experiment(tmp_path / "runs"), workers=(1, 3), rounds=1, progress=said.append)
     assert said == ["connecting to Ray"]
+
+
+def test_a_job_that_diverges_is_not_measured(make_experiment, tmp_path):
+    experiment = make_experiment(tmp_path / "runs").with_overrides("training.learning_rate=10")
+    with pytest.raises(NonFiniteError, match=r"training became non-finite in step \d+ of the measurement"):
+        bench(experiment, workers=(1,), rounds=1)

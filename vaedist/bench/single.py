@@ -18,11 +18,14 @@ from vaedist.bench.tasks import Task, in_turn
 from vaedist.config import Experiment
 from vaedist.data.lane_reader import Chunk, LaneReader
 from vaedist.data.manifest import load_manifest
+from vaedist.data.rows import SplitRows
 from vaedist.data.worker_data import WorkerData, open_inputs
 from vaedist.devices.strategy import configure_devices, local_devices, make_strategy
+from vaedist.errors import NonFiniteError
 from vaedist.evaluation.test_pass import Evaluator
 from vaedist.models.build import build_model
 from vaedist.training.build import build_step
+from vaedist.training.initialisation import initialise_from_data
 from vaedist.training.step import TrainStep
 
 # Keys that the speed of a job depends on.
@@ -43,7 +46,7 @@ def measure(
         progress: called with a description of each step.
 
     Raises:
-        VaedistError: the data cannot be read.
+        VaedistError: the data cannot be read, or training diverges.
     """
     scaling, training = experiment.scaling, experiment.training
     configure_devices(
@@ -55,6 +58,7 @@ def measure(
     inputs = open_inputs(experiment, manifest, rank=0, workers=1, replicas=local_devices(strategy))
     with strategy.scope():
         model = build_model(experiment, manifest.shape)
+    initialise_from_data(model, strategy, SplitRows(experiment.data.path, manifest, "train"), seed=experiment.seed)
     plan = inputs.train.plan
     step = build_step(experiment, model, strategy, steps_per_epoch=plan.steps, global_batch=training.global_batch)
     evaluator = Evaluator(model, strategy, inputs.scored, seed=experiment.seed)
@@ -105,9 +109,22 @@ def _parameters(step: TrainStep) -> int:
 
 
 def _stepping(step: TrainStep, chunk: Chunk) -> Callable[[], Any]:
-    """Returns a function that runs the steps of a chunk; each call continues the numbering of steps."""
+    """Returns a function that runs the steps of a chunk; each call continues the numbering of steps.
+
+    It raises NonFiniteError if training diverges, after which the remaining steps would not be run.
+    """
     firsts = itertools.count(0, chunk.steps)
-    return lambda: step.run(chunk, next(firsts))
+
+    def run() -> None:
+        first = next(firsts)
+        metrics, finite = step.run(chunk, first)
+        if not finite:
+            raise NonFiniteError(
+                f"training became non-finite in step {first + len(metrics)} of the measurement: lower "
+                "training.learning_rate or set training.clip_norm"
+            )
+
+    return run
 
 
 def _reading(reader: LaneReader, steps: int, capacity: int) -> Callable[[], Any]:
