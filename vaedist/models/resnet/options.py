@@ -42,7 +42,7 @@ class ResNetOptions(LikelihoodOptions):
     scales: Literal["pixel", "channel", "shared"] = Field(
         default="pixel",
         description="Parameters of the likelihood besides the first, such as log-scales: computed by the decoder for "
-        "each pixel value, or learned constants, one for each color channel or a single one.",
+        "each pixel value, or learned constants, one for each colour channel or a single one.",
     )
 
     def check_shape(self, image_shape: Sequence[int]) -> None:
