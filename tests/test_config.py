@@ -45,7 +45,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "training.clip_norm": (10.0, -0.5),
     "training.accumulation_steps": (8, 0),
     "training.reduce_dtype": ("bfloat16", "float16"),
-    "training.tensor_float_32": (True, 1),
+    "training.precision": ("mixed_bfloat16", "bfloat16"),
     "training.ema_decay": (0.999, 1.0),
     "training.steps_per_call": (8, 1025),
     "training.eval_batch": (100, -3),

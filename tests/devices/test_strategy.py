@@ -103,7 +103,7 @@ def test_products_are_compiled_for_float32_unless_tf32_is_allowed():
     said = run(PRECISION)
     assert said.returncode == 0, said.stderr[-3000:]
     assert said.stdout.splitlines() == ["TF32", "float32"]
-    assert not Experiment().training.tensor_float_32
+    assert Experiment().training.precision == "float32"
 
 
 def test_a_worker_whose_data_differ_from_the_first_one_raises_an_error(small_dataset, tmp_path):

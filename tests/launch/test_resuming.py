@@ -16,6 +16,7 @@ from vaedist.monitor.sweep_events import SweepNotice, SweepStarted
 from vaedist.runs.checkpoint import Position
 from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
+from vaedist.runs.resuming import check_run
 from vaedist.storage.transfer import Store
 from vaedist.storage.uri import join_uri
 from vaedist.sweeps import SweepFolder, TrialLog
@@ -132,6 +133,7 @@ def test_the_record_of_a_run_stays_until_workers_have_started(experiment):
         ("scaling.workers=9", "9 workers cannot share 8 shards"),
         ("training.schedule=cosine", r"training\.schedule = 'constant', and the job says 'cosine'"),
         ("training.global_batch=16", r"training\.global_batch = 8, and the job says 16"),
+        ("training.precision=tf32", "another run; --changed-precision accepts that; use --name to start one"),
     ],
 )
 def test_changes_that_a_run_cannot_be_resumed_with_are_refused_and_nothing_is_written(experiment, override, says):
@@ -140,6 +142,14 @@ def test_changes_that_a_run_cannot_be_resumed_with_are_refused_and_nothing_is_wr
     with pytest.raises(Exception, match=says):
         train(experiment.with_overrides(override), resume=True)
     assert content(run.path) == before
+
+
+def test_a_change_of_precision_is_accepted_if_the_user_says_so(experiment):
+    run = write_run(experiment, RunFolder.of(experiment), epochs=1)
+    other = experiment.with_overrides("training.precision=mixed_bfloat16")
+    assert check_run(run, other, resume=True, changed_precision=True)
+    with pytest.raises(RunError, match="started with seed = 0"):
+        check_run(run, other.with_overrides("seed=3"), resume=True, changed_precision=True)
 
 
 def test_other_data_is_refused_and_nothing_is_written(experiment, blob_data):

@@ -23,14 +23,14 @@ from vaedist.data.worker_data import WorkerData, open_inputs
 from vaedist.devices.strategy import configure_devices, local_devices, make_strategy
 from vaedist.errors import NonFiniteError
 from vaedist.evaluation.test_pass import Evaluator
-from vaedist.models.build import build_model
+from vaedist.models.build import build_model, training_policy
 from vaedist.training.build import build_step
 from vaedist.training.initialisation import initialise_from_data
 from vaedist.training.step import TrainStep
 
 # Keys that the speed of a job depends on.
 KEYS = ("data.path", "model", "objective", "training.global_batch", "training.accumulation_steps", "training.optimizer",
-        "training.reduce_dtype", "training.steps_per_call")  # fmt: skip
+        "training.precision", "training.reduce_dtype", "training.steps_per_call")  # fmt: skip
 
 
 def measure(
@@ -51,13 +51,13 @@ def measure(
     scaling, training = experiment.scaling, experiment.training
     configure_devices(
         threads, math.ceil(scaling.gpus_per_worker), scaling.logical_devices,
-        tensor_float_32=training.tensor_float_32,
+        tensor_float_32=training.precision == "tf32",
     )  # fmt: skip
     strategy = make_strategy(1)
     manifest = load_manifest(experiment.data.path)
     inputs = open_inputs(experiment, manifest, rank=0, workers=1, replicas=local_devices(strategy))
     with strategy.scope():
-        model = build_model(experiment, manifest.shape)
+        model = build_model(experiment, manifest.shape, training_policy(experiment))
     initialise_from_data(model, strategy, SplitRows(experiment.data.path, manifest, "train"), seed=experiment.seed)
     plan = inputs.train.plan
     step = build_step(experiment, model, strategy, steps_per_epoch=plan.steps, global_batch=training.global_batch)

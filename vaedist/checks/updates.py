@@ -109,7 +109,9 @@ def _drawn(step: TrainStep, number: Any, images: Any) -> tuple[Any, ...]:
     They are compiled as in the step, because XLA rounds them differently than eager operations do.
     """
     model, rows = step.model, images.shape[0]
-    eps = row_noise(step.seed, POSTERIOR, number, 0, rows, model.noise, step.objective.drawn, dtype=model.compute_dtype)
+    eps = row_noise(
+        step.seed, POSTERIOR, number, 0, rows, model.noise, step.objective.drawn, dtype=model.variable_dtype
+    )
     u = training_noise(model, step.seed, number, 0, number * step.global_batch + tf.range(rows, dtype=tf.int64))
     rates = tuple(tf.cast(rate, step.dtype) for rate in step.optimizer.rates(number))
     return eps, u, rates

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaedist.cli.options import LocalPath, changed_code_option, dashboard_option, job_argument, json_option, run_values
+from vaedist.cli.options import (
+    LocalPath,
+    changed_code_option,
+    changed_precision_option,
+    dashboard_option,
+    job_argument,
+    json_option,
+    run_values,
+)
 from vaedist.cli.output import console, print_pairs, status_line
 from vaedist.config import Experiment, Sweep
 from vaedist.errors import ConfigError, Interrupted, JobError
@@ -32,6 +40,7 @@ job_name_argument = click.argument("name", metavar="JOB")
 @click.option("--resume", is_flag=True, help="Resume the run or sweep if it exists.")
 @click.option("--retry-errored", is_flag=True, help="With --tune --resume: retry failed trials.")
 @changed_code_option
+@changed_precision_option
 @click.option(
     "--env", "environment", multiple=True, metavar="image|pip|NAME=VALUE",
     help="image: use the packages of the cluster's image, the default; pip: install the versions of this machine; "
@@ -58,6 +67,7 @@ def submit(
     resume: bool,
     retry_errored: bool,
     changed_code: bool,
+    changed_precision: bool,
     environment: tuple[str, ...],
     from_node: tuple[str, ...],
     packages: tuple[Path, ...],
@@ -89,7 +99,9 @@ def submit(
             read, overrides, resume=resume, retry_failed=retry_errored, changed_code=changed_code
         )
     else:
-        arguments = launch.training_arguments(resume=resume, changed_code=changed_code)
+        arguments = launch.training_arguments(
+            resume=resume, changed_code=changed_code, changed_precision=changed_precision
+        )
     submission = launch.Submission(read, arguments, job, installed, extras, variables, from_node, own)
     cluster = _jobs(address)
     identity = cluster.submit(submission, progress=_say)

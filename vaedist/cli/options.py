@@ -77,6 +77,14 @@ def changed_code_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)  # fmt: skip
 
 
+def changed_precision_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --changed-precision, which allows resuming in another precision."""
+    return click.option(
+        "--changed-precision", is_flag=True,
+        help="With --resume: accept a change of training.precision.",
+    )(command)  # fmt: skip
+
+
 def run_values(name: str | None, runs: str | None) -> dict[str, str]:
     """Returns the values of --name and --runs by the keys of a job that they set."""
     given = {"run.name": name, "run.folder": runs}

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from vaedist.cli.options import address_option, changed_code_option, job_argument, run_values
+from vaedist.cli.options import address_option, changed_code_option, changed_precision_option, job_argument, run_values
 from vaedist.cli.output import echo_result, quoted_location, user_stream
 from vaedist.config import Experiment
 
@@ -17,6 +17,7 @@ from vaedist.config import Experiment
 @click.option("--runs", metavar="DIR", help="Folder that holds the runs, or its URI.  [default: the job's run.folder]")
 @click.option("--resume", is_flag=True, help="Resume an existing run from its newest checkpoint.")
 @changed_code_option
+@changed_precision_option
 @address_option
 def train(
     job: Path,
@@ -25,6 +26,7 @@ def train(
     runs: str | None,
     resume: bool,
     changed_code: bool,
+    changed_precision: bool,
     address: str | None,
 ) -> None:
     """Train the experiment in the file JOB with Ray Train.
@@ -44,7 +46,10 @@ def train(
         terminal.status("starting")
         from vaedist.launch.training.trainer import train as launch
 
-        run = launch(experiment, resume=resume, changed_code=changed_code, address=address, observe=terminal.show)
+        run = launch(
+            experiment, resume=resume, changed_code=changed_code, changed_precision=changed_precision,
+            address=address, observe=terminal.show,
+        )  # fmt: skip
     _print_result(run, time.monotonic() - begin)
 
 

@@ -185,7 +185,9 @@ class ImportanceEvaluator:
         encoding = model.encode(images, evaluation_noise(model, numbers))
 
         def take(t: Any, log_w: Any, *totals: Any) -> tuple[Any, ...]:
-            eps = row_noise(self.seed, IMPORTANCE, t, first, rows, model.noise, self.at_once, dtype=model.compute_dtype)
+            eps = row_noise(
+                self.seed, IMPORTANCE, t, first, rows, model.noise, self.at_once, dtype=model.variable_dtype
+            )
             scored = score_encoding(model, encoding, eps, samples=self.at_once)
             wanted = tf.range(self.at_once) < self.samples - t * self.at_once
             z = concatenated(scored.latents, 2)
@@ -200,7 +202,7 @@ class ImportanceEvaluator:
         sizes = ((), (self.layout.size,), (self.layout.size,), (sum(self.layout.layers.values()),))
         start = (
             tf.constant(0),
-            tf.zeros((self.rounds, rows, self.at_once), model.compute_dtype),
+            tf.zeros((self.rounds, rows, self.at_once), model.variable_dtype),
             *(tf.zeros((rows, *size), tf.float64) for size in sizes),
         )
         _, log_w, *totals = tf.while_loop(lambda t, *_: t < self.rounds, take, start, maximum_iterations=self.rounds)

@@ -89,13 +89,13 @@ def score_layout(model: Model) -> ScoreLayout:
     """Returns the names and sizes in a model's score, found by tracing it once.
 
     Raises:
-        ModelError: a part of the score has a wrong shape or a reserved name, or `generate` lacks an argument.
+        ModelError: a part of the score has a wrong shape or dtype or a reserved name, or `generate` lacks an argument.
         UserCodeError: a user's model, or its flow or likelihood, raises an exception.
     """
     if model in _LAYOUTS:
         return _LAYOUTS[model]
     images = tf.TensorSpec((2, *model.image_shape), tf.uint8)
-    eps = {name: tf.TensorSpec((2, *shape), model.compute_dtype) for name, shape in model.noise.items()}
+    eps = {name: tf.TensorSpec((2, *shape), model.variable_dtype) for name, shape in model.noise.items()}
     u = tf.TensorSpec((2, *model.image_shape), tf.float32) if model.preprocessing.noisy else None
 
     def traced(images: Any, eps: Any, u: Any) -> Any:
@@ -105,9 +105,11 @@ def score_layout(model: Model) -> ScoreLayout:
         function = tf.function(traced, autograph=False).get_concrete_function(images, eps, u)
     found = function.structured_outputs
     _require_shape(model, "log_px", found["log_px"], "[B]")
+    _require_dtype(model, "log_px", found["log_px"])
     for part, shape in (("kl", "[B, groups]"), ("latents", "[B, ...]"), ("metrics", "[B]")):
         for name, values in found[part].items():
             _require_shape(model, f"{part}[{name!r}]", values, shape)
+            _require_dtype(model, f"{part}[{name!r}]", values)
     layout = ScoreLayout(
         {name: kl.shape[-1] for name, kl in found["kl"].items()},
         {name: tuple(z.shape[1:]) for name, z in found["latents"].items()},
@@ -127,6 +129,15 @@ def _require_shape(model: Model, name: str, found: Any, shape: str) -> None:
         raise ModelError(
             f"model {type(model).__name__}: score gives {name} of shape {list(found.shape)} for 2 images; "
             f"it must be {shape}"
+        )
+
+
+def _require_dtype(model: Model, name: str, found: Any) -> None:
+    """Checks that a part of a score has the dtype of the weights, which in mixed precision is not that of layers."""
+    if found.dtype != model.variable_dtype:
+        raise ModelError(
+            f"model {type(model).__name__}: score gives {name} of type {found.dtype.name}; it must be "
+            f"{model.variable_dtype}: cast the outputs of layers to self.variable_dtype before computing densities"
         )
 
 

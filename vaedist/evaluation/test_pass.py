@@ -82,7 +82,7 @@ class Evaluator:
             batch, step = Batch(*(part[k] for part in batches)), first_step + tf.cast(k, tf.int64)
             rows = batch.images.shape[0]
             model = self.model
-            eps = row_noise(self.seed, EVALUATION, step, batch.first_row, rows, model.noise, dtype=model.compute_dtype)
+            eps = row_noise(self.seed, EVALUATION, step, batch.first_row, rows, model.noise, dtype=model.variable_dtype)
             scored = score(model, batch.images, eps, evaluation_noise(model, batch.numbers))
             return k + 1, total + tf.cast(row_sums(batch, scored, self.layout), tf.float64)
 

@@ -14,6 +14,11 @@ from vaedist.user_code import user_code
 def build_model(experiment: Experiment, image_shape: tuple[int, int, int], dtype: str = "float32") -> Any:
     """Returns the model of an experiment, with its initial weights.
 
+    Args:
+        experiment: the model's type, options and seed.
+        image_shape: (height, width, channels).
+        dtype: Keras dtype policy, such as that of `training_policy`.
+
     Raises:
         ClassNameError, UserCodeError: the model is a user's and cannot be used, see `ClassChoice.load`.
     """
@@ -24,6 +29,11 @@ def build_model(experiment: Experiment, image_shape: tuple[int, int, int], dtype
         keras.utils.set_random_seed(experiment.seed)  # for initializers without a seed
         with layers_of(dtype):
             return kind(image_shape, options, preprocessing=preprocessing, seed=experiment.seed, dtype=dtype)
+
+
+def training_policy(experiment: Experiment) -> str:
+    """Returns the Keras dtype policy of the model in training."""
+    return "mixed_bfloat16" if experiment.training.precision == "mixed_bfloat16" else "float32"
 
 
 @contextmanager

@@ -114,7 +114,8 @@ class FlowVAE(LikelihoodModel):
             NoiseError: `preprocessing` needs noise, and `u` is None.
         """
         x = ops.reshape(self.observe(images, u), (-1, self.pixels))
-        return Encoding(x, *ops.split(self.encoder(x), [self.latent, 2 * self.latent], axis=-1))
+        encoded = ops.cast(self.encoder(x), self.variable_dtype)
+        return Encoding(x, *ops.split(encoded, [self.latent, 2 * self.latent], axis=-1))
 
     def posterior(self, encoding: Encoding, eps: Mapping[str, Any]) -> Posterior:
         """Samples z_T ~ q(z|x) with the given noise, [..., latent].
@@ -133,12 +134,12 @@ class FlowVAE(LikelihoodModel):
         log_p = log_standard_normal(posterior.z)
         if posterior.log_q.shape[-1] != self.latent:
             log_p = ops.sum(log_p, axis=-1, keepdims=True)
-        log_px = self.likelihood.log_prob(self.raw(self.decoder(posterior.z)), encoding.x)
+        log_px = self.likelihood.log_prob(self._raw(posterior.z), encoding.x)
         return Score(log_px, {Z: posterior.log_q - log_p}, {Z: posterior.z}, dict(posterior.metrics))
 
     def decode(self, latents: Mapping[str, Any], u: Any = None) -> Any:
         """Returns the mean images E[x|z], [B, H, W, C], in [0, 1], or samples of p(x|z) if `u` is given."""
-        return self.pixel_values(self.raw(self.decoder(latents[Z])), u)
+        return self.pixel_values(self._raw(latents[Z]), u)
 
     def posterior_mean(self, encoding: Encoding) -> dict[str, Any] | None:
         """Returns E[z|x] = mu, [B, latent], if there is no flow, else None."""
@@ -153,4 +154,8 @@ class FlowVAE(LikelihoodModel):
 
     def pixel_distribution(self, latents: Mapping[str, Any]) -> tuple[Likelihood, Any]:
         """Returns the likelihood and its raw parameters, [B, outputs * D]."""
-        return self.likelihood, self.raw(self.decoder(latents[Z]))
+        return self.likelihood, self._raw(latents[Z])
+
+    def _raw(self, z: Any) -> Any:
+        """Returns the raw parameters of the likelihood, [..., outputs * D], in the dtype of the weights."""
+        return ops.cast(self.raw(self.decoder(z)), self.variable_dtype)

@@ -91,7 +91,7 @@ class LikelihoodModel(Model):
         if eps is None:
             rows = ops.shape(images)[0]
             eps = {
-                name: keras.random.normal((rows, *shape), dtype=self.compute_dtype)
+                name: keras.random.normal((rows, *shape), dtype=self.variable_dtype)
                 for name, shape in self.noise.items()
             }
         return self.score(encoding, eps)

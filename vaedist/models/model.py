@@ -101,7 +101,7 @@ class Model(keras.Model, ABC):
         """
 
     def observe(self, images: Any, u: Any = None) -> Any:
-        """Returns the x that is encoded and scored, [B, H, W, C], in [0, 1], in the model's compute dtype.
+        """Returns the x that is encoded and scored, [B, H, W, C], in [0, 1], in the dtype of the weights.
 
         Args:
             images: uint8, [B, H, W, C].
@@ -110,7 +110,7 @@ class Model(keras.Model, ABC):
         Raises:
             NoiseError: `preprocessing` needs noise, and `u` is None.
         """
-        return ops.cast(self.preprocessing(images, u), self.compute_dtype)
+        return ops.cast(self.preprocessing(images, u), self.variable_dtype)
 
     def generate(
         self,

@@ -43,9 +43,21 @@ class Factors(NamedTuple):
     x: Any
     dy: Any
 
-    def product(self) -> Any:
-        """Returns the gradient of the kernel, x^T dy, [in, out]."""
-        return tf.matmul(self.x, self.dy, transpose_a=True)
+    def product(self, dtype: Any = None) -> Any:
+        """Returns the gradient of the kernel, x^T dy, [in, out].
+
+        Args:
+            dtype: dtype of the result, if it is not that of the factors; requires compilation by XLA.
+        """
+        if dtype is None or dtype == self.x.dtype:
+            return tf.matmul(self.x, self.dy, transpose_a=True)
+        return _accumulated_product(self.x, self.dy, tf.as_dtype(dtype))
+
+
+def _accumulated_product(x: Any, dy: Any, dtype: Any) -> Any:
+    """Returns x^T dy, whose sums are accumulated and returned in a more precise dtype than that of the factors."""
+    numbers = xla.DotDimensionNumbers(lhs_contracting_dimensions=[0], rhs_contracting_dimensions=[0])
+    return xla.dot_general(x, dy, numbers, preferred_element_type=dtype)
 
 
 class _Watch(NamedTuple):

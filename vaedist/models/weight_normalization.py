@@ -58,8 +58,9 @@ class Convolution(keras.layers.Layer):
     def build(self, input_shape: Any = None) -> None:
         """Creates V, g and b."""
         initializer = keras.initializers.RandomNormal(stddev=DIRECTION_DEVIATION, seed=self.seed)
-        self.direction = self.add_weight(name="direction", shape=self.shape, initializer=initializer)
-        self.log_scale = self.add_weight(name="log_scale", shape=self.shape[-1:], initializer="zeros")
+        exact = {"autocast": False}  # norms are computed in the dtype of the weights, in mixed precision, too
+        self.direction = self.add_weight(name="direction", shape=self.shape, initializer=initializer, **exact)
+        self.log_scale = self.add_weight(name="log_scale", shape=self.shape[-1:], initializer="zeros", **exact)
         self.bias = self.add_weight(name="bias", shape=self.shape[-1:], initializer="zeros")
         self.built = True
 
@@ -70,7 +71,8 @@ class Convolution(keras.layers.Layer):
     def _apply(self, images: Any) -> Any:
         if _INITIALISING.get():
             self._initialise(images)
-        return self.convolve(images, ops.exp(self.log_scale) * self._unit_kernel()) + self.bias
+        kernel = ops.exp(self.log_scale) * self._unit_kernel()
+        return self.convolve(images, ops.cast(kernel, images.dtype)) + self.bias
 
     def _unit_kernel(self) -> Any:
         """Returns V / |V|, with masked weights at 0."""
@@ -80,7 +82,7 @@ class Convolution(keras.layers.Layer):
         return v * ops.rsqrt(ops.maximum(ops.sum(ops.square(v), axis=(0, 1, 2)), 1e-24))
 
     def _initialise(self, images: Any) -> None:
-        y = self.convolve(images, self._unit_kernel())
+        y = self.convolve(ops.cast(images, self.variable_dtype), self._unit_kernel())
         mean, deviation = ops.mean(y, axis=(0, 1, 2)), ops.std(y, axis=(0, 1, 2))
         varies = deviation > CONSTANT
         scale = ops.where(varies, self.deviation / ops.where(varies, deviation, 1.0), 1.0)

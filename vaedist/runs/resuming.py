@@ -23,8 +23,14 @@ MAY_CHANGE = (
 )
 
 
-def check_run(run: RunFolder, experiment: Experiment, *, resume: bool) -> bool:
+def check_run(run: RunFolder, experiment: Experiment, *, resume: bool, changed_precision: bool = False) -> bool:
     """Returns True if there is a run that the experiment may resume, False if there is none; nothing is written.
+
+    Args:
+        run: the run's folder.
+        experiment: the experiment to train.
+        resume: True if an existing run is to be resumed.
+        changed_precision: accept a change of `training.precision`; checkpoints are in float32 in any precision.
 
     Raises:
         RunError: there is a run and `resume` is not set; or the experiment changes a key that must not change, or
@@ -36,13 +42,14 @@ def check_run(run: RunFolder, experiment: Experiment, *, resume: bool) -> bool:
     run.refresh()
     if not resume:
         raise RunError(f"run {run.location} exists: use --resume to resume it, or --name to start another")
-    before = run.read_experiment()
+    before, accepted = run.read_experiment(), ("training.precision",) if changed_precision else ()
     for key, old, new in differences(before, experiment):
         scheduled = key == "training.epochs" and experiment.training.schedule == "cosine"
-        if scheduled or not key.startswith(MAY_CHANGE):
+        if scheduled or not key.startswith((*MAY_CHANGE, *accepted)):
+            other = "--changed-precision accepts that; " if key == "training.precision" else ""
             raise RunError(
                 f"run {run.location} was started with {key} = {old!r}, and the job says {new!r}, which would be "
-                f"another run; use --name to start one"
+                f"another run; {other}use --name to start one"
             )
     _check_epochs(run, experiment.training.epochs)
     return True

@@ -109,7 +109,7 @@ class BatchGradient:
             return []
         leading = (2,) if samples is None else (2, samples)
         images = tf.TensorSpec((2, *model.image_shape), tf.uint8)
-        eps = {name: tf.TensorSpec((*leading, *shape), model.compute_dtype) for name, shape in model.noise.items()}
+        eps = {name: tf.TensorSpec((*leading, *shape), model.variable_dtype) for name, shape in model.noise.items()}
         u = tf.TensorSpec((2, *model.image_shape), tf.float32) if model.preprocessing.noisy else None
         state = []
 
@@ -132,7 +132,7 @@ class BatchGradient:
         rows = batch.images.shape[0]
         with tf.name_scope("noise"):
             eps = row_noise(
-                self.seed, POSTERIOR, step, batch.first_row, rows, model.noise, samples, dtype=model.compute_dtype
+                self.seed, POSTERIOR, step, batch.first_row, rows, model.noise, samples, dtype=model.variable_dtype
             )
             u = training_noise(model, self.seed, step, batch.first_row, batch.numbers)
         images = batch.images

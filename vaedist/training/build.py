@@ -45,7 +45,7 @@ def build_step(
         norm_every=experiment.monitor.log_every,
         clip_norm=training.clip_norm,
         accumulation_steps=training.accumulation_steps,
-        reduce_dtype=training.reduce_dtype if model.compute_dtype == "float32" else None,  # float64 checks are exact
+        reduce_dtype=training.reduce_dtype if model.variable_dtype == "float32" else None,  # float64 checks are exact
         seed=experiment.seed,
     )
 

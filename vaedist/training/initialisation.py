@@ -34,7 +34,7 @@ def initialise_from_data(model: Model, strategy: Any, rows: SplitRows | None, *,
         return
     if rows is not None:
         images = rows.read(0, model.initial_rows)
-        eps = row_noise(seed, POSTERIOR, INITIAL_STEP, 0, len(images), model.noise, dtype=model.compute_dtype)
+        eps = row_noise(seed, POSTERIOR, INITIAL_STEP, 0, len(images), model.noise, dtype=model.variable_dtype)
         numbers = tf.constant(rows.numbers(0, model.initial_rows))
         u = training_noise(model, seed, INITIAL_STEP, 0, numbers)
         with user_code(f"model {type(model).__name__}: it cannot be initialised from images"):

@@ -40,10 +40,11 @@ def folded_sum_of_squares(x: Any) -> Any:
     """Returns the sum of squares; adds the squares of slices first, for speed.
 
     XLA compiles the squares of slices and their addition to one loop, which is vectorised and parallel on CPUs. It
-    splits a single long sum into windows, which takes about five times as long and stores the squares.
+    splits a single long sum into windows, which takes about five times as long and stores the squares. Sums of bfloat16
+    are float32.
     """
     with tf.name_scope("norm"):
-        x = tf.reshape(x, [-1])
+        x = tf.reshape(tf.cast(x, tf.float32) if x.dtype == tf.bfloat16 else x, [-1])
         even = x.shape[0] // FOLDS * FOLDS
         whole = tf.add_n([tf.square(part) for part in tf.split(x[:even], FOLDS)])
         return tf.reduce_sum(tf.concat([whole, tf.square(x[even:])], 0))
@@ -139,7 +140,10 @@ class Update:
 
     def _clipped(self, gradients: Sequence[Any], finite: Any, step: Any, own: int) -> Any:
         """Applies the gradient, scaled down to `clip_norm` if its norm is larger; returns the norm before scaling."""
-        gradients = [_product(gradient) for gradient in gradients]
+        gradients = [
+            gradient.product(weight.dtype) if isinstance(gradient, Factors) else gradient
+            for gradient, weight in zip(gradients, self.weights, strict=True)
+        ]
         norm = tf.sqrt(tf.add_n([self._squares(i, gradient) for i, gradient in enumerate(gradients)]))
         scale = tf.minimum(self.clip_norm / tf.maximum(norm, 1e-30), 1.0)
         self._in_turn([scale * gradient for gradient in gradients], finite, step, own)
@@ -159,7 +163,7 @@ class Update:
         rates = self.optimizer.rates(step)
         for i, gradient in reversed(list(enumerate(gradients))):
             if isinstance(gradient, Factors):
-                gradient = _zero_unless(finite, gradient).product()
+                gradient = _zero_unless(finite, gradient).product(self.weights[i].dtype)
             look(i, gradient)
             updated = self._apply(i, gradient, rates, finite, own)
             if updated.shape.rank > 1:
@@ -215,8 +219,3 @@ def _zero_unless(finite: Any, factors: Factors) -> Factors:
     if x.shape[1] < dy.shape[1]:
         return Factors(tf.where(finite, x, 0.0), dy)
     return Factors(x, tf.where(finite, dy, 0.0))
-
-
-def _product(gradient: Any) -> Any:
-    """Returns a gradient as a tensor."""
-    return gradient.product() if isinstance(gradient, Factors) else gradient

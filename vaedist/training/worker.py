@@ -15,7 +15,7 @@ from vaedist.devices.strategy import configure_devices, local_devices, make_stra
 from vaedist.errors import DataError, RunError
 from vaedist.evaluation.importance import ImportanceEvaluator
 from vaedist.evaluation.scoring import score_layout
-from vaedist.models.build import build_model
+from vaedist.models.build import build_model, training_policy
 from vaedist.models.model import Model
 from vaedist.monitor.events import Event, Finished, Notice
 from vaedist.runs.checkpoint import Checkpoint
@@ -26,6 +26,12 @@ from vaedist.storage.retry import RUN_SECONDS
 from vaedist.training.initialisation import initialise_from_data
 from vaedist.training.loop import Loop
 from vaedist.training.run_logger import RunLogger
+
+# What a precision other than float32 means without GPUs.
+ON_CPUS = {
+    "tf32": "has no effect on CPUs",
+    "mixed_bfloat16": "rounds as on GPUs, but is not faster: on CPUs, products are computed in float32",
+}
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, f
         )  # fmt: skip
         checkpoint = _newest_checkpoint(checkpoints, worker)
         with strategy.scope():
-            model = build_model(experiment, manifest.shape)
+            model = build_model(experiment, manifest.shape, training_policy(experiment))
         if checkpoint is None:
             rows = SplitRows(experiment.data.path, manifest, "train") if worker.rank == 0 else None
             initialise_from_data(model, strategy, rows, seed=experiment.seed)
@@ -108,8 +114,11 @@ def _make_strategy(experiment: Experiment, worker: Worker) -> Any:
     scaling = experiment.scaling
     configure_devices(
         worker.threads, math.ceil(scaling.gpus_per_worker), scaling.logical_devices,
-        tensor_float_32=experiment.training.tensor_float_32,
+        tensor_float_32=experiment.training.precision == "tf32",
     )  # fmt: skip
+    precision = experiment.training.precision
+    if precision != "float32" and not scaling.gpus_per_worker and worker.rank == 0:
+        worker.notify(Notice(f"training.precision = {precision!r} {ON_CPUS[precision]}"))
     with worker.guard:
         strategy = make_strategy(worker.workers)
     require_replicas(strategy, worker.workers, scaling.devices_per_worker)

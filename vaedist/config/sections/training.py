@@ -78,10 +78,11 @@ class TrainingSection(Section):
         description="Data type of the all-reduce of gradients. bfloat16, for CPUs only, halves the traffic, and rounds "
         "to 8 bits at every addition. No effect on a single device.",
     )
-    tensor_float_32: bool = Field(
-        default=False,
-        description="Allow TF32 on GPUs: float32 matrix products with 10 bits of mantissa, several times faster, whose "
-        "results differ from those of CPUs. If false, float32 is float32 everywhere.",
+    precision: Literal["float32", "tf32", "mixed_bfloat16"] = Field(
+        default="float32",
+        description="Arithmetic of products and convolutions: float32; tf32, which on GPUs rounds their factors to 10 "
+        "bits of mantissa; or mixed_bfloat16, which computes the layers of the networks with 8 bits, and everything "
+        "else in float32, see docs/performance.md.",
     )
     ema_decay: float = Field(
         default=0.0,

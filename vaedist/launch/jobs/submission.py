@@ -90,9 +90,10 @@ class Submission:
         return env
 
 
-def training_arguments(*, resume: bool, changed_code: bool = False) -> list[str]:
+def training_arguments(*, resume: bool, changed_code: bool = False, changed_precision: bool = False) -> list[str]:
     """Returns the arguments of `vaedist` to train job.toml."""
-    return ["train", JOB_FILE, *(["--resume"] if resume else []), *(["--changed-code"] if changed_code else [])]
+    flags = {"--resume": resume, "--changed-code": changed_code, "--changed-precision": changed_precision}
+    return ["train", JOB_FILE, *(flag for flag, given in flags.items() if given)]
 
 
 def sweep_arguments(

@@ -51,6 +51,7 @@ def train(
     *,
     resume: bool = False,
     changed_code: bool = False,
+    changed_precision: bool = False,
     address: str | None = None,
     observe: Callable[[Event], None] = lambda _: None,
     stop: StopRequest | None = None,
@@ -62,6 +63,7 @@ def train(
         experiment: the experiment; `run.name` must be set.
         resume: resume the run of that name, or return it if it is complete. Otherwise an existing run is refused.
         changed_code: resume although the code of the model's package has changed.
+        changed_precision: resume although `training.precision` has changed.
         address: address of the Ray cluster, see `ray_session`.
         observe: called with each event, in this thread.
         stop: lets another thread stop the run, as KeyboardInterrupt does in this one.
@@ -73,7 +75,7 @@ def train(
     """
     experiment, packages = with_absolute_paths(experiment), code_of(experiment)
     run = RunFolder.of(experiment)
-    exists = check_run(run, experiment, resume=resume)
+    exists = check_run(run, experiment, resume=resume, changed_precision=changed_precision)
     if resume and not exists:
         observe(Notice(f"there is no run at {run.location} to resume: starting it"))
     if exists and is_complete(run, experiment):

@@ -133,10 +133,13 @@ class AutoregressiveNetwork(keras.layers.Layer):
         return [product for layer in (*self.hidden, self.out) for product in layer.products]
 
     def call(self, z: Any, context: Any = None) -> tuple[Any, ...]:
-        """Maps z [..., latent] and an optional context [..., width] to the parameters, each [..., latent]."""
+        """Maps z [..., latent] and an optional context [..., width] to the parameters, each [..., latent].
+
+        In mixed precision, the parameters have the dtype of the weights.
+        """
         (y,) = self.hidden[0](z)
         y = ops.tanh(y if context is None else y + context)
         for layer in self.hidden[1:]:
             (y,) = layer(y)
             y = ops.tanh(y)
-        return self.out(y)
+        return tuple(ops.cast(parameter, self.variable_dtype) for parameter in self.out(y))

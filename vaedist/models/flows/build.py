@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import keras
+
 from vaedist.models.flows.flow import Flow, Identity
 from vaedist.models.flows.options import FLOWS, FlowOptions
 from vaedist.user_code import user_code
@@ -23,6 +25,8 @@ def make_flow(options: FlowOptions, latent: int, *, context: int, seed: int, **k
     if not options.depth:
         return Identity(latent, options, context=context, seed=seed, **kwargs)
     kind = FLOWS.load(options.type)
+    if not kind.mixed_precision:
+        kwargs["dtype"] = keras.dtype_policies.get(kwargs.get("dtype")).variable_dtype
     with user_code(f"{FLOWS.key} = {options.type!r}: the flow cannot be created"):
         flow: Flow = kind(latent, options, context=context, seed=seed, **kwargs)
         return flow

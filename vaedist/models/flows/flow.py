@@ -32,18 +32,24 @@ class FlowOutput(NamedTuple):
 class Flow(keras.layers.Layer, ABC):
     """An invertible map z_0 -> z_T with parameters that may depend on a context h.
 
-    A subclass has an attribute `Options`, a subclass of `FlowOptions`, creates its weights in the constructor or in
-    `build`, and computes in `compute_dtype`.
+    A subclass has an attribute `Options`, a subclass of `FlowOptions`, and creates its weights in the constructor or in
+    `build`. z, h and the result have the dtype of the weights, `variable_dtype`.
 
     Args:
         latent: number of latents.
         options: options of the flow; `depth` is at least 1.
         context: width of h; 0 if the flow has no context.
         seed: seed of the initial weights.
+
+    Attributes:
+        mixed_precision: True if the flow's layers may compute in bfloat16 while its weights, z and log_det are float32.
+            If False, the whole flow computes in float32 in mixed precision, too.
     """
 
+    mixed_precision: bool = False
+
     def __init__(self, latent: int, options: FlowOptions, *, context: int = 0, seed: int = 0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # z keeps its dtype in mixed precision
         self.latent, self.options, self.context_width, self.seed = latent, options, context, seed
 
     @abstractmethod

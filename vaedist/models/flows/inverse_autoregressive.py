@@ -34,6 +34,7 @@ class InverseAutoregressiveFlow(Flow):
     """
 
     Options = IAFOptions
+    mixed_precision = True
 
     def __init__(self, latent: int, options: IAFOptions, *, context: int = 0, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(latent, options, context=context, seed=seed, **kwargs)

@@ -20,7 +20,7 @@ class BottomUp(NamedTuple):
     """The bottom-up path's contributions to a posterior, [..., H, W, channels].
 
     Attributes:
-        mu, log_sigma: added to those of the top-down path.
+        mu, log_sigma: added to those of the top-down path, in the dtype of the weights.
         context: added to the context of the top-down path; it has no channels if there is no flow.
     """
 
@@ -89,12 +89,14 @@ class Block(keras.layers.Layer):
         mu, log_sigma, context, *features = split(self.up_in(ops.elu(h)), self.up_sizes)
         if self.up_out is not None:
             skip = h[..., ::2, ::2, :] if self.halves else h
-            h = skip + self.residual_scale * self.up_out(ops.elu(features[0]))
-        return h, BottomUp(mu, log_sigma, context)
+            h = skip + self.residual_scale * self._exact(self.up_out(ops.elu(features[0])))
+        return h, BottomUp(self._exact(mu), self._exact(log_sigma), context)
 
     def prior(self, h: Any) -> TopDown:
         """Returns the parameters of the prior, and the top-down path's contributions to the posterior."""
-        return TopDown(*split(self.down_in(ops.elu(h)), self.down_sizes))
+        prior_mu, prior_log_sigma, mu, log_sigma, *others = split(self.down_in(ops.elu(h)), self.down_sizes)
+        exact = self._exact
+        return TopDown(exact(prior_mu), exact(prior_log_sigma), exact(mu), exact(log_sigma), *others)
 
     def base(self, up: BottomUp, down: TopDown, eps: Any) -> tuple[Any, Any, Any]:
         """Returns a sample z_0 and log q(z_0), [..., H, W, latent], and the flow's context, [..., H, W, width]."""
@@ -110,10 +112,15 @@ class Block(keras.layers.Layer):
     def down(self, h: Any, down: TopDown, z: Any) -> Any:
         """Returns the top-down path below the block."""
         features = ops.broadcast_to(down.features, (*ops.shape(z)[:-1], down.features.shape[-1]))
-        update = self.down_out(ops.elu(ops.concatenate([z, features], axis=-1)))
+        inputs = ops.concatenate([ops.cast(z, features.dtype), features], axis=-1)
+        update = self._exact(self.down_out(ops.elu(inputs)))
         if self.halves:
             h = ops.repeat(ops.repeat(h, 2, axis=-3), 2, axis=-2)
         return h + self.residual_scale * update
+
+    def _exact(self, values: Any) -> Any:
+        """Returns values in the dtype of the weights, in which means, densities and the residual paths are computed."""
+        return ops.cast(values, self.variable_dtype)
 
 
 def split(values: Any, sizes: Sequence[int]) -> list[Any]:

@@ -90,7 +90,8 @@ class AutoregressiveConvolutions(keras.layers.Layer):
         for number, layer in enumerate(self.hidden):
             y = layer(y)
             y = ops.elu(y + context if number == 0 else y)
-        return [PARAMETER_SCALE * part for part in ops.split(self.out(y), self.parameters, axis=-1)]
+        parts = ops.split(self.out(y), self.parameters, axis=-1)
+        return [PARAMETER_SCALE * ops.cast(part, self.variable_dtype) for part in parts]
 
     def order(self, height: int, width: int) -> Sequence[int]:
         """Returns the indices of the flattened latents [height * width * latent], each after those it depends on."""
@@ -110,7 +111,7 @@ class ConvolutionalFlow(keras.layers.Layer):
     """
 
     def __init__(self, latent: int, width: int, options: ConvolutionalFlowOptions, *, seed: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # z keeps its dtype in mixed precision
         self.latent, self.transform = latent, make_transform(options.transform, options.gate_bias)
         self.networks = [
             AutoregressiveConvolutions(

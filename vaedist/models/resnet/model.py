@@ -105,7 +105,7 @@ class ResNetVAE(LikelihoodModel):
             NoiseError: `preprocessing` needs noise, and `u` is None.
         """
         x = self.observe(images, u)
-        h, parts = self.stem(x - 0.5), []
+        h, parts = ops.cast(self.stem(x - 0.5), self.variable_dtype), []
         for block in self.blocks:
             h, part = block.up(h)
             parts.append(part)
@@ -206,7 +206,7 @@ class ResNetVAE(LikelihoodModel):
         for block, part in zip(reversed(self.blocks), reversed(parts), strict=True):
             down = block.prior(h)
             h = block.down(h, down, choose(block, part, down))
-        parameters = self.head(ops.elu(h))
+        parameters = ops.cast(self.head(ops.elu(h)), self.variable_dtype)
         if self.constants:
             constants = ops.reshape(self.scales, (self.constants, -1))
             constants = ops.broadcast_to(constants, (self.constants, self.image_shape[-1]))
