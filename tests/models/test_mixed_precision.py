@@ -22,6 +22,8 @@ MODELS = {
         "model.type=conv", "model.width=4", "model.hidden=16", "model.latent=8", "model.flow.depth=2",
         "model.flow.width=24", "model.likelihood=discretized_logistic",
     ),
+    "flow of a user": ("model.flow.type=planar_flow:PlanarFlow", "model.hidden=32", "model.latent=8"),
+    "model of a user": ("model.type=conv_vae:ConvVAE", "model.latent=8", "model.width=4"),
     "resnet": ("model.type=resnet", "model.levels=2", "model.blocks=2", "model.width=8", "model.latent=4"),
 }  # fmt: skip
 SHAPE, ROWS = (8, 8, 3), 16
@@ -30,7 +32,7 @@ NARROW, WIDE = tf.bfloat16, tf.float32
 
 
 @pytest.fixture(params=MODELS)
-def kind(request):
+def kind(request, example_packages):
     return request.param
 
 

@@ -59,8 +59,8 @@ class ConvVAE(Model):
     def encode(self, images, u=None, *, training=False):
         """Returns x, and the mean and log standard deviation of q(z|x)."""
         x = self.observe(images, u)
-        mu, log_sigma = ops.split(self.encoder(x - 0.5), 2, axis=-1)
-        return x, mu, log_sigma
+        encoded = ops.cast(self.encoder(x - 0.5), self.variable_dtype)  # bfloat16 in mixed precision
+        return x, *ops.split(encoded, 2, axis=-1)
 
     def score(self, encoding, eps, *, training=False):
         """Returns log p(x|z) and the KL divergence by latent."""
@@ -79,7 +79,8 @@ class ConvVAE(Model):
 
     def parameters(self, z):
         """Returns the means, then the log-scales, of all pixel values, [B, 2 D]."""
-        mean, log_scale = ops.split(self.decoder(z), 2, axis=-1)
+        decoded = ops.cast(self.decoder(z), self.variable_dtype)
+        mean, log_scale = ops.split(decoded, 2, axis=-1)
         return ops.concatenate([flat(mean), flat(log_scale)], axis=-1)
 
     def pixel_distribution(self, latents):
