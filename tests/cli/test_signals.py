@@ -26,6 +26,9 @@ def waiting():
         raise Interrupted("stopped at step 3, which is saved") from None
     print("undisturbed", flush=True)
 
+# The parent of the tests may ignore signals, as nohup does.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 {before}
 main(["waiting"])
 """
