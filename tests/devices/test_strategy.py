@@ -52,8 +52,10 @@ experiment = Experiment().with_overrides(
     f"data.path='{os.environ['DATA']}'", f"run.folder='{os.environ['RUNS']}'", "run.name=run", "training.epochs=1",
     "model.hidden=4", "model.latent=2", "model.flow.depth=0", "training.global_batch=16", "training.eval_batch=16",
 )
+experiment = experiment.with_overrides(f"training.precision={os.environ.get('PRECISION', 'float32')}")
 # As a worker on a machine where the path holds other data hears from the first one.
-train(experiment, RunFolder.of(experiment), Worker(agree=lambda value: "0" * 64 if isinstance(value, str) else value))
+other = lambda value: "0" * 64 if isinstance(value, str) else value
+train(experiment, RunFolder.of(experiment), Worker(agree=other, notify=lambda event: print(event.text)))
 """
 
 
@@ -104,6 +106,17 @@ def test_products_are_compiled_for_float32_unless_tf32_is_allowed():
     assert said.returncode == 0, said.stderr[-3000:]
     assert said.stdout.splitlines() == ["TF32", "float32"]
     assert Experiment().training.precision == "float32"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("precision", "says"), [("float32", ""), ("tf32", "has no effect on CPUs"), ("mixed_bfloat16", "is not faster")]
+)
+def test_a_precision_that_does_not_speed_up_cpus_is_pointed_out(small_dataset, tmp_path, precision, says):
+    said = run(OTHER_DATA, DATA=str(small_dataset), RUNS=str(tmp_path), PRECISION=precision)
+    lines = said.stdout.splitlines()
+    assert len(lines) == bool(says)
+    assert not says or (f"training.precision = '{precision}'" in lines[0] and says in lines[0])
 
 
 def test_a_worker_whose_data_differ_from_the_first_one_raises_an_error(small_dataset, tmp_path):
