@@ -52,6 +52,11 @@ def test_a_bad_override(place, override, says):
         assert says in refused(place, *command, "job.toml", "--set", override)
 
 
+@pytest.mark.parametrize("command", [("train",), ("submit",), ("submit", "--tune", "--resume")])
+def test_a_change_of_precision_without_a_run_to_resume(place, command):
+    assert "--changed-precision requires --resume" in refused(place, *command, "job.toml", "--changed-precision")
+
+
 def test_an_unknown_table_in_the_job(place):
     (place / "job.toml").write_text("[modle]\nlatent = 3\n")
     assert refused(place, "train", "job.toml") == "error: job.toml: unknown key 'modle'; did you mean 'model'?"

@@ -190,6 +190,23 @@ def test_a_product_of_rows_that_overflows_changes_no_weight(make_model, strategy
     assert step.weights_at_fault(chunk, 0, 0)
 
 
+@pytest.mark.parametrize("clip_norm", [0.0, 1e9])
+def test_a_step_in_mixed_precision_is_close_to_one_in_float32(make_model, strategy, reader, clip_norm):
+    chunk, found = reader(BATCH).read(0, 0, 3, 3), []
+    for dtype in ("float32", "mixed_bfloat16"):
+        model = make_model(dtype=dtype)
+        before = snapshot(model)
+        metrics, finite = make_step(model, strategy, clip_norm=clip_norm).run(chunk, 0)
+        assert finite
+        assert {value.dtype.name for value in snapshot(model).values()} == {"float32"}
+        moved = np.concatenate([np.ravel(value - before[name]) for name, value in snapshot(model).items()])
+        found.append((metrics, moved))
+    (exact, moved), (rounded, also_moved) = found
+    np.testing.assert_allclose(rounded[:, 1], exact[:, 1], rtol=0.01)
+    np.testing.assert_allclose(rounded[:, -1], exact[:, -1], rtol=0.05)  # norms of the gradient
+    assert moved @ also_moved / np.linalg.norm(moved) / np.linalg.norm(also_moved) > 0.95
+
+
 def test_the_norm_is_computed_on_request(get_step, reader):
     step = get_step(norm_every=2)
     metrics, _ = step.run(reader(BATCH).read(0, 0, 3, 3), 0)

@@ -89,6 +89,8 @@ def submit(
         raise ConfigError("--extra requires --env pip")
     if retry_errored and not (is_sweep and resume):
         raise ConfigError("--retry-errored requires --tune --resume")
+    if changed_precision and (is_sweep or not resume):
+        raise ConfigError("--changed-precision requires --resume, and cannot be used with --tune")
     own = _importable(packages)
     read: Experiment | Sweep = (Sweep if is_sweep else Experiment).from_file(job, overrides, values)
 

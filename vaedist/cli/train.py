@@ -9,6 +9,7 @@ import click
 from vaedist.cli.options import address_option, changed_code_option, changed_precision_option, job_argument, run_values
 from vaedist.cli.output import echo_result, quoted_location, user_stream
 from vaedist.config import Experiment
+from vaedist.errors import ConfigError
 
 
 @click.command()
@@ -35,6 +36,8 @@ def train(
     the current step and stops; --resume continues from there.
     """
     experiment = Experiment.from_file(job, overrides, run_values(name, runs))
+    if changed_precision and not resume:
+        raise ConfigError("--changed-precision requires --resume")
 
     from rich.console import Console
 
