@@ -26,7 +26,7 @@ from vaedist.models.flows import transforms
 from vaedist.models.flows.autoregressive import MaskedDense
 from vaedist import checks
 from vaedist.checks.mathematics import flows
-from vaedist.evaluation.scoring import Batch
+from vaedist.devices.batches import Batch
 from vaedist.models.build import build_model
 from vaedist.training.optimizer import Adam
 from vaedist.training.step import TrainStep

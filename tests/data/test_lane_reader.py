@@ -177,10 +177,14 @@ def requests(steps, size=2):
     return [(0, first, min(size, steps - first)) for first in range(0, steps, size)]
 
 
+def same(chunk):
+    return chunk
+
+
 def test_read_ahead_gives_the_chunks_in_the_order_of_the_requests():
     each = reader(50, 4, 5)
     asked = [*requests(10, 3), (1, 0, 3), (1, 3, 2)]
-    chunks = list(read_ahead(each, iter(asked), capacity=3))
+    chunks = list(read_ahead(each, iter(asked), capacity=3, place=same))
     assert [(chunk.epoch, chunk.first_step, chunk.steps) for chunk in chunks] == asked
     for chunk, request in zip(chunks, asked, strict=True):
         np.testing.assert_array_equal(chunk.images[:, : chunk.steps], each.read(*request, 3).images[:, : chunk.steps])
@@ -188,11 +192,11 @@ def test_read_ahead_gives_the_chunks_in_the_order_of_the_requests():
 
 
 def test_read_ahead_of_nothing_is_nothing():
-    assert list(read_ahead(reader(50, 4, 5), [], capacity=3)) == []
+    assert list(read_ahead(reader(50, 4, 5), [], capacity=3, place=same)) == []
 
 
 def test_read_ahead_closes_its_thread_when_the_consumer_stops_early():
-    stream = read_ahead(reader(50, 4, 5), requests(10), capacity=2)
+    stream = read_ahead(reader(50, 4, 5), requests(10), capacity=2, place=same)
     next(stream)
     assert len(reading_threads()) == 1
     stream.close()
@@ -207,7 +211,7 @@ def test_read_ahead_does_not_exceed_its_limit():
             asked.append(request)
             yield request
 
-    stream = read_ahead(reader(500, 4, 10), counted(), capacity=1)
+    stream = read_ahead(reader(500, 4, 10), counted(), capacity=1, place=same)
     for taken in range(1, 20):
         next(stream)
         assert len(asked) <= taken + READ_AHEAD
@@ -228,7 +232,7 @@ def test_read_ahead_passes_on_the_readers_error_in_its_turn_and_closes_its_threa
     plan = LanePlan(50, 4, 5)
     every = image_rows(0, 50)
     failing = Failing(plan, [every[lane::4] for lane in range(4)], seed=0)
-    stream = read_ahead(failing, requests(10), capacity=2)
+    stream = read_ahead(failing, requests(10), capacity=2, place=same)
     assert [next(stream).first_step for _ in range(2)] == [0, 2]
     with pytest.raises(DataError, match="shard gone"):
         next(stream)
@@ -240,7 +244,7 @@ def test_read_ahead_passes_on_an_error_of_the_requests_and_closes_its_thread():
         yield from requests(10)[:3]
         raise ValueError("no more")
 
-    stream = read_ahead(reader(50, 4, 5), broken(), capacity=2)
+    stream = read_ahead(reader(50, 4, 5), broken(), capacity=2, place=same)
     with pytest.raises(ValueError, match="no more"):
         list(stream)
     assert reading_threads() == []

@@ -5,8 +5,9 @@ import pytest
 import tensorflow as tf
 from tiny import TinyHierarchy
 
+from vaedist.devices.batches import Batch
 from vaedist.errors import ModelError
-from vaedist.evaluation.scoring import Batch, concatenated, row_sums, score, score_layout
+from vaedist.evaluation.scoring import concatenated, row_sums, score, score_layout
 from vaedist.models import VAE
 from vaedist.models.flows.options import IAFOptions
 from vaedist.models.mlp.options import MLPOptions

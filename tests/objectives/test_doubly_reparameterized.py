@@ -6,9 +6,9 @@ import tensorflow as tf
 from mlp_vae import vae
 from small_models import Layered, OwnSample, Plain
 
+from vaedist.devices.batches import Batch
 from vaedist.devices.compilation import compiled
 from vaedist.errors import ModelError
-from vaedist.evaluation.scoring import Batch
 from vaedist.models.rng import POSTERIOR, row_noise
 from vaedist.objectives.objective import Objective
 from vaedist.training.batch_gradient import BatchGradient, ReplicaVariables

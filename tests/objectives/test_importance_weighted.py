@@ -14,10 +14,11 @@ from small_models import Layered, Plain
 
 from vaedist.data.manifest import load_manifest
 from vaedist.data.rows import SplitRows
+from vaedist.devices.batches import Batch
 from vaedist.devices.compilation import compiled
 from vaedist.evaluation import importance
 from vaedist.evaluation.bounds import importance_bounds
-from vaedist.evaluation.scoring import Batch, score
+from vaedist.evaluation.scoring import score
 from vaedist.models.model import Score
 from vaedist.models.products import Factors
 from vaedist.models.rng import POSTERIOR, row_noise

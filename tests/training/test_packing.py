@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from mlp_vae import vae
 
-from vaedist.evaluation.scoring import Batch
+from vaedist.devices.batches import Batch
 from vaedist.models.products import Factors
 from vaedist.training.packing import Packing
 

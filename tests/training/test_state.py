@@ -140,7 +140,7 @@ def test_a_new_value_that_is_not_finite_changes_nothing_and_is_named(step, reade
 
 
 def test_a_step_assigns_nothing_to_the_model_while_it_takes_gradients(step, reader):
-    batches = step._on_devices(reader(BATCH).read(0, 0, 1, 3))
+    batches = step.place(reader(BATCH).read(0, 0, 1, 3)).batches
     batch = type(batches)(*(first_local(step.strategy, part)[0] for part in batches))
 
     def taken(batch):
@@ -260,7 +260,7 @@ for name, make in {"plain": Normalised, "declared": Declared}.items():
             copy.encode(tf.constant(rows), training=True)
             moved = [variable.numpy() for variable in (copy.norm.moving_mean, copy.norm.moving_variance)]
             expected.append(counts[own] * np.concatenate(moved))
-        parts = step._on_devices(one)
+        parts = step.place(one).batches
         before = [slot.numpy() for slot in step.slots["m"]]
         partial = traced(strategy.run)(of_replica, args=(parts, tf.constant(k, tf.int64)))
         summed = [[gradient.values[own].numpy() for gradient in partial] for own in range(2)]
@@ -276,6 +276,7 @@ for name, make in {"plain": Normalised, "declared": Declared}.items():
     found[name] = [apart, max(expected_apart), max(gradients_apart), len(model.products), counts.tolist()]
 
 evaluator = Evaluator(model, strategy, reader, seed=0)
+chunk = step.place(chunk)
 equal = evaluator._evaluate(chunk, 0)
 model.norm.moving_mean.value.values[1].assign_add(tf.ones(60))
 other = evaluator._evaluate(chunk, 0)

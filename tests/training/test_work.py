@@ -105,7 +105,7 @@ chunk = LaneReader(plan, [images[lane::4] for lane in plan.owned], seed=0).read(
 _, finite = step.run(chunk, 0)
 assert finite
 scalars = tf.constant(2), tf.constant(0, tf.int64), tf.constant(0.0)
-graph = step._call.get_concrete_function(step._on_devices(chunk), *scalars).graph
+graph = step._call.get_concrete_function(step.place(chunk).batches, *scalars).graph
 nodes = [node for function in graph.as_graph_def().library.function for node in function.node_def]
 types = [tf.as_dtype(node.attr["T"].type).name for node in nodes if node.op.startswith("Collective")]
 print(json.dumps([[node.op for node in nodes if node.op.startswith("Collective")], types]))

@@ -1,14 +1,17 @@
 """Reads batches from lanes, and prefetches them in a background thread."""
 
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 
 from vaedist.data.lanes import LanePlan, lane_order
+
+T = TypeVar("T")
 
 READ_AHEAD = 2  # chunks: one being consumed, one being filled
 
@@ -102,16 +105,26 @@ def _gather(rows: Iterable[tuple[np.ndarray, np.ndarray]], out: np.ndarray) -> N
 
 
 def read_ahead(
-    reader: LaneReader, requests: Iterable[tuple[int, int, int]], capacity: int
-) -> Generator[Chunk, None, None]:
-    """Yields the chunks of (epoch, first_step, steps) requests, in order, prefetched in another thread.
+    reader: LaneReader, requests: Iterable[tuple[int, int, int]], capacity: int, place: Callable[[Chunk], T]
+) -> Generator[T, None, None]:
+    """Yields the chunks of (epoch, first_step, steps) requests, in order, read and placed in another thread.
 
     Closing the iterator ends the thread.
+
+    Args:
+        reader: the rows.
+        requests: what to read.
+        capacity: see `LaneReader.read`.
+        place: maps a chunk to what is yielded, such as its copy on the devices.
     """
+
+    def prepare(request: tuple[int, int, int]) -> T:
+        return place(reader.read(*request, capacity))
+
     source = iter(requests)
     with ThreadPoolExecutor(1, thread_name_prefix="lanes") as pool:
-        pending = deque(pool.submit(reader.read, *request, capacity) for request in islice(source, READ_AHEAD))
+        pending = deque(pool.submit(prepare, request) for request in islice(source, READ_AHEAD))
         while pending:
-            chunk = pending.popleft().result()
-            pending.extend(pool.submit(reader.read, *request, capacity) for request in islice(source, 1))
-            yield chunk
+            ready = pending.popleft().result()
+            pending.extend(pool.submit(prepare, request) for request in islice(source, 1))
+            yield ready

@@ -35,7 +35,7 @@ def configure_devices(threads: int, gpus: int, logical_devices: int, *, tensor_f
     keep_programs(threads)
     tf.compat.v1.enable_eager_execution(OPTIONS)  # eager execution is on anyway; this call sets the options
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(max(2, logical_devices))
+    tf.config.threading.set_inter_op_parallelism_threads(max(2, logical_devices, gpus))
     visible = promised_gpus(gpus)
     if gpus:
         allow_tensor_float_32(tensor_float_32)
@@ -96,10 +96,15 @@ def local_replica(strategy: Any) -> int:
 
 
 def per_replica(strategy: Any, parts: np.ndarray) -> Any:
-    """Returns one tensor for each local replica, from an array whose first axis is the local replica."""
-    return strategy.experimental_distribute_values_from_function(
-        lambda context: tf.convert_to_tensor(parts[context.replica_id_in_sync_group % len(parts)])
-    )
+    """Returns one tensor for each local replica, on its device, from an array whose first axis is the local replica."""
+    devices = strategy.extended.worker_devices
+
+    def part(context: Any) -> Any:
+        local = context.replica_id_in_sync_group % len(parts)
+        with tf.device(devices[local]):
+            return tf.convert_to_tensor(parts[local])
+
+    return strategy.experimental_distribute_values_from_function(part)
 
 
 def first_local(strategy: Any, value: Any) -> Any:

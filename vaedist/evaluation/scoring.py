@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import tensorflow as tf
 
+from vaedist.devices.batches import Batch
 from vaedist.errors import ModelError
 from vaedist.models.model import Model, Score
 from vaedist.models.rng import OBSERVATION, pixel_uniform, row_uniform
@@ -22,27 +23,6 @@ RESERVED = frozenset(
         "images_per_second", "step_seconds", "input_wait", "bits_per_dim", "importance_bound", "train_elbo", "best",
     }
 )  # fmt: skip
-
-
-class Batch(NamedTuple):
-    """A replica's part of one global batch.
-
-    Attributes:
-        images: [Q, H, W, C], uint8.
-        first_row: number of the first row within the global batch.
-        count: number of real rows; the remaining rows are padding.
-        numbers: numbers of the rows in their split, [Q], int64.
-    """
-
-    images: Any
-    first_row: Any
-    count: Any
-    numbers: Any
-
-    @property
-    def real(self) -> Any:
-        """True for the rows that are not padding, [Q], boolean."""
-        return tf.range(self.images.shape[0]) < self.count
 
 
 class ScoreLayout(NamedTuple):

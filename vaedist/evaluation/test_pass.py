@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from vaedist.data.lane_reader import Chunk, LaneReader, read_ahead
+from vaedist.data.lane_reader import LaneReader, read_ahead
+from vaedist.devices.batches import Batch, PlacedChunk, place
 from vaedist.devices.compilation import compiled, scalar, traced
 from vaedist.devices.strategy import per_replica
-from vaedist.evaluation.scoring import Batch, evaluation_noise, row_sums, score, score_layout
+from vaedist.evaluation.scoring import evaluation_noise, row_sums, score, score_layout
 from vaedist.models.model import Model
 from vaedist.models.rng import EVALUATION, row_noise
 from vaedist.objectives.elbo import bits_per_dim
@@ -43,7 +45,7 @@ class Evaluator:
         """
         replicas = self.strategy.num_replicas_in_sync
         totals = np.zeros((self.reader.replicas, len(self.names)))
-        for chunk in read_ahead(self.reader, self._requests(), CHUNK):
+        for chunk in read_ahead(self.reader, self._requests(), CHUNK, partial(place, self.strategy)):
             totals += self._evaluate(chunk, epoch)
         if replicas > 1:
             parts = per_replica(self.strategy, totals)
@@ -60,12 +62,10 @@ class Evaluator:
         for first in range(0, steps, CHUNK):
             yield 0, first, min(CHUNK, steps - first)
 
-    def _evaluate(self, chunk: Chunk, epoch: int) -> np.ndarray:
+    def _evaluate(self, chunk: PlacedChunk, epoch: int) -> np.ndarray:
         """Returns sums over a chunk's rows by local replica, [replicas, columns]."""
-        parts = (chunk.images, chunk.first_rows, chunk.counts, chunk.numbers)
-        batches = Batch(*(per_replica(self.strategy, part) for part in parts))
         first = scalar(epoch * self.reader.plan.steps + chunk.first_step, tf.int64)
-        sums = self._call(batches, tf.constant(chunk.steps), first)
+        sums = self._call(chunk.batches, tf.constant(chunk.steps), first)
         return np.stack([part.numpy() for part in self.strategy.experimental_local_results(sums)])
 
     def _replicas(self, batches: Batch, steps: Any, first_step: Any) -> Any:

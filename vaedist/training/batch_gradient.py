@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from vaedist.devices.batches import Batch
 from vaedist.errors import ModelError
-from vaedist.evaluation.scoring import Batch, row_sums, score, score_layout, training_noise
+from vaedist.evaluation.scoring import row_sums, score, score_layout, training_noise
 from vaedist.models.convolutions import in_loop
 from vaedist.models.gradients import WeightGradients
 from vaedist.models.model import Model, Score

@@ -6,7 +6,7 @@ each batch, the noise and the update, so that a resumed run reaches the same wei
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from functools import partial
 from typing import Any, NoReturn
@@ -14,8 +14,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from vaedist.config import Experiment
-from vaedist.data.lane_reader import Chunk, read_ahead
+from vaedist.data.lane_reader import read_ahead
 from vaedist.data.worker_data import WorkerData
+from vaedist.devices.batches import PlacedChunk
 from vaedist.errors import Interrupted, NonFiniteError, RunError, VaedistError
 from vaedist.evaluation.importance import ImportanceEvaluator
 from vaedist.evaluation.test_pass import Evaluator
@@ -102,8 +103,7 @@ class Loop:
             with averaged(self.model, self.step, self.taken):
                 means = self.evaluator.run(self._epoch)
                 self._finish()
-        capacity = self.experiment.training.steps_per_call
-        with self.saver, closing(read_ahead(self.inputs.train, self._requests(), capacity)) as chunks:
+        with self.saver, closing(self._chunks()) as chunks:
             while (chunk := self._next(chunks)) is not None:
                 stop = self._take(chunk)
                 self.saver.check()
@@ -142,13 +142,18 @@ class Loop:
             yield epoch, within, count
             step += count
 
-    def _next(self, chunks: Iterator[Chunk]) -> Chunk | None:
+    def _chunks(self) -> Generator[PlacedChunk, None, None]:
+        """Yields the remaining chunks, which are read and copied to the devices while the steps before are computed."""
+        capacity = self.experiment.training.steps_per_call
+        return read_ahead(self.inputs.train, self._requests(), capacity, self.step.place)
+
+    def _next(self, chunks: Iterator[PlacedChunk]) -> PlacedChunk | None:
         start = time.perf_counter()
         chunk = next(chunks, None)
         self.waited = time.perf_counter() - start
         return chunk
 
-    def _take(self, chunk: Chunk) -> bool:
+    def _take(self, chunk: PlacedChunk) -> bool:
         """Runs and logs the steps of a chunk; returns True if any worker requested a stop."""
         first, start = self.taken, time.perf_counter()
         metrics, finite = self.step.run(chunk, first, stop=self.should_stop())
@@ -164,7 +169,7 @@ class Loop:
                 self._log(float(row[-1]))
         return bool(metrics[:, columns].any())
 
-    def _fail(self, chunk: Chunk, metrics: np.ndarray, first: int) -> NoReturn:
+    def _fail(self, chunk: PlacedChunk, metrics: np.ndarray, first: int) -> NoReturn:
         """Raises an error that names the non-finite values of the last step."""
         step, row = first + len(metrics), metrics[-1]
         bad = [name for name, value in zip(self.step.sums, row, strict=False) if not np.isfinite(value)]

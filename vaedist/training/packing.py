@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from vaedist.evaluation.scoring import Batch
+from vaedist.devices.batches import Batch
 from vaedist.models.products import Factors
 
 WORTHWHILE = 2  # required ratio of the sizes of gradient and factors, since every replica then computes the product

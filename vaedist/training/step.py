@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from vaedist.data.lane_reader import Chunk
+from vaedist.devices.batches import Batch, PlacedChunk, place
 from vaedist.devices.compilation import compiled, program_text, scalar, traced
-from vaedist.devices.strategy import first_local, local_replica, on_gpus, per_replica
-from vaedist.evaluation.scoring import Batch
+from vaedist.devices.strategy import first_local, local_replica, on_gpus
 from vaedist.models.model import Model
 from vaedist.objectives.objective import Objective
 from vaedist.training.batch_gradient import BatchGradient, ReplicaVariables
@@ -59,7 +59,6 @@ class TrainStep:
         self.state = [variable.value for variable in self.gradient.state]
         self.group_means: Any = None
         self.dtype = self.weights[0].dtype
-        self._zeros: dict[tuple[int, ...], Any] = {}
         self._packing = Packing(
             [weight.shape for weight in self.weights],
             self.gradient.kernels if self.gradient.sums_rows else (),
@@ -84,11 +83,11 @@ class TrainStep:
         self._compiled_update = compiled(self._packed_update)
         self._compiled_clear = compiled(self.update.clear)
 
-    def run(self, chunk: Chunk, step: int, *, stop: bool = False) -> tuple[np.ndarray, bool]:
+    def run(self, chunk: Chunk | PlacedChunk, step: int, *, stop: bool = False) -> tuple[np.ndarray, bool]:
         """Runs the steps of a chunk.
 
         Args:
-            chunk: the batches.
+            chunk: the batches, which are copied to the devices unless they are there, see `place`.
             step: number of the first step, counted over the whole run.
             stop: True if this worker requests a stop; every worker reads the number of requests in the column "stop".
 
@@ -97,7 +96,7 @@ class TrainStep:
             And True if everything was finite. If not, the last row belongs to the step at fault, which has changed no
             weight, and the remaining steps were not run.
         """
-        batches = self._on_devices(chunk)
+        batches = self._placed(chunk).batches
         scalars = tf.constant(chunk.steps), scalar(step, tf.int64), scalar(stop, self.dtype)
         if self.strategy.num_replicas_in_sync == 1:
             result = self.strategy.run(self._call, args=(batches, *scalars))
@@ -106,7 +105,7 @@ class TrainStep:
         taken, finite, metrics = (first_local(self.strategy, x) for x in result)
         return metrics.numpy()[: int(taken)], bool(finite)
 
-    def weights_at_fault(self, chunk: Chunk, k: int, step: int) -> list[str]:
+    def weights_at_fault(self, chunk: Chunk | PlacedChunk, k: int, step: int) -> list[str]:
         """Returns the paths of the variables for which batch k of a chunk gives non-finite numbers.
 
         These numbers are gradients of weights, and new values of the model's state, at the current variables. All
@@ -119,18 +118,18 @@ class TrainStep:
             batch, context = Batch(*(part[k] for part in batches)), tf.distribute.get_replica_context()
             return context.all_reduce(tf.distribute.ReduceOp.SUM, faults_of(batch, number, own))
 
-        faults = traced(self.strategy.run)(replica, args=(self._on_devices(chunk),))
+        faults = traced(self.strategy.run)(replica, args=(self._placed(chunk).batches,))
         counts = first_local(self.strategy, faults).numpy()
         variables = [*self.model.trainable_variables, *self.gradient.state]
         return [variable.path for variable, count in zip(variables, counts, strict=True) if count]
 
-    def program(self, chunk: Chunk) -> str:
+    def program(self, chunk: Chunk | PlacedChunk) -> str:
         """Returns the optimized HLO of a step on this process's first replica: gradients, then update.
 
         If all steps of a call are one program, the HLO is of that program, with the step as the body of its loop. With
         gradient accumulation, the work on a part of the batch is the body of a further loop.
         """
-        batches = Batch(*(first_local(self.strategy, part) for part in self._on_devices(chunk)))
+        batches = Batch(*(first_local(self.strategy, part) for part in self._placed(chunk).batches))
         first, stop = tf.constant(0, tf.int64), tf.zeros((), self.dtype)
         if self.strategy.num_replicas_in_sync == 1 and not self._by_step:
             return program_text(self._call, batches, tf.constant(chunk.steps), first, stop)
@@ -141,19 +140,12 @@ class TrainStep:
         gradients = program_text(self._compiled_gradients, batch, first, stop, 0)
         return gradients + program_text(self._compiled_update, packed, first, 0)
 
-    def _on_devices(self, chunk: Chunk) -> Batch:
-        """Returns the batches of a chunk, each replica's part on its device."""
-        parts = (chunk.images, chunk.first_rows, chunk.counts)
-        images, first_rows, counts = (per_replica(self.strategy, part) for part in parts)
-        return Batch(images, first_rows, counts, self._numbers(chunk.numbers))
+    def place(self, chunk: Chunk) -> PlacedChunk:
+        """Returns a chunk's copy on the devices, which the other methods accept; may be called in another thread."""
+        return place(self.strategy, chunk)
 
-    def _numbers(self, numbers: np.ndarray) -> Any:
-        """Returns the rows' numbers on the devices; zeros, copied only once, if the step does not depend on them."""
-        if self.model.preprocessing.fixed:
-            return per_replica(self.strategy, numbers)
-        if numbers.shape not in self._zeros:
-            self._zeros[numbers.shape] = per_replica(self.strategy, np.zeros_like(numbers))
-        return self._zeros[numbers.shape]
+    def _placed(self, chunk: Chunk | PlacedChunk) -> PlacedChunk:
+        return chunk if isinstance(chunk, PlacedChunk) else self.place(chunk)
 
     def _alone(self, batches: Batch, steps: Any, first_step: Any, stop: Any) -> Any:
         """Runs all steps of a call on a single device."""
