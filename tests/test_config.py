@@ -46,6 +46,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "training.accumulation_steps": (8, 0),
     "training.reduce_dtype": ("bfloat16", "float16"),
     "training.precision": ("mixed_bfloat16", "bfloat16"),
+    "training.deterministic": (True, 1),
     "training.ema_decay": (0.999, 1.0),
     "training.steps_per_call": (8, 1025),
     "training.eval_batch": (100, -3),

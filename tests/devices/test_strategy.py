@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from vaedist.config import Experiment
-from vaedist.errors import ConfigError
+from vaedist.devices.gpus import share_of_memory
+from vaedist.errors import ClusterError, ConfigError
 
 DEVICES = """
 import tensorflow as tf
@@ -26,6 +27,18 @@ try:
     configure_devices(threads=2, gpus=0, logical_devices=2)  # too late: never ignored
 except RuntimeError:
     print("too late")
+"""
+PLACED = """
+import numpy as np
+from vaedist.data.lane_reader import Chunk
+from vaedist.devices.batches import place
+from vaedist.devices.strategy import configure_devices, make_strategy
+configure_devices(threads=1, gpus=0, logical_devices=2)
+strategy = make_strategy(1)
+images, zeros = np.zeros((2, 1, 2, 4, 4, 1), np.uint8), np.zeros((2, 1), np.int64)
+chunk = Chunk(0, 0, 1, images, zeros, zeros.astype(np.int32), np.arange(4).reshape(2, 1, 2))
+for part in strategy.experimental_local_results(place(strategy, chunk).batches.numbers):
+    print(part.device[-5:], part.numpy()[0])
 """
 PROMISED = """
 from vaedist.devices.strategy import configure_devices
@@ -91,6 +104,20 @@ def test_a_worker_that_sees_fewer_gpus_than_assigned_reports_the_reason(no_gpus)
     assert line.startswith("vaedist.errors.ClusterError: a worker on ")
     assert "was assigned 2 GPU(s), and TensorFlow sees 0: " in line
     assert "driver" in line or "CUDA" in line
+
+
+def test_a_fraction_of_a_gpu_is_a_fraction_of_its_memory():
+    assert share_of_memory(0.5, 80 << 30) == 40 * 1024 - 600
+    assert 4 * (share_of_memory(0.25, 16 << 30) + 600) == 16 * 1024  # four processes fit, with their contexts
+    with pytest.raises(ClusterError, match=r"gpus_per_worker = 0\.05: .* 16\.0 GiB .* must be at least 0\.07"):
+        share_of_memory(0.05, 16 << 30)
+
+
+@pytest.mark.slow
+def test_chunks_are_on_the_devices_of_their_replicas():
+    said = run(PLACED)
+    assert said.returncode == 0, said.stderr[-3000:]
+    assert said.stdout.splitlines() == ["CPU:0 [0 1]", "CPU:1 [2 3]"]
 
 
 @pytest.mark.parametrize("workers", ["2", "[1, 2]"])

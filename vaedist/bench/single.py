@@ -30,7 +30,7 @@ from vaedist.training.step import TrainStep
 
 # Keys that the speed of a job depends on.
 KEYS = ("data.path", "model", "objective", "training.global_batch", "training.accumulation_steps", "training.optimizer",
-        "training.precision", "training.reduce_dtype", "training.steps_per_call")  # fmt: skip
+        "training.precision", "training.deterministic", "training.reduce_dtype", "training.steps_per_call")  # fmt: skip
 
 
 def measure(
@@ -50,8 +50,8 @@ def measure(
     """
     scaling, training = experiment.scaling, experiment.training
     configure_devices(
-        threads, math.ceil(scaling.gpus_per_worker), scaling.logical_devices,
-        tensor_float_32=training.precision == "tf32",
+        threads, scaling.gpus_per_worker, scaling.logical_devices,
+        tensor_float_32=training.precision == "tf32", deterministic=training.deterministic,
     )  # fmt: skip
     strategy = make_strategy(1)
     manifest = load_manifest(experiment.data.path)

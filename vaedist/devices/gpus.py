@@ -1,4 +1,4 @@
-"""GPUs of a worker: checks that TensorFlow sees them, with the reason if it does not, and the use of TF32."""
+"""GPUs of a worker: checks that TensorFlow sees them, with the reason if it does not, their memory and arithmetic."""
 
 import ctypes
 import os
@@ -8,6 +8,9 @@ import tensorflow as tf
 from vaedist.errors import ClusterError
 
 DRIVER = "libcuda.so.1"
+CONTEXT_BYTES = (
+    600 << 20
+)  # memory of a process on a GPU besides TensorFlow's tensors: CUDA's context, kernels, workspaces
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -39,6 +42,34 @@ def missing_because(seen: int) -> str:
         limited = f", with {VISIBLE} = {visible!r}" if visible is not None else ""
         return f"NVIDIA's driver shows no more{limited}"
     return f"NVIDIA's driver shows {count}, but TensorFlow cannot load its CUDA libraries (pip install '.[gpu]')"
+
+
+def share_of_memory(fraction: float, total: int) -> int:
+    """Returns the MiB that TensorFlow may allocate in a process that has a fraction of a GPU with `total` bytes.
+
+    Raises:
+        ClusterError: the fraction is too small for any process.
+    """
+    share = int(fraction * total) - CONTEXT_BYTES
+    if share < CONTEXT_BYTES:
+        raise ClusterError(
+            f"scaling.gpus_per_worker = {fraction:g}: that part of a GPU with {total / 2**30:.1f} GiB of memory has no "
+            f"room for a process; it must be at least {2 * CONTEXT_BYTES / total:.2f}"
+        )
+    return share >> 20
+
+
+def memory_of_first() -> int:
+    """Returns the bytes of memory of the first GPU that this process may use, from NVIDIA's driver.
+
+    Raises:
+        ClusterError: the driver does not say.
+    """
+    driver, device, total = ctypes.CDLL(DRIVER), ctypes.c_int(), ctypes.c_size_t()
+    code = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0)
+    if code := code or driver.cuDeviceTotalMem_v2(ctypes.byref(total), device):
+        raise ClusterError(f"NVIDIA's driver does not say how much memory the GPU has (CUDA error {code})")
+    return total.value
 
 
 def allow_tensor_float_32(allowed: bool) -> None:

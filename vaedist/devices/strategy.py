@@ -1,12 +1,13 @@
 """Devices of a worker, and its tf.distribute strategy."""
 
+import math
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from vaedist.devices.compile_cache import keep_programs
-from vaedist.devices.gpus import allow_tensor_float_32, promised_gpus
+from vaedist.devices.gpus import allow_tensor_float_32, memory_of_first, promised_gpus, share_of_memory
 from vaedist.errors import ClusterError
 
 # Size of the chunks in which a ring of CPUs sends a tensor. TensorFlow's default of 4096 bytes takes more CPU time, and
@@ -16,16 +17,19 @@ OPTIONS = tf.compat.v1.ConfigProto()
 OPTIONS.experimental.recv_buf_max_chunk = PIECE_BYTES
 
 
-def configure_devices(threads: int, gpus: int, logical_devices: int, *, tensor_float_32: bool = False) -> None:
+def configure_devices(
+    threads: int, gpus: float, logical_devices: int, *, tensor_float_32: bool = False, deterministic: bool = False
+) -> None:
     """Configures threads, GPU memory growth, logical devices and the cache of compiled programs (`keep_programs`).
 
     It must be called before TensorFlow is used for anything else.
 
     Args:
         threads: threads for operations on the CPU.
-        gpus: number of GPUs assigned to the worker; 0 hides all GPUs.
+        gpus: number of GPUs assigned to the worker, or the fraction of one, whose memory it shares; 0 hides all GPUs.
         logical_devices: number of devices that the CPU is split into.
         tensor_float_32: allow GPUs to round the factors of float32 products to TF32, TensorFlow's own default.
+        deterministic: use only operations of GPUs that give the same bits each time.
 
     Raises:
         ConfigError: the size limit of the program cache in the environment is not a number.
@@ -35,13 +39,19 @@ def configure_devices(threads: int, gpus: int, logical_devices: int, *, tensor_f
     keep_programs(threads)
     tf.compat.v1.enable_eager_execution(OPTIONS)  # eager execution is on anyway; this call sets the options
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(max(2, logical_devices, gpus))
-    visible = promised_gpus(gpus)
+    tf.config.threading.set_inter_op_parallelism_threads(max(2, logical_devices, math.ceil(gpus)))
+    visible = promised_gpus(math.ceil(gpus))
     if gpus:
         allow_tensor_float_32(tensor_float_32)
+        if deterministic:
+            tf.config.experimental.enable_op_determinism()
     tf.config.set_visible_devices(visible, "GPU")
-    for gpu in visible:
-        tf.config.experimental.set_memory_growth(gpu, True)
+    if 0 < gpus < 1:
+        limit = share_of_memory(gpus, memory_of_first())
+        tf.config.set_logical_device_configuration(visible[0], [tf.config.LogicalDeviceConfiguration(limit)])
+    else:
+        for gpu in visible:
+            tf.config.experimental.set_memory_growth(gpu, True)
     if logical_devices > 1:
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * logical_devices)

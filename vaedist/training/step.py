@@ -71,7 +71,7 @@ class TrainStep:
             means = [self.group_means] if self.gradient.groups else []
             self.update = Update(
                 optimizer, self.weights, self.gradient.supports, state=self.state, unaveraged_state=means,
-                norm_every=norm_every, clip_norm=clip_norm,
+                norm_every=1 if gpus else norm_every, clip_norm=clip_norm,
             )  # fmt: skip
         self.slots = self.update.slots
         alone = strategy.num_replicas_in_sync == 1

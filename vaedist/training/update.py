@@ -68,7 +68,8 @@ class Update:
         optimizer: the update formula; its slots are created here.
         weights: mirrored variables, in the order in which a forward pass uses them.
         supports: masks of kernels, by index; where a mask is False, the kernel stays 0 and its gradient is ignored.
-        norm_every: steps between two computations of the gradient's norm, which is 0 at other steps.
+        norm_every: steps between two computations of the gradient's norm, which is 0 at other steps. 1 computes it
+            unconditionally, as is best on GPUs, where a condition waits for its predicate on the host.
         state: mirrored non-trainable variables, whose new values are computed with the gradient.
         unaveraged_state: further such variables, which have no moving averages.
         clip_norm: largest norm of the gradient, to which a larger one is scaled down; the norm is then computed at
@@ -133,7 +134,8 @@ class Update:
         squares, none = [], tf.zeros((), self.weights[0].dtype)
 
         def look(i: int, gradient: Any) -> None:
-            squares.append(tf.cond(wanted, partial(self._squares, i, gradient), lambda: none))
+            of_weight = partial(self._squares, i, gradient)
+            squares.append(of_weight() if self.norm_every == 1 else tf.cond(wanted, of_weight, lambda: none))
 
         self._in_turn(gradients, finite, step, own, look)
         return tf.sqrt(tf.add_n(squares))

@@ -1,6 +1,5 @@
 """Training as one worker of a run; independent of how workers are started."""
 
-import math
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -113,8 +112,8 @@ def _make_strategy(experiment: Experiment, worker: Worker) -> Any:
     """Configures the worker's devices, and returns the strategy over those of all workers."""
     scaling = experiment.scaling
     configure_devices(
-        worker.threads, math.ceil(scaling.gpus_per_worker), scaling.logical_devices,
-        tensor_float_32=experiment.training.precision == "tf32",
+        worker.threads, scaling.gpus_per_worker, scaling.logical_devices,
+        tensor_float_32=experiment.training.precision == "tf32", deterministic=experiment.training.deterministic,
     )  # fmt: skip
     precision = experiment.training.precision
     if precision != "float32" and not scaling.gpus_per_worker and worker.rank == 0:

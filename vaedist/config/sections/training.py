@@ -84,6 +84,11 @@ class TrainingSection(Section):
         "bits of mantissa; or mixed_bfloat16, which computes the layers of the networks with 8 bits, and everything "
         "else in float32, see docs/performance.md.",
     )
+    deterministic: bool = Field(
+        default=False,
+        description="Use only deterministic operations on GPUs, so that a run gives the same numbers bit by bit, "
+        "interrupted or not; slower. On CPUs runs are always deterministic.",
+    )
     ema_decay: float = Field(
         default=0.0,
         ge=0,
