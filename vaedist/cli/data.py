@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
+from vaedist.cli.data_sources import open_source, parse_colour, parse_size
 from vaedist.cli.options import LocalPath
 from vaedist.cli.output import progress_bar
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from vaedist.data.manifest import Manifest, SplitName
-    from vaedist.data.sources import ImageSource
 
 Counts: TypeAlias = "dict[SplitName, list[int]]"
 """Rows of each class, by split."""
@@ -28,35 +28,6 @@ VALIDATION = {
 SHEET_CLASSES = 40  # rows of a contact sheet, one per class
 SHEET_COLUMNS = 10
 SHEET_SIDE = 64  # approximate size in pixels to which smaller images are enlarged
-
-
-def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """Parses height and width from "32x48", or from one number for both."""
-    if value is None:
-        return None
-    height, _, width = value.lower().partition("x")
-    try:
-        size = int(height), int(width or height)
-    except ValueError:
-        size = 0, 0
-    if not all(1 <= side <= 4096 for side in size):
-        raise click.BadParameter(f"{value!r} must be HEIGHTxWIDTH in pixels, such as 32x32, each 1 to 4096")
-    return size
-
-
-def _colour(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int, int] | None:
-    """Parses red, green and blue from a name or from #rrggbb."""
-    if value is None:
-        return None
-    from PIL import ImageColor
-
-    try:
-        red, green, blue, *alpha = ImageColor.getrgb(value)
-    except ValueError:
-        alpha = [0]
-    if alpha:  # not a colour, or a transparent one
-        raise click.BadParameter(f"{value!r} must be a colour's name, as in HTML, or #rrggbb")
-    return red, green, blue
 
 
 @click.group()
@@ -74,9 +45,10 @@ def data() -> None:
     help="cifar10: the official cifar-10-binary.tar.gz, instead of a download.",
 )
 @click.option("--folder", metavar="DIR", type=LocalPath(), help="folder: the folder of images, see below.")
-@click.option("--size", metavar="HxW", callback=_size, help="folder: resize images to this size.  [default: 32x32]")
+@click.option("--size", metavar="HxW", callback=parse_size,
+              help="folder: resize images to this size.  [default: 32x32]")  # fmt: skip
 @click.option("--grey", is_flag=True, default=None, help="folder: convert to grey images, which a job may binarize.")
-@click.option("--background", metavar="COLOUR", callback=_colour,
+@click.option("--background", metavar="COLOUR", callback=parse_colour,
               help="folder: colour behind transparent pixels, such as black or #336699.  [default: white]")  # fmt: skip
 @click.option("--skip-damaged", is_flag=True, default=None,
               help="folder: skip images that cannot be decoded, and list them; reads all images twice.")  # fmt: skip
@@ -124,7 +96,7 @@ def prepare(source: str, out: str | None, shards: int | None, seed: int, **optio
 
     out = out or f"data/{plain_name(source)}"
     require_new(out)
-    images = _open_source(source, seed, {key: value for key, value in options.items() if value is not None})
+    images = open_source(source, seed, {key: value for key, value in options.items() if value is not None})
     for warning in images.warnings:
         click.echo(f"warning: {warning}", err=True)
     rows = sum(images.counts.values())
@@ -179,44 +151,6 @@ def inspect(dataset: str, output: str | None, as_json: bool) -> None:
         shown = examples(dataset, manifest, "train", SHEET_COLUMNS, SHEET_CLASSES)
         _write_sheet(output, shown, manifest.classes)
         click.echo(f"contact sheet: {output}", err=as_json)
-
-
-def _open_source(name: str, seed: int, options: Mapping[str, Any]) -> ImageSource:
-    """Returns the source of a name, with the given options."""
-    held = {"validation", "validation_from"}
-    takes = {
-        "photos": {"train", "test", "validation"},
-        # No validation_from: the last images of a folder all belong to its last class.
-        "folder": {"folder", "size", "grey", "background", "skip_damaged", "validation"},
-    }.get(name, {"data_dir", *held})
-    if name == "cifar10" and "archive" in options:
-        takes = {"archive", *held}
-    for key in options:
-        if key not in takes:
-            raise click.UsageError(f"--{key.replace('_', '-')} does not go with {name}")
-    if "validation_from" in options and "validation" not in options:
-        raise click.UsageError("--validation-from requires --validation N")
-    if name == "folder" and "folder" not in options:
-        raise click.UsageError("folder needs --folder DIR, the folder of images")
-
-    from vaedist.data import sources
-
-    if name == "photos":
-        return sources.photos(**options, seed=seed)
-    if "validation" in options:
-        from vaedist.data.holdout import hold_out
-
-        whole = _open_source(name, seed, {key: value for key, value in options.items() if key not in held})
-        return hold_out(whole, options["validation"], taken=options.get("validation_from", "random"), seed=seed)
-    if name == "folder":
-        path, given = options["folder"], {key: value for key, value in options.items() if key != "folder"}
-        with progress_bar("looking for damaged images") as bar:
-            return sources.folder(path, **given, seed=seed, progress=bar)
-    if "archive" in options:
-        return sources.cifar10_archive(options["archive"])
-    hint = "; without a network, use --archive FILE" if name == "cifar10" else ""
-    click.echo(f"{name} is provided by tensorflow-datasets, which downloads it on first use{hint}", err=True)
-    return sources.tfds_source(name, **options)
 
 
 def _in_words(manifest: Manifest) -> str:

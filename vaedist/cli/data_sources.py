@@ -1,0 +1,80 @@
+"""Sources of images as `vaedist data prepare` opens them, from the values of its options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vaedist.cli.output import progress_bar
+
+if TYPE_CHECKING:
+    from vaedist.data.sources import ImageSource
+
+
+def parse_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """Parses height and width from "32x48", or from one number for both."""
+    if value is None:
+        return None
+    height, _, width = value.lower().partition("x")
+    try:
+        size = int(height), int(width or height)
+    except ValueError:
+        size = 0, 0
+    if not all(1 <= side <= 4096 for side in size):
+        raise click.BadParameter(f"{value!r} must be HEIGHTxWIDTH in pixels, such as 32x32, each 1 to 4096")
+    return size
+
+
+def parse_colour(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int, int] | None:
+    """Parses red, green and blue from a name or from #rrggbb."""
+    if value is None:
+        return None
+    from PIL import ImageColor
+
+    try:
+        red, green, blue, *alpha = ImageColor.getrgb(value)
+    except ValueError:
+        alpha = [0]
+    if alpha:  # not a colour, or a transparent one
+        raise click.BadParameter(f"{value!r} must be a colour's name, as in HTML, or #rrggbb")
+    return red, green, blue
+
+
+def open_source(name: str, seed: int, options: Mapping[str, Any]) -> ImageSource:
+    """Returns the source of a name, with the given options."""
+    held = {"validation", "validation_from"}
+    takes = {
+        "photos": {"train", "test", "validation"},
+        # No validation_from: the last images of a folder all belong to its last class.
+        "folder": {"folder", "size", "grey", "background", "skip_damaged", "validation"},
+    }.get(name, {"data_dir", *held})
+    if name == "cifar10" and "archive" in options:
+        takes = {"archive", *held}
+    for key in options:
+        if key not in takes:
+            raise click.UsageError(f"--{key.replace('_', '-')} does not go with {name}")
+    if "validation_from" in options and "validation" not in options:
+        raise click.UsageError("--validation-from requires --validation N")
+    if name == "folder" and "folder" not in options:
+        raise click.UsageError("folder needs --folder DIR, the folder of images")
+
+    from vaedist.data import sources
+
+    if name == "photos":
+        return sources.photos(**options, seed=seed)
+    if "validation" in options:
+        from vaedist.data.holdout import hold_out
+
+        whole = open_source(name, seed, {key: value for key, value in options.items() if key not in held})
+        return hold_out(whole, options["validation"], taken=options.get("validation_from", "random"), seed=seed)
+    if name == "folder":
+        path, given = options["folder"], {key: value for key, value in options.items() if key != "folder"}
+        with progress_bar("looking for damaged images") as bar:
+            return sources.folder(path, **given, seed=seed, progress=bar)
+    if "archive" in options:
+        return sources.cifar10_archive(options["archive"])
+    hint = "; without a network, use --archive FILE" if name == "cifar10" else ""
+    click.echo(f"{name} is provided by tensorflow-datasets, which downloads it on first use{hint}", err=True)
+    return sources.tfds_source(name, **options)
