@@ -5,11 +5,9 @@ The archive is read as a stream and never unpacked to disk. A record is 3073 byt
 """
 
 import gzip
-import hashlib
 import tarfile
-import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -17,6 +15,7 @@ from typing import IO
 import numpy as np
 
 from vaedist.data.manifest import Source, SplitName
+from vaedist.data.sources.files import BLOCK, file_errors, sha256_of_stream
 from vaedist.data.sources.source import Batch, ImageSource
 from vaedist.errors import DataError
 from vaedist.files import readable
@@ -81,11 +80,12 @@ def _official_order(sizes: Mapping[str, int]) -> np.ndarray:
 
 
 def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"cannot read archive {path}: {error.strerror}") from error
+    with _errors(path), path.open("rb") as file:
+        return sha256_of_stream(file)
+
+
+def _errors(path: Path) -> AbstractContextManager[None]:
+    return file_errors(f"archive {path}", "a gzip-compressed tar")
 
 
 def _survey(path: Path) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -133,15 +133,10 @@ def _decode(block: bytes, classes: int, where: str) -> Batch:
 @contextmanager
 def _members(path: Path) -> Iterator[Iterator[tuple[str, int, IO[bytes]]]]:
     """Yields an iterator over the regular files as (name, size, content); faults of the archive become DataError."""
-    try:
-        with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-            yield _plain_files(tar, path)
-            while stream.read(1 << 20):  # read to the end, where gzip checks length and CRC
-                pass
-    except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
-        raise DataError(f"archive {path} is damaged or not a gzip-compressed tar: {error}") from error
-    except OSError as error:
-        raise DataError(f"cannot read archive {path}: {error.strerror or error}") from error
+    with _errors(path), gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+        yield _plain_files(tar, path)
+        while stream.read(BLOCK):  # read to the end, where gzip checks length and CRC
+            pass
 
 
 def _plain_files(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
