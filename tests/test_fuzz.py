@@ -10,19 +10,20 @@ import io
 import json
 import shutil
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from synthetic import cifar10_members, write_archive
+from synthetic import cifar10_members, write_archive, write_idx, write_npz
 
 from vaedist.config import Experiment, Sweep, read_job
 from vaedist.data.manifest import load_manifest, verify
 from vaedist.data.prepare import prepare
 from vaedist.data.rows import SplitRows
-from vaedist.data.sources import cifar10_archive
+from vaedist.data.sources import cifar10_archive, idx_folder, npz_file
 from vaedist.errors import VaedistError
 from vaedist.monitor.metrics import MetricsLog
 from vaedist.monitor.tensorboard import TensorBoardWriter
@@ -345,19 +346,23 @@ def test_logs_of_trials(place):
     exchanged_values()
 
 
+def look_at_source(place, function, *arguments):
+    """Prepares a data set from a source, if the source can be opened."""
+    source = tried(function, *arguments)
+    if source is not None:
+        tried(prepare, source, str(place / "prepared"), shards=2)
+        shutil.rmtree(place / "prepared", ignore_errors=True)
+
+
 def test_archives(place):
     whole = write_archive(place / "whole.tar.gz", cifar10_members()).read_bytes()
     plain = gzip.decompress(whole)
     with tarfile.open(fileobj=io.BytesIO(plain)) as tar:
         headers = [member.offset for member in tar]
-    archive, number = place / "archive.tar.gz", iter(range(10**9))
+    archive = place / "archive.tar.gz"
 
     def look():
-        source = tried(cifar10_archive, archive)
-        if source is not None:
-            tried(prepare, source, str(place / f"prepared-{next(number)}"), shards=2)
-            for path in place.glob("prepared-*"):
-                shutil.rmtree(path)
+        look_at_source(place, cifar10_archive, archive)
 
     @few
     @given(edits)
@@ -374,6 +379,63 @@ def test_archives(place):
         content[offset + 148 : offset + 156] = b"%06o\0 " % sum(content[offset : offset + 512])
         archive.write_bytes(gzip.compress(bytes(content), 1))
         look()
+
+    altered()
+    headers_altered()
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_idx_files(place, compress):
+    files = sorted(write_idx(place / f"idx-{compress}", compress=compress).iterdir())
+    whole = {file: file.read_bytes() for file in files}
+
+    @few
+    @given(st.sampled_from(files), edits)
+    def altered(file, changes):
+        file.write_bytes(edited(whole[file], changes))
+        look_at_source(place, idx_folder, file.parent, "digits")
+        file.write_bytes(whole[file])
+
+    @few
+    @given(st.sampled_from(files), st.integers(0, 15), st.sampled_from(PIECES) | st.binary(max_size=8))
+    def headers_altered(file, at, piece):
+        plain = gzip.decompress(whole[file]) if compress else whole[file]
+        content = plain[:at] + piece + plain[at + len(piece) :]
+        file.write_bytes(gzip.compress(content, 1) if compress else content)
+        look_at_source(place, idx_folder, file.parent, "digits")
+        file.write_bytes(whole[file])
+
+    altered()
+    headers_altered()
+
+
+# Parts of the header of a NumPy array.
+HEADER = (b"|O", b"'>u8'", b"'<f8'", b"'|V8'", b"(-1,", b"(99999999, 4096, 4096)", b"True", b"\x93NUMPY\x02\x00")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_numpy_archives(place, save):
+    path = write_npz(place / "digits.npz", save)
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+
+    @many
+    @given(edits)
+    def altered(changes):
+        path.write_bytes(edited(whole, changes))
+        look_at_source(place, npz_file, path, "digits")
+
+    @many
+    @given(st.sampled_from(sorted(members)), st.lists(st.tuples(st.integers(0, 127), st.sampled_from(PIECES + HEADER))))
+    def headers_altered(name, changes):
+        content = bytearray(members[name])
+        for at, piece in changes:
+            content[at : at + len(piece)] = piece
+        with zipfile.ZipFile(path, "w") as archive:
+            for each in members:
+                archive.writestr(each, bytes(content) if each == name else members[each])
+        look_at_source(place, npz_file, path, "digits")
 
     altered()
     headers_altered()

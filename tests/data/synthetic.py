@@ -1,5 +1,6 @@
 """Small data sets for tests: every image contains the number of its row."""
 
+import gzip
 import io
 import tarfile
 
@@ -79,4 +80,50 @@ def write_archive(path, members, extra=()):
             tar.addfile(info, io.BytesIO(content))
         for info in extra:
             tar.addfile(info)
+    return path
+
+
+IDX_FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+GREY = (6, 5)
+
+
+def grey_arrays(train=50, test=20, shape=GREY):
+    """Returns images and labels of two splits; image n has label n % 3 + 1."""
+    rows = {"train": (0, train), "test": (train, train + test)}
+    return {
+        split: (image_rows(*each, (*shape, 1)).reshape(-1, *shape), (np.arange(*each) % 3 + 1).astype(np.uint8))
+        for split, each in rows.items()
+    }
+
+
+def idx_bytes(array):
+    """Returns an array of bytes as an IDX file."""
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
+def write_idx(folder, arrays=None, *, names=IDX_FILES, compress=True, labels=True):
+    """Writes the four IDX files of a data set."""
+    folder.mkdir(exist_ok=True)
+    for split, pair in (arrays or grey_arrays()).items():
+        for name, array in list(zip(names[split], pair, strict=True))[: 2 if labels else 1]:
+            content = idx_bytes(array)
+            (folder / (f"{name}.gz" if compress else name)).write_bytes(gzip.compress(content) if compress else content)
+    return folder
+
+
+def npz_arrays(arrays=None):
+    """Returns the arrays of a data set by their names in Keras's mnist.npz."""
+    arrays = arrays or grey_arrays()
+    return {
+        f"{letter}_{split}": array for split, pair in arrays.items() for letter, array in zip("xy", pair, strict=True)
+    }
+
+
+def write_npz(path, save=np.savez_compressed, **changes):
+    """Writes the arrays of a data set, some of them replaced; None leaves one out."""
+    arrays = npz_arrays() | changes
+    save(path, **{name: array for name, array in arrays.items() if array is not None})
     return path

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from synthetic import cifar10_members, source, write_archive
+from synthetic import cifar10_members, source, write_archive, write_idx, write_npz
 
 from vaedist.cli.data import data
 from vaedist.data.manifest import load_manifest
@@ -63,7 +63,29 @@ def test_validation_images_are_held_out_of_an_archive(here, options, held_out):
     assert "held out from the training images" in run("inspect", "c10").stdout
 
 
-@pytest.mark.parametrize("source", ["photos", "folder", "tiny_numbers"])
+def test_idx_files_and_numpy_archives_under_any_name(here):
+    made = run("prepare", "my digits", "--idx", write_idx(here / "raw"), "--shards", 2)
+    assert made.exit_code == 0, made.output
+    assert made.stdout.startswith("data/my-digits: 50 training and 20 test images, 6x5x1, 3 classes, 2 + 2 shards")
+    made = run("prepare", "cifar10", "--npz", write_npz(here / "digits.npz"), "--shards", 2)
+    assert made.exit_code == 0, made.output
+    assert load_manifest("data/cifar10").source.kind == "npz"
+    assert load_manifest("data/cifar10").splits["train"].rows == 50
+    assert "idx: train-images-idx3-ubyte" in run("inspect", "data/my-digits").stdout
+
+
+def test_emnist_is_turned_upright_on_request(here):
+    write_idx(here / "raw")
+    for path in list((here / "raw").iterdir()):
+        path.rename(path.with_name(f"emnist-digits-{path.name.replace('t10k', 'test')}"))
+    made = run("prepare", "emnist", "--idx", "raw", "--shards", 1)
+    assert made.stderr.startswith("warning: EMNIST stores images with rows and columns exchanged; --transpose turns")
+    made = run("prepare", "emnist", "--idx", "raw", "--shards", 1, "--transpose", "--out", "upright")
+    assert (made.exit_code, made.stderr) == (0, "")
+    assert load_manifest("upright").shape == (*load_manifest("data/emnist").shape[1::-1], 1)
+
+
+@pytest.mark.parametrize("source", ["photos", "folder", "tiny_numbers", "idx", "npz"])
 def test_validation_images_of_every_source(here, source):
     import tiny_tfds  # noqa: F401 - importing registers its data sets
 
@@ -74,6 +96,8 @@ def test_validation_images_of_every_source(here, source):
         "photos": ["--train", 40, "--test", 10],
         "folder": ["--folder", "pictures"],
         "tiny_numbers": ["--data-dir", here / "tfds"],
+        "idx": ["--idx", write_idx(here / "raw"), "--validation-from", "end"],
+        "npz": ["--npz", write_npz(here / "digits.npz"), "--validation-from", "end"],
     }[source]
     made = run("prepare", source, *options, "--validation", 4, "--shards", 2, "--out", "made")
     assert made.exit_code == 0, made.output
@@ -194,6 +218,14 @@ def test_a_data_set_of_tensorflow_datasets(here):
         (["photos", "--archive", "a"], "--archive does not go with photos"),
         (["mnist", "--archive", "a"], "--archive does not go with mnist"),
         (["folder"], "folder needs --folder DIR"),
+        (["mnist", "--idx", "a", "--npz", "b"], "--npz does not go with mnist --idx"),
+        (["mnist", "--idx", "a", "--data-dir", "b"], "--data-dir does not go with mnist --idx"),
+        (["cifar10", "--archive", "a", "--idx", "b"], "--idx does not go with cifar10 --archive"),
+        (["mnist", "--npz", "a", "--transpose"], "--transpose does not go with mnist --npz"),
+        (["mnist", "--transpose"], "--transpose does not go with mnist"),
+        (["mnist", "--idx", "a", "--grey"], "--grey does not go with mnist --idx"),
+        (["photos", "--idx", "a"], "--idx does not go with photos"),
+        (["folder", "--npz", "a"], "--npz does not go with folder"),
         (["cifar10", "--archive", "a", "--validation-from", "end"], "--validation-from requires --validation N"),
         (["photos", "--validation", "9", "--validation-from", "end"], "--validation-from does not go with photos"),
         (["folder", "--folder", "x", "--validation", "9", "--validation-from", "end"], "does not go with folder"),

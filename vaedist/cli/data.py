@@ -44,7 +44,12 @@ def data() -> None:
     type=LocalPath(),
     help="cifar10: the official cifar-10-binary.tar.gz, instead of a download.",
 )
-@click.option("--folder", metavar="DIR", type=LocalPath(), help="folder: the folder of images, see below.")
+@click.option("--idx", metavar="DIR", type=LocalPath(),
+              help="Read SOURCE from the IDX files in a folder, instead of a download, see above.")  # fmt: skip
+@click.option("--transpose", is_flag=True, default=None,
+              help="--idx: exchange rows and columns, which turns the images of EMNIST upright.")  # fmt: skip
+@click.option("--npz", metavar="FILE", type=LocalPath(), help="Read SOURCE from a NumPy archive, see above.")
+@click.option("--folder", metavar="DIR", type=LocalPath(), help="folder: the folder of images, see above.")
 @click.option("--size", metavar="HxW", callback=parse_size,
               help="folder: resize images to this size.  [default: 32x32]")  # fmt: skip
 @click.option("--grey", is_flag=True, default=None, help="folder: convert to grey images, which a job may binarize.")
@@ -71,10 +76,11 @@ def data() -> None:
               "that is less]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every random choice.")
 def prepare(source: str, out: str | None, shards: int | None, seed: int, **options: Any) -> None:
-    r"""Convert SOURCE to Arrow shards, once, before training.
+    """Convert SOURCE to Arrow shards, once, before training.
 
     SOURCE is cifar10, photos (crops of photographs that come with vaedist[photos], no network needed), folder
-    (your own images), or the name of any image data set of tensorflow-datasets.
+    (your own images), or the name of any image data set of tensorflow-datasets. With --idx or --npz, it is a name
+    of your choice.
 
     \b
     Below --folder                 splits                      classes
@@ -88,9 +94,23 @@ def prepare(source: str, out: str | None, shards: int | None, seed: int, **optio
     Subfolders of CLASS are searched too. Any format that the installed Pillow decodes is accepted. Hidden files and
     folders are skipped; other ignored files are counted in a warning.
 
+    --idx reads the files of MNIST, Fashion-MNIST, KMNIST or EMNIST, one data set per folder, compressed or not:
+
+    \b
+    train-images-idx3-ubyte    train-labels-idx1-ubyte
+    t10k-images-idx3-ubyte     t10k-labels-idx1-ubyte
+
+    --npz reads images, uint8 [N, H, W] or [N, H, W, C], and labels, integers [N] or [N, 1]:
+
+    \b
+    x_train, y_train, x_test, y_test, optionally x_val, y_val; or
+    train_images, train_labels, test_images, test_labels, optionally val_...
+
+    The labels of both may be missing; all images are then of one class, "unlabelled".
+
     If there is a validation split, which some sources have already, checkpoints and trials are selected by it, and the
     test images are scored by `vaedist evaluate` only.
-    """
+    """  # noqa: D301 - \b is the character that keeps click from wrapping a paragraph
     from vaedist.data.prepare import SHARDS, prepare, require_new
     from vaedist.data.sources.source import plain_name
 

@@ -12,6 +12,16 @@ from vaedist.cli.output import progress_bar
 if TYPE_CHECKING:
     from vaedist.data.sources import ImageSource
 
+HOLD_OUT = {"validation", "validation_from"}
+# Options of the sources with names of their own.
+SOURCES: dict[str, set[str]] = {
+    "photos": {"train", "test", "validation"},
+    # No validation_from: the last images of a folder all belong to its last class.
+    "folder": {"folder", "size", "grey", "background", "skip_damaged", "validation"},
+}
+# Options that read files of one format, and the options that go with each.
+FORMATS: dict[str, set[str]] = {"archive": set(), "idx": {"transpose"}, "npz": set()}
+
 
 def parse_size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
     """Parses height and width from "32x48", or from one number for both."""
@@ -44,21 +54,7 @@ def parse_colour(ctx: click.Context, param: click.Parameter, value: str | None) 
 
 def open_source(name: str, seed: int, options: Mapping[str, Any]) -> ImageSource:
     """Returns the source of a name, with the given options."""
-    held = {"validation", "validation_from"}
-    takes = {
-        "photos": {"train", "test", "validation"},
-        # No validation_from: the last images of a folder all belong to its last class.
-        "folder": {"folder", "size", "grey", "background", "skip_damaged", "validation"},
-    }.get(name, {"data_dir", *held})
-    if name == "cifar10" and "archive" in options:
-        takes = {"archive", *held}
-    for key in options:
-        if key not in takes:
-            raise click.UsageError(f"--{key.replace('_', '-')} does not go with {name}")
-    if "validation_from" in options and "validation" not in options:
-        raise click.UsageError("--validation-from requires --validation N")
-    if name == "folder" and "folder" not in options:
-        raise click.UsageError("folder needs --folder DIR, the folder of images")
+    _check_options(name, options)
 
     from vaedist.data import sources
 
@@ -67,7 +63,7 @@ def open_source(name: str, seed: int, options: Mapping[str, Any]) -> ImageSource
     if "validation" in options:
         from vaedist.data.holdout import hold_out
 
-        whole = open_source(name, seed, {key: value for key, value in options.items() if key not in held})
+        whole = open_source(name, seed, {key: value for key, value in options.items() if key not in HOLD_OUT})
         return hold_out(whole, options["validation"], taken=options.get("validation_from", "random"), seed=seed)
     if name == "folder":
         path, given = options["folder"], {key: value for key, value in options.items() if key != "folder"}
@@ -75,6 +71,28 @@ def open_source(name: str, seed: int, options: Mapping[str, Any]) -> ImageSource
             return sources.folder(path, **given, seed=seed, progress=bar)
     if "archive" in options:
         return sources.cifar10_archive(options["archive"])
-    hint = "; without a network, use --archive FILE" if name == "cifar10" else ""
+    if "idx" in options:
+        return sources.idx_folder(options["idx"], name, transpose=options.get("transpose", False))
+    if "npz" in options:
+        return sources.npz_file(options["npz"], name)
+    option = sources.without_network(name)
+    hint = f"; without a network, use {option}" if option else ""
     click.echo(f"{name} is provided by tensorflow-datasets, which downloads it on first use{hint}", err=True)
     return sources.tfds_source(name, **options)
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raises a usage error if an option does not go with the source or with another option, or one is missing."""
+    format_ = next((key for key in FORMATS if key in options), None)
+    if name in SOURCES:
+        format_, takes = None, SOURCES[name]
+    else:
+        takes = {format_, *FORMATS[format_], *HOLD_OUT} if format_ else {"data_dir", *HOLD_OUT}
+    source = f"{name} --{format_}" if format_ else name
+    for key in options:
+        if key not in takes or (key == "archive" and name != "cifar10"):
+            raise click.UsageError(f"--{key.replace('_', '-')} does not go with {name if key == format_ else source}")
+    if "validation_from" in options and "validation" not in options:
+        raise click.UsageError("--validation-from requires --validation N")
+    if name == "folder" and "folder" not in options:
+        raise click.UsageError("folder needs --folder DIR, the folder of images")

@@ -71,9 +71,10 @@ class Source(_Record):
     """Provenance of the images.
 
     Attributes:
-        kind: the reader: "cifar10-archive", "tfds", "photos" or "folder".
+        kind: the reader: "cifar10-archive", "idx", "npz", "tfds", "photos" or "folder".
         name: base name of the file or folder, or name and version of the data set.
-        sha256: digest of the file, or of the concatenated files; None if there is none.
+        sha256: digest of the file, or of the concatenated files, decompressed if they are IDX files; None if there is
+            none.
         official: True if sha256 is the digest stated by the publisher; None if the publisher states none.
     """
 

@@ -21,6 +21,13 @@ from vaedist.storage.filesystem import first_line
 _NAME = re.compile(r"[a-z0-9_]+(/[\w.+-]+)?(:\d+\.[\d.*]+)?")
 BATCH = 256  # rows read at a time
 
+_PUBLISHED = {"cifar10": "--archive FILE"} | dict.fromkeys(("mnist", "fashion_mnist", "kmnist", "emnist"), "--idx DIR")
+
+
+def without_network(name: str) -> str | None:
+    """Returns the option of `vaedist data prepare` that reads a data set's published files, if there is one."""
+    return _PUBLISHED.get(re.split("[:/]", name)[0])
+
 
 def tfds_source(name: str, data_dir: str | Path | None = None) -> ImageSource:
     """Returns the images of a data set of tensorflow-datasets, which is downloaded and prepared if necessary.
@@ -109,7 +116,8 @@ def _download(builder: Any, name: str) -> None:
         with redirect_stdout(sys.stderr):  # it reports progress on stdout
             builder.download_and_prepare()
     except Exception as error:  # runs the data set's own code
-        hint = "; --archive FILE reads CIFAR-10 without a network" if name.partition(":")[0] == "cifar10" else ""
+        option = without_network(name)
+        hint = f"; {option} reads the published files without a network" if option else ""
         raise DataError(f"cannot download and prepare {name}: {first_line(error)}{hint}") from error
 
 
