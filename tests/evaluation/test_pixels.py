@@ -18,6 +18,7 @@ from vaedist.data.worker_data import open_inputs, open_probe
 from vaedist.evaluation import importance, inspection
 from vaedist.evaluation.importance import ImportanceEvaluator
 from vaedist.evaluation.test_pass import Evaluator
+from vaedist.models.preprocessing import Dynamic
 from vaedist.models.rng import INSPECTION, pixel_uniform, row_normal
 from vaedist.monitor.pictures import to_uint8
 from vaedist.training.build import build_step
@@ -52,9 +53,39 @@ def model(strategy=None, **arguments):
     return made
 
 
-def readers(path, batch=8):
-    experiment = Experiment.from_dict({"data": {"path": path}, "training": {"eval_batch": batch, "global_batch": 8}})
-    return open_inputs(experiment, load_manifest(path), rank=0, workers=1, replicas=1)
+def readers(path, batch=8, rank=0, workers=1, seed=0):
+    training = {"eval_batch": batch, "global_batch": 8}
+    experiment = Experiment.from_dict({"seed": seed, "data": {"path": path}, "training": training})
+    return open_inputs(experiment, load_manifest(path), rank=rank, workers=workers, replicas=1)
+
+
+def drawn(reader, epochs):
+    """Returns the pixels that a model with dynamic binarisation sees in each epoch, by the row that they are of."""
+    found = {}
+    for epoch in range(epochs):
+        chunk = reader.read(epoch, 0, reader.plan.steps, reader.plan.steps)
+        for k, count in enumerate(chunk.counts[0]):
+            images, numbers = chunk.images[0, k, :count], chunk.numbers[0, k, :count]
+            u = np.reshape(pixel_uniform(numbers, images[0].size), images.shape)
+            for row, x in zip(row_of(images), np.asarray(Dynamic()(images, u)), strict=True):
+                found.setdefault(int(row), []).append(x)
+    return found
+
+
+def test_each_test_image_is_drawn_once_for_any_seed_epoch_number_of_workers_and_of_shards(data):
+    """The protocol of published results on dynamically binarised images: the drawn test images are a constant."""
+    expected = {row: xs[0] for row, xs in drawn(readers(data[1]).scored, 1).items()}
+    assert sorted(expected) == list(range(37))
+    for seed, workers in ((0, 1), (5, 2), (6, 3)):
+        for rank in range(workers):
+            scored = readers(data[5], rank=rank, workers=workers, seed=seed).scored
+            for row, xs in drawn(scored, 2).items():
+                for x in xs:
+                    np.testing.assert_array_equal(x, expected[row])
+    images = SplitRows(data[5], load_manifest(data[5]), "test")
+    u = np.reshape(pixel_uniform(images.numbers(0, 37), 24), (37, *SHAPE))
+    for row, x in zip(row_of(images.read(0, 37)), np.asarray(Dynamic()(images.read(0, 37), u)), strict=True):
+        np.testing.assert_array_equal(x, expected[int(row)])  # of `vaedist evaluate`
 
 
 @pytest.mark.parametrize("arguments", NOISY)
@@ -71,10 +102,10 @@ def test_the_test_pass_scores_the_same_pixels_for_any_seed_batch_and_number_of_s
 def test_evaluation_scores_the_pixels_of_the_test_pass(data, arguments, monkeypatch):
     made, strategy = model(**arguments), tf.distribute.MirroredStrategy(["CPU:0"])
     tested = Evaluator(made, strategy, readers(data[1]).scored, seed=0).run(0)["elbo"]
-    for shards, seed, size in ((1, 0, 1 << 20), (5, 0, 1 << 20), (5, 11, 4000)):
+    for shards, seed, size, samples in ((1, 0, 1 << 20, 2), (5, 0, 1 << 20, 1), (5, 11, 4000, 5)):
         monkeypatch.setattr(importance, "BLOCK_BYTES", size)  # in different blocks
         rows = SplitRows(data[shards], load_manifest(data[shards]), "test")
-        evaluator = ImportanceEvaluator(made, rows, samples=2, seed=seed)
+        evaluator = ImportanceEvaluator(made, rows, samples=samples, seed=seed)
         found = evaluator.summary(list(evaluator.scores()))
         assert found.elbo.mean == pytest.approx(tested, abs=1e-4)
 
