@@ -39,7 +39,10 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "training.global_batch": (256, 0),
     "training.learning_rate": (1e-3, 0.0),
     "training.optimizer": ("adamax", "sgd"),
-    "training.schedule": ("cosine", "linear"),
+    "training.schedule": ("cosine", "triangular"),
+    "training.decay_to": (0.1, 1.5),
+    "training.decay_epochs": ((2.0, 3.5), 2),
+    "training.decay_factors": ((0.5, 0.25), 0.5),
     "training.warmup_steps": (100, -1),
     "training.weight_decay": (0.01, -0.1),
     "training.clip_norm": (10.0, -0.5),
@@ -67,9 +70,12 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "monitor.importance_samples": (16, -1),
     "monitor.pictures": (16, 257),
 }
+STEPS = {"training.schedule": "steps", "training.decay_epochs": [1, 2], "training.decay_factors": [0.4, 0.2]}
 NEEDED = {  # set to the first value
     "training.weight_decay": {"training.optimizer": "adamw"},
     "objective.gradient": {"objective.samples": 5},
+    "training.decay_to": {"training.schedule": "linear"},
+    **dict.fromkeys(("training.decay_epochs", "training.decay_factors"), STEPS),
 }
 KEYS = list(keys(Experiment))
 OTHER_KEYS = [key for key in KEYS if not key.endswith(".type")]  # tests/test_model_types.py tests other models
@@ -143,6 +149,8 @@ def test_every_key_can_be_set_in_a_job_file(tmp_path, key):
     value = VALUES[key][0]
     tables = tables_of(key, value)
     for other, needed in NEEDED.get(key, {}).items():
+        if other == key:
+            continue
         tables[other.split(".")[0]] |= tables_of(other, needed)[other.split(".")[0]]
     assert lookup(Experiment.from_file(job(tmp_path, tomli_w.dumps(tables))), key) == value
 
@@ -438,3 +446,29 @@ def test_binary_pixels_are_for_the_bernoulli_only():
         "experiment: data.binarize = 'dynamic' makes pixels binary, which requires model.likelihood = 'bernoulli', "
         "not 'gaussian'"
     )
+
+
+ONE = ["schedule=steps", "decay_epochs=[1]", "decay_factors=[0.5]"]
+TWO = ["schedule=steps", "decay_factors=[0.5, 0.1]"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["schedule=steps"], "decay_epochs and decay_factors of the same length, at least 1; they have 0 and 0"),
+        ([*ONE, "decay_epochs=[1, 2]"], "decay_factors of the same length, at least 1; they have 2 and 1"),
+        ([*TWO, "decay_epochs=[2, 1]"], "decay_epochs = [2.0, 1.0]: must be in ascending order"),
+        ([*TWO, "decay_epochs=[2, 2]"], "decay_epochs = [2.0, 2.0]: must be in ascending order"),
+        ([*ONE, "decay_epochs=[0]"], "training.decay_epochs.0 = 0: must be greater than 0"),
+        ([*ONE, "decay_factors=[0]"], "training.decay_factors.0 = 0: must be greater than 0"),
+        ([*ONE, "decay_factors=[2]"], "training.decay_factors.0 = 2: must be less than or equal to 1"),
+        ([*ONE, "decay_epochs=[inf]"], "training.decay_epochs.0 = inf: must be a finite number"),
+        ([*ONE, "decay_epochs=['a']"], "training.decay_epochs.0 = 'a': must be a valid number"),
+        (["decay_epochs=[1]"], "decay_epochs requires schedule = 'steps'; it must be [] for 'constant'"),
+        (["decay_factors=[1]", "schedule=cosine"], "decay_factors requires schedule = 'steps'; it must be [] for 'c"),
+        (["decay_to=0.1"], "decay_to requires schedule = 'cosine', 'linear' or 'exponential'; it must be 0 for 'const"),
+        (["schedule=exponential"], "schedule = 'exponential' requires decay_to above 0"),
+    ],
+)
+def test_keys_of_a_schedule_that_do_not_fit_are_refused(overrides, message):
+    assert message in message_of(Experiment().with_overrides, *(f"training.{each}" for each in overrides))

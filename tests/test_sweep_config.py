@@ -118,3 +118,14 @@ def test_trials_have_a_fixed_number_of_workers():
     tables = {"scaling": {"workers": [1, 4]}, "tune": {"space": {"model.latent": {"grid": [2, 4]}}}}
     with pytest.raises(ConfigError, match=r"scaling\.workers = \[1, 4\]: trials of a sweep need a fixed number"):
         Sweep.from_dict(tables)
+
+
+def test_the_schedule_of_the_learning_rate_can_be_varied():
+    space = {"training.schedule": {"grid": ["cosine", "linear"]}, "training.decay_to": {"grid": [0.0, 0.1]}}
+    made = sweep(space, search="grid")
+    trials = [made.experiment(made.drawn(number)).training for number in range(4)]
+    assert [(trial.schedule, trial.decay_to) for trial in trials] == [
+        ("cosine", 0.0), ("cosine", 0.1), ("linear", 0.0), ("linear", 0.1)
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"tune\.space: training\.schedule = 'triangular': must be 'constant',"):
+        sweep({"training.schedule": {"grid": ["triangular"]}})

@@ -144,6 +144,25 @@ def test_changes_that_a_run_cannot_be_resumed_with_are_refused_and_nothing_is_wr
     assert content(run.path) == before
 
 
+@pytest.mark.parametrize(
+    "schedule", [["schedule=cosine"], ["schedule=linear"], ["schedule=exponential", "decay_to=0.1"]], ids=lambda s: s[0]
+)
+def test_more_epochs_are_refused_if_the_learning_rate_decays_until_the_last(experiment, schedule):
+    decaying = experiment.with_overrides(*(f"training.{each}" for each in schedule))
+    run = write_run(decaying, RunFolder.of(decaying), epochs=1)
+    with pytest.raises(RunError, match=r"training\.epochs = 2, and the job says 9, which would be another run, as the"):
+        check_run(run, decaying.with_overrides("training.epochs=9"), resume=True)
+
+
+def test_a_schedule_in_steps_is_resumed_with_more_epochs(experiment):
+    steps = ["training.schedule=steps", "training.decay_epochs=[1]", "training.decay_factors=[0.1]"]
+    stepped = experiment.with_overrides(*steps)
+    run = write_run(stepped, RunFolder.of(stepped), epochs=1)
+    assert check_run(run, stepped.with_overrides("training.epochs=9"), resume=True)
+    with pytest.raises(RunError, match=r"training\.decay_factors = \(0\.1,\), and the job says \(0\.2,\)"):
+        check_run(run, stepped.with_overrides("training.decay_factors=[0.2]"), resume=True)
+
+
 def test_a_change_of_precision_is_accepted_if_the_user_says_so(experiment):
     run = write_run(experiment, RunFolder.of(experiment), epochs=1)
     other = experiment.with_overrides("training.precision=mixed_bfloat16")

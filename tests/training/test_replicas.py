@@ -17,7 +17,8 @@ from vaedist.data.lanes import LanePlan
 from vaedist.data.lane_reader import LaneReader
 from mlp_vae import vae
 from vaedist.objectives.objective import Objective
-from vaedist.training.optimizer import Adam, Schedule
+from vaedist.training.optimizer import Adam
+from vaedist.training.schedule import Schedule
 from vaedist.training.step import TrainStep
 from vaedist.devices.strategy import configure_devices, make_strategy
 
@@ -62,7 +63,8 @@ from vaedist.data.lanes import LanePlan
 from vaedist.data.lane_reader import LaneReader
 from mlp_vae import vae
 from vaedist.objectives.objective import Objective
-from vaedist.training.optimizer import Adam, Schedule
+from vaedist.training.optimizer import Adam
+from vaedist.training.schedule import Schedule
 from vaedist.training.step import TrainStep
 from vaedist.devices.strategy import configure_devices, make_strategy
 
@@ -98,7 +100,8 @@ from vaedist.data.lanes import LanePlan
 from vaedist.data.lane_reader import LaneReader
 from mlp_vae import vae
 from vaedist.objectives.objective import Objective
-from vaedist.training.optimizer import Adam, Schedule
+from vaedist.training.optimizer import Adam
+from vaedist.training.schedule import Schedule
 from vaedist.training.step import TrainStep
 from vaedist.devices.strategy import configure_devices, make_strategy
 

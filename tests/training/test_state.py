@@ -22,7 +22,8 @@ from vaedist.runs.checkpoint import Position
 from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 from vaedist.training.batch_gradient import BatchGradient
-from vaedist.training.optimizer import Adam, Averaged, Schedule, mass
+from vaedist.training.optimizer import Adam, Averaged, mass
+from vaedist.training.schedule import Schedule
 from vaedist.training.state import averaged, load_variables, load_weights, named_slots, named_variables
 from vaedist.training.step import TrainStep
 

@@ -12,7 +12,8 @@ from vaedist.models.products import Factors
 from vaedist.models.rng import OBSERVATION, POSTERIOR, row_normal, row_uniform
 from vaedist.objectives.elbo import bound
 from vaedist.objectives.objective import Objective
-from vaedist.training.optimizer import Adam, Schedule
+from vaedist.training.optimizer import Adam
+from vaedist.training.schedule import Schedule
 from vaedist.training.step import TrainStep
 
 import keras  # isort: skip

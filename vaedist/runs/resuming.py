@@ -44,12 +44,13 @@ def check_run(run: RunFolder, experiment: Experiment, *, resume: bool, changed_p
         raise RunError(f"run {run.location} exists: use --resume to resume it, or --name to start another")
     before, accepted = run.read_experiment(), ("training.precision",) if changed_precision else ()
     for key, old, new in differences(before, experiment):
-        scheduled = key == "training.epochs" and experiment.training.schedule == "cosine"
+        scheduled = key == "training.epochs" and experiment.training.decays_to_the_end
         if scheduled or not key.startswith((*MAY_CHANGE, *accepted)):
+            why = ", as the learning rate decays until the last epoch" if scheduled else ""
             other = "--changed-precision accepts that; " if key == "training.precision" else ""
             raise RunError(
                 f"run {run.location} was started with {key} = {old!r}, and the job says {new!r}, which would be "
-                f"another run; {other}use --name to start one"
+                f"another run{why}; {other}use --name to start one"
             )
     _check_epochs(run, experiment.training.epochs)
     return True

@@ -32,7 +32,7 @@ def build_step(
     return TrainStep(
         model,
         strategy,
-        make_optimizer(training, training.epochs * steps_per_epoch),
+        make_optimizer(training, steps_per_epoch),
         Objective(
             round(goal.kl_warmup_epochs * steps_per_epoch),
             goal.free_bits,

@@ -7,38 +7,10 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from vaedist.config import TrainingSection
+from vaedist.training.schedule import Schedule, make_schedule
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
 AVERAGE = "average"  # name of the slot of moving averages
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Learning rate schedule: a linear warm-up to the peak, then constant or a cosine decay to 0.
-
-    rate(t) = peak min(1, (t + 1) / warmup) c(t). If `total` is given, c(t) = (1 + cos(pi (t - warmup) / (total -
-    warmup))) / 2 after the warm-up (Loshchilov and Hutter 2017, without restarts); otherwise c(t) = 1. It is computed
-    as c(t) = sin^2(pi / 2 (total - t) / (total - warmup)), which avoids cancellation near the end.
-
-    Args:
-        peak: the highest rate.
-        warmup: updates of the warm-up.
-        total: updates until the cosine reaches 0; 0 keeps the rate constant.
-    """
-
-    peak: float
-    warmup: int = 0
-    total: int = 0
-
-    def __call__(self, step: Any) -> Any:
-        """Returns the rate of update number `step`, counted from 0, a scalar float32 tensor."""
-        rate, t = tf.constant(self.peak), tf.cast(step, tf.int64)  # float32 cannot count beyond 2^24
-        if self.warmup:
-            rate *= tf.minimum(1.0, tf.cast(t + 1, tf.float32) / self.warmup)
-        if self.total:
-            left = tf.cast(self.total - t, tf.float32) / max(1, self.total - self.warmup)
-            rate *= tf.square(tf.sin(0.5 * math.pi * tf.clip_by_value(left, 0.0, 1.0)))
-        return rate
 
 
 class Optimizer(Protocol):
@@ -187,10 +159,8 @@ def mass(decay: float, step: int) -> float:
     return -math.expm1(step * math.log(decay))
 
 
-def make_optimizer(training: TrainingSection, total_steps: int) -> Optimizer:
-    """Returns the optimizer of an experiment with `total_steps` updates."""
-    schedule = Schedule(
-        training.learning_rate, training.warmup_steps, total_steps if training.schedule == "cosine" else 0
-    )
+def make_optimizer(training: TrainingSection, steps_per_epoch: int) -> Optimizer:
+    """Returns the optimizer of an experiment with `steps_per_epoch` updates in an epoch."""
+    schedule = make_schedule(training, steps_per_epoch)
     optimizer: Optimizer = Adamax(schedule) if training.optimizer == "adamax" else Adam(schedule, training.weight_decay)
     return Averaged(optimizer, training.ema_decay) if training.ema_decay else optimizer

@@ -1,6 +1,7 @@
 """The training objective and its optimization."""
 
-from typing import Literal, Self
+from itertools import pairwise
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -52,8 +53,25 @@ class TrainingSection(Section):
     global_batch: int = Field(default=32, ge=1, description="Images per step, over all workers and devices.")
     optimizer: Literal["adam", "adamw", "adamax"] = Field(default="adam", description="Optimizer.")
     learning_rate: float = Field(default=1e-4, gt=0, le=10, description="Learning rate, at its maximum.")
-    schedule: Literal["constant", "cosine"] = Field(
-        default="constant", description="Learning rate after the warm-up: constant, or a cosine decay to 0."
+    schedule: Literal["constant", "cosine", "linear", "exponential", "steps"] = Field(
+        default="constant",
+        description="Learning rate after the warm-up: constant; decaying until the last epoch, to decay_to; or in "
+        "steps, by decay_epochs and decay_factors.",
+    )
+    decay_to: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Final learning rate of cosine, linear and exponential, as a fraction of the maximum; exponential "
+        "requires more than 0.",
+    )
+    decay_epochs: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(),
+        description="Steps: epochs after which the learning rate changes, in ascending order; fractions are allowed.",
+    )
+    decay_factors: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        default=(),
+        description="Steps: learning rate from each of decay_epochs on, as a fraction of the maximum.",
     )
     warmup_steps: int = Field(
         default=0,
@@ -106,6 +124,32 @@ class TrainingSection(Section):
     eval_batch: int = Field(
         default=256, ge=1, description="Batch size of the evaluation after each epoch, over all devices."
     )
+
+    @property
+    def decays_to_the_end(self) -> bool:
+        """True if the learning rate depends on the number of epochs."""
+        return self.schedule not in ("constant", "steps")
+
+    @model_validator(mode="after")
+    def _decay_of_the_schedule(self) -> Self:
+        epochs, factors = self.decay_epochs, self.decay_factors
+        if (epochs or factors) and self.schedule != "steps":
+            name = "decay_epochs" if epochs else "decay_factors"
+            raise ValueError(f"{name} requires schedule = 'steps'; it must be [] for {self.schedule!r}")
+        if self.decay_to and not self.decays_to_the_end:
+            raise ValueError(
+                f"decay_to requires schedule = 'cosine', 'linear' or 'exponential'; it must be 0 for {self.schedule!r}"
+            )
+        if self.schedule == "exponential" and not self.decay_to:
+            raise ValueError("schedule = 'exponential' requires decay_to above 0")
+        if self.schedule == "steps" and (not epochs or len(epochs) != len(factors)):
+            raise ValueError(
+                f"schedule = 'steps' requires decay_epochs and decay_factors of the same length, at least 1; they have "
+                f"{len(epochs)} and {len(factors)}"
+            )
+        if any(a >= b for a, b in pairwise(epochs)):
+            raise ValueError(f"decay_epochs = {list(epochs)}: must be in ascending order")
+        return self
 
     @model_validator(mode="after")
     def _decay_of_adamw(self) -> Self:
