@@ -44,6 +44,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "training.decay_epochs": ((2.0, 3.5), 2),
     "training.decay_factors": ((0.5, 0.25), 0.5),
     "training.warmup_steps": (100, -1),
+    "training.epsilon": (1e-4, 0),
     "training.weight_decay": (0.01, -0.1),
     "training.clip_norm": (10.0, -0.5),
     "training.accumulation_steps": (8, 0),

@@ -35,8 +35,10 @@ def steps(optimizer, reference, count=50, shape=(5, 3)):
         (Adam(CONSTANT), keras.optimizers.Adam(0.01)),
         (Adam(CONSTANT, weight_decay=0.1), keras.optimizers.AdamW(0.01, weight_decay=0.1)),
         (Adamax(CONSTANT), keras.optimizers.Adamax(0.01)),
+        (Adam(CONSTANT, epsilon=0.1), keras.optimizers.Adam(0.01, epsilon=0.1)),
+        (Adamax(CONSTANT, 0.1), keras.optimizers.Adamax(0.01, epsilon=0.1)),
     ],
-    ids=["adam", "adamw", "adamax"],
+    ids=["adam", "adamw", "adamax", "adam with epsilon", "adamax with epsilon"],
 )
 def test_each_makes_the_steps_that_keras_makes(optimizer, reference):
     ours, theirs = steps(optimizer, reference)
@@ -115,4 +117,6 @@ def test_an_experiment_names_its_optimizer():
     assert made("training.optimizer=adamax", "training.schedule=cosine") == Adamax(
         Schedule(1e-4, 0, Fall("cosine", 0, 300))
     )
+    assert made("training.epsilon=1e-4") == Adam(Schedule(1e-4), epsilon=1e-4)
+    assert made("training.optimizer=adamax", "training.epsilon=1e-4") == Adamax(Schedule(1e-4), 1e-4)
     assert made("training.ema_decay=0.99") == Averaged(Adam(Schedule(1e-4)), 0.99)

@@ -9,7 +9,8 @@ import tensorflow as tf
 from vaedist.config import TrainingSection
 from vaedist.training.schedule import Schedule, make_schedule
 
-BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
+BETA_1, BETA_2 = 0.9, 0.999
+EPSILON = TrainingSection.model_fields["epsilon"].default
 AVERAGE = "average"  # name of the slot of moving averages
 
 
@@ -65,6 +66,7 @@ class Adam:
 
     schedule: Schedule
     weight_decay: float = 0.0
+    epsilon: float = EPSILON
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -83,7 +85,7 @@ class Adam:
         (m, v), (rate, first, second, *decay) = slots, rates
         m += first * (gradient - m)
         v += second * (tf.square(gradient) - v)
-        moved = weight - rate * m / (tf.sqrt(v) + EPSILON)
+        moved = weight - rate * m / (tf.sqrt(v) + self.epsilon)
         if decay and weight.shape.rank > 1:
             moved -= decay[0] * weight
         return moved, m, v
@@ -97,6 +99,7 @@ class Adamax:
     """
 
     schedule: Schedule
+    epsilon: float = EPSILON
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -113,7 +116,7 @@ class Adamax:
         (m, u), (rate, first, second) = slots, rates
         m += first * (gradient - m)
         u = tf.maximum((1.0 - second) * u, tf.abs(gradient))
-        return weight - rate * m / (u + EPSILON), m, u
+        return weight - rate * m / (u + self.epsilon), m, u
 
 
 @dataclass(frozen=True)
@@ -162,5 +165,9 @@ def mass(decay: float, step: int) -> float:
 def make_optimizer(training: TrainingSection, steps_per_epoch: int) -> Optimizer:
     """Returns the optimizer of an experiment with `steps_per_epoch` updates in an epoch."""
     schedule = make_schedule(training, steps_per_epoch)
-    optimizer: Optimizer = Adamax(schedule) if training.optimizer == "adamax" else Adam(schedule, training.weight_decay)
+    optimizer: Optimizer
+    if training.optimizer == "adamax":
+        optimizer = Adamax(schedule, training.epsilon)
+    else:
+        optimizer = Adam(schedule, training.weight_decay, training.epsilon)
     return Averaged(optimizer, training.ema_decay) if training.ema_decay else optimizer

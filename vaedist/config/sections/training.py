@@ -78,6 +78,9 @@ class TrainingSection(Section):
         ge=0,
         description="Steps over which the learning rate rises linearly; 0 starts at its maximum.",
     )
+    epsilon: float = Field(
+        default=1e-7, gt=0, le=1, description="Term of the optimizer's denominator that keeps it from 0."
+    )
     weight_decay: float = Field(default=0.0, ge=0, le=10, description="Weight decay of kernels, for adamw.")
     clip_norm: float = Field(
         default=0.0,
