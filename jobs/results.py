@@ -1,9 +1,15 @@
-"""Trains, evaluates and tabulates the results in the README: CIFAR-10 by flow depth, several seeds each.
+"""Trains and evaluates the runs of a table, and prints it in Markdown.
 
     vaedist data prepare cifar10
-    python jobs/results.py                  # trains and evaluates missing runs, and prints the table in Markdown
+    python jobs/results.py jobs/tables/cifar10-depth.toml --data data/cifar10
 
-It can be stopped at any time, and resumes when it is started again. `--at-once 2` trains two runs at a time.
+A table's file names a job, and for each row the values that differ from it; a row has a run for each seed. The
+script trains and evaluates the runs that are missing. It can be stopped at any time, and resumes when it is started
+again. `--at-once 2` trains two runs at a time, `--only ROW` those of one row, and `--print` only prints the table; rows
+without an evaluated run are empty.
+
+Numbers are means over seeds, with standard deviations if there are several. They are those of the checkpoint after the
+last epoch, on the test images, so that no split selects anything.
 """
 
 import argparse
@@ -11,132 +17,247 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
-JOB = Path(__file__).with_name("cifar10-iaf.toml")
+from curves import curve_of
+from pydantic import Field, ValidationError, model_validator
+
+from vaedist.config import Experiment
+from vaedist.config.reading import first_fault
+from vaedist.config.sections import Section
+from vaedist.errors import ConfigError
+from vaedist.monitor.metrics import epoch_rows, read_metrics
+
 VAEDIST = (sys.executable, "-m", "vaedist")
-SEEDS = (0, 1, 2)
-CASES = (
-    *(("bernoulli", depth) for depth in (0, 1, 2, 3, 4, 8)),
-    ("discretized_logistic", 0),
-    ("discretized_logistic", 3),
-)
-SAMPLES = 128
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One run of the table."""
+class Column(NamedTuple):
+    """A column of a table.
 
-    likelihood: str
-    depth: int
+    Attributes:
+        heading: heading, in which {K} is the number of samples.
+        digits: decimals.
+        value: its value from the record of an evaluation and from the rows of the metrics; None if there is none.
+    """
+
+    heading: str
+    digits: int
+    value: Callable[[dict[str, Any], list[dict[str, Any]]], float | None]
+
+
+def importance_bound(record: dict[str, Any]) -> float:
+    """Returns L_K."""
+    mean: float = record["bounds"][str(record["samples"])]["mean"]
+    return mean
+
+
+def bits_per_dim(record: dict[str, Any]) -> float | None:
+    """Returns bits/dim by L_K, None for likelihoods without."""
+    bits = record["bits_per_dim"]
+    return bits[str(record["samples"])]["mean"] if bits else None
+
+
+def images_per_second(rows: list[dict[str, Any]]) -> float:
+    """Returns the median over the rows of training."""
+    return statistics.median(row["images_per_second"] for row in rows if row["kind"] == "train")
+
+
+COLUMNS = {
+    "vlb": Column("VLB", 1, lambda record, _: record["bounds"]["1"]["mean"]),
+    "log_p": Column("log p ≥ L_{K}", 1, lambda record, _: importance_bound(record)),
+    "nll": Column("NLL by L_{K}", 2, lambda record, _: -importance_bound(record)),
+    "rise": Column("L_{K} - L_{half}", 2, lambda record, _: record["rise"]["mean"]),
+    "effective_samples": Column("effective samples", 1, lambda record, _: record["effective_sample_size"]["mean"]),
+    "gap": Column("gap", 1, lambda record, _: record["gap"]["mean"]),
+    "bits_per_dim": Column("bits/dim ≤", 3, lambda record, _: bits_per_dim(record)),
+    "active_units": Column("active units", 0, lambda record, _: record["active_units"]),
+    "images_per_second": Column("images per second", 0, lambda _, rows: images_per_second(rows)),
+    "epochs": Column("epochs", 0, lambda _, rows: len(epoch_rows(rows))),
+    "hours": Column("hours of training", 1, lambda _, rows: curve_of("", rows, "elbo").minutes[-1] / 60),
+}
+
+
+class Row(Section):
+    """A row of a table.
+
+    Attributes:
+        name: text of the first column.
+        run: name of the runs, followed by the seed.
+        set: values of the experiment by dotted key.
+        seeds: seeds of the runs; those of the table if there are none.
+        published: text of the last column.
+    """
+
+    name: str
+    run: str
+    set: dict[str, Any] = Field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    published: str = ""
+
+
+class Table(Section):
+    """A table.
+
+    Attributes:
+        job: file of the job, in the folder above that of the tables.
+        seeds: seeds of the rows that name none.
+        samples: K, samples of z per image in evaluations.
+        columns: names of `COLUMNS`.
+        published: heading of the column with published numbers; there is none if it is empty.
+        set: values of the experiment in all rows.
+        rows: the rows.
+    """
+
+    job: str
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    samples: int
+    columns: tuple[str, ...]
+    published: str = ""
+    set: dict[str, Any] = Field(default_factory=dict)
+    rows: tuple[Row, ...]
+
+    @model_validator(mode="after")
+    def _known_columns(self) -> "Table":
+        if unknown := set(self.columns) - COLUMNS.keys():
+            raise ValueError(f"columns: no column {', '.join(sorted(unknown))}; there are {', '.join(COLUMNS)}")
+        return self
+
+
+class Trial(NamedTuple):
+    """A run of a table."""
+
+    row: Row
     seed: int
 
     @property
     def name(self) -> str:
-        """Name of its run."""
-        return f"{self.likelihood}-depth-{self.depth}-seed-{self.seed}"
+        """Name of the run."""
+        return f"{self.row.run}-seed-{self.seed}"
 
 
 def main() -> None:
     """Trains and evaluates all runs, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs/results"), help="folder of the runs")
-    parser.add_argument("--data", default="data/cifar10", help="folder of the prepared data set")
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("table", type=Path, help="file of the table")
+    parser.add_argument("--data", required=True, help="folder of the prepared data set")
+    parser.add_argument("--runs", type=Path, help="folder of the runs; default: runs/TABLE")
+    parser.add_argument("--only", action="append", metavar="ROW", help="train only the rows with this `run`")
     parser.add_argument("--at-once", type=int, default=1, help="runs to train at a time, each on its share of the CPUs")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="as in train")
+    parser.add_argument("--print", action="store_true", help="train and evaluate nothing")
     args = parser.parse_args()
-    trials = [Trial(likelihood, depth, seed) for seed in SEEDS for likelihood, depth in CASES]
-    with ThreadPoolExecutor(args.at_once) as pool:
-        list(pool.map(lambda trial: train(trial, args), trials))
-    for trial in trials:
-        evaluate(trial, args)
-    print(table(trials, args.runs))
+    args.runs = args.runs or Path("runs") / args.table.stem
+    try:
+        table = Table.model_validate(tomllib.loads(args.table.read_text()))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        parser.error(f"{args.table}: {error}")
+    except ValidationError as error:
+        parser.error(f"{args.table}: {first_fault(Table, error)}")
+    rows = [row for row in table.rows if not args.only or row.run in args.only]
+    if args.only and len(rows) < len(set(args.only)):
+        parser.error(f"{args.table} has the rows {', '.join(row.run for row in table.rows)}")
+    if not args.print:
+        trials = [Trial(row, seed) for row in rows for seed in row.seeds or table.seeds]
+        try:
+            for trial in trials:
+                experiment(table, trial, args)  # all are checked before the first one is trained
+        except ConfigError as error:
+            parser.error(str(error))
+        with ThreadPoolExecutor(args.at_once) as pool:
+            list(pool.map(lambda trial: train(table, trial, args), trials))
+        for trial in trials:
+            evaluate(table, trial, args)
+    print("\n".join(markdown(table, args.runs)))
 
 
-def train(trial: Trial, args: argparse.Namespace) -> None:
+def job_of(table: Table, args: argparse.Namespace) -> Path:
+    """Returns the file of a table's job."""
+    folder: Path = args.table.parent.parent
+    return folder / table.job
+
+
+def values_of(table: Table, trial: Trial, args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the values that a trial has instead of the job's, by dotted key."""
+    return {**table.set, **trial.row.set, "seed": trial.seed, "data.path": args.data}
+
+
+def experiment(table: Table, trial: Trial, args: argparse.Namespace) -> Experiment:
+    """Returns the experiment of a trial."""
+    return Experiment.from_file(job_of(table, args), args.overrides, values_of(table, trial, args))
+
+
+def train(table: Table, trial: Trial, args: argparse.Namespace) -> None:
     """Trains a trial, unless it is complete."""
-    run = args.runs / trial.name
-    if len(rows(run, "test", "validation")) >= args.epochs:
+    if epochs_of(args.runs / trial.name) >= experiment(table, trial, args).training.epochs:
         return
-    settings = {
-        "seed": trial.seed,
-        "data.path": args.data,
-        "model.likelihood": trial.likelihood,
-        "model.flow.depth": trial.depth,
-        "training.epochs": args.epochs,
-        "monitor.pictures_every": 0,
-    }
-    overrides = [f"{key}={value}" for key, value in settings.items()] + args.overrides
-    command = ["train", str(JOB), "--runs", str(args.runs), "--name", trial.name, "--resume"]
-    vaedist(*command, *(word for override in overrides for word in ("--set", override)))
+    values = values_of(table, trial, args)
+    settings = [*args.overrides, *(f"{key}={json.dumps(value)}" for key, value in values.items())]
+    words = [word for setting in settings for word in ("--set", setting)]
+    job = str(job_of(table, args))
+    vaedist("train", job, "--runs", str(args.runs), "--name", trial.name, "--resume", *words)
 
 
-def evaluate(trial: Trial, args: argparse.Namespace) -> None:
+def evaluate(table: Table, trial: Trial, args: argparse.Namespace) -> None:
     """Evaluates a trial after its last epoch, unless its evaluation exists."""
-    if not evaluations(args.runs / trial.name):
-        run = str(args.runs / trial.name)
-        vaedist("evaluate", run, "--checkpoint", "newest", "--samples", str(SAMPLES), "--data", args.data)
+    run = args.runs / trial.name
+    if not evaluations(run, table.samples):
+        vaedist("evaluate", str(run), "--checkpoint", "newest", "--samples", str(table.samples), "--data", args.data)
 
 
 def vaedist(*words: str) -> None:
-    """Runs a command of vaedist."""
+    """Runs a command of vaedist; if it fails, the script ends with its exit code."""
     print("vaedist", *words, file=sys.stderr, flush=True)
-    subprocess.run([*VAEDIST, *words], check=True, stdout=subprocess.DEVNULL)
+    if code := subprocess.run([*VAEDIST, *words], check=False, stdout=subprocess.DEVNULL).returncode:
+        sys.exit(code)
 
 
-def rows(run: Path, *kinds: str) -> list[dict[str, Any]]:
-    """Returns the rows of a run's metrics of some kinds."""
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a run's metrics; none if there is no such run."""
     path = run / "metrics.jsonl"
-    found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [row for row in found if row["kind"] in kinds]
+    return read_metrics(path) if path.exists() else []
 
 
-def evaluations(run: Path) -> list[Path]:
+def epochs_of(run: Path) -> int:
+    """Returns the number of epochs that a run has completed."""
+    return len(epoch_rows(metrics(run)))
+
+
+def evaluations(run: Path, samples: int) -> list[Path]:
     """Returns the files of a run's evaluations."""
-    return sorted((run / "evaluations").glob(f"test-k{SAMPLES}-step-*.json"))
+    return sorted((run / "evaluations").glob(f"test-k{samples}-step-*.json"))
 
 
-def table(trials: Sequence[Trial], runs: Path) -> str:
-    """Returns a Markdown table of means and standard deviations over the seeds, on the test images."""
-    lines = [
-        "Test images; checkpoints after the last epoch, so that no split selects anything.",
-        "",
-        f"| likelihood | depth | VLB | log p >= L_{SAMPLES} | L_{SAMPLES} - L_{SAMPLES // 2} | effective samples | gap "
-        "| bits/dim <= | active units | images per second |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for likelihood, depth in CASES:
-        of_case = [trial for trial in trials if (trial.likelihood, trial.depth) == (likelihood, depth)]
-        found = [json.loads(evaluations(runs / trial.name)[-1].read_text()) for trial in of_case]
-        speeds = [
-            statistics.median(row["images_per_second"] for row in rows(runs / trial.name, "train")) for trial in of_case
-        ]
-        bits, units = ([record[name] for record in found] for name in ("bits_per_dim", "active_units"))
-        cells = (
-            likelihood,
-            str(depth),
-            spread([record["bounds"]["1"]["mean"] for record in found], 1),
-            spread([record["bounds"][str(SAMPLES)]["mean"] for record in found], 1),
-            spread([record["rise"]["mean"] for record in found], 2),
-            spread([record["effective_sample_size"]["mean"] for record in found], 1),
-            spread([record["gap"]["mean"] for record in found], 1),
-            spread([each[str(SAMPLES)]["mean"] for each in bits], 3) if all(bits) else "",
-            "" if None in units else spread(units, 0),
-            f"{statistics.median(speeds):,.0f}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+def markdown(table: Table, runs: Path) -> Iterator[str]:
+    """Yields the lines of the table; rows without an evaluated run have empty cells."""
+    columns = [COLUMNS[name] for name in table.columns]
+    headings = [column.heading.format(K=table.samples, half=table.samples // 2) for column in columns]
+    last = [table.published] if table.published else []
+    yield line(["model", "seeds", *headings, *last])
+    yield "|---" * (2 + len(headings) + len(last)) + "|"
+    for row in table.rows:
+        folders = [runs / Trial(row, seed).name for seed in row.seeds or table.seeds]
+        done = [(evaluations(folder, table.samples), metrics(folder)) for folder in folders]
+        found = [(json.loads(files[-1].read_text()), rows) for files, rows in done if files]
+        cells = [spread([column.value(*each) for each in found], column.digits) for column in columns]
+        yield line([row.name, str(len(found)), *cells, *([row.published] if table.published else [])])
 
 
-def spread(values: Sequence[float], digits: int) -> str:
-    """Returns mean and standard deviation as text."""
-    return f"{statistics.mean(values):.{digits}f} +- {statistics.stdev(values):.{digits}f}"
+def line(cells: Sequence[str]) -> str:
+    """Returns a line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def spread(values: Sequence[float | None], digits: int) -> str:
+    """Returns mean and standard deviation as text; nothing if a value is missing."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return ""
+    mean = f"{statistics.mean(known):,.{digits}f}"
+    return mean if len(set(known)) == 1 else f"{mean} ± {statistics.stdev(known):.{digits}f}"
 
 
 if __name__ == "__main__":

@@ -3,11 +3,16 @@
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
+from vaedist.config import Experiment
+
 JOBS = Path(__file__).parent.parent / "jobs"
+TABLES = sorted((JOBS / "tables").glob("*.toml"))
 
 
 def write_metrics(run, step_seconds, scores):
@@ -54,3 +59,97 @@ def test_curves_show_the_elbo_unless_all_runs_have_bits_per_dim(tmp_path):
     write_metrics(tmp_path / "binary", 1.0, [{"elbo": -80.0}])
     lines = curves(tmp_path / "curves.png", tmp_path / "grey", tmp_path / "binary")
     assert lines[-1] == "| end | -9.000 (step 130) | -80.000 (step 130) |"
+
+
+TABLE = """
+job = "mnist-iwae.toml"
+seeds = [0, 1]
+samples = 4
+columns = ["nll", "rise", "bits_per_dim", "active_units", "epochs", "hours"]
+published = "a paper"
+
+[[rows]]
+name = "one sample"
+run = "one"
+published = "86.76"
+
+[[rows]]
+name = "five samples"
+run = "five"
+seeds = [0]
+set = { "objective.samples" = 5 }
+"""
+
+
+def results(tmp_path, text, *words):
+    file = tmp_path / "jobs" / "tables" / "table.toml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    (tmp_path / "jobs" / "mnist-iwae.toml").write_text((JOBS / "mnist-iwae.toml").read_text())
+    words = [sys.executable, JOBS / "results.py", file, "--data", "data", "--runs", tmp_path / "runs", *words]
+    return subprocess.run(words, check=False, capture_output=True, text=True)
+
+
+def write_evaluation(run, bound):
+    (run / "evaluations").mkdir()
+    record = {
+        "samples": 4,
+        "bounds": {"1": {"mean": bound - 1.0}, "4": {"mean": bound}},
+        "rise": {"mean": 0.25},
+        "gap": {"mean": 1.0},
+        "bits_per_dim": None,
+        "active_units": 19,
+    }
+    (run / "evaluations" / "test-k4-step-000000260.json").write_text(json.dumps(record))
+
+
+def test_a_table_has_means_and_deviations_over_the_seeds_that_are_evaluated(tmp_path):
+    (tmp_path / "runs").mkdir()
+    for seed, bound in enumerate((-86.0, -87.0)):
+        run = tmp_path / "runs" / f"one-seed-{seed}"
+        write_metrics(run, 36.0, [{"elbo": -90.0}, {"elbo": -88.0}])
+        write_evaluation(run, bound)
+    done = results(tmp_path, TABLE, "--print")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "| model | seeds | NLL by L_4 | L_4 - L_2 | bits/dim ≤ | active units | epochs | hours of training | a paper |",
+        "|---|---|---|---|---|---|---|---|---|",
+        "| one sample | 2 | 86.50 ± 0.71 | 0.25 |  | 19 | 2 | 2.6 | 86.76 |",
+        "| five samples | 0 |  |  |  |  |  |  |  |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('samples = 4', "samples = 'a'"), "samples"),
+        (('"nll"', '"nil"'), "no column nil; there are vlb, log_p, "),
+        (('"objective.samples" = 5', '"objective.samples" = 0'), "objective.samples = 0: "),
+        (("mnist-iwae", "mnist"), "no job file at "),
+        (("run = \"one\"", "runs = \"one\""), "runs"),
+    ],
+)  # fmt: skip
+def test_a_faulty_table_is_refused_in_one_line_before_training(tmp_path, change, message):
+    done = results(tmp_path, TABLE.replace(*change))
+    assert done.returncode == 2
+    assert message in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_row_is_refused(tmp_path):
+    done = results(tmp_path, TABLE, "--only", "six")
+    assert done.returncode == 2
+    assert done.stderr.endswith("has the rows one, five\n")
+
+
+@pytest.mark.parametrize("file", TABLES, ids=lambda file: file.name)
+def test_the_experiments_of_all_tables_are_valid(file):
+    table = tomllib.loads(file.read_text())
+    for row in table["rows"]:
+        Experiment.from_file(JOBS / table["job"], (), {**table.get("set", {}), **row.get("set", {})})
+    assert results_print(file).startswith("| model | seeds |")
+
+
+def results_print(file):
+    words = [sys.executable, JOBS / "results.py", file, "--data", "data", "--runs", "no-runs", "--print"]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
