@@ -17,6 +17,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -87,7 +88,8 @@ class Row(Section):
     Attributes:
         name: text of the first column.
         run: name of the runs, followed by the seed.
-        set: values of the experiment by dotted key.
+        set: values of the experiment by dotted key; that of "model" or "model.flow" may be a table, which replaces the
+            job's.
         seeds: seeds of the runs; those of the table if there are none.
         published: text of the last column.
     """
@@ -174,31 +176,21 @@ def main() -> None:
     print("\n".join(markdown(table, args.runs)))
 
 
-def job_of(table: Table, args: argparse.Namespace) -> Path:
-    """Returns the file of a table's job."""
-    folder: Path = args.table.parent.parent
-    return folder / table.job
-
-
-def values_of(table: Table, trial: Trial, args: argparse.Namespace) -> dict[str, Any]:
-    """Returns the values that a trial has instead of the job's, by dotted key."""
-    return {**table.set, **trial.row.set, "seed": trial.seed, "data.path": args.data}
-
-
 def experiment(table: Table, trial: Trial, args: argparse.Namespace) -> Experiment:
     """Returns the experiment of a trial."""
-    return Experiment.from_file(job_of(table, args), args.overrides, values_of(table, trial, args))
+    values = {**table.set, **trial.row.set, "seed": trial.seed, "data.path": args.data}
+    return Experiment.from_file(args.table.parent.parent / table.job, args.overrides, values)
 
 
 def train(table: Table, trial: Trial, args: argparse.Namespace) -> None:
     """Trains a trial, unless it is complete."""
-    if epochs_of(args.runs / trial.name) >= experiment(table, trial, args).training.epochs:
+    chosen = experiment(table, trial, args)
+    if epochs_of(args.runs / trial.name) >= chosen.training.epochs:
         return
-    values = values_of(table, trial, args)
-    settings = [*args.overrides, *(f"{key}={json.dumps(value)}" for key, value in values.items())]
-    words = [word for setting in settings for word in ("--set", setting)]
-    job = str(job_of(table, args))
-    vaedist("train", job, "--runs", str(args.runs), "--name", trial.name, "--resume", *words)
+    with tempfile.TemporaryDirectory(prefix="results-") as folder:
+        job = Path(folder) / f"{trial.name}.toml"
+        job.write_text(chosen.to_toml(), encoding="utf-8")
+        vaedist("train", str(job), "--runs", str(args.runs), "--name", trial.name, "--resume")
 
 
 def evaluate(table: Table, trial: Trial, args: argparse.Namespace) -> None:

@@ -143,7 +143,8 @@ def test_an_unknown_row_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("file", TABLES, ids=lambda file: file.name)
-def test_the_experiments_of_all_tables_are_valid(file):
+def test_the_experiments_of_all_tables_are_valid(file, monkeypatch):
+    monkeypatch.syspath_prepend(JOBS.parent / "examples" / "planar_flow")
     table = tomllib.loads(file.read_text())
     for row in table["rows"]:
         Experiment.from_file(JOBS / table["job"], (), {**table.get("set", {}), **row.get("set", {})})
