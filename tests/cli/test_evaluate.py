@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from click.testing import CliRunner
 from PIL import Image
 from synthetic import source
@@ -168,6 +169,12 @@ def test_samples_at_a_low_temperature_are_near_the_image_of_the_priors_mean(invo
         spreads[temperature] = vaedist.load_run(place / "grey").sample(9, temperature=temperature).std(0).mean()
     assert spreads[0] == pytest.approx(0, abs=1e-6)
     assert 0.3 * spreads[1] < spreads[0.5] < 0.8 * spreads[1]
+
+
+def test_gpus_compute_in_float32(invoke, tmp_path):
+    tf.config.experimental.enable_tensor_float_32_execution(True)  # TensorFlow's default
+    invoke("sample", "grey", "-n", 1, "-o", tmp_path / "one.png")
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()
 
 
 def test_python_sees_the_pixels_that_are_evaluated(place):

@@ -18,8 +18,13 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def loaded(run: str | Path, **options: Any) -> Iterator[Any]:
-    """Yields the run that `load_run` returns, in a context that discards output on stdout and stderr."""
+    """Yields the run that `load_run` returns, in a context that discards output on stdout and stderr.
+
+    GPUs are configured by `configure_gpus`.
+    """
     with quiet():
         from vaedist.api import load_run
+        from vaedist.devices.gpus import configure_gpus
 
+        configure_gpus()
         yield load_run(run, **options)

@@ -72,6 +72,17 @@ def memory_of_first() -> int:
     return total.value
 
 
+def configure_gpus() -> None:
+    """Configures all visible GPUs for a process that shares them with others and whose results are reported.
+
+    Memory is allocated as needed, and products of float32 are not rounded to TF32. TensorFlow must not have used a GPU
+    before.
+    """
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    allow_tensor_float_32(False)
+
+
 def allow_tensor_float_32(allowed: bool) -> None:
     """Allows or forbids GPUs to round the factors of float32 products to TF32, in programs compiled from now on."""
     tf.config.experimental.enable_tensor_float_32_execution(allowed)
