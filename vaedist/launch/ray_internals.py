@@ -10,6 +10,7 @@ Functions import Ray themselves, as importing Ray Train takes a second, and only
 """
 
 import logging
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
@@ -101,6 +102,33 @@ def loopback_only() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def patient_start(seconds: float) -> Iterator[None]:
+    """Patch: within the context, `ray.init` waits for the raylet that it starts for this time instead of 30 s.
+
+    On a machine that is busy with other programs, 30 s are too short. Not needed once Ray reads the time from a
+    variable.
+    """
+    from ray._private import services
+
+    get_node, end = services.get_node, time.monotonic() + seconds
+
+    def patient(*args: Any) -> Any:
+        while True:
+            try:
+                return get_node(*args)
+            except RuntimeError:  # the raylet has not registered yet
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
+
+    services.get_node = patient
+    try:
+        yield
+    finally:
+        services.get_node = get_node
 
 
 # Authentication

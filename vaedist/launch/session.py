@@ -15,15 +15,23 @@ from vaedist.errors import ClusterError, VaedistError
 from vaedist.launch.addresses import LOOPBACK, ONLY_HERE, free_port
 from vaedist.launch.authentication import IN_JOB, authorize, has_token, require_variables, secure_local
 from vaedist.launch.doctor.preflight import check_head, check_socket_paths
-from vaedist.launch.ray_internals import default_temp_folder, find_head, loopback_only
+from vaedist.launch.ray_internals import default_temp_folder, find_head, loopback_only, patient_start
 from vaedist.launch.training.proxies import bypass_proxies
 from vaedist.launch.user_code import check_importable, python_path, staged
 from vaedist.storage.filesystem import first_line
 from vaedist.storage.uri import require_utf8
 
+RAYLET_SECONDS = 120  # for the raylet to start
 # Ray's default of 30 s is too short on a machine that swaps or sleeps: processes that wait for the head would exit,
 # such as the actor that frees the workers of a run whose controller died.
 HEAD_SECONDS = 300
+# Read by each process of a Ray on this machine. The head and the raylet wait for each other on a machine that has no
+# processor time for one of them; by default the raylet ends after 60 s, and with it, without a message, the command.
+PATIENCE = {
+    "RAY_py_gcs_connect_timeout_s": str(HEAD_SECONDS),
+    "RAY_gcs_rpc_server_reconnect_timeout_s": str(HEAD_SECONDS),
+    "RAY_health_check_failure_threshold": "30",  # checks, every 3 s, that wait up to 10 s for an answer
+}
 # Ray starts workers at niceness 15. With 0, computing workers have priority over the many coordinating processes, each
 # of which wakes up a hundred times a second and delays parallel loops.
 COMPUTING = {"env_vars": {"RAY_worker_niceness": "0"}}
@@ -96,7 +104,8 @@ def start_ray(packages: Sequence[Path] = (), **options: Any) -> None:
     bypass_proxies()
     secure_local()
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine is not preempted
-    os.environ.setdefault("RAY_py_gcs_connect_timeout_s", str(HEAD_SECONDS))  # read by each process of Ray
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
     # A process of Ray that searches for its cluster fails if several run on the machine. Choosing the port here allows
     # to pass the address to it.
     port = free_port()
@@ -104,6 +113,7 @@ def start_ray(packages: Sequence[Path] = (), **options: Any) -> None:
     with (
         environment(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=address, **ONLY_HERE, **python_path(packages)),
         loopback_only(),
+        patient_start(RAYLET_SECONDS),
         _hang_up_blocked(),
     ):
         ray.init(address="local", **{"include_dashboard": False} | options)
