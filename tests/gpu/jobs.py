@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import psutil
+from measure import finish
 
 from vaedist.data.prepare import prepare
 from vaedist.data.sources import photos
@@ -149,11 +150,7 @@ def main():
     """Runs a part."""
     name, device = sys.argv[1:]
     with tempfile.TemporaryDirectory(prefix="gpu-") as folder:
-        tables, faults = {"train": train, "sweep": sweep}[name](device, Path(folder))
-    print(json.dumps(tables), flush=True)
-    for fault in faults:
-        print(fault)
-    return 1 if faults else 0
+        return finish(*{"train": train, "sweep": sweep}[name](device, Path(folder)))
 
 
 if __name__ == "__main__":

@@ -266,6 +266,14 @@ def profile(device):
     return {"the longest operations": rows}, []
 
 
+def finish(tables, faults):
+    """Prints the result of a part; returns its exit code."""
+    print(json.dumps(tables), flush=True)
+    for fault in faults:
+        print(fault)
+    return 1 if faults else 0
+
+
 def main():
     """Runs a part."""
     name, *arguments = sys.argv[1:]
@@ -275,11 +283,7 @@ def main():
     if name == "flops-of":
         flops_of(*arguments)
         return 0
-    tables, faults = {"losses": losses, "speed": speed, "profile": profile}[name](arguments[0])
-    print(json.dumps(tables), flush=True)
-    for fault in faults:
-        print(fault)
-    return 1 if faults else 0
+    return finish(*{"losses": losses, "speed": speed, "profile": profile}[name](arguments[0]))
 
 
 if __name__ == "__main__":
