@@ -9,11 +9,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 # Suspends the raylet, before it registers, for longer than the 30 s that Ray waits for it.
 STALLED = """
-import threading, time, psutil
+import os, threading, time, psutil
 from vaedist.launch.session import ray_session
 
+raylets = []
+
 def stall():
-    raylets = []
+    global raylets
     while not raylets:
         time.sleep(0.01)
         raylets = [child for child in psutil.Process().children(recursive=True) if child.name() == "raylet"]
@@ -27,9 +29,12 @@ start = time.monotonic()
 with ray_session():
     import ray
     print("started", time.monotonic() - start > 35, ray.get(ray.remote(lambda: 7).remote()), flush=True)
+    patient = ("RAY_gcs_rpc_server_reconnect_timeout_s", "RAY_health_check_failure_threshold")
+    print([name in raylets[0].environ() for name in patient], [name in os.environ for name in patient])
 """
 
 
 def test_ray_starts_although_its_raylet_gets_no_processor_time_for_half_a_minute():
     said = subprocess.run([sys.executable, "-c", STALLED], capture_output=True, text=True, check=False)
-    assert said.stdout.splitlines() == ["suspended", "started True 7"], said.stderr[-2000:]
+    patient = "[True, True] [False, False]"  # in the raylet, and not in what this process starts later
+    assert said.stdout.splitlines() == ["suspended", "started True 7", patient], said.stderr[-2000:]

@@ -25,10 +25,10 @@ RAYLET_SECONDS = 120  # for the raylet to start
 # Ray's default of 30 s is too short on a machine that swaps or sleeps: processes that wait for the head would exit,
 # such as the actor that frees the workers of a run whose controller died.
 HEAD_SECONDS = 300
-# Read by each process of a Ray on this machine. The head and the raylet wait for each other on a machine that has no
-# processor time for one of them; by default the raylet ends after 60 s, and with it, without a message, the command.
+# For the processes of a Ray on this machine, unless the variables are set. The head and the raylet wait for each other
+# if one of them gets no processor time; by default the raylet ends after 60 s, and with it, without a message, the
+# command. Clusters do not get them, as they would notice a lost machine later.
 PATIENCE = {
-    "RAY_py_gcs_connect_timeout_s": str(HEAD_SECONDS),
     "RAY_gcs_rpc_server_reconnect_timeout_s": str(HEAD_SECONDS),
     "RAY_health_check_failure_threshold": "30",  # checks, every 3 s, that wait up to 10 s for an answer
 }
@@ -104,14 +104,19 @@ def start_ray(packages: Sequence[Path] = (), **options: Any) -> None:
     bypass_proxies()
     secure_local()
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine is not preempted
-    for name, value in PATIENCE.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("RAY_py_gcs_connect_timeout_s", str(HEAD_SECONDS))  # read by each process of Ray
     # A process of Ray that searches for its cluster fails if several run on the machine. Choosing the port here allows
     # to pass the address to it.
     port = free_port()
     address = f"{LOOPBACK}:{port}"
     with (
-        environment(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=address, **ONLY_HERE, **python_path(packages)),
+        environment(
+            RAY_GCS_SERVER_PORT=str(port),
+            RAY_ADDRESS=address,
+            **ONLY_HERE,
+            **python_path(packages),
+            **{name: os.environ.get(name, value) for name, value in PATIENCE.items()},
+        ),
         loopback_only(),
         patient_start(RAYLET_SECONDS),
         _hang_up_blocked(),
