@@ -14,6 +14,7 @@ last epoch, on the test images, so that no split selects anything.
 
 import argparse
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Annotated, Any, NamedTuple
 
 from curves import curve_of
@@ -34,6 +36,8 @@ from vaedist.errors import ConfigError
 from vaedist.monitor.metrics import epoch_rows, read_metrics
 
 VAEDIST = (sys.executable, "-m", "vaedist")
+RUNNING: set[subprocess.Popen[bytes]] = set()  # commands that have been started and have not ended
+FAILED = Event()  # a command has failed or was stopped: no other one is started
 
 
 class Column(NamedTuple):
@@ -163,6 +167,7 @@ def main() -> None:
     if args.only and len(rows) < len(set(args.only)):
         parser.error(f"{args.table} has the rows {', '.join(row.run for row in table.rows)}")
     if not args.print:
+        signal.signal(signal.SIGTERM, stop_commands)
         trials = [Trial(row, seed) for row in rows for seed in row.seeds or table.seeds]
         try:
             for trial in trials:
@@ -202,9 +207,22 @@ def evaluate(table: Table, trial: Trial, args: argparse.Namespace) -> None:
 
 def vaedist(*words: str) -> None:
     """Runs a command of vaedist; if it fails, the script ends with its exit code."""
+    if FAILED.is_set():
+        return
     print("vaedist", *words, file=sys.stderr, flush=True)
-    if code := subprocess.run([*VAEDIST, *words], check=False, stdout=subprocess.DEVNULL).returncode:
+    with subprocess.Popen([*VAEDIST, *words], stdout=subprocess.DEVNULL) as command:
+        RUNNING.add(command)
+        code = command.wait()
+        RUNNING.discard(command)
+    if code:
+        FAILED.set()
         sys.exit(code)
+
+
+def stop_commands(*_: Any) -> None:
+    """Passes SIGTERM on to the commands, which save their runs and end, and with them the script."""
+    for command in tuple(RUNNING):
+        command.terminate()
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

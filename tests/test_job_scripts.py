@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 from PIL import Image
 
 from vaedist.config import Experiment
+from vaedist.monitor.metrics import read_metrics
+from vaedist.runs.checkpoint_store import CheckpointStore
+from vaedist.runs.folder import RunFolder
 
 JOBS = Path(__file__).parent.parent / "jobs"
 TABLES = sorted((JOBS / "tables").glob("*.toml"))
@@ -154,3 +158,29 @@ def test_the_experiments_of_all_tables_are_valid(file, monkeypatch):
 def results_print(file):
     words = [sys.executable, JOBS / "results.py", file, "--data", "data", "--runs", "no-runs", "--print"]
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_table_that_is_stopped_saves_the_run_that_it_trains(small_dataset, tmp_path):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "job.toml").write_text(
+        "training = { epochs = 100000, global_batch = 16 }\nmonitor = { log_every = 1 }\n"
+    )
+    file = tmp_path / "tables" / "table.toml"
+    file.write_text(TABLE.replace("mnist-iwae.toml", "job.toml"))
+    words = ["--data", small_dataset, "--runs", tmp_path / "runs", "--only", "one"]
+    with subprocess.Popen(
+        [sys.executable, JOBS / "results.py", file, *words], stderr=subprocess.PIPE, text=True
+    ) as script:
+        metrics = tmp_path / "runs" / "one-seed-0" / "metrics.jsonl"
+        while not metrics.exists() or not read_metrics(metrics):
+            assert script.poll() is None, script.communicate()
+            time.sleep(0.1)
+        script.terminate()
+        _, said = script.communicate(timeout=120)
+    assert script.returncode == 130, said
+    assert "stopping after this step and saving a checkpoint" in said  # by the command, which has ended too
+    reached = CheckpointStore(RunFolder.at(tmp_path / "runs" / "one-seed-0")).newest().position.step
+    assert reached == read_metrics(metrics)[-1]["step"]
+    assert not (tmp_path / "runs" / "one-seed-1").exists()
