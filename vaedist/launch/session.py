@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from vaedist.config import ScalingSection
-from vaedist.errors import ClusterError, VaedistError
+from vaedist.errors import ClusterError, VaedistError, WorkerError
 from vaedist.launch.addresses import LOOPBACK, ONLY_HERE, free_port
 from vaedist.launch.authentication import IN_JOB, authorize, has_token, require_variables, secure_local
 from vaedist.launch.doctor.preflight import check_head, check_socket_paths
@@ -51,6 +51,7 @@ def ray_session(address: str | None = None, packages: Sequence[Path] = ()) -> It
         ConfigError: a package cannot be read.
         ClusterError: the cluster cannot be reached, `authorize` refuses the address, or workers of an existing
             connection cannot import a package.
+        WorkerError: within the context, Ray raised an error, as when this machine's Ray has ended.
     """
     if ray.is_initialized():
         check_importable(packages)
@@ -77,6 +78,8 @@ def ray_session(address: str | None = None, packages: Sequence[Path] = ()) -> It
         if callable(on_sigterm):  # Ray has replaced it with a handler that ends the process at once
             signal.signal(signal.SIGTERM, on_sigterm)
         yield
+    except ray.exceptions.RayError as error:
+        raise WorkerError(f"Ray failed: {first_line(error)}") from error
     finally:
         ray.shutdown()
 

@@ -79,7 +79,7 @@ class RaySession:
         """
         with ExitStack() as stack:
             if self.quiet:
-                stack.enter_context(output_to(log))
+                stack.enter_context(output_to(log, advice=f"see {log}; --resume continues from the newest checkpoint"))
             stack.enter_context(self.ray)
             yield
 

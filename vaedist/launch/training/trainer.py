@@ -208,13 +208,16 @@ def _fit(
             channel.put.remote(ENDED)
 
     threading.Thread(target=fit, name="ray-train", daemon=True).start()
-    _watch(channel, observe, stop)
-    final = ray.get(channel.error.remote())
+    advice = f"see {run.store.location_of(run.logs / RAY_LOG)}; --resume continues from the newest checkpoint"
+    try:
+        _watch(channel, observe, stop)
+        final = ray.get(channel.error.remote())
+    except ray.exceptions.RayActorError as error:  # the channel is on this machine, and ends with its Ray
+        raise WorkerError(f"Ray has ended on this machine; {advice}") from error
     if final is not None:
         raise final
     if errors:
-        log = run.store.location_of(run.logs / RAY_LOG)
-        raise WorkerError(f"{_reason(errors[0])}; see {log}; --resume continues from the newest checkpoint")
+        raise WorkerError(f"{_reason(errors[0])}; {advice}")
 
 
 def _reason(error: BaseException) -> str:
