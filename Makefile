@@ -12,10 +12,10 @@ PHOTOS := data/photos/manifest.json
 TOO_OLD := vaedist needs Python 3.11 or newer; choose one with PYTHON=...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all test-cluster test-faults lint format clean
+.PHONY: help setup train test test-all test-cluster test-faults lint format docs docs-reference docs-serve clean
 
 help: ## Print the targets (the default)
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 setup: $(INSTALLED) ## Create .venv and install the project into it; the targets below do this if needed
 
@@ -46,6 +46,19 @@ format: $(INSTALLED) ## Fix style and formatting
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# Without its notice that Material for MkDocs is maintained until 2027.
+docs docs-serve: export NO_MKDOCS_2_WARNING := 1
+
+docs: $(INSTALLED) ## Build the documentation into build/site; a broken link is an error
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+docs-serve: $(INSTALLED) ## Serve the documentation at http://127.0.0.1:8000, and rebuild it when a page changes
+	$(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:8000
+
+docs-reference: $(INSTALLED) ## Generate docs/configuration.md, docs/command-line.md and the drawings again
+	$(BIN)/python docs/tools/generate.py
+	$(BIN)/python docs/tools/drawings.py
+
 clean: ## Remove .venv, caches and build output, but no runs or data
 	rm -rf .venv build dist vaedist.egg-info
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
@@ -56,7 +69,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(TOO_OLD)" or 0)'
 	@echo "installing into .venv: a few minutes, once"
 	@"$(PYTHON)" -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,optuna,photos]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,optuna,photos]'
 	@touch $@
 
 # Order-only: existing data is kept, even if .venv is newer.

@@ -1,42 +1,31 @@
 """Commands, options, keys, files and tests that the pages and the jobs' comments name exist."""
 
-import json
+import ast
+import importlib
 import os
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import click
 import pytest
+from pages import PAGES, ROOT, fences, inline
 
 import vaedist
 from vaedist.cli import main
-from vaedist.config import Sweep, keys, read_job, with_options
+from vaedist.config import Experiment, Sweep, keys, read_job, with_options
 from vaedist.config.model_options import MODELS
+from vaedist.evaluation.results import Evaluation
 from vaedist.runs.folder import RunFolder
 from vaedist.sweeps import SweepFolder
 
-ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-MODELS_PAGE = ROOT / "docs/models.md"
 JOBS = sorted((ROOT / "jobs").glob("*.toml"))
-MADE = ("data", "runs")  # folders of the root that commands create
+MADE = ("data", "runs", "build")  # folders of the root that commands create
 
 pytestmark = pytest.mark.usefixtures("example_packages")
-
-
-def fences(page: Path, language: str) -> list[str]:
-    """Returns the code blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
-
-
-def inline(page: Path) -> list[str]:
-    """Returns the code in backticks, outside of blocks."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", text)]
 
 
 def header(job: Path) -> str:
@@ -129,14 +118,10 @@ def test_configuration_keys_in_backticks_exist():
     assert set(named) <= known
 
 
-@pytest.mark.parametrize("name", MODELS.built_in)
-def test_the_page_on_models_lists_all_options_of_a_model_with_their_defaults(name):
-    (section,) = re.findall(rf"^## `{name}`.*?(?=^## |\Z)", MODELS_PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    found = dict(re.findall(r"^\| `([a-z_.]+)` \| `([^`]*)` \|", section, re.MULTILINE))
-    options = MODELS.options_class(name)().model_dump()
-    flow = {f"flow.{key}": value for key, value in options.pop("flow").items()}
-    expected = {key: json.dumps(value) for key, value in (options | flow).items() if not key.endswith("type")}
-    assert found == expected
+@pytest.mark.parametrize(("page", "snippet"), [(page.name, text) for page in PAGES for text in fences(page, "toml")])
+def test_a_snippet_of_a_job_is_valid(page, snippet):
+    tables = tomllib.loads(snippet)
+    (Sweep if "tune" in tables else Experiment).from_dict(tables, page)
 
 
 @pytest.mark.parametrize("name", file_names())
@@ -156,19 +141,37 @@ def test_make_targets_exist():
     assert {"train", "test"} <= named <= targets
 
 
-@pytest.mark.parametrize("snippet", fences(README, "python"))
-def test_python_snippets_compile_and_use_existing_names(snippet):
-    compile(snippet, "README.md", "exec")
-    assert set(re.findall(r"\bvaedist\.(\w+)", snippet)) <= set(vaedist.__all__)
-    for method in re.findall(r"\brun\.(\w+)\(", snippet):
-        assert callable(getattr(vaedist.Run, method))
+@pytest.mark.parametrize(("page", "snippet"), [(page, text) for page in PAGES for text in fences(page, "python")])
+def test_a_python_snippet_compiles_and_uses_existing_names(page, snippet):
+    tree = ast.parse(snippet, page.name)
+    runs = {"run", "one", "other"}  # in all snippets, names of trained runs
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("vaedist"):
+            assert all(hasattr(importlib.import_module(node.module), each.name) for each in node.names)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if node.value.id == "vaedist":
+                assert node.attr in vaedist.__all__
+            if node.value.id in runs:
+                assert node.attr in {*vars(vaedist.Run), *vaedist.Run.__dataclass_fields__}
+            if node.value.id == "result":
+                assert node.attr in {*vars(Evaluation), *Evaluation.__dataclass_fields__}
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "from_file":
+            job, *overrides = (ast.literal_eval(given) for given in node.args)
+            vaedist.Experiment.from_file(ROOT / job, *overrides)
+
+
+@pytest.mark.parametrize("snippet", fences(ROOT / "docs/extending.md", "python"))
+def test_the_code_on_extending_is_that_of_the_examples(snippet):
+    examples = "".join(file.read_text() for file in (ROOT / "examples").rglob("*.py"))
+    lines = {line.strip() for line in snippet.splitlines()} - {"", "..."}
+    assert [line for line in lines if line not in examples] == []
 
 
 def test_python_names_in_backticks_exist():
     assert {code.split(".")[1] for code in in_inline(r"vaedist\.\w+")} <= set(vaedist.__all__)
 
 
-def test_the_readme_names_all_files_of_a_run():
+def test_the_pages_name_all_files_of_a_run():
     run, named = RunFolder.at(Path()), {Path(code).parts[0] for code in in_inline(r"[\w./]+")}
     left = (run.experiment, run.metrics, run.tensorboard, run.pictures, run.evaluations, run.checkpoints, run.logs)
     assert {path.name for path in left} <= named

@@ -74,7 +74,7 @@ def test_cudas_packages_are_pinned_and_are_those_that_tensorflow_asks_for():
 
 
 def test_every_installation_of_the_extra_gpu_is_pinned():
-    pages = [ROOT / "README.md", CLUSTER / "README.md", CLUSTER / "docker" / "Dockerfile"]
+    pages = [ROOT / "docs" / "scaling.md", CLUSTER / "README.md", CLUSTER / "docker" / "Dockerfile"]
     lines = [line for page in pages for line in page.read_text().splitlines() if "install" in line and "gpu]" in line]
     assert lines
     assert all("-c constraints.txt -c constraints-gpu.txt" in line for line in lines)
@@ -82,7 +82,7 @@ def test_every_installation_of_the_extra_gpu_is_pinned():
 
 def test_the_minimum_driver_version_is_documented():
     [least] = re.findall(r"driver (\d+\.\d+\.\d+)", GPU)
-    for page in ("README.md", "cluster/README.md"):
+    for page in ("docs/scaling.md", "cluster/README.md"):
         assert least in (ROOT / page).read_text()
 
 

@@ -127,15 +127,15 @@ def test_ray_accepts_the_longest_allowed_folder_and_no_longer_one():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems allow other lengths")
-def test_the_readme_documents_the_limit_on_the_folders_path():
-    readme = " ".join((Path(__file__).parents[2] / "README.md").read_text().split())
+def test_the_page_on_clusters_documents_the_limit_on_the_folders_path():
+    page = " ".join((Path(__file__).parents[2] / "docs" / "clusters.md").read_text().split())
     check_socket_paths("t" * 39, "ray")
     check_socket_paths("t" * 24, "vaedist-00000000/2")  # of three nodes
     with pytest.raises(ClusterError):
         check_socket_paths("t" * 40, "ray")
     with pytest.raises(ClusterError):
         check_socket_paths("t" * 25, "vaedist-00000000/2")
-    assert "can therefore have at most 39 bytes on Linux, and 24 for `vaedist cluster up`" in readme
+    assert "can therefore have at most 39 bytes on Linux, and 24 for `vaedist cluster up`" in page
 
 
 def test_a_socket_can_be_bound_at_the_longest_path(tmp_path):

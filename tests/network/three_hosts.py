@@ -30,7 +30,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "data")]
 
-GIVEN_UP = 75.0  # seconds until a silent host counts as dead, with a margin; README.md and cluster/README.md say 70
+GIVEN_UP = 75.0  # seconds until a silent host counts as dead, with a margin; docs/fault-tolerance.md says 70
 UP = 300.0  # timeout of each wait, sufficient on a busy machine
 PORT, PORTS = 6379, (20_000, 20_099)  # ports of Ray's head and of TensorFlow's servers
 STEPS, LOG_EVERY = 100, 5  # steps per epoch, and between rows of metrics

@@ -1,4 +1,4 @@
-"""The README's commands from the installation to the curves, line by line in a shell."""
+"""The commands of docs/clusters.md from the installation to the curves, line by line in a shell."""
 
 import json
 import os
@@ -27,12 +27,13 @@ SMALLER = {
 
 def lines():
     """Returns the commands of a section."""
-    section = (ROOT / "README.md").read_text().partition("\n## On a cluster\n")[2].partition("\n## ")[0]
+    page = (ROOT / "docs/clusters.md").read_text()
+    section = page.partition("\n## From installation to curves\n")[2].partition("\n## ")[0]
     block = re.search(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL).group(1)
     return [line.partition("   #")[0].strip() for line in block.splitlines()]
 
 
-def test_every_line_of_the_readme_works(tmp_path, monkeypatch):
+def test_every_line_of_the_page_works(tmp_path, monkeypatch):
     monkeypatch.setenv("VAEDIST_STATE", str(tmp_path / "state"))
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)
