@@ -145,6 +145,8 @@ def test_make_targets_exist():
 def test_a_python_snippet_compiles_and_uses_existing_names(page, snippet):
     tree = ast.parse(snippet, page.name)
     runs = {"run", "one", "other"}  # in all snippets, names of trained runs
+    lists = (node for node in ast.walk(tree) if isinstance(node, ast.Assign) and isinstance(node.value, ast.List))
+    values = {node.targets[0].id: ast.literal_eval(node.value) for node in lists}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module.startswith("vaedist"):
             assert all(hasattr(importlib.import_module(node.module), each.name) for each in node.names)
@@ -156,7 +158,7 @@ def test_a_python_snippet_compiles_and_uses_existing_names(page, snippet):
             if node.value.id == "result":
                 assert node.attr in {*vars(Evaluation), *Evaluation.__dataclass_fields__}
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "from_file":
-            job, *overrides = (ast.literal_eval(given) for given in node.args)
+            job, *overrides = (values.get(getattr(given, "id", None)) or ast.literal_eval(given) for given in node.args)
             vaedist.Experiment.from_file(ROOT / job, *overrides)
 
 

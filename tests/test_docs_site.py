@@ -12,7 +12,6 @@ from functools import cache
 import pytest
 from pages import DOCS, LINKED, PAGES, README, ROOT, anchors, fences, links, sentences
 
-TROUBLESHOOTING = DOCS / "troubleshooting.md"
 MOST_LINES = 120  # of the README
 SENTENCE = 50  # characters; shorter sentences may occur on several pages
 
@@ -74,8 +73,16 @@ def literals():
     return found
 
 
-@pytest.mark.parametrize("message", [block.strip() for block in fences(TROUBLESHOOTING, "text")])
-def test_an_explained_error_message_is_one_of_the_code(message):
+def messages():
+    """Returns the messages that the pages on errors and faults quote."""
+    rows = re.findall(r"^\| [^|]* \|([^|]*)\|", (DOCS / "fault-tolerance.md").read_text(), re.MULTILINE)
+    quoted = [code for cell in rows for code in re.findall(r"`([^`]*)`", cell)]
+    assert len(quoted) >= 8
+    return [" ".join(block.split()) for block in fences(DOCS / "troubleshooting.md", "text")] + quoted
+
+
+@pytest.mark.parametrize("message", messages())
+def test_a_quoted_message_is_one_of_the_code(message):
     assert len(message.replace("…", "")) > 10
     assert any(message in literal for literal in literals())
 
