@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+from pages import DOCS, fences
 
 from vaedist.api import load_run
 from vaedist.errors import ClusterError, Interrupted, NonFiniteError, RunError, WorkerError
@@ -101,6 +102,19 @@ def test_a_run_reports_events_and_leaves_its_folder(trained):
         assert (run.pictures / name).stat().st_size > 100
     evaluated = load_run(run.path, checkpoint="newest").evaluate(samples=16)
     assert evaluated.elbo.mean == pytest.approx(tests[1], abs=0.5)
+
+
+def test_the_documented_uses_of_a_trained_run_work(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    for name in ("cifar10-iaf", "cifar10-vae"):
+        Path("runs", name).symlink_to(trained.run.path)
+    one, two, _ = fences(DOCS / "python-api.md", "python")
+    names = {}
+    exec(one, names)
+    assert names["samples"].shape == (64, *names["images"].shape[1:])
+    exec(two, names)
+    assert names["result"].scores.elbo.shape == (96,)
 
 
 @pytest.mark.slow
