@@ -40,8 +40,9 @@ def shell_lines(page: Path) -> list[str]:
 
 
 def calls(program: str, *pages: Path) -> list[str]:
-    """Returns the lines that call a program."""
-    return sorted({line.strip() for page in pages for line in shell_lines(page) if line.split()[:1] == [program]})
+    """Returns the lines that call a program, without variables that are set for the call."""
+    lines = (re.sub(r"^(\w+=\S+ )+", "", line.strip()) for page in pages for line in shell_lines(page))
+    return sorted({line for line in lines if line.split()[:1] == [program]})
 
 
 def in_inline(pattern: str) -> list[str]:
@@ -93,8 +94,9 @@ def file_names() -> list[str]:
 @pytest.mark.parametrize("line", calls("vaedist", *PAGES, *JOBS))
 def test_a_call_in_a_block_is_complete_and_its_job_and_overrides_are_valid(line):
     given = read_call(line).params
-    if given.get("job"):
-        read_job(ROOT / given["job"], given["overrides"])
+    if name := given.get("job"):
+        job = next(path for path in (ROOT / name, *ROOT.glob(f"examples/*/{name}")) if path.exists())
+        read_job(job, given["overrides"])
 
 
 @pytest.mark.parametrize("code", in_inline(r"vaedist( .*)?"))
@@ -141,24 +143,25 @@ def test_make_targets_exist():
     assert {"train", "test"} <= named <= targets
 
 
+RETURNED = {"load_run": vaedist.Run, "evaluate": Evaluation, "train": RunFolder}  # classes of what calls return
+
+
 @pytest.mark.parametrize(("page", "snippet"), [(page, text) for page in PAGES for text in fences(page, "python")])
 def test_a_python_snippet_compiles_and_uses_existing_names(page, snippet):
-    tree = ast.parse(snippet, page.name)
-    runs = {"run", "one", "other"}  # in all snippets, names of trained runs
-    lists = (node for node in ast.walk(tree) if isinstance(node, ast.Assign) and isinstance(node.value, ast.List))
-    values = {node.targets[0].id: ast.literal_eval(node.value) for node in lists}
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(ast.parse(snippet, page.name)))
+    known = {"vaedist": vaedist}
+    for node in nodes:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            made = RETURNED.get(getattr(node.value.func, "attr", ""))
+            known |= {name.id: made for name in node.targets if made}
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module.startswith("vaedist"):
             assert all(hasattr(importlib.import_module(node.module), each.name) for each in node.names)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if node.value.id == "vaedist":
-                assert node.attr in vaedist.__all__
-            if node.value.id in runs:
-                assert node.attr in {*vars(vaedist.Run), *vaedist.Run.__dataclass_fields__}
-            if node.value.id == "result":
-                assert node.attr in {*vars(Evaluation), *Evaluation.__dataclass_fields__}
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") in known:
+            owner = known[node.value.id]
+            assert node.attr in {*dir(owner), *getattr(owner, "__dataclass_fields__", ()), *vaedist.__all__}
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "from_file":
-            job, *overrides = (values.get(getattr(given, "id", None)) or ast.literal_eval(given) for given in node.args)
+            job, *overrides = map(ast.literal_eval, node.args)
             vaedist.Experiment.from_file(ROOT / job, *overrides)
 
 
