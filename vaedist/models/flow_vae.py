@@ -145,6 +145,10 @@ class FlowVAE(LikelihoodModel):
         """Returns E[z|x] = mu, [B, latent], if there is no flow, else None."""
         return None if self.options.flow.depth else {Z: encoding.mu}
 
+    def posterior_base(self, encoding: Encoding) -> dict[str, tuple[Any, Any]]:
+        """Returns mu and log_sigma of z_0, [B, latent]; with a flow, z = flow(z_0; h)."""
+        return {Z: (encoding.mu, encoding.log_sigma)}
+
     def flow_cases(self, images: Any, eps: Mapping[str, Any], u: Any = None) -> Sequence[FlowCase]:
         """Returns the flow with z_0 and h of the given images; empty if the depth is 0."""
         if not self.options.flow.depth:

@@ -147,6 +147,21 @@ class Model(keras.Model, ABC):
         """Returns E[z|x] by stochastic layer, [B, ...], or None if it is not known exactly."""
         return None
 
+    def posterior_base(self, encoding: Any) -> dict[str, tuple[Any, Any]] | None:
+        """Returns the base distribution of the posterior by stochastic layer, or None, the default.
+
+        It is the diagonal normal distribution N(mean, exp(log_sigma)^2) of z_0: of the latents themselves, or if the
+        posterior has a flow, of the flow's input. It must depend on the image alone. In a hierarchical model whose
+        posteriors depend on the latents above, most layers have no such distribution.
+
+        Args:
+            encoding: result of `encode`.
+
+        Returns:
+            Mean and log_sigma by layer, each [B, ...] in the shape of the layer's latents; None if there is none.
+        """
+        return None
+
     @property
     def levels(self) -> int | None:
         """Number of bins for bits per dimension, see `Preprocessing`; None if bits per dimension are undefined."""
