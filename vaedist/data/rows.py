@@ -44,20 +44,31 @@ class SplitRows:
         Raises:
             DataError: a shard is missing or damaged.
         """
-        stop = min(stop, self.rows)
-        needed = range(bisect_right(self._ends, start), bisect_right(self._ends, stop - 1) + 1)
-        firsts = {number: self._ends[number - 1] if number else 0 for number in needed}
-        with self._lock:
-            self._open = {number: self._shard(number) for number in needed}
-            return np.concatenate(
-                [self._open[n].images[max(start - firsts[n], 0) : stop - firsts[n]] for n in needed], axis=0
-            )
+        return np.concatenate([shard.images for shard in self._slices(start, stop)], axis=0)
+
+    def labels(self, start: int, stop: int) -> np.ndarray:
+        """Returns the labels of the rows that `read` returns, [n], int32.
+
+        Raises:
+            DataError: a shard is missing or damaged.
+        """
+        return np.concatenate([shard.labels for shard in self._slices(start, stop)], axis=0)
 
     def numbers(self, start: int, stop: int) -> np.ndarray:
         """Returns the indices in the split, see `LanePlan`, of the rows that `read` returns, [n], int64."""
         places = np.arange(start, min(stop, self.rows))
         lanes = np.searchsorted(self._ends, places, side="right")
         return split_numbers(len(self._ends), lanes, places - np.array([0, *self._ends])[lanes])
+
+    def _slices(self, start: int, stop: int) -> list[ShardArrays]:
+        """Returns the rows start, ..., stop - 1 as one part of each shard that has some of them."""
+        stop = min(stop, self.rows)
+        needed = range(bisect_right(self._ends, start), bisect_right(self._ends, stop - 1) + 1)
+        firsts = {number: self._ends[number - 1] if number else 0 for number in needed}
+        with self._lock:
+            self._open = {number: self._shard(number) for number in needed}
+            places = {n: slice(max(start - firsts[n], 0), stop - firsts[n]) for n in needed}
+            return [ShardArrays(self._open[n].images[place], self._open[n].labels[place]) for n, place in places.items()]
 
     def _shard(self, number: int) -> ShardArrays:
         if number in self._open:

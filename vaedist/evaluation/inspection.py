@@ -164,13 +164,18 @@ def sample(model: Model, count: int, *, seed: int = 0, pixels: Pixels = "mean", 
     """
 
     def draw(block: Any, first: Any) -> Any:
-        u, rows = None, block.shape[0]
-        if pixels == "sample":
-            u = row_uniform(seed, PIXELS, 0, first, rows, math.prod(model.image_shape))
-            u = tf.reshape(u, (-1, *model.image_shape))
-        return model.generate(row_noise(seed, PRIOR, 0, first, rows, model.noise), u, temperature)
+        return sample_rows(model, first, block.shape[0], seed=seed, pixels=pixels, temperature=temperature)
 
     return _in_blocks(model, "generate images", np.zeros(count, np.int32), draw)
+
+
+def sample_rows(model: Model, first: Any, rows: int, *, seed: int, pixels: Pixels, temperature: float) -> Any:
+    """Returns the images first, ..., first + rows - 1 of `sample`, as a tensor."""
+    u = None
+    if pixels == "sample":
+        u = row_uniform(seed, PIXELS, 0, first, rows, math.prod(model.image_shape))
+        u = tf.reshape(u, (-1, *model.image_shape))
+    return model.generate(row_noise(seed, PRIOR, 0, first, rows, model.noise), u, temperature)
 
 
 def interpolate(model: Model, images: np.ndarray, *, steps: int = 8, seed: int = 0) -> np.ndarray:

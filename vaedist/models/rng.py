@@ -47,8 +47,7 @@ def row_normal(seed: int, stream: int, step: Any, first_row: Any, rows: int, wid
     If compiled by XLA, they are bitwise the same for any split of the rows. In eager mode, the last bits of a number
     depend on its position in the tensor, as vectorised and scalar code round erfinv differently.
     """
-    uniform = row_uniform(seed, stream, step, first_row, rows, width)
-    return np.float32(np.sqrt(2.0)) * tf.math.erfinv(2.0 * uniform - 1.0)
+    return _normal(row_uniform(seed, stream, step, first_row, rows, width))
 
 
 def row_noise(
@@ -72,11 +71,7 @@ def row_noise(
     sizes = [math.prod(shape) for shape in shapes.values()]
     leading = [rows] if samples is None else [rows, samples]
     noise = row_normal(seed, stream, step, first_row, rows, (samples or 1) * sum(sizes))
-    noise = tf.cast(tf.reshape(noise, [*leading, sum(sizes)]), dtype)
-    parts = tf.split(noise, sizes, axis=-1) if len(sizes) > 1 else [noise]
-    return {
-        name: tf.reshape(part, [*leading, *shape]) for (name, shape), part in zip(shapes.items(), parts, strict=True)
-    }
+    return _by_name(tf.cast(tf.reshape(noise, [*leading, sum(sizes)]), dtype), shapes)
 
 
 def numbered_bits(seed: int, stream: int, step: Any, numbers: Any, width: int) -> Any:
@@ -102,6 +97,15 @@ def numbered_bits(seed: int, stream: int, step: Any, numbers: Any, width: int) -
     return tf.reshape(bits, (-1, 4 * blocks))[:, :width]
 
 
+def numbered_noise(
+    seed: int, stream: int, step: Any, numbers: Any, shapes: Mapping[str, Sequence[int]], dtype: str = "float32"
+) -> dict[str, Any]:
+    """Returns the noise that `row_noise` draws for rows with arbitrary indices `numbers`, [B]; by name, [B, *shape]."""
+    width = sum(math.prod(shape) for shape in shapes.values())
+    noise = _normal(_uniform(numbered_bits(seed, stream, step, numbers, width)))
+    return _by_name(tf.cast(noise, dtype), shapes)
+
+
 def pixel_uniform(numbers: Any, width: int) -> Any:
     """Returns the pixel noise of evaluation, uniform in (0, 1), [B, width], for rows with the indices `numbers`, [B].
 
@@ -114,6 +118,20 @@ def pixel_uniform(numbers: Any, width: int) -> Any:
 def _key(seed: int, stream: int, step: Any) -> Any:
     folded = tf.stack([tf.constant(seed * _STREAMS + stream, tf.int64), tf.cast(step, tf.int64)])
     return tf.raw_ops.StatelessRandomGetKeyCounter(seed=folded)[0]
+
+
+def _by_name(noise: Any, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """Divides the numbers of each row, [..., n], among names in their order."""
+    leading, sizes = noise.shape[:-1], [math.prod(shape) for shape in shapes.values()]
+    parts = tf.split(noise, sizes, axis=-1) if len(sizes) > 1 else [noise]
+    return {
+        name: tf.reshape(part, [*leading, *shape]) for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
+
+
+def _normal(uniform: Any) -> Any:
+    """Returns standard normal numbers from uniform ones, by the inverse distribution function."""
+    return np.float32(np.sqrt(2.0)) * tf.math.erfinv(2.0 * uniform - 1.0)
 
 
 def _uniform(bits: Any) -> Any:
