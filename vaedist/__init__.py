@@ -7,11 +7,12 @@ run = vaedist.train(experiment)
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from vaedist.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from vaedist.api import Run, load_run
     from vaedist.config import Experiment, ModelOptions, Sweep
+    from vaedist.launch.inference import encode_dataset
     from vaedist.launch.training.trainer import train
     from vaedist.launch.tuning.sweep import tune
     from vaedist.models.flows.flow import Flow, FlowOutput
@@ -31,6 +32,7 @@ __all__ = [
     "Run",
     "Score",
     "Sweep",
+    "encode_dataset",
     "list_runs",
     "load_run",
     "train",
@@ -48,6 +50,7 @@ _HOMES = {
     "Run": "vaedist.api",
     "Score": "vaedist.models.model",
     "Sweep": "vaedist.config",
+    "encode_dataset": "vaedist.launch.inference",
     "list_runs": "vaedist.runs.summary",
     "load_run": "vaedist.api",
     "train": "vaedist.launch.training.trainer",

@@ -256,20 +256,22 @@ class Run:
         return images
 
 
-def load_run(path: str | Path, *, checkpoint: Which = "best", data: str | None = None, ema: bool | None = None) -> Run:
+def load_run(
+    path: str | Path, *, checkpoint: Which | int = "best", data: str | None = None, ema: bool | None = None
+) -> Run:
     """Opens a run.
 
     Args:
         path: the run's folder, or its URI on an object store, from which the required files are downloaded.
         checkpoint: "best", by the ELBO of the validation images, or of the test images if the data set has no
-            validation split; or "newest".
+            validation split; or "newest"; or the step of a checkpoint that is still kept.
         data: new location of the run's data set, if it was moved.
         ema: True uses the exponential moving averages of the weights, False the weights themselves. None uses the
             averages if the run has any, as its test passes do.
 
     Raises:
         RunError: there is no run, or it has no moving averages.
-        CheckpointError: the run has no intact checkpoint.
+        CheckpointError: the run has no intact checkpoint, or none of that step.
         StorageError: the object store does not respond.
     """
     folder = RunFolder.at(path)
@@ -281,7 +283,10 @@ def load_run(path: str | Path, *, checkpoint: Which = "best", data: str | None =
     kept = experiment.training.ema_decay > 0
     if ema and not kept:
         raise RunError(f"run {path} kept no moving averages of its weights: training.ema_decay is 0")
-    chosen = checkpoints.best() if checkpoint == "best" else checkpoints.newest()
+    if isinstance(checkpoint, int):
+        chosen: Checkpoint | None = checkpoints.at(checkpoint)
+    else:
+        chosen = checkpoints.best() if checkpoint == "best" else checkpoints.newest()
     if chosen is None:
         raise CheckpointError(f"run {path} has no checkpoint yet")
     return Run(folder, experiment, chosen, kept if ema is None else ema)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,4 +27,20 @@ def loaded(run: str | Path, **options: Any) -> Iterator[Any]:
         from vaedist.devices.gpus import configure_gpus
 
         configure_gpus()
+        yield load_run(run, **options)
+
+
+@contextmanager
+def loaded_for_workers(run: str | Path, **options: Any) -> Iterator[Any]:
+    """Yields the run that `load_run` returns, in a context that discards output on stdout and stderr.
+
+    This process does not use GPUs, so that all their memory is left for workers.
+    """
+    with quiet():
+        import tensorflow as tf
+
+        from vaedist.api import load_run
+
+        with suppress(RuntimeError):  # this process has used GPUs already
+            tf.config.set_visible_devices([], "GPU")
         yield load_run(run, **options)

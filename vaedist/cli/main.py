@@ -16,6 +16,7 @@ from vaedist.cli.config import config
 from vaedist.cli.data import data
 from vaedist.cli.doctor import doctor
 from vaedist.cli.evaluate import evaluate
+from vaedist.cli.inference import encode, generate
 from vaedist.cli.jobs import jobs, submit
 from vaedist.cli.runs import reconstruct, runs, sample
 from vaedist.cli.streams import CLOSED_PIPE, OutputError, finish_stdout, give_up_stdout, open_streams
@@ -131,6 +132,8 @@ for command in (
     evaluate,
     sample,
     reconstruct,
+    encode,
+    generate,
     runs,
     tensorboard,
     check,

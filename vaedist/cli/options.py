@@ -101,11 +101,25 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
+class CheckpointName(click.ParamType):
+    """The name "best" or "newest", or the step of a checkpoint, converted to a number."""
+
+    name = "checkpoint"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | int:
+        """Checks the name or the step."""
+        if value in ("best", "newest") or isinstance(value, int):
+            return str(value) if isinstance(value, str) else int(value)
+        if not value.isascii() or not value.isdecimal() or len(value) > 12:
+            self.fail(f"{value!r} must be best, newest, or the step of a checkpoint", param, ctx)
+        return int(value)
+
+
 def checkpoint_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --checkpoint, which selects a checkpoint."""
     return click.option(
-        "--checkpoint", type=click.Choice(["best", "newest"]), default="best", show_default=True,
-        help="best: by validation ELBO, or by test ELBO if the data has no validation split; or newest.",
+        "--checkpoint", type=CheckpointName(), default="best", show_default=True, metavar="best|newest|STEP",
+        help="best: by validation ELBO, or by test ELBO if there is no validation split; newest; or the step of one.",
     )(command)  # fmt: skip
 
 
@@ -115,6 +129,29 @@ def ema_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "--ema/--no-ema", default=None,
         help="Use the moving averages of the weights, or the weights themselves.  [default: the averages, if the run "
         "has any]",
+    )(command)  # fmt: skip
+
+
+def seed_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --seed, the seed of the noise."""
+    return click.option(
+        "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of the noise."
+    )(command)
+
+
+def pixels_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --pixels, which selects means or samples of p(x|z)."""
+    return click.option(
+        "--pixels", type=click.Choice(["mean", "sample"]), default="mean", show_default=True,
+        help="Show the mean of p(x|z), which is smoother than a sample, or sample the pixels too.",
+    )(command)  # fmt: skip
+
+
+def temperature_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --temperature, a factor on the prior's standard deviations."""
+    return click.option(
+        "--temperature", type=NumberRange(0, 100), default=1.0, show_default=True,
+        help="Factor on the prior's standard deviations; below 1, images are less varied.",
     )(command)  # fmt: skip
 
 

@@ -12,12 +12,14 @@ from vaedist.cli.loading import loaded
 from vaedist.cli.options import (
     LocalPath,
     Location,
-    NumberRange,
     checkpoint_option,
     data_option,
     ema_option,
     json_option,
+    pixels_option,
     run_argument,
+    seed_option,
+    temperature_option,
 )
 from vaedist.cli.output import console, print_pairs
 from vaedist.config import told
@@ -26,9 +28,6 @@ from vaedist.errors import RunError
 if TYPE_CHECKING:
     from vaedist.runs.summary import Summary, Unreadable
 
-seed_option = click.option(
-    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of the noise."
-)
 output_option = partial(click.option, "-o", "--output", type=LocalPath(path_type=Path), show_default=True,
                         help="PNG to write.")  # fmt: skip
 
@@ -39,15 +38,8 @@ output_option = partial(click.option, "-o", "--output", type=LocalPath(path_type
 @seed_option
 @checkpoint_option
 @ema_option
-@click.option(
-    "--pixels",
-    type=click.Choice(["mean", "sample"]),
-    default="mean",
-    show_default=True,
-    help="Show the mean of p(x|z), which is smoother than a sample, or sample the pixels too.",
-)
-@click.option("--temperature", type=NumberRange(0, 100), default=1.0, show_default=True,
-              help="Factor on the prior's standard deviations; below 1, images are less varied.")  # fmt: skip
+@pixels_option
+@temperature_option
 @output_option(default="samples.png")
 @json_option
 def sample(

@@ -68,7 +68,9 @@ class SplitRows:
         with self._lock:
             self._open = {number: self._shard(number) for number in needed}
             places = {n: slice(max(start - firsts[n], 0), stop - firsts[n]) for n in needed}
-            return [ShardArrays(self._open[n].images[place], self._open[n].labels[place]) for n, place in places.items()]
+            return [
+                ShardArrays(self._open[n].images[place], self._open[n].labels[place]) for n, place in places.items()
+            ]
 
     def _shard(self, number: int) -> ShardArrays:
         if number in self._open:

@@ -56,9 +56,10 @@ class RowEncoder:
         if kinds is None:
             kinds = KINDS if base else ("sample",)
         if not base and set(kinds) != {"sample"}:
+            missing = " and no ".join(kind for kind in kinds if kind != "sample")
             raise ModelError(
-                f"model {type(model).__name__} has no {' and no '.join(k for k in kinds if k != 'sample')}: it does not "
-                "define posterior_base; only 'sample' can be encoded"
+                f"model {type(model).__name__} has no {missing}: it does not define posterior_base; only 'sample' can "
+                "be encoded"
             )
         self.kinds: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind in kinds)
         shapes = self._layout.latents
@@ -130,7 +131,7 @@ class RowEncoder:
                 raise ModelError(
                     f"model {type(model).__name__}: posterior_base gives {layer!r} with shapes "
                     f"{[list(part.shape) for part in parts]} for 2 images; it must give mean and log_sigma in the "
-                    f"shapes of the score's latents: {({name: [2, *shape] for name, shape in shapes.items()})}"
+                    f"shapes of the score's latents: { ({name: [2, *shape] for name, shape in shapes.items()}) }"
                 )
         return tuple(found)
 

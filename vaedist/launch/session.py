@@ -232,6 +232,11 @@ def total(nodes: Sequence[Mapping[str, Any]], kind: str) -> float:
     return sum(node.get(kind, 0) for node in nodes)
 
 
+def places(cpus: float, gpus: float) -> int:
+    """Returns the number of workers with these resources that fit on the connected cluster."""
+    return _places(node_resources(), cpus, gpus)
+
+
 def _places(nodes: Sequence[Mapping[str, float]], cpus: float, gpus: float) -> int:
     """Returns the number of workers with these resources that fit on the nodes."""
     return sum(min(_times(node, "CPU", cpus), _times(node, "GPU", gpus)) for node in nodes)

@@ -73,6 +73,16 @@ class Checkpoint:
     position: Position
     experiment: str
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its state, which holds the digests of all other files.
+
+        Raises:
+            CheckpointError: the checkpoint was removed.
+        """
+        with _faults(self.path):
+            return (self.path / MARKER).read_text(encoding="ascii").strip()
+
     def weights(self) -> dict[str, np.ndarray]:
         """Reads the model's weights, by their Keras paths."""
         return self._load(WEIGHTS)

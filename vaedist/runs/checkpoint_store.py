@@ -160,6 +160,22 @@ class CheckpointStore:
         except CheckpointError as error:
             raise CheckpointError(str(error).replace(str(path), location)) from error
 
+    def at(self, step: int) -> Checkpoint:
+        """Opens the checkpoint of a step.
+
+        Raises:
+            CheckpointError: there is none, or it is not intact.
+            StorageError: the object store does not respond.
+        """
+        committed = self.committed()
+        if self._path_of(step) not in committed:
+            steps = ", ".join(str(int(path.name.removeprefix("step-"))) for path in reversed(committed))
+            where = self._store.location_of(self.folder)
+            raise CheckpointError(
+                f"no checkpoint of step {step} in {where}; it has {f'steps {steps}' if steps else 'no checkpoint'}"
+            )
+        return self.open(self._path_of(step))
+
     def committed(self) -> list[Path]:
         """Returns the committed checkpoints, newest first."""
         return sorted((marker.parent for marker in self.folder.glob(f"step-*/{MARKER}")), reverse=True)

@@ -198,6 +198,20 @@ def find_images(path: Path) -> Layout:
     return Layout(splits, tuple(map(readable, finder.notices)))
 
 
+def image_files(path: Path) -> list[Path]:
+    """Returns the image files below a folder, at any depth and sorted; hidden files and folders are skipped.
+
+    Raises:
+        DataError: there is no folder, it cannot be read, or there is no image.
+    """
+    if not path.is_dir():
+        raise DataError(f"no folder at {path}")
+    files = sorted(_Finder().walk(path).all_images())
+    if not files:
+        raise DataError(f"no images in {path}")
+    return files
+
+
 def split_of(name: str) -> SplitName | None:
     """Returns the split that a folder's name stands for, case-insensitively; None if it is not a split."""
     return _SPLITS.get(name.casefold())

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 
@@ -15,6 +15,7 @@ from vaedist.errors import RunError
 from vaedist.launch.logs import output_to
 from vaedist.runs.folder import RunFolder
 from vaedist.storage.claim import Claim
+from vaedist.storage.folder_store import FolderStore
 from vaedist.sweeps import SweepFolder
 
 RAY_LOG = "ray.log"
@@ -22,9 +23,21 @@ NAMESPACE = "vaedist"
 GIVEN_UP_SECONDS = 5.0  # for Ray to notice that the process that held a lock has ended
 
 
+class ClaimedFolder(Protocol):
+    """A folder that a command claims: that of a run, a sweep or another output."""
+
+    @property
+    def store(self) -> FolderStore:
+        """Access to the files."""
+
+    @property
+    def logs(self) -> Path:
+        """Folder in it for the output of Ray and TensorFlow."""
+
+
 @contextmanager
 def owned(
-    folder: RunFolder | SweepFolder,
+    folder: ClaimedFolder,
     record: Path,
     text: str,
     *,
@@ -37,7 +50,7 @@ def owned(
 
     Args:
         folder: the folder to claim.
-        record: the file in it that describes the run or the sweep.
+        record: the file in it that describes the run, the sweep or the output.
         text: content of the record, which is written at once if there is none.
         busy: error message if another process has claimed the folder.
         ray: context that connects to Ray, which locks folders on object stores.

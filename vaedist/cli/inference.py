@@ -1,0 +1,168 @@
+"""`vaedist encode` and `vaedist generate`: latents of whole data sets, and many images, computed on Ray."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vaedist.cli.loading import loaded_for_workers
+from vaedist.cli.options import (
+    LocalPath,
+    Location,
+    NumberRange,
+    address_option,
+    checkpoint_option,
+    data_option,
+    ema_option,
+    json_option,
+    pixels_option,
+    run_argument,
+    seed_option,
+    temperature_option,
+)
+from vaedist.cli.output import progress_bar
+
+if TYPE_CHECKING:
+    from vaedist.inference.job import Job
+    from vaedist.inference.output import Format
+
+LATENTS = ("sample", "mean", "log_sigma")
+
+
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of commands that write the parts of a table on Ray workers."""
+    options: list[Callable[..., Any]] = [
+        click.option(
+            "-o", "--output", metavar="DIR", type=Location(), required=True, help="Folder or URI to write to."
+        ),
+        click.option("--resume", is_flag=True, help="Complete an interrupted output of the same command."),
+        click.option(
+            "--rows-per-part",
+            type=click.IntRange(1, 2**24),
+            help="Rows of each file.  [default: by the size of a row]",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(1, 4096),
+            help="Ray workers.  [default: one per CPU, or as many as the GPUs allow; at most 16]",
+        ),
+        click.option(
+            "--gpus-per-worker",
+            type=NumberRange(0, 64),
+            default=0.0,
+            show_default=True,
+            help="GPUs per worker, or the fraction of one; 0 computes on CPUs.",
+        ),
+        address_option,
+        json_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _latents(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """Splits and checks the value of --latents."""
+    if value is None:
+        return None
+    kinds = tuple(value.split(","))
+    if unknown := [kind for kind in kinds if kind not in LATENTS]:
+        raise click.BadParameter(f"{unknown[0]!r} must be one of {', '.join(LATENTS)}, separated by commas")
+    return kinds
+
+
+@click.command()
+@run_argument
+@data_option
+@click.option("--folder", type=LocalPath(path_type=Path),
+              help="Encode the images below this folder, at any depth, instead of a prepared data set.")  # fmt: skip
+@click.option("--split", type=click.Choice(["train", "validation", "test", "all"]), default="all", show_default=True,
+              help="Split to encode.")  # fmt: skip
+@click.option("--latents", metavar="KIND,...", callback=_latents,
+              help="Latents to write: sample, mean, log_sigma.  [default: all that the model has]")  # fmt: skip
+@seed_option
+@checkpoint_option
+@ema_option
+@output_options
+def encode(
+    run: str | Path, data: str | None, folder: Path | None, split: str, latents: tuple[str, ...] | None, seed: int,
+    checkpoint: str | int, ema: bool | None, **options: Any,
+) -> None:  # fmt: skip
+    """Write latents and scores of all images of a data set to Parquet files.
+
+    Each row has the image's split, number and class, the ELBO and its terms in nats, a sample z of q(z|x), and the mean
+    and log_sigma of the posterior's normal distribution, before its flow if it has one. Models of several stochastic
+    layers have columns for each layer.
+
+    The data set is that of the run, unless --data names another one with images of the same shape. The images of
+    --folder are cropped and resized as by `vaedist data prepare folder`.
+
+    The noise of an image depends only on --seed and its row, so the files are the same for any number of workers.
+    """
+    if folder is not None and (data is not None or split != "all"):
+        raise click.UsageError("--folder excludes --data and --split")
+    with loaded_for_workers(run, checkpoint=checkpoint, ema=ema) as opened:
+        from vaedist.inference.encode import encode_job
+        from vaedist.inference.output import ParquetFormat
+
+        wanted: Any = None if split == "all" else split
+        kinds: Any = latents
+        job = encode_job(
+            opened, split=wanted, data=data, folder=folder, latents=kinds, seed=seed, rows=options["rows_per_part"]
+        )
+        fmt = ParquetFormat()
+    _write(f"encoding with {run}", job, fmt, **options)
+
+
+@click.command()
+@run_argument
+@click.option("-n", "--count", type=click.IntRange(1, 10**12), required=True, help="Number of images.")
+@seed_option
+@checkpoint_option
+@ema_option
+@pixels_option
+@temperature_option
+@click.option("--format", "form", type=click.Choice(["parquet-png", "parquet-array", "png"]), default="parquet-png",
+              show_default=True,
+              help="Parquet files with a column of PNGs, or of uint8 arrays; or a PNG file per image.")  # fmt: skip
+@output_options
+def generate(
+    run: str | Path, count: int, seed: int, checkpoint: str | int, ema: bool | None, pixels: str, temperature: float,
+    form: str, **options: Any,
+) -> None:  # fmt: skip
+    """Write many images that RUN's model generates, as Parquet or PNG files.
+
+    The images are those of `vaedist sample` with the same options. Image i depends only on --seed and i, so the files
+    are the same for any number of workers.
+    """
+    with loaded_for_workers(run, checkpoint=checkpoint, ema=ema) as opened:
+        from vaedist.inference.generate import generate_job
+        from vaedist.inference.output import ParquetFormat, PngFormat
+
+        drawn: Any = {"pixels": pixels, "content": "array" if form == "parquet-array" else "png"}
+        job = generate_job(opened, count, seed=seed, temperature=temperature, rows=options["rows_per_part"], **drawn)
+        fmt = PngFormat(len(str(count - 1))) if form == "png" else ParquetFormat()
+    _write(f"generating with {run}", job, fmt, **options)
+
+
+def _write(
+    title: str, job: "Job", fmt: "Format", *, output: str | Path, resume: bool, workers: int | None,
+    gpus_per_worker: float, address: str | None, as_json: bool, rows_per_part: int | None, **more: Any,
+) -> None:  # fmt: skip
+    """Writes a job's table, and prints the output's location and size."""
+    from vaedist.inference.output import OutputFolder
+    from vaedist.launch.inference import Workers, run_job
+
+    folder = OutputFolder.at(output)
+    with progress_bar(title) as progress:
+        run_job(
+            job, folder, fmt, resume=resume, workers=Workers(workers, gpus_per_worker), address=address,
+            progress=progress, notify=lambda text: click.echo(text, err=True), **more,
+        )  # fmt: skip
+    facts = {"output": folder.location, "rows": job.parts.rows, "parts": len(job.parts)}
+    if as_json:
+        click.echo(json.dumps(facts | {"job": job.record()}))
+        return
+    click.echo(f"wrote {job.parts.rows:,} rows in {len(job.parts):,} parts to {folder.store.display()}")
