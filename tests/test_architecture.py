@@ -128,7 +128,7 @@ def test_the_backend_is_tensorflow_despite_keras_configuration_file(tmp_path):
 
 RAY_INTERNALS = "vaedist/launch/ray_internals.py"
 PUBLIC_OF_RAY = (
-    "ray", "ray.exceptions", "ray.job_submission", "ray.runtime_env", "ray.train", "ray.train.backend",
+    "ray", "ray.data", "ray.exceptions", "ray.job_submission", "ray.runtime_env", "ray.train", "ray.train.backend",
     "ray.train.collective", "ray.tune", "ray.tune.schedulers", "ray.tune.search", "ray.util.actor_pool",
     "ray.util.scheduling_strategies",
 )  # fmt: skip

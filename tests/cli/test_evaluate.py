@@ -7,21 +7,16 @@ import pytest
 import tensorflow as tf
 from click.testing import CliRunner
 from PIL import Image
+from random_runs import save_run
 from synthetic import source
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import vaedist
 from vaedist.cli import main
 from vaedist.config import Experiment
-from vaedist.data.manifest import load_manifest
 from vaedist.data.prepare import prepare
 from vaedist.errors import RunError
-from vaedist.models.build import build_model
 from vaedist.monitor.pictures import by_rows, to_uint8
-from vaedist.runs.checkpoint import Position
-from vaedist.runs.checkpoint_store import CheckpointStore
-from vaedist.runs.folder import RunFolder
-from vaedist.training.state import named_variables
 
 GREY = (4, 6, 1)
 
@@ -39,15 +34,13 @@ def place(tmp_path_factory):
             sizes = ("model.type=resnet", "model.width=4", "model.latent=2", "model.flow.depth=0")
         sizes = (*sizes, f"seed={seed}", *overrides)
         experiment = Experiment().with_overrides(f"data.path={folder / data}", *sizes)
-        manifest, run = load_manifest(str(folder / data)), RunFolder.at(folder / name)
-        run.path.mkdir()
-        run.experiment.write_text(experiment.to_toml())
-        model = build_model(experiment, manifest.shape)
-        if name == "gaussian":  # means from -1 to 2
-            model.decoder.out.bias[:].assign(np.r_[np.linspace(-1, 2, 24), np.zeros(24)])
-            model.decoder.out.kernel.assign(np.zeros(model.decoder.out.kernel.shape))
-        position = Position(1, 4, manifest.fingerprint, manifest.shape, test_elbo=-1.0)
-        CheckpointStore(run).save(position, named_variables(model), {}, experiment.to_toml())
+
+        def change(model):
+            if name == "gaussian":  # means from -1 to 2
+                model.decoder.out.bias[:].assign(np.r_[np.linspace(-1, 2, 24), np.zeros(24)])
+                model.decoder.out.kernel.assign(np.zeros(model.decoder.out.kernel.shape))
+
+        save_run(folder / name, experiment, change=change)
 
     make("grey", 0, "numbers")
     make("dynamic", 0, "numbers", "data.binarize=dynamic")

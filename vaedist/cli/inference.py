@@ -82,13 +82,15 @@ def _latents(_context: click.Context, _option: click.Parameter, value: str | Non
               help="Split to encode.")  # fmt: skip
 @click.option("--latents", metavar="KIND,...", callback=_latents,
               help="Latents to write: sample, mean, log_sigma.  [default: all that the model has]")  # fmt: skip
+@click.option("--contact-sheet", metavar="FILE", type=LocalPath(path_type=Path, dir_okay=False),
+              help="Write a PNG of the images with the lowest and the highest ELBO.")  # fmt: skip
 @seed_option
 @checkpoint_option
 @ema_option
 @output_options
 def encode(
-    run: str | Path, data: str | None, folder: Path | None, split: str, latents: tuple[str, ...] | None, seed: int,
-    checkpoint: str | int, ema: bool | None, **options: Any,
+    run: str | Path, data: str | None, folder: Path | None, split: str, latents: tuple[str, ...] | None,
+    contact_sheet: Path | None, seed: int, checkpoint: str | int, ema: bool | None, **options: Any,
 ) -> None:  # fmt: skip
     """Write latents and scores of all images of a data set to Parquet files.
 
@@ -113,7 +115,17 @@ def encode(
             opened, split=wanted, data=data, folder=folder, latents=kinds, seed=seed, rows=options["rows_per_part"]
         )
         fmt = ParquetFormat()
-    _write(f"encoding with {run}", job, fmt, **options)
+    if contact_sheet is None:
+        _write(f"encoding with {run}", job, fmt, **options)
+        return
+    from vaedist.inference.extremes import Extremes
+    from vaedist.monitor.pictures import save_png
+
+    extremes = Extremes(job.source)
+    _write(f"encoding with {run}", job, fmt, reported=extremes.wanted, report=extremes.add, **options)
+    save_png(contact_sheet, extremes.sheet())
+    if not options["as_json"]:
+        click.echo(f"wrote {contact_sheet}")
 
 
 @click.command()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +35,13 @@ class Rows(NamedTuple):
 
 
 class Source(ABC):
-    """Images in groups of rows."""
+    """Images in groups of rows.
+
+    Attributes:
+        captions: names of the columns that identify an image.
+    """
+
+    captions: ClassVar[tuple[str, ...]]
 
     @property
     @abstractmethod
@@ -66,6 +72,7 @@ class PreparedSource(Source):
         splits: the splits.
     """
 
+    captions = ("split", "row", "class")
     uri: str
     manifest: Manifest
     splits: tuple[SplitName, ...]
@@ -137,6 +144,7 @@ class FolderSource(Source):
         count: number of files.
     """
 
+    captions = ("file",)
     folder: Path
     shape: tuple[int, int, int]
     fingerprint: str

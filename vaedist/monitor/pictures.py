@@ -1,6 +1,7 @@
 """Grids of images, and PNG files of them; images are uint8, [H, W, C] with 1 or 3 channels."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from vaedist.errors import StorageError
 from vaedist.files import replace_file
 
 WHITE = 255
+CELL, FONT = 96, 12  # least width of a captioned image, and size of the captions' font, in pixels
 COMPRESSION = 3  # zlib level of PNGs: a quarter of the time of Pillow's default, 6, for files that are 4 % larger
 
 
@@ -94,6 +96,41 @@ def by_rows(originals: np.ndarray, others: np.ndarray) -> np.ndarray:
     """
     rows = np.concatenate([originals[:, None], others], axis=1)
     return grid(rows.reshape(-1, *rows.shape[2:]), rows.shape[1])
+
+
+def captioned(images: np.ndarray, captions: Sequence[str], columns: int) -> np.ndarray:
+    """Arranges images in a grid, each with a caption of some lines below it.
+
+    Small images are enlarged by a whole factor to at least `CELL` pixels. Lines that are too long are cut.
+
+    Args:
+        images: uint8, [n, H, W, C], n >= 1.
+        captions: texts, all with the same number of lines, [n].
+        columns: number of images per row; the sheet always has the width of all columns.
+
+    Returns:
+        uint8, [H', W', C].
+
+    Raises:
+        ValueError: the images have another shape or type, or there are none.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    _require_images(images)
+    scale = max(1, -(-CELL // images.shape[2]))
+    enlarged = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    width, channels = enlarged.shape[2:]
+    font, line = ImageFont.load_default(size=FONT), FONT + 3
+    lines = captions[0].count("\n") + 1
+    cells = []
+    for image, caption in zip(enlarged, captions, strict=True):
+        label = Image.new("L", (width, lines * line), WHITE)
+        draw = ImageDraw.Draw(label)
+        for number, text in enumerate(caption.split("\n")):
+            draw.text((1, number * line), text, fill=0, font=font)
+        cells.append(np.concatenate([image, np.asarray(label)[..., None].repeat(channels, axis=2)]))
+    blank = np.full_like(cells[0], WHITE)
+    return grid(np.stack([*cells, *[blank] * (-len(cells) % columns)]), columns, padding=4)
 
 
 def save_png(path: str | Path, array: np.ndarray, *, scale: int = 1) -> None:
