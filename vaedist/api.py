@@ -164,12 +164,23 @@ class Run:
         """
         return open_probe(self.experiment.data.path, self._manifest(), count)
 
+    def rows(self, split: SplitName = "train", limit: int | None = None) -> SplitRows:
+        """Returns the rows of a split of the run's data set, for random access.
+
+        Args:
+            split: the split.
+            limit: maximum number of rows, which are a random sample of the split; None for all.
+
+        Raises:
+            DataError: the data set is missing or has changed, or has no such split.
+        """
+        return SplitRows(self.experiment.data.path, self._manifest(), split, limit)
+
     def evaluator(
         self, *, samples: int = EVALUATION_SAMPLES, split: SplitName = "test", limit: int | None = None
     ) -> ImportanceEvaluator:
         """Returns an evaluator that scores the split's images block by block; see `evaluate`."""
-        rows = SplitRows(self.experiment.data.path, self._manifest(), split, limit)
-        return ImportanceEvaluator(self.model, rows, samples=samples, seed=self.experiment.seed)
+        return ImportanceEvaluator(self.model, self.rows(split, limit), samples=samples, seed=self.experiment.seed)
 
     def evaluate(
         self,

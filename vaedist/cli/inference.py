@@ -1,13 +1,14 @@
-"""`vaedist encode` and `vaedist generate`: latents of whole data sets, and many images, computed on Ray."""
+"""`vaedist encode`, `generate` and `neighbours`: tables of latents and of images, and a check for memorisation."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaedist.cli.loading import loaded_for_workers
+from vaedist.cli.loading import loaded, loaded_for_workers
 from vaedist.cli.options import (
     LocalPath,
     Location,
@@ -22,7 +23,7 @@ from vaedist.cli.options import (
     seed_option,
     temperature_option,
 )
-from vaedist.cli.output import progress_bar
+from vaedist.cli.output import print_pairs, progress_bar
 
 if TYPE_CHECKING:
     from vaedist.inference.job import Job
@@ -157,6 +158,60 @@ def generate(
         job = generate_job(opened, count, seed=seed, temperature=temperature, rows=options["rows_per_part"], **drawn)
         fmt = PngFormat(len(str(count - 1))) if form == "png" else ParquetFormat()
     _write(f"generating with {run}", job, fmt, **options)
+
+
+@click.command()
+@run_argument
+@click.option("-n", "--count", type=click.IntRange(1, 256), default=8, show_default=True,
+              help="Number of images to generate.")  # fmt: skip
+@click.option("--neighbours", type=click.IntRange(1, 32), default=6, show_default=True,
+              help="Training images shown for each.")  # fmt: skip
+@click.option("--distance", type=click.Choice(["pixel", "latent"]), default="pixel", show_default=True,
+              help="Compare pixels, or encodings.")  # fmt: skip
+@seed_option
+@checkpoint_option
+@ema_option
+@data_option
+@click.option("-o", "--output", type=LocalPath(path_type=Path, dir_okay=False), default="neighbours.png",
+              show_default=True, help="PNG to write.")  # fmt: skip
+@json_option
+def neighbours(
+    run: str | Path, count: int, neighbours: int, distance: Any, seed: int, checkpoint: str | int, ema: bool | None,
+    data: str | None, output: Path, as_json: bool,
+) -> None:  # fmt: skip
+    """Write a PNG of generated images beside their nearest training images.
+
+    A model that memorises generates copies of training images. Each row of the picture is an image of `vaedist sample`,
+    followed by its nearest training images, with their distances and their numbers in the training split. The distance
+    is the root mean square difference of pixel values in [0, 1], or of the images' encodings.
+
+    For comparison, the command prints the median distance of test images to their nearest training image. Copies are
+    much closer.
+    """
+    with (
+        progress_bar(f"comparing with the training images of {run}") as progress,
+        loaded(run, checkpoint=checkpoint, ema=ema, data=data) as opened,
+    ):
+        from vaedist.inference.neighbours import nearest_training_images
+        from vaedist.monitor.pictures import save_png
+
+        found = nearest_training_images(
+            opened, count, neighbours=neighbours, seed=seed, distance=distance, progress=progress
+        )
+    save_png(output, found.sheet())
+    nearest, references = found.distances[:, 0], found.references
+    if as_json:
+        facts = {"output": str(output), "distance": distance, "rows": found.rows.tolist(),
+                 "distances": found.distances.tolist(), "references": references.tolist()}  # fmt: skip
+        click.echo(json.dumps(facts))
+        return
+    rows = {
+        f"of {len(nearest)} samples": f"{median(nearest):.4f} ({min(nearest):.4f} to {max(nearest):.4f})",
+        f"of {len(references)} test images": f"{median(references):.4f} ({min(references):.4f} to "
+        f"{max(references):.4f})",
+    }
+    print_pairs(f"{distance} distance to the nearest training image: median (range)", rows)
+    click.echo(f"wrote {output}")
 
 
 def _write(

@@ -16,7 +16,7 @@ from vaedist.cli.config import config
 from vaedist.cli.data import data
 from vaedist.cli.doctor import doctor
 from vaedist.cli.evaluate import evaluate
-from vaedist.cli.inference import encode, generate
+from vaedist.cli.inference import encode, generate, neighbours
 from vaedist.cli.jobs import jobs, submit
 from vaedist.cli.runs import reconstruct, runs, sample
 from vaedist.cli.streams import CLOSED_PIPE, OutputError, finish_stdout, give_up_stdout, open_streams
@@ -134,6 +134,7 @@ for command in (
     reconstruct,
     encode,
     generate,
+    neighbours,
     runs,
     tensorboard,
     check,
