@@ -1,6 +1,6 @@
 """Images per second of `vaedist encode`, relative to the compiled model alone.
 
-    python tests/benchmarks/inference.py [--images 16384] [--rounds 3] [--workers 1 2]
+    python tests/benchmarks/inference.py [--images 49152] [--rounds 3] [--workers 1 2]
 
 An untrained model with the sizes of jobs/cifar10-iaf.toml encodes crops of photographs, on Ray workers of one thread
 each, to Parquet files. Alternating with this, a loop in a process of its own calls the same compiled program on images
@@ -53,7 +53,7 @@ def bare(run: str, images: int) -> float:
 def encoded(run: str, workers: int, place: Path) -> float:
     """Returns images per second of workers, without their start."""
     times = []
-    job = encode_job(vaedist.load_run(run), split="train", rows=512)
+    job = encode_job(vaedist.load_run(run), split="train", rows=2048)
     run_job(
         job, OutputFolder.at(place / f"{time.monotonic_ns()}"), ParquetFormat(), workers=Workers(workers),
         progress=lambda done, total: times.append((done, time.perf_counter())),
@@ -65,7 +65,7 @@ def encoded(run: str, workers: int, place: Path) -> float:
 def main():
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=16384)
+    parser.add_argument("--images", type=int, default=49152)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--bare", metavar="RUN", help="print the rate of the compiled program alone")
@@ -78,7 +78,7 @@ def main():
         prepare(photos(options.images, 64), f"{place}/data")
         save_run(place / "run", Experiment().with_overrides(f"data.path={place}/data"))
         rates: dict[str, list[float]] = {"bare": []} | {f"{count} worker(s)": [] for count in options.workers}
-        command = [sys.executable, __file__, "--bare", f"{place}/run", "--images", str(options.images // 2)]
+        command = [sys.executable, __file__, "--bare", f"{place}/run", "--images", str(options.images // 4)]
         with ray_session():
             for _ in range(options.rounds):
                 done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -149,7 +149,7 @@ class ParquetFormat(Format):
         """Writes the file."""
         sink = pa.BufferOutputStream()
         texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
-        pq.write_table(table, sink, compression="zstd", compression_level=1, use_dictionary=texts)  # type: ignore[arg-type]
+        pq.write_table(table, sink, use_dictionary=texts)  # type: ignore[arg-type]
         output.store.write(output.path / _parquet(part), sink.getvalue().to_pybytes())
 
     def find(
