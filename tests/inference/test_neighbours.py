@@ -70,8 +70,8 @@ def test_the_command_writes_a_row_for_each_sample(run, tmp_path):
     words = ["neighbours", str(run.folder.path), "-n", "3", "--neighbours", "2", "-o", str(tmp_path / "sheet.png")]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
-    assert "of 3 samples" in done.stdout
-    assert "of 19 test images" in done.stdout
+    assert "3 samples" in done.stdout
+    assert "19 test images" in done.stdout
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width == 3 * (96 + 4) + 4
         assert sheet.height % 3 == 1  # three rows, and the padding below

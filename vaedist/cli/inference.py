@@ -93,7 +93,7 @@ def encode(
     run: str | Path, data: str | None, folder: Path | None, split: str, latents: tuple[str, ...] | None,
     contact_sheet: Path | None, seed: int, checkpoint: str | int, ema: bool | None, **options: Any,
 ) -> None:  # fmt: skip
-    """Write latents and scores of all images of a data set to Parquet files.
+    """Write the latents and scores of a data set as Parquet.
 
     Each row has the image's split, number and class, the ELBO and its terms in nats, a sample z of q(z|x), and the mean
     and log_sigma of the posterior's normal distribution, before its flow if it has one. Models of several stochastic
@@ -145,7 +145,7 @@ def generate(
     run: str | Path, count: int, seed: int, checkpoint: str | int, ema: bool | None, pixels: str, temperature: float,
     form: str, **options: Any,
 ) -> None:  # fmt: skip
-    """Write many images that RUN's model generates, as Parquet or PNG files.
+    """Write many generated images as Parquet or PNG files.
 
     The images are those of `vaedist sample` with the same options. Image i depends only on --seed and i, so the files
     are the same for any number of workers.
@@ -179,7 +179,7 @@ def neighbours(
     run: str | Path, count: int, neighbours: int, distance: Any, seed: int, checkpoint: str | int, ema: bool | None,
     data: str | None, output: Path, as_json: bool,
 ) -> None:  # fmt: skip
-    """Write a PNG of generated images beside their nearest training images.
+    """Write a PNG of samples beside similar training images.
 
     A model that memorises generates copies of training images. Each row of the picture is an image of `vaedist sample`,
     followed by its nearest training images, with their distances and their numbers in the training split. The distance
@@ -206,11 +206,11 @@ def neighbours(
         click.echo(json.dumps(facts))
         return
     rows = {
-        f"of {len(nearest)} samples": f"{median(nearest):.4f} ({min(nearest):.4f} to {max(nearest):.4f})",
-        f"of {len(references)} test images": f"{median(references):.4f} ({min(references):.4f} to "
+        f"{len(nearest)} samples": f"{median(nearest):.4f} (median; {min(nearest):.4f} to {max(nearest):.4f})",
+        f"{len(references)} test images": f"{median(references):.4f} (median; {min(references):.4f} to "
         f"{max(references):.4f})",
     }
-    print_pairs(f"{distance} distance to the nearest training image: median (range)", rows)
+    print_pairs(f"{distance} distance to training images", rows)
     click.echo(f"wrote {output}")
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 from command import start
+from disks import mounted
 from nodes import SECONDS, started
 
 from vaedist.monitor.metrics import read_metrics
@@ -123,3 +124,12 @@ def pytest_terminal_summary(terminalreporter, config):
 def waiting():
     """Returns `wait_for`."""
     return wait_for
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Returns a file system of 16 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    with mounted(place, "-t", "tmpfs", "-o", "size=16m", "tmpfs"):
+        yield place

@@ -5,9 +5,10 @@ import signal
 
 import pytest
 from command import start
+from disks import fill
 
 import vaedist
-from vaedist.errors import Interrupted, WorkerError
+from vaedist.errors import Interrupted, StorageError, WorkerError
 from vaedist.inference.encode import encode_job
 from vaedist.inference.generate import generate_job
 from vaedist.inference.output import OutputFolder, ParquetFormat, PngFormat
@@ -100,6 +101,16 @@ def test_a_command_that_is_killed_at_any_moment_is_completed(run, whole, tmp_pat
     assert process.wait(300) == 0, log.read_text()
     assert "wrote 1,696 rows in 170 parts" in log.read_text()
     assert contents(out) == whole
+
+
+def test_a_disk_that_is_full_ends_the_command_in_one_line(run, whole, small_disk):
+    job, out = encode_job(run, rows=ROWS), OutputFolder.at(small_disk / "out")
+    with pytest.raises(StorageError, match=r"cannot write .*\.parquet: No space left on device") as error:
+        run_job(job, out, ParquetFormat(), workers=Workers(2), progress=lambda *_: fill(small_disk))
+    assert str(error.value).isprintable()
+    (small_disk / "filler").unlink()
+    run_job(job, out, ParquetFormat(), workers=Workers(2), resume=True)
+    assert contents(small_disk / "out") == whole
 
 
 def test_an_interrupted_command_says_how_to_go_on(run, tmp_path):

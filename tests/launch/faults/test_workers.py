@@ -5,12 +5,13 @@ import shutil
 import signal
 import subprocess
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from disks import fill, mounted
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vaedist.errors import DataError, Interrupted, RunError, StorageError, WorkerError
@@ -120,35 +121,6 @@ def test_changed_data_is_refused_by_name(two, blob_data, tmp_path):
     shard.write_bytes(content)
     with pytest.raises(DataError, match=shard.name):
         train(experiment, resume=True)
-
-
-@contextmanager
-def mounted(place, *options):
-    """Mounts a file system at a folder; skips the test if this is not allowed."""
-    mount = ["mount", *options, str(place)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a file system")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """Returns a file system of 16 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    with mounted(place, "-t", "tmpfs", "-o", "size=16m", "tmpfs"):
-        yield place
-
-
-def fill(place):
-    """Fills the disk."""
-    with suppress(OSError), (place / "filler").open("wb") as file:
-        while True:
-            file.write(bytes(1 << 16))
-            file.flush()
 
 
 def fails_once_and_goes_on(experiment, act, mend, reason, undisturbed):
