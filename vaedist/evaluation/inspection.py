@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from vaedist.devices.compilation import compiled, traced
+from vaedist.evaluation import row_functions
 from vaedist.evaluation.active_units import (
     active_channels,
     active_units,
@@ -24,16 +25,18 @@ from vaedist.evaluation.active_units import (
     latent_moments,
     samples_to_count,
 )
+from vaedist.evaluation.row_functions import by_layer
+from vaedist.evaluation.row_functions import pixel_noise as block_noise
 from vaedist.evaluation.scoring import ScoreLayout, concatenated, evaluation_noise, score_layout
-from vaedist.evaluation.scoring import score as score_images
 from vaedist.models.model import Model
 from vaedist.models.rng import INSPECTION, PIXELS, PRIOR, row_noise, row_uniform
-from vaedist.objectives.elbo import Bound, bound
+from vaedist.objectives.elbo import Bound
 from vaedist.user_code import user_code
 
 BLOCK = 256  # images at a time
 COLUMNS = 7  # maximum number of columns of progressive reconstructions; with the original, a row has 8 images
 SAMPLES = 40  # minimum number of samples of z per image for statistics of the latents
+
 
 Pixels = Literal["mean", "sample"]
 
@@ -118,7 +121,7 @@ def progressive(model: Model, images: np.ndarray, *, columns: int = COLUMNS, see
     def column(count: int) -> np.ndarray:
         def draw(block: Any, first: Any) -> Any:
             eps = row_noise(seed, PRIOR, 0, first, block.shape[0], model.noise)
-            latents = _by_layer(layout, block)
+            latents = by_layer(layout, block)
             return model.generate(eps, given={name: latents[name] for name in names[:count]})
 
         return _in_blocks(model, "generate images from given latents", z, draw)
@@ -135,7 +138,7 @@ def observed(model: Model, images: np.ndarray) -> np.ndarray:
     """Returns the x that is encoded for uint8 images [n, H, W, C], float32 in [0, 1]; binary if it is binarised."""
 
     def preprocess(block: Any, first: Any) -> Any:
-        return model.preprocessing(block, _noise(model, block, first))
+        return model.preprocessing(block, block_noise(model, block, first))
 
     return _in_blocks(model, "preprocess images", images, preprocess)
 
@@ -154,7 +157,7 @@ def score(model: Model, images: np.ndarray, *, seed: int = 0) -> Bound:
 def decode(model: Model, z: np.ndarray) -> np.ndarray:
     """Returns E[x|z], [n, H, W, C], float32 in [0, 1], for latents [n, latents]."""
     layout, z = score_layout(model), np.asarray(z, np.float32)
-    return _in_blocks(model, "decode latents", z, lambda block, _: model.decode(_by_layer(layout, block)))
+    return _in_blocks(model, "decode latents", z, lambda block, _: row_functions.decode(model, layout, block))
 
 
 def sample(model: Model, count: int, *, seed: int = 0, pixels: Pixels = "mean", temperature: float = 1.0) -> np.ndarray:
@@ -232,7 +235,7 @@ def _latent_sums(
         parts = z, tf.square(z), concatenated(scored.kl)
         return k + 1, *(total + tf.cast(part, tf.float64) for total, part in zip(totals, parts, strict=True))
 
-    encoding = model.encode(images, _noise(model, images, first))
+    encoding = model.encode(images, block_noise(model, images, first))
     sizes = layout.size, layout.size, sum(layout.layers.values())
     start = tf.constant(0), *(tf.zeros((rows, size), tf.float64) for size in sizes)
     _, *sums = tf.while_loop(lambda k, *_: k < samples, take, start, maximum_iterations=samples)
@@ -242,26 +245,12 @@ def _latent_sums(
 
 @traced
 def _encode(model: Model, images: Any, seed: int, first: Any) -> Any:
-    eps = row_noise(seed, INSPECTION, 0, first, images.shape[0], model.noise)
-    return concatenated(score_images(model, images, eps, _noise(model, images, first)).latents)
+    return row_functions.encode(model, images, seed, first).z
 
 
 @traced
 def _score(model: Model, images: Any, seed: int, first: Any) -> Bound:
-    eps = row_noise(seed, INSPECTION, 0, first, images.shape[0], model.noise)
-    return bound(score_images(model, images, eps, _noise(model, images, first)))
-
-
-def _by_layer(layout: ScoreLayout, z: Any) -> dict[str, Any]:
-    """Splits latents, [n, latents], by layer."""
-    parts = tf.split(z, [math.prod(shape) for shape in layout.latents.values()], axis=-1)
-    shapes = zip(layout.latents.items(), parts, strict=True)
-    return {name: tf.reshape(part, (-1, *shape)) for (name, shape), part in shapes}
-
-
-def _noise(model: Model, images: Any, first: Any) -> Any:
-    numbers = tf.cast(first, tf.int64) + tf.range(images.shape[0], dtype=tf.int64)
-    return evaluation_noise(model, numbers)
+    return row_functions.score(model, images, seed, first)
 
 
 def _in_blocks(model: Model, task: str, rows: np.ndarray, function: Any) -> Any:

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import tensorflow as tf
+from keras import ops
 
 from vaedist.devices.batches import Batch
 from vaedist.errors import ModelError
@@ -226,5 +227,8 @@ def _merged(x: Any) -> Any:
 
 def concatenated(parts: Mapping[str, Any], axes: int = 1) -> Any:
     """Returns all numbers of an image in one row, [..., n], from tensors by layer that have `axes` leading axes."""
-    rows = [x if x.shape.rank == axes + 1 else tf.reshape(x, (*x.shape[:axes], -1)) for x in parts.values()]
+    rows = [
+        x if x.shape.rank == axes + 1 else tf.reshape(x, (*ops.shape(x)[:axes], math.prod(x.shape[axes:])))
+        for x in parts.values()
+    ]
     return rows[0] if len(rows) == 1 else tf.concat(rows, axis=-1)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from keras import ops
 
 _PHILOX = 1
 # Streams, which never share random numbers.
@@ -25,7 +26,7 @@ EVALUATION_SEED = 0  # seed of the pixel noise of evaluation, independent of the
 _MULTIPLIERS, _WEYL, _ROUNDS = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85), 10
 
 
-def row_bits(seed: int, stream: int, step: Any, first_row: Any, rows: int, width: int) -> Any:
+def row_bits(seed: Any, stream: int, step: Any, first_row: Any, rows: Any, width: int) -> Any:
     """Returns uniform 32-bit integers, [rows, width], for the rows first_row, ..., first_row + rows - 1."""
     blocks = -(-width // 4)  # each counter yields four numbers
     key = _key(seed, stream, step)
@@ -36,12 +37,12 @@ def row_bits(seed: int, stream: int, step: Any, first_row: Any, rows: int, width
     return bits[:, :width]
 
 
-def row_uniform(seed: int, stream: int, step: Any, first_row: Any, rows: int, width: int) -> Any:
+def row_uniform(seed: Any, stream: int, step: Any, first_row: Any, rows: Any, width: int) -> Any:
     """Returns uniform numbers in the open interval (0, 1), [rows, width], float32, with 23 random bits each."""
     return _uniform(row_bits(seed, stream, step, first_row, rows, width))
 
 
-def row_normal(seed: int, stream: int, step: Any, first_row: Any, rows: int, width: int) -> Any:
+def row_normal(seed: Any, stream: int, step: Any, first_row: Any, rows: Any, width: int) -> Any:
     """Returns standard normal numbers, [rows, width], float32, by the inverse distribution function; |eps| < 5.3.
 
     If compiled by XLA, they are bitwise the same for any split of the rows. In eager mode, the last bits of a number
@@ -51,7 +52,7 @@ def row_normal(seed: int, stream: int, step: Any, first_row: Any, rows: int, wid
 
 
 def row_noise(
-    seed: int, stream: int, step: Any, first_row: Any, rows: int, shapes: Mapping[str, Sequence[int]],
+    seed: Any, stream: int, step: Any, first_row: Any, rows: Any, shapes: Mapping[str, Sequence[int]],
     samples: int | None = None, dtype: str = "float32",
 ) -> dict[str, Any]:  # fmt: skip
     """Returns standard normal noise by name, each [rows, *shape], or [rows, samples, *shape].
@@ -59,11 +60,11 @@ def row_noise(
     The numbers of a row are one range of the generator, divided among the names in their order.
 
     Args:
-        seed: seed of the run.
+        seed: seed of the run, an integer or an int64 tensor.
         stream: one of the streams above.
         step: index of the update.
         first_row: index of the first row in the global batch.
-        rows: number of rows.
+        rows: number of rows, an integer or a tensor.
         shapes: shape of the noise of one row, by name.
         samples: number of draws per row; None draws once, without a samples axis.
         dtype: dtype of the result.
@@ -74,7 +75,7 @@ def row_noise(
     return _by_name(tf.cast(tf.reshape(noise, [*leading, sum(sizes)]), dtype), shapes)
 
 
-def numbered_bits(seed: int, stream: int, step: Any, numbers: Any, width: int) -> Any:
+def numbered_bits(seed: Any, stream: int, step: Any, numbers: Any, width: int) -> Any:
     """Returns the integers that `row_bits` draws for rows with arbitrary indices `numbers`, [B]; shape [B, width]."""
     blocks = -(-width // 4)
     high32, low32 = tf.constant(32, tf.uint64), tf.constant(0xFFFFFFFF, tf.uint64)
@@ -115,14 +116,14 @@ def pixel_uniform(numbers: Any, width: int) -> Any:
     return _uniform(numbered_bits(EVALUATION_SEED, EVALUATION_OBSERVATION, 0, numbers, width))
 
 
-def _key(seed: int, stream: int, step: Any) -> Any:
-    folded = tf.stack([tf.constant(seed * _STREAMS + stream, tf.int64), tf.cast(step, tf.int64)])
+def _key(seed: Any, stream: int, step: Any) -> Any:
+    folded = tf.stack([tf.convert_to_tensor(seed * _STREAMS + stream, tf.int64), tf.cast(step, tf.int64)])
     return tf.raw_ops.StatelessRandomGetKeyCounter(seed=folded)[0]
 
 
 def _by_name(noise: Any, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Divides the numbers of each row, [..., n], among names in their order."""
-    leading, sizes = noise.shape[:-1], [math.prod(shape) for shape in shapes.values()]
+    leading, sizes = ops.shape(noise)[:-1], [math.prod(shape) for shape in shapes.values()]
     parts = tf.split(noise, sizes, axis=-1) if len(sizes) > 1 else [noise]
     return {
         name: tf.reshape(part, [*leading, *shape]) for (name, shape), part in zip(shapes.items(), parts, strict=True)
