@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 from toys import NAME
 
+import vaedist.models  # noqa: F401 - chooses Keras's backend
+
+import keras  # isort: skip
+
 from vaedist.config import Experiment
-from vaedist.errors import UserCodeError
+from vaedist.errors import ModelError, UserCodeError
 from vaedist.models.build import build_model
 from vaedist.models.mlp.model import VAE
-from vaedist.models.preprocessing import Dynamic, Fixed, Scaled, Threshold
+from vaedist.models.preprocessing import Binned, Dynamic, Fixed, Scaled, Threshold
 
 
 def test_the_mlp_is_created_from_its_options_and_recreated_from_its_config():
@@ -34,6 +38,23 @@ def test_the_mlp_is_created_from_its_options_and_recreated_from_its_config():
 def test_a_model_made_with_a_preprocessing_keeps_it_in_its_config(kind):
     model = VAE((2, 3, 1), preprocessing=kind())
     assert type(VAE.from_config(model.get_config()).preprocessing) is kind
+
+
+def test_a_preprocessing_that_the_options_do_not_make_cannot_be_saved():
+    model = VAE((2, 3, 1), preprocessing=Binned())
+    with pytest.raises(
+        ModelError, match="model VAE cannot be saved: its options do not make its preprocessing, Binned"
+    ):
+        model.get_config()
+
+
+def test_a_users_model_is_recreated_from_its_config(toy_package):
+    tables = {"seed": 5, "data": {"binarize": "fixed"}, "model": {"type": f"{NAME}.models:Whole", "channels": 8}}
+    model = build_model(Experiment.from_dict(tables), (2, 3, 1), "mixed_bfloat16")
+    again = type(model).from_config(json.loads(json.dumps(model.get_config())))
+    assert (again.options, again.image_shape, again.seed) == (model.options, (2, 3, 1), 5)
+    assert (type(again.preprocessing), again.dtype_policy.name) == (Fixed, "mixed_bfloat16")
+    assert keras.config.dtype_policy().name == "float32"
 
 
 def test_a_users_model_receives_its_options_and_the_preprocessing(toy_package):

@@ -1,16 +1,16 @@
-"""Base class of the built-in models: options with a likelihood, and serialisation by Keras."""
+"""Base class of the built-in models: options with a likelihood, and use on their own."""
 
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
 from vaedist.models.model import Model, Score
 from vaedist.models.options import LikelihoodOptions, make_likelihood
-from vaedist.models.preprocessing import BINARIZE, Preprocessing
+from vaedist.models.preprocessing import Preprocessing
 
 
 class LikelihoodModel(Model):
@@ -57,24 +57,8 @@ class LikelihoodModel(Model):
         """Creates the layers of the model, which `build` then builds."""
 
     def get_config(self) -> dict[str, Any]:
-        """Returns a description of the constructor's arguments, for `from_config`."""
-        binarize = next((name for name, each in BINARIZE.items() if type(each) is type(self.preprocessing)), "none")
-        return {
-            "image_shape": self.image_shape,
-            "options": self.options.model_dump(),
-            "binarize": binarize,
-            "seed": self.seed,
-            "name": self.name,
-            "dtype": self.dtype_policy.name,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Returns the model that `get_config` describes."""
-        config = dict(config)
-        options = cls.Options.model_validate(config.pop("options"))
-        preprocessing = options.preprocessing(config.pop("binarize"))
-        return cls(config.pop("image_shape"), options, preprocessing=preprocessing, **config)
+        """Returns the arguments of the constructor, for `from_config`."""
+        return super().get_config() | {"name": self.name}
 
     def call(self, images: Any, eps: Mapping[str, Any] | None = None, u: Any = None) -> Score:
         """Scores uint8 images with one sample of the latents per image.

@@ -3,15 +3,18 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import keras
 from keras import ops
 from keras.src.utils import naming  # the public keras.utils.clear_session resets far more than layer numbers
 
+from vaedist.config import ModelOptions
+from vaedist.errors import ModelError
+from vaedist.models.build import layers_of
 from vaedist.models.flows.flow import FlowCase
 from vaedist.models.likelihoods import Likelihood
-from vaedist.models.preprocessing import Preprocessing
+from vaedist.models.preprocessing import BINARIZE, Preprocessing
 from vaedist.models.products import Product
 
 
@@ -43,12 +46,16 @@ class Model(keras.Model, ABC):
     standard normal noise by stream, [B, *noise[stream]], and `u` uniform noise in (0, 1), shaped like the images.
     The caller draws both, keyed by the row of an image, so that results do not depend on the number of devices.
 
+    Every subclass is registered with Keras: `model.save` writes the options with the weights, and
+    `keras.models.load_model` restores the model once its class has been imported.
+
     Args:
         image_shape: (height, width, channels).
         preprocessing: mapping of uint8 pixels to the x that is encoded and scored.
         seed: seed of the initial weights.
 
     Attributes:
+        Options: class of the options.
         noise: shape of the standard normal noise of one image, by stream, such as {"z": (64,)}.
         broadcasts: True if `score` supports K samples per image: noise [B, K, ...] with an encoding whose tensors are
             [B, 1, ...]. If False, K samples are scored as K copies of the image.
@@ -56,10 +63,22 @@ class Model(keras.Model, ABC):
         initial_rows: number of training images that `initialise` needs; 0 if the model does not define it.
     """
 
+    Options: ClassVar[type[ModelOptions]]
     noise: Mapping[str, tuple[int, ...]]
     broadcasts: bool = False
     clips: bool = False
     initial_rows: int = 0
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Registers a subclass with Keras, under the names of its module and its own."""
+        super().__init_subclass__(**kwargs)
+        keras.saving.register_keras_serializable(cls.__module__)(cls)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Keeps the options among the arguments of the constructor, for `get_config`."""
+        made: Self = super().__new__(cls, *args, **kwargs)
+        made._given = next((each for each in (*args, *kwargs.values()) if isinstance(each, ModelOptions)), None)
+        return made
 
     def __init__(
         self, image_shape: Sequence[int], *, preprocessing: Preprocessing, seed: int = 0, **kwargs: Any
@@ -70,6 +89,38 @@ class Model(keras.Model, ABC):
         height, width, channels = image_shape
         self.image_shape = (int(height), int(width), int(channels))
         self.preprocessing, self.seed = preprocessing, seed
+        self.built = True  # a subclass creates its weights in the constructor
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as JSON values, for `from_config`.
+
+        Raises:
+            ModelError: the options do not make the model's preprocessing for any `data.binarize`.
+        """
+        options, kind = self._given or type(self).Options(), type(self.preprocessing)
+        binarize = next((name for name, each in BINARIZE.items() if type(each) is kind), "none")
+        if type(options.preprocessing(binarize)) is not kind:
+            raise ModelError(
+                f"model {type(self).__name__} cannot be saved: its options do not make its preprocessing, "
+                f"{kind.__qualname__}, for any data.binarize"
+            )
+        return {
+            "image_shape": list(self.image_shape),
+            "options": options.model_dump(mode="json"),
+            "binarize": binarize,
+            "seed": self.seed,
+            "dtype": self.dtype_policy.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Returns a model with the arguments that `get_config` returned, and with initial weights."""
+        config = dict(config)
+        options = cls.Options.model_validate(config.pop("options"))
+        preprocessing = options.preprocessing(config.pop("binarize"))
+        with layers_of(config["dtype"]):
+            # a subclass has the options as its second argument
+            return cls(config.pop("image_shape"), options, preprocessing=preprocessing, **config)  # type: ignore[misc,arg-type]
 
     @abstractmethod
     def encode(self, images: Any, u: Any = None, *, training: bool = False) -> Any:

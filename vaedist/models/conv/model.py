@@ -137,7 +137,6 @@ class Decoder(keras.layers.Layer):
         return self.out(h)
 
 
-@keras.saving.register_keras_serializable("vaedist")
 class ConvVAE(FlowVAE):
     """A VAE with gated convolutional encoder and decoder.
 

@@ -49,7 +49,6 @@ class MLP(keras.layers.Layer):
         return self.out(x)
 
 
-@keras.saving.register_keras_serializable("vaedist")
 class VAE(FlowVAE):
     """A VAE with MLP encoder and decoder, which can be used on its own: `VAE((32, 32, 3))(images)` scores uint8 images.
 

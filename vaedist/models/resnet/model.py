@@ -32,7 +32,6 @@ class Encoding(NamedTuple):
     blocks: tuple[BottomUp, ...]
 
 
-@keras.saving.register_keras_serializable("vaedist")
 class ResNetVAE(LikelihoodModel):
     """A VAE with levels x blocks stochastic layers, each with a convolutional IAF posterior.
 
