@@ -54,6 +54,16 @@ def test_the_newest_and_the_best_stay(store):
     assert store.newest().position.step == 40
 
 
+def test_one_is_opened_by_its_step(store):
+    for step in (10, 20):
+        save(store, step)
+    assert store.at(10).position.step == 10
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 15 in .*; it has steps 10, 20"):
+        store.at(15)
+    with pytest.raises(CheckpointError, match="it has no checkpoint"):
+        CheckpointStore(RunFolder.at(store.folder / "elsewhere")).at(10)
+
+
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "experiment.toml", "state.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "empty"])
 def test_a_damaged_one_is_named_and_the_one_before_is_taken(store, name, damage):

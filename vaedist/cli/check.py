@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 @data_option
 @json_option
 def check(
-    target: str | Path, overrides: tuple[str, ...], checkpoint: str, ema: bool | None, data: str | None, as_json: bool
+    target: str | Path,
+    overrides: tuple[str, ...],
+    checkpoint: str | int,
+    ema: bool | None,
+    data: str | None,
+    as_json: bool,
 ) -> None:
     """Check a model's mathematics numerically, in float64.
 

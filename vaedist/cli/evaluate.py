@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @address_option
 @json_option
 def evaluate(
-    run: str | Path, others: tuple[str | Path, ...], samples: int, split: str, limit: int | None, checkpoint: str,
+    run: str | Path, others: tuple[str | Path, ...], samples: int, split: str, limit: int | None, checkpoint: str | int,
     ema: bool | None, bits_per_dim: bool, data: str | None, workers: int, gpus_per_worker: int, address: str | None,
     as_json: bool,
 ) -> None:  # fmt: skip

@@ -43,7 +43,7 @@ output_option = partial(click.option, "-o", "--output", type=LocalPath(path_type
 @output_option(default="samples.png")
 @json_option
 def sample(
-    run: str | Path, count: int, seed: int, checkpoint: str, ema: bool | None, pixels: str, temperature: float,
+    run: str | Path, count: int, seed: int, checkpoint: str | int, ema: bool | None, pixels: str, temperature: float,
     output: Path, as_json: bool,
 ) -> None:  # fmt: skip
     """Write a PNG grid of images that RUN's model generates.
@@ -76,7 +76,7 @@ def reconstruct(
     run: str | Path,
     count: int,
     seed: int,
-    checkpoint: str,
+    checkpoint: str | int,
     ema: bool | None,
     data: str | None,
     layers: bool,
