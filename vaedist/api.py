@@ -5,6 +5,7 @@ z = run.encode(images)               # [n, latents]
 pictures = run.decode(z)             # [n, H, W, C] in [0, 1]
 pictures = run.sample(64, seed=0)
 bound = run.score(images)            # the ELBO of each image and its parts, in nats
+run.export("exports/cifar10-iaf")    # a TensorFlow SavedModel, a Keras file and a model card
 result = run.evaluate(samples=128)   # result.elbo.mean, result.log_p.standard_error, result.scores.elbo, ...
 """
 
@@ -26,6 +27,8 @@ from vaedist.evaluation.importance import ImportanceEvaluator
 from vaedist.evaluation.inspection import Pixels, Progressive
 from vaedist.evaluation.results import Evaluation
 from vaedist.evaluation.scoring import score_layout
+from vaedist.export.folder import require_empty, write_export
+from vaedist.export.origin import origin_of
 from vaedist.models.build import build_model
 from vaedist.models.model import Model
 from vaedist.models.preprocessing import Preprocessing
@@ -210,6 +213,29 @@ class Run:
             scores.append(score)
             progress(len(scores), evaluator.blocks)
         return evaluator.summary(scores)
+
+    def export(
+        self, path: str | Path, *, license: str | None = None, progress: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Writes the model as a TensorFlow SavedModel and as a Keras file, with a model card and the experiment.
+
+        The folder has `saved_model/1/`, whose functions `encode`, `decode`, `reconstruct`, `score` and `generate` need
+        TensorFlow only and return what the methods of this class return; `model.keras`; `README.md`; and
+        `experiment.toml`. It appears as a whole, or not at all.
+
+        Args:
+            path: path or URI of the folder, which must be new or empty.
+            license: license of the weights, such as "cc-by-4.0"; None if it is not stated.
+            progress: called with a description of each part before it is made.
+
+        Raises:
+            RunError: the folder is not empty.
+            StorageError: the folder cannot be written.
+            ModelError, UserCodeError: a user's model cannot be exported.
+        """
+        require_empty(str(path))
+        origin = origin_of(self.folder, self.experiment, self.checkpoint.position, ema=self.ema)
+        write_export(str(path), origin, self.model, license_name=license, progress=progress)
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -16,6 +16,7 @@ from vaedist.cli.config import config
 from vaedist.cli.data import data
 from vaedist.cli.doctor import doctor
 from vaedist.cli.evaluate import evaluate
+from vaedist.cli.export import export
 from vaedist.cli.inference import encode, generate, neighbours
 from vaedist.cli.jobs import jobs, submit
 from vaedist.cli.runs import reconstruct, runs, sample
@@ -135,6 +136,7 @@ for command in (
     encode,
     generate,
     neighbours,
+    export,
     runs,
     tensorboard,
     check,

@@ -40,7 +40,7 @@ def committed_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def uploaded_folder(store: Store, *, last: str) -> Iterator[Path]:
-    """Yields a local folder whose files are uploaded to an object store at the end, unless an error occurs.
+    """Yields a local folder whose files, at any depth, are uploaded to an object store unless an error occurs.
 
     Object stores have no atomic rename. Instead, the file `last`, without which the others do not count, is uploaded
     last.
@@ -51,7 +51,8 @@ def uploaded_folder(store: Store, *, last: str) -> Iterator[Path]:
     with scratch_folder() as local:
         yield local
         try:
-            for name in sorted((f.name for f in local.iterdir()), key=lambda name: (name == last, name)):
+            names = (file.relative_to(local).as_posix() for file in local.rglob("*") if file.is_file())
+            for name in sorted(names, key=lambda name: (name == last, name)):
                 store.upload(local / name, name)
         except BaseException:
             with suppress(OSError):

@@ -1,0 +1,1 @@
+"""Export of a run: a SavedModel, a Keras file and a model card."""
