@@ -18,7 +18,7 @@ SMALL = ("model.hidden=8", "model.latent=4")
 MODELS = {
     "mlp": (*SMALL, "model.flow.depth=0"),
     "iaf": (*SMALL, "model.flow.depth=2", "model.flow.width=6", "data.binarize=dynamic"),
-    "conv": ("model.type=conv", "model.width=3", *SMALL, "model.flow.depth=0", "model.likelihood=gaussian"),
+    "conv": ("model.type=conv", "model.width=3", *SMALL, "model.flow.depth=0", "model.likelihood=continuous_bernoulli"),
     "resnet": ("model.type=resnet", "model.width=4", "model.latent=2", "model.levels=2", "model.blocks=1"),
     "own": ("model.type=conv_vae:ConvVAE", "model.width=3", "model.latent=4"),
     "planar": (*SMALL, "model.flow.type=planar_flow:PlanarFlow", "model.flow.depth=2"),

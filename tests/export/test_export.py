@@ -6,11 +6,14 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from command import refused
 from model_runs import EXAMPLES, MODELS, SHAPE
 
 import vaedist
 from vaedist.errors import RunError, UserCodeError
+from vaedist.evaluation.row_functions import by_layer
+from vaedist.evaluation.scoring import score_layout
 from vaedist.export.saved_model import save_servable
 from vaedist.models import Model
 
@@ -45,6 +48,10 @@ for name in sys.argv[1:]:
     found[f"{name}/unit"] = model.encode_float(images / np.float32(255), seed=3)["z"]
     found[f"{name}/decoded"] = model.decode(encoded["z"])["images"]
     found[f"{name}/reconstructed"] = model.reconstruct(images, seed=3)["images"]
+    z = tf.Variable(encoded["z"])
+    with tf.GradientTape() as tape:
+        brightness = tf.reduce_sum(model.decode(z)["images"])
+    found[f"{name}/gradient"] = tape.gradient(brightness, z)
     found[f"{name}/new"] = model.generate(3, seed=5, temperature=0.7)["images"]
     found[f"{name}/default"] = model.generate(2)["images"]
     found[f"{name}/pixels"] = model.generate_pixels(3, seed=5)["images"]
@@ -102,19 +109,22 @@ def plain(place, exports, images):
 @pytest.mark.parametrize("name", MODELS)
 def test_plain_tensorflow_gives_the_numbers_of_the_python_api(name, plain, place, images):
     run = vaedist.load_run(place / name)
-    z, score = run.encode(images, seed=3), run.score(images, seed=3)
+    z, score = tf.constant(run.encode(images, seed=3)), run.score(images, seed=3)
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        brightness = tf.reduce_sum(run.model.decode(by_layer(score_layout(run.model), z)))
     expected = {
-        "z": z, "parts": z, "unit": z, "decoded": run.decode(z), "reconstructed": run.reconstruct(images, seed=3),
-        "new": run.sample(3, seed=5, temperature=0.7), "default": run.sample(2),
-        "pixels": run.sample(3, seed=5, pixels="sample"),
+        "z": z, "parts": z, "unit": z, "decoded": run.decode(z), "gradient": tape.gradient(brightness, z),
+        "reconstructed": run.reconstruct(images, seed=3), "new": run.sample(3, seed=5, temperature=0.7),
+        "default": run.sample(2), "pixels": run.sample(3, seed=5, pixels="sample"),
         "elbo": score.elbo, "reconstruction": score.reconstruction, "kl": score.kl,
     }  # fmt: skip
     if len(score.by_layer) > 1:
         expected |= {f"kl_{layer}": kl for layer, kl in score.by_layer.items()}
     for key, value in expected.items():
         np.testing.assert_allclose(plain[f"{name}/{key}"], value, rtol=1e-5, atol=1e-5, err_msg=key)
-    assert np.ptp(z, axis=0).min() > 0
-    assert run.sample(3, seed=5).shape == (3, *SHAPE)
+    assert all(np.ptp(expected[key], axis=0).min() > 0 for key in ("z", "elbo"))
+    assert all(np.ptp(expected[key], axis=0).max() > 0 for key in ("decoded", "new", "pixels"))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -156,6 +166,8 @@ def test_a_folder_that_is_not_empty_is_refused(place, tmp_path):
     for taken in ("full", "full/file"):
         line = refused(tmp_path, "export", place / "mlp", "-o", taken)
         assert line == f"error: {taken} already exists and is not an empty folder: choose another output, or remove it"
+    line = refused(tmp_path / "full", "export", place / "mlp", "-o", ".")
+    assert line == "error: output . is the current folder: choose another output"
 
 
 def test_a_step_without_a_checkpoint_and_a_wrong_name_are_refused(place, tmp_path):

@@ -39,7 +39,8 @@ def write_export(
         ModelError, UserCodeError: a user's model cannot be exported.
     """
     require_empty(out)
-    with uploaded_folder(Store(out), last=CARD) if is_remote(out) else committed_folder(local_path(out)) as folder:
+    place = uploaded_folder(Store(out), last=CARD) if is_remote(out) else committed_folder(local_path(out).absolute())
+    with place as folder:
         with storage_errors(out):
             progress("exporting: SavedModel")
             save_servable(model, folder / SAVED_MODEL / VERSION)
@@ -63,6 +64,9 @@ def require_empty(out: str) -> None:
     """
     if fault := fault_of(out):
         raise RunError(f"output {out}: {fault}")
+    if not is_remote(out) and local_path(out).absolute() == Path.cwd():
+        # it would be replaced, and leave the user's shell in a folder that no longer exists
+        raise RunError(f"output {out} is the current folder: choose another output")
     try:
         taken = _is_taken(out)
     except OSError as error:
