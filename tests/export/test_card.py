@@ -91,6 +91,8 @@ def test_the_card_of_a_users_model_names_its_package_and_class(place):
     assert "which needs vaedist and the package `conv_vae`." in card
     assert "from conv_vae import ConvVAE  # registers the class with Keras" in card
     assert "z concatenates" not in card
+    assert "which needs vaedist and the package `planar_flow`." in card_of(vaedist.load_run(place / "planar"))
+    assert "which needs vaedist." in card_of(vaedist.load_run(place / "mlp"))
 
 
 def test_the_card_of_a_hierarchical_model_names_its_layers(place):

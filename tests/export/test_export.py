@@ -1,5 +1,6 @@
 """Exported models give the numbers of the Python API, in processes with nothing but TensorFlow, or with Keras."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,10 +8,12 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from click.testing import CliRunner
 from command import refused
 from model_runs import EXAMPLES, MODELS, SHAPE
 
 import vaedist
+from vaedist.cli import main
 from vaedist.errors import RunError, UserCodeError
 from vaedist.evaluation.row_functions import by_layer
 from vaedist.evaluation.scoring import score_layout
@@ -158,6 +161,21 @@ def test_an_export_appears_as_a_whole_or_not_at_all(place, exports, tmp_path, mo
     with pytest.raises(ZeroDivisionError):
         run.export(tmp_path / "empty")
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+def test_the_command_exports_a_step_into_an_empty_folder(place, tmp_path):
+    words = ["export", place / "mlp", "-o", tmp_path, "--checkpoint", 8, "--license", "cc0-1.0", "--json"]
+    done = CliRunner().invoke(main, list(map(str, words)), prog_name="vaedist")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {"output": str(tmp_path), "step": 8, "ema": False}
+    card = (tmp_path / "README.md").read_text()
+    assert "step 8 (2 of 100 epochs)" in card
+    assert 'license: "cc0-1.0"' in card
+    images = np.zeros((1, *SHAPE), np.uint8)
+    loaded = tf.saved_model.load(tmp_path / "saved_model/1")
+    z = loaded.encode(images)["z"]
+    np.testing.assert_allclose(z, vaedist.load_run(place / "mlp", checkpoint=8).encode(images), atol=1e-5)
+    assert not np.allclose(z, vaedist.load_run(place / "mlp").encode(images), atol=1e-5)
 
 
 def test_a_folder_that_is_not_empty_is_refused(place, tmp_path):

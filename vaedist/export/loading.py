@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from vaedist.evaluation.scoring import score_layout
 from vaedist.export.origin import Origin
 from vaedist.models.model import Model
+from vaedist.packages import references
 
 SAVED_MODEL, VERSION = "saved_model", "1"  # TensorFlow Serving looks for versions in the folder of a model
 KERAS_FILE = "model.keras"
@@ -15,11 +16,11 @@ def loading(origin: Origin, model: Model) -> Iterator[str]:
     """Yields the paragraphs of a model card about its files and functions, with code to copy."""
     shape, latents = ", ".join(map(str, model.image_shape)), score_layout(model).size
     name, kind = re.sub(r"[^A-Za-z0-9_.-]", "-", origin.name), type(model)
+    needs = ["vaedist", *_packages(origin)]
     yield "## Files"
     yield (
         f"- `{SAVED_MODEL}/{VERSION}/`: the functions below as a TensorFlow SavedModel, which needs TensorFlow only.\n"
-        f"- `{KERAS_FILE}`: the model as a Keras file, which needs vaedist"
-        f"{'' if _is_built_in(model) else f' and the package `{_package(model)}`'}.\n"
+        f"- `{KERAS_FILE}`: the model as a Keras file, which needs {' and '.join(needs)}.\n"
         "- `experiment.toml`: the experiment that trained it."
     )
     yield "## Use with TensorFlow"
@@ -85,9 +86,7 @@ deviations of the prior, is a float32 scalar. In Python, `seed` and `first_row` 
 operations, for CPUs and GPUs, and are not compiled by XLA."""
 
 
-def _is_built_in(model: Model) -> bool:
-    return _package(model) == "vaedist"
-
-
-def _package(model: Model) -> str:
-    return type(model).__module__.partition(".")[0]
+def _packages(origin: Origin) -> list[str]:
+    """Returns the names of the packages of users' code that the model needs."""
+    named = references(origin.experiment.model.model_dump())
+    return sorted({f"the package `{reference.partition(':')[0].partition('.')[0]}`" for reference in named})
