@@ -19,6 +19,7 @@ from vaedist.cli import main
 from vaedist.config import Experiment, Sweep, keys, read_job, with_options
 from vaedist.config.model_options import MODELS
 from vaedist.evaluation.results import Evaluation
+from vaedist.monitor.curves import DESCRIPTIONS, description
 from vaedist.runs.folder import RunFolder
 from vaedist.sweeps import SweepFolder
 
@@ -81,7 +82,7 @@ def file_names() -> list[str]:
         for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
         if "://" not in link
     ]
-    named = [code.partition("::")[0] for code in in_inline(r"[\w.][\w./-]*(::\w+)?")]
+    named = [code.partition("::")[0] for code in in_inline(r"[\w.][\w./-]*(::\w+)?") if not description(code)]
     run = RunFolder.at(Path())
     of_a_run = {run.experiment.name, run.metrics.name, run.logs.name, run.tensorboard.name, run.pictures.name,
                 run.checkpoints.name, run.evaluations.name, "ray"}  # fmt: skip
@@ -135,6 +136,13 @@ def test_files_and_folders_exist(name):
 def test_tests_exist(name):
     file, _, test = name.partition("::")
     assert f"def {test}(" in (ROOT / file).read_text()
+
+
+def test_the_page_on_tensorboard_lists_all_tags_with_their_meaning():
+    rows = re.findall(
+        r"^\| `([a-z_/]+)(?:\.\.\.)?` \| (.*) \|$", (ROOT / "docs/tensorboard.md").read_text(), re.MULTILINE
+    )
+    assert dict(rows) == DESCRIPTIONS
 
 
 def test_make_targets_exist():

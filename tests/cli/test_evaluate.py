@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from board import Board
 from click.testing import CliRunner
 from PIL import Image
 from random_runs import save_run
 from synthetic import source
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import vaedist
 from vaedist.cli import main
@@ -197,8 +197,8 @@ def test_the_parts_of_a_hierarchy_are_told_by_layer(invoke, place, monkeypatch):
         row = next(line for line in told.splitlines() if name in line)
         assert f"{layer['mean']:.3f}" in row
         assert f"{record['active_channels'][name]} of 2" in row
-    board = EventAccumulator(str(place / "hierarchy/tensorboard/evaluation/test-k98")).Reload()
-    assert board.Scalars("evaluation/kl/z_1_1")[0].value == pytest.approx(record["kl_by_layer"]["z_1_1"]["mean"])
+    board = Board(place / "hierarchy/tensorboard/evaluation/test-k98")
+    assert board.last("evaluation/kl/z_1_1") == pytest.approx(record["kl_by_layer"]["z_1_1"]["mean"])
     plain = invoke("evaluate", "dynamic", "--samples", 1).stdout
     assert "of 4 latents" in plain
     assert "KL by stochastic layer" not in plain

@@ -75,10 +75,10 @@ def look_at_curves(command, environment):
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline:
             tags = requests.get(f"{url}/data/plugin/scalars/tags", timeout=60).json()
-            runs = [run for run, names in tags.items() if "elbo/test" in names]
+            runs = [run for run, names in tags.items() if run.endswith("/test") and "elbo" in names]
             if runs:
                 points = requests.get(
-                    f"{url}/data/plugin/scalars/scalars", params={"run": runs[0], "tag": "elbo/test"}, timeout=60
+                    f"{url}/data/plugin/scalars/scalars", params={"run": runs[0], "tag": "elbo"}, timeout=60
                 ).json()
                 assert len(points) == 2, json.dumps(points)
                 return

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from board import Board
 from click.testing import CliRunner
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vaedist.api import load_run
 from vaedist.cli import main
@@ -126,14 +126,13 @@ def test_the_command_prints_saves_and_shows_the_result(averaged):
     assert again.exit_code == 0, again.output
     assert "log p(x) >= L_8" in again.stdout
     assert "bits/dim" in again.stdout
-    board = EventAccumulator(str(averaged.tensorboard / "evaluation" / "test-k8"))
-    board.Reload()
-    points = {tag: board.Scalars(tag) for tag in board.Tags()["scalars"]}
-    assert all(len(events) == 1 and events[0].step == record["step"] for events in points.values())
-    assert points["evaluation/bound_00008"][0].value == pytest.approx(record["bounds"]["8"]["mean"], rel=1e-6)
+    board = Board(averaged.tensorboard / "evaluation" / "test-k8")
+    points = {tag: board.curve(tag) for tag in board.tags()}
+    assert all([step for step, _ in curve] == [record["step"]] for curve in points.values())
+    assert board.last("evaluation/bound_00008") == pytest.approx(record["bounds"]["8"]["mean"], rel=1e-6)
     assert "sqrt" in record["active_units_withheld"]  # 8 samples of 96 images are too few to count units behind a flow
     assert (record["active_units"], points.get("evaluation/active_units")) == (None, None)
-    assert "evaluation/kl_per_unit" in board.Tags()["histograms"]
+    assert "evaluation/kl_per_unit" in board.tags("histograms")
 
 
 def test_samples_of_pixels_and_no_averages_from_the_command_line(averaged, tmp_path):

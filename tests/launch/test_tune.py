@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import pytest
 import ray
+from board import Board
 from ray.util import placement_group_table
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
 from vaedist.config import Sweep
@@ -73,15 +73,19 @@ def test_two_worker_trials_end_on_two_cpus_and_tensorboard_lists_their_parameter
         seen = [event for event in events if isinstance(event, TrialStatus) and event.number == number]
         assert [event.epoch for event in seen if event.state == "running"] == [0, 1, 2]
         assert seen[-1].best == max(epoch.importance_bound for epoch in trial.epochs)
-        board = EventAccumulator(str(trial.run.tensorboard), size_guidance={"scalars": 0})
-        board.Reload()
-        plugin = board.PluginTagToContent("hparams")
+        board = Board(trial.run.tensorboard)
+        plugin = board.reader.PluginTagToContent("hparams")
         start = metadata.parse_session_start_info_plugin_data(plugin[metadata.SESSION_START_INFO_TAG])
         assert start.hparams["model.flow.depth"].number_value == 2 * number
-        last = trial.epochs[-1]
-        for tag, value in (("hparam/elbo", last.elbo), ("hparam/importance_bound", last.importance_bound)):
-            assert board.Scalars(tag)[-1].value == pytest.approx(value, rel=1e-6)
-        assert board.Scalars("elbo/importance_weighted")[-1].value == pytest.approx(last.importance_bound, rel=1e-6)
+        assert dict(start.hparams).keys() == {"model.flow.depth"}  # not those of a run on its own
+        last, best = trial.epochs[-1], max(epoch.importance_bound for epoch in trial.epochs)
+        shown = metadata.parse_experiment_plugin_data(plugin[metadata.EXPERIMENT_TAG]).metric_infos
+        curves = [(info.name.group, info.name.tag) for info in shown]
+        assert {("test", "elbo"), ("test", "importance/bound"), ("", "hparam/best_importance_bound")} <= set(curves)
+        assert board.last("hparam/best_importance_bound") == pytest.approx(best, rel=1e-6)
+        tested = Board(trial.run.tensorboard / "test")
+        for tag, value in (("elbo", last.elbo), ("importance/bound", last.importance_bound)):
+            assert tested.last(tag) == pytest.approx(value, rel=1e-6)
 
     ended = []
     tune(wanted, resume=True, observe=ended.append)

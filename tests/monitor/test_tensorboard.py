@@ -1,12 +1,11 @@
-import io
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from board import Board
 from google.protobuf import text_format
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
@@ -15,16 +14,8 @@ from vaedist.monitor.pictures import encode_png
 from vaedist.monitor.tensorboard import TensorBoardWriter
 
 
-def read(folder):
-    """Returns all that TensorBoard reads, without sampling."""
-    keep_all = dict.fromkeys(("scalars", "images", "histograms", "tensors"), 0)
-    accumulator = EventAccumulator(str(folder), size_guidance=keep_all)
-    accumulator.Reload()
-    return accumulator
-
-
 def curve(folder, tag):
-    return [(event.step, event.value) for event in read(folder).Scalars(tag)]
+    return Board(folder).curve(tag)
 
 
 def test_scalars_read_back_by_tag_and_step(tmp_path):
@@ -86,7 +77,7 @@ def set_clock(monkeypatch, seconds, host="host"):
 )
 def test_a_resumed_run_is_shown_even_if_its_clock_is_wrong(tmp_path, monkeypatch, clocks):
     """The cases are a TensorBoard that runs all the time, and one that is started afterwards."""
-    watching = EventAccumulator(str(tmp_path))
+    watching = Board(tmp_path)
     for number, clock in enumerate(clocks):
         set_clock(monkeypatch, *clock)
         first = 6 * number + 1
@@ -94,9 +85,9 @@ def test_a_resumed_run_is_shown_even_if_its_clock_is_wrong(tmp_path, monkeypatch
         for step in range(first, first + 8):  # two more than the next one starts from
             writer.scalars(step, {"elbo/train": float(100 * number + step)})
         writer.close()
-        watching.Reload()
+        watching.reader.Reload()
     expected = [(step, float(100 * min((step - 1) // 6, 2) + step)) for step in range(1, 21)]
-    assert [(event.step, event.value) for event in watching.Scalars("elbo/train")] == expected
+    assert watching.curve("elbo/train") == expected
     assert curve(tmp_path, "elbo/train") == expected
 
 
@@ -115,12 +106,11 @@ def test_a_picture_reads_back_pixel_by_pixel(tmp_path, channels):
     writer = TensorBoardWriter(tmp_path, purge_step=None)
     writer.picture("pictures/samples", 3, encode_png(image), "Means, not drawn pixels.")
     writer.close()
-    found = read(tmp_path)
-    (event,) = found.Images("pictures/samples")
-    assert found.SummaryMetadata("pictures/samples").summary_description == "Means, not drawn pixels."
-    assert (event.step, event.height, event.width) == (3, 5, 7)
-    with Image.open(io.BytesIO(event.encoded_image_string)) as picture:
-        assert (np.asarray(picture).reshape(image.shape) == image).all()
+    board = Board(tmp_path)
+    assert board.description("pictures/samples") == "Means, not drawn pixels."
+    step, pixels, size = board.picture("pictures/samples")
+    assert (step, size) == (3, (7, 5))
+    assert (pixels.reshape(image.shape) == image).all()
 
 
 def test_a_histogram_counts_the_finite_values(tmp_path):
@@ -128,19 +118,17 @@ def test_a_histogram_counts_the_finite_values(tmp_path):
     writer.histogram("latent/kl", 4, np.array([[0.0, 1.0, 1.0], [4.0, np.nan, np.inf]]))
     writer.histogram("latent/kl", 5, np.array([np.nan]))
     writer.close()
-    (event,) = read(tmp_path).Histograms("latent/kl")
-    found = event.histogram_value
-    assert (event.step, found.min, found.max, found.num, found.sum) == (4, 0.0, 4.0, 4, 6.0)
-    counts = {limit: n for limit, n in zip(found.bucket_limit, found.bucket, strict=True) if n}
-    assert sum(counts.values()) == 4
-    assert sum(n for limit, n in counts.items() if 1.0 < limit < 1.2) == 2
+    ((step, buckets),) = Board(tmp_path).points("latent/kl")
+    left, right, counts = buckets.T
+    assert (step, left[0], right[-1], counts.sum()) == (4, 0.0, 4.0, 4)
+    assert counts[(left < 1.1) & (right > 1.0)].sum() == 2
 
 
 def test_a_text_is_one_of_the_text_plugins(tmp_path):
     writer = TensorBoardWriter(tmp_path, purge_step=None)
     writer.text("experiment", "# depth = 3, π")
     writer.close()
-    accumulator = read(tmp_path)
+    accumulator = Board(tmp_path).reader
     (event,) = accumulator.Tensors("experiment/text_summary")
     assert event.tensor_proto.string_val[0].decode() == "# depth = 3, π"
     assert accumulator.SummaryMetadata("experiment/text_summary").plugin_data.plugin_name == "text"
@@ -148,12 +136,12 @@ def test_a_text_is_one_of_the_text_plugins(tmp_path):
 
 def test_hyperparameters_are_in_the_runs_folder(tmp_path):
     writer = TensorBoardWriter(tmp_path, purge_step=None)
-    writer.hparams(
-        {"depth": 3, "rate": 1e-4, "flow": True, "likelihood": "bernoulli"}, {"hparam/elbo": -1841.75}, step=9
-    )
+    params = {"depth": 3, "rate": 1e-4, "flow": True, "likelihood": "bernoulli"}
+    writer.hparams(params, [("test", "elbo"), ("", "hparam/best_elbo")])
+    writer.end_hparams()
     writer.close()
     assert [path.is_dir() for path in tmp_path.iterdir()] == [False]
-    accumulator = read(tmp_path)
+    accumulator = Board(tmp_path).reader
     contents = accumulator.PluginTagToContent("hparams")
     start = hparams_metadata.parse_session_start_info_plugin_data(contents["_hparams_/session_start_info"])
     assert start.hparams["depth"].number_value == 3
@@ -161,10 +149,28 @@ def test_hyperparameters_are_in_the_runs_folder(tmp_path):
     assert start.hparams["flow"].bool_value is True
     assert start.hparams["likelihood"].string_value == "bernoulli"
     experiment = hparams_metadata.parse_experiment_plugin_data(contents["_hparams_/experiment"])
-    assert [info.name.tag for info in experiment.metric_infos] == ["hparam/elbo"]
+    assert [(info.name.group, info.name.tag, info.display_name) for info in experiment.metric_infos] == [
+        ("test", "elbo", "test elbo"), ("", "hparam/best_elbo", "hparam/best_elbo"),
+    ]  # fmt: skip
     assert {info.name for info in experiment.hparam_infos} == {"depth", "rate", "flow", "likelihood"}
-    hparams_metadata.parse_session_end_info_plugin_data(contents["_hparams_/session_end_info"])
-    assert curve(tmp_path, "hparam/elbo") == [(9, -1841.75)]
+    end = hparams_metadata.parse_session_end_info_plugin_data(contents["_hparams_/session_end_info"])
+    assert end.status == 1  # success
+
+
+def test_the_meaning_of_a_curve_is_with_its_first_point_in_each_file(tmp_path):
+    for step in (1, 2):
+        writer = TensorBoardWriter(tmp_path, purge_step=step)
+        writer.scalars(step, {"elbo": 1.0, "kl_by_layer/z_1": 2.0, "own": 3.0})
+        writer.scalars(step + 10, {"elbo": 1.5})
+        writer.histogram("latent/kl_per_unit", step, np.ones(3))
+        writer.close()
+    board = Board(tmp_path)
+    assert board.description("elbo").startswith("Evidence lower bound, nats per image")
+    assert "of a stochastic layer, nats per image" in board.description("kl_by_layer/z_1")
+    assert "nats" in board.description("latent/kl_per_unit")
+    assert board.description("own") == ""
+    events = [path.read_bytes() for path in tmp_path.iterdir()]
+    assert [content.count(b"Evidence lower bound") for content in events] == [1, 1]
 
 
 def points(n, size=4, width=5):
@@ -254,7 +260,7 @@ writer.scalars(1, {{"a": 1.0}})
 writer.picture("b", 1, encode_png(image))
 writer.histogram("c", 1, np.arange(3))
 writer.text("d", "e")
-writer.hparams({{"f": 1}}, {{"g": 1.0}})
+writer.hparams({{"f": 1}}, [("g", "h")])
 writer.projector("h", 1, np.eye(2), ["i", "j"], image[None].repeat(2, 0))
 writer.close()
 """

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from board import Board
 from command import refused
 from synthetic import source
 
@@ -306,8 +307,6 @@ def test_a_mirror_ends_with_the_error_of_a_store_that_does_not_recover(s3, store
 
 
 def test_a_follower_appends_to_files_that_grow_so_that_tensorboard_reads_on(s3, store, tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     from vaedist.monitor.tensorboard import TensorBoardWriter
 
     writer = TensorBoardWriter(tmp_path / "there", purge_step=None)
@@ -324,14 +323,13 @@ def test_a_follower_appends_to_files_that_grow_so_that_tensorboard_reads_on(s3, 
         follower.update()
 
     step(1)
-    board = EventAccumulator(str(tmp_path / "here" / "run" / "tensorboard"))
-    board.Reload()
+    board = Board(tmp_path / "here" / "run" / "tensorboard")
     inode = (tmp_path / "here" / "run" / "tensorboard" / file.name).stat().st_ino
     step(2)
     assert follower.update() == 0
     assert (tmp_path / "here" / "run" / "tensorboard" / file.name).stat().st_ino == inode
-    board.Reload()
-    assert [event.step for event in board.Scalars("elbo")] == [1, 2]
+    board.reader.Reload()
+    assert board.curve("elbo") == [(1, 1.0), (2, 2.0)]
     assert not (tmp_path / "here" / "run" / "checkpoints").exists()
     store.remove(f"run/tensorboard/{file.name}")
     follower.update()

@@ -34,7 +34,7 @@ def test_tensorboard_over_a_store_shows_new_rows_while_it_runs(s3, tmp_path):
 
     def shown(count):
         """Waits until the curve has a number of steps, and returns them."""
-        address = f"http://127.0.0.1:{port}/data/plugin/scalars/scalars?tag=elbo&run=run/tensorboard"
+        address = f"http://127.0.0.1:{port}/data/plugin/scalars/scalars?tag=elbo&run=run"
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline and process.poll() is None:
             with contextlib.suppress(URLError, OSError, ValueError), urlopen(address) as answer:

@@ -1,11 +1,11 @@
 """`vaedist tensorboard`."""
 
-import os
-import signal
-import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NoReturn
 
 import click
 
@@ -13,72 +13,82 @@ from vaedist.cli.options import Location
 from vaedist.errors import RunError, StorageError
 from vaedist.storage.paths import is_there
 
-if TYPE_CHECKING:
-    from vaedist.storage.follower import Follower
-
-LOOK_SECONDS = 5.0  # interval of polling an object store for changes
+LOOK_SECONDS = 5.0  # interval of polling for new runs, and an object store for changes
 
 
 @click.command()
-@click.argument("runs", type=Location(), default="runs")
+@click.argument("runs", nargs=-1, type=Location())
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve on.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=6006, show_default=True, help="Port; 0 takes a free one."
 )
-def tensorboard(runs: str | Path, host: str, port: int) -> None:
-    """Serve TensorBoard for a run or a folder of runs.
+def tensorboard(runs: tuple[str | Path, ...], host: str, port: int) -> None:
+    """Serve TensorBoard for runs, sweeps and folders of them.
 
-    RUNS is the folder, "runs" by default, or a URI such as s3://bucket/runs, whose events are copied to this machine
-    as they are written.
+    RUNS are one or more folders, "runs" by default, or URIs such as s3://bucket/runs, whose events are copied to this
+    machine as they are written. Runs that start later are added. docs/tensorboard.md describes what is shown where.
     """
-    if isinstance(runs, str):
-        sys.exit(_serve_store(runs, host, port))
-    if not is_there(runs) or not runs.is_dir():
-        raise RunError(f"no runs at {runs}: no such folder")
-    command = _command(runs, host, port)
-    os.execv(command[0], command)  # so that signals, output and exit code are TensorBoard's own
-
-
-def _command(folder: Path, host: str, port: int) -> list[str]:
-    return [
-        sys.executable, "-m", "tensorboard.main",
-        "--logdir", str(folder), "--host", host, "--port", str(port), "--reload_interval", f"{LOOK_SECONDS:.0f}",
-    ]  # fmt: skip
-
-
-def _serve_store(uri: str, host: str, port: int) -> int:
-    """Runs TensorBoard on a continuously updated copy of an object store's events; returns its exit code."""
-    from vaedist.storage.follower import Follower
+    from vaedist.monitor.board_view import BoardView
     from vaedist.storage.scratch import scratch_folder
+
+    with scratch_folder() as scratch:
+        opened = [
+            _opened(place, scratch / "copies" / str(number)) for number, place in enumerate(runs or (Path("runs"),))
+        ]
+        view = BoardView(scratch / "runs", [folder for folder, _ in opened])
+        (scratch / "runs").mkdir()
+        view.update()
+        updates = [*(update for _, update in opened), view.update]
+        threading.Thread(target=_repeat, args=(updates,), name="runs", daemon=True).start()
+        sys.exit(_serve(scratch / "runs", host, port))
+
+
+def _opened(runs: str | Path, copy: Path) -> tuple[Path, Callable[[], object]]:
+    """Returns the local folder of runs, and a function that updates it.
+
+    Args:
+        runs: the folder, or its URI.
+        copy: folder for a copy of the events on an object store.
+    """
+    if isinstance(runs, Path):
+        if not is_there(runs) or not runs.is_dir():
+            raise RunError(f"no runs at {runs}: no such folder")
+        return runs, lambda: None
+    from vaedist.storage.follower import Follower
     from vaedist.storage.transfer import Store
+    from vaedist.storage.uri import name_of
 
-    store = Store(uri)
+    store, local = Store(runs), copy / name_of(runs)
     store.check()
-    with scratch_folder() as local:
-        follower = Follower(store, local, wanted=_is_tensorboard_file, grows=_is_events)
-        if not follower.update() and not store.files():
-            raise RunError(f"no runs at {uri}: no such folder")
-        process = subprocess.Popen(_command(local, host, port))
-        signal.signal(signal.SIGINT, lambda *_: None)  # a terminal also sends it to TensorBoard
-        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-        try:
-            return _follow(follower, process)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
+    follower = Follower(store, local, wanted=_is_tensorboard_file, grows=_is_events)
+    if not follower.update() and not store.files():
+        raise RunError(f"no runs at {runs}: no such folder")
+    return local, follower.update
 
 
-def _follow(follower: "Follower", process: "subprocess.Popen[bytes]") -> int:
-    """Copies new events until TensorBoard ends; warns if the object store does not respond, and tries again later."""
+def _repeat(updates: Sequence[Callable[[], object]]) -> NoReturn:
+    """Calls functions at intervals; if an object store does not respond, warns and tries again later."""
     while True:
-        try:
-            return process.wait(LOOK_SECONDS)
-        except subprocess.TimeoutExpired:
+        time.sleep(LOOK_SECONDS)
+        for update in updates:
             try:
-                follower.update()
+                update()
             except StorageError as error:
                 click.echo(f"warning: {error}", err=True)
+
+
+def _serve(folder: Path, host: str, port: int) -> int:
+    """Runs TensorBoard in this process until it is interrupted; returns its exit code."""
+    from tensorboard import default, main_lib, program
+
+    main_lib.global_init()
+    board = program.TensorBoard(plugins=default.get_plugins())
+    board.configure(
+        ("tensorboard", "--logdir", str(folder), "--host", host, "--port", str(port),
+         "--reload_interval", f"{LOOK_SECONDS:.0f}")
+    )  # fmt: skip
+    code: int = board.main()
+    return code
 
 
 def _is_tensorboard_file(name: str) -> bool:

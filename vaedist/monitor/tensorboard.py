@@ -4,6 +4,9 @@ tensorboardX builds and frames the records. Its SummaryWriter is not used: it wr
 records, so a full disk kills the thread silently and then blocks training forever. It also names files by the second,
 so a quick restart truncates the previous file. Here, records are written synchronously, and errors are raised at once.
 
+Scalars, pictures and histograms are written as tensors with metadata, like those of TensorFlow 2: of the older forms
+that tensorboardX writes, TensorBoard's fast reader drops the descriptions.
+
 TensorBoard reads a folder's files in the order of their names, and never returns to an earlier name. Therefore the name
 of each new file sorts after all existing ones, even if the clock was set back or differs between machines.
 """
@@ -19,14 +22,19 @@ from pathlib import Path
 import numpy as np
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary as NewSummary
+from tensorboard.data_compat import migrate_value
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from tensorboardX import summary
+from tensorboardX.proto.api_pb2 import MetricInfo, MetricName
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboardX.record_writer import RecordWriter
 
 from vaedist.errors import StorageError
 from vaedist.files import replace_file
+from vaedist.monitor.curves import description
 from vaedist.monitor.pictures import grid, save_png
 
 PREFIX = "events.out.tfevents."
@@ -50,20 +58,24 @@ class TensorBoardWriter:
 
     def __init__(self, folder: str | Path, *, purge_step: int | None, after: Iterable[str] = ()) -> None:
         self._folder = Path(folder)
-        self._flushed = time.monotonic()
+        self._flushed, self._described = time.monotonic(), set[str]()
         with self._storage():
             self._folder.mkdir(parents=True, exist_ok=True)
             names = [*after, *(path.name for path in self._folder.iterdir())]
             self._records = RecordWriter(str(self._folder / next_file_name(names)))
         self._write(Event(file_version="brain.Event:2"))
         if purge_step is not None:
-            self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+            for _ in range(2):  # TensorBoard's slow reader takes the first one of a run for its start
+                self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
         self.flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes one point of each curve; the part of a tag before the first slash is its group."""
+        """Writes one point of each curve; the part of a tag before the first slash is its group.
+
+        The description of a tag, see `monitor.curves`, is written with its first point.
+        """
         for tag, value in values.items():
-            self._summary(summary.scalar(tag, float(value)), step)
+            self._summary(summary.scalar(tag, float(value), summary_description=self._new_description(tag)), step)
 
     def picture(self, tag: str, step: int, png: bytes, caption: str = "") -> None:
         """Writes a picture, encoded by `encode_png`, with a caption."""
@@ -78,7 +90,9 @@ class TensorBoardWriter:
         values = np.asarray(values, dtype=np.float64).ravel()
         values = values[np.isfinite(values)]
         if values.size:
-            self._summary(summary.histogram(tag, values, bins=HISTOGRAM_BINS), step)
+            record = summary.histogram(tag, values, bins=HISTOGRAM_BINS)
+            record.value[0].metadata.summary_description = self._new_description(tag)
+            self._summary(record, step)
 
     def text(self, tag: str, text_markdown: str, step: int = 0) -> None:
         """Writes a text in Markdown. A resumed run need not repeat texts of step 0."""
@@ -96,19 +110,32 @@ class TensorBoardWriter:
         }
         self._summary(summary.custom_scalars(layout), step=0)
 
-    def hparams(
-        self, params: Mapping[str, float | int | str | bool], metrics: Mapping[str, float], *, step: int = 0
-    ) -> None:
-        """Writes the run's row of the HParams table.
+    def hparams(self, params: Mapping[str, float | int | str | bool], metrics: Iterable[tuple[str, str]]) -> None:
+        """Begins the run's row of the HParams table, whose metrics are the last points of curves.
 
         Args:
             params: hyperparameters by name.
-            metrics: results by tag; each becomes a scalar at `step`, so tags of curves should not be used.
-            step: step of the scalars.
+            metrics: subfolder and tag of each curve; the subfolder is "" for curves of this writer.
         """
-        for record in summary.hparams(dict(params), dict(metrics)):
+        experiment, start, _ = summary.hparams(dict(params), {})
+        plugin_data = experiment.value[0].metadata.plugin_data
+        content = HParamsPluginData.FromString(plugin_data.content)
+        content.experiment.metric_infos.extend(
+            MetricInfo(
+                name=MetricName(group=group, tag=tag),
+                display_name=f"{group} {tag}".strip(),
+                description=description(tag),
+            )
+            for group, tag in metrics
+        )
+        plugin_data.content = content.SerializeToString()
+        for record in (experiment, start):
             self._summary(record, step=0)
-        self.scalars(step, metrics)
+
+    def end_hparams(self) -> None:
+        """Marks the row of the HParams table as that of a finished run."""
+        *_, end = summary.hparams({}, {})
+        self._summary(end, step=0)
 
     def projector(
         self, tag: str, step: int, vectors: np.ndarray, labels: Sequence[str], thumbnails: np.ndarray
@@ -148,6 +175,13 @@ class TensorBoardWriter:
             self._records.flush()
             self._records.close()
 
+    def _new_description(self, tag: str) -> str:
+        """Returns the description of a tag if this file does not have it yet, else an empty text."""
+        if tag in self._described:
+            return ""
+        self._described.add(tag)
+        return description(tag)
+
     def _list_in_projector(self, name: str, folder: Path, size: tuple[int, ...]) -> None:
         """Lists the points in `folder` in projector_config.pbtxt, in place of an earlier entry for that folder."""
         path = self._folder / "projector_config.pbtxt"
@@ -166,7 +200,9 @@ class TensorBoardWriter:
         replace_file(path, text_format.MessageToString(config))
 
     def _summary(self, record: Summary, step: int) -> None:
-        self._write(Event(step=int(step), summary=record))
+        values = [migrate_value(value) for value in NewSummary.FromString(record.SerializeToString()).value]
+        migrated = Summary.FromString(NewSummary(value=values).SerializeToString())
+        self._write(Event(step=int(step), summary=migrated))
 
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()

@@ -10,27 +10,22 @@ from vaedist.evaluation import inspection
 from vaedist.models.model import Model
 from vaedist.monitor.events import Event, Progress, Tested
 from vaedist.monitor.metrics import MetricsLog
-from vaedist.monitor.pictures import by_rows, encode_png, grid, save_encoded, side_by_side, to_uint8
-from vaedist.monitor.tensorboard import TensorBoardWriter
+from vaedist.monitor.pictures import by_rows, encode_png, enlarged, grid, save_encoded, side_by_side, titled, to_uint8
 from vaedist.runs.folder import RunFolder
+from vaedist.training.run_board import RunBoard
 
 PICTURE_SCALE = 2  # screen pixels per image pixel
 PICTURE_COLUMNS = 8
 CAPTIONS = {
-    "reconstructions": "Preprocessed test images, each beside its reconstruction E[x|z], with z drawn from q(z|x).",
+    "reconstructions": "Preprocessed {split} images, each beside its reconstruction E[x|z], with z drawn from q(z|x).",
     "samples": "Means E[x|z] with z drawn from the prior; pixels are not sampled from p(x|z).",
-    "interpolations": "Means E[x|z] along great circles in latent space, between samples of q(z|x) of two test images.",
-    "layers": "Preprocessed test images, then means E[x|z] in which the latents of the top {kept} of {layers} layers "
-    "come from q(z|x), and those of the others from the prior, given the layers above.",
-}
-CHARTS = {  # tags of the charts that compare layers, by title
-    "KL by layer, training": "^kl/.*_train$",
-    "KL by layer, validation or test": "^kl/.*_(validation|test)$",
-    "active channels by layer": "^active_channels/.*$",
+    "interpolations": "Means E[x|z] along great circles in latent space, between samples of q(z|x) of two {split} "
+    "images.",
+    "layers": "Preprocessed {split} images, then means E[x|z] in which the latents of the top {kept} of {layers} "
+    "layers come from q(z|x), and those of the others from the prior, given the layers above.",
 }
 STATISTICS_IMAGES = 128
 PROJECTOR_DIMS = 512  # at most, as its files are text
-RATES = ("learning_rate", "gradient_norm", "images_per_second", "step_seconds", "input_wait")
 
 
 class RunLogger:
@@ -44,6 +39,8 @@ class RunLogger:
         workers: number of workers, for the throughput per worker.
         layers: names of the model's stochastic layers.
         notify: called with each event.
+        bits_per_dim: True if the model has bits/dim.
+        trial: True for a trial of a sweep, see `RunBoard`.
 
     Raises:
         StorageError: by any method, if the folder cannot be written.
@@ -59,18 +56,17 @@ class RunLogger:
         workers: int,
         layers: Sequence[str],
         notify: Callable[[Event], None],
+        bits_per_dim: bool = False,
+        trial: bool = False,
     ) -> None:
-        self.run, self.workers, self.notify, self.may_write = run, workers, notify, run.store.check_writer
+        self.run, self.notify, self.may_write = run, notify, run.store.check_writer
         self.split, self.settings, self.layers = split, experiment.monitor, layers
         self.seed = experiment.seed
         self.metrics = MetricsLog(run.metrics, resume_step=resume_step)
-        purge = None if resume_step is None else resume_step + 1
-        events = [path.name for path in run.files_in(run.tensorboard)]
-        self.board = TensorBoardWriter(run.tensorboard, purge_step=purge, after=events)
-        if resume_step is None:
-            self.board.text("experiment", f"```toml\n{experiment.to_toml()}\n```")
-            if len(layers) > 1:
-                self.board.charts({"layers": CHARTS})
+        self.board = RunBoard(
+            run, experiment, split=split, resume_step=resume_step, workers=workers, layers=layers,
+            bits_per_dim=bits_per_dim, trial=trial,
+        )  # fmt: skip
 
     def __enter__(self) -> Self:
         return self
@@ -83,26 +79,7 @@ class RunLogger:
         """Logs a row of training means: the ELBO and its parts, learning rate, gradient norm and throughput."""
         self.may_write()
         self.metrics.append("train", epoch, step, values)
-        scalars = {
-            "elbo/train": values["elbo"],
-            "parts/reconstruction_train": values["reconstruction"],
-            "parts/kl_train": values["kl"],
-            "optim/learning_rate": values["learning_rate"],
-            "optim/gradient_norm": values["gradient_norm"],
-            "perf/images_per_second": values["images_per_second"],
-            "perf/images_per_second_per_worker": values["images_per_second"] / self.workers,
-            "perf/step_ms": 1000 * values["step_seconds"],
-            "perf/input_wait": values["input_wait"],
-        }
-        if "objective" in values:
-            scalars |= {"elbo/objective_train": values["objective"], "optim/kl_weight": values["kl_weight"]}
-        if "bits_per_dim" in values:
-            scalars["elbo/bits_per_dim_train"] = values["bits_per_dim"]
-        scalars |= self._kl_by_layer("train", values)
-        by_layer = {f"kl_{name}" for name in self.layers}
-        known = {"elbo", "reconstruction", "kl", "objective", "kl_weight", "bits_per_dim", *by_layer, *RATES}
-        own = {f"parts/{name}": value for name, value in values.items() if name not in known}  # the model's metrics
-        self.board.scalars(step, scalars | own)
+        self.board.train(step, values)
         numbers = (values[k] for k in ("elbo", "reconstruction", "kl", "images_per_second", "input_wait"))
         self.notify(Progress(epoch, step, *numbers))
 
@@ -110,35 +87,24 @@ class RunLogger:
         """Logs the means over the evaluated split, and the training ELBO of the epoch."""
         self.may_write()
         self.metrics.append(self.split, epoch, step, {**values, "train_elbo": train_elbo, "best": best})
-        scalars = {
-            f"elbo/{self.split}": values["elbo"],
-            "elbo/train_epoch": train_elbo,
-            f"parts/reconstruction_{self.split}": values["reconstruction"],
-            f"parts/kl_{self.split}": values["kl"],
-        }
-        bits = values.get("bits_per_dim")
-        if bits is not None:
-            scalars[f"elbo/bits_per_dim_{self.split}"] = bits
-        bound = values.get("importance_bound")
-        if bound is not None:
-            of = "" if self.split == "test" else f"_{self.split}"  # curves of the test split keep their old names
-            scalars |= {f"elbo/importance_weighted{of}": bound, f"elbo/gap{of}": bound - values["elbo"]}
-        self.board.scalars(step, scalars | self._kl_by_layer(self.split, values))
+        self.board.epoch(step, values, train_elbo)
+        bits, bound = values.get("bits_per_dim"), values.get("importance_bound")
         elbo, reconstruction, kl = (values[k] for k in ("elbo", "reconstruction", "kl"))
         self.notify(Tested(epoch, step, elbo, reconstruction, kl, best, bits, bound, self.split))
 
     def latents(self, step: int, model: Model, probe: Probe) -> None:
         """Logs active units and channels, and the KL of each unit or channel, over some of the probe's images."""
         statistics = inspection.latent_statistics(model, probe.images[:STATISTICS_IMAGES], seed=self.seed)
+        counts: dict[str, float] = {}
         if statistics.active_units is not None:
-            self.board.scalars(step, {"latent/active_units": statistics.active_units})
-        channels = statistics.active_channels
-        if channels:
-            self.board.scalars(step, {"latent/active_channels": sum(channels.values())})
-            self.board.scalars(step, {f"active_channels/{layer}": count for layer, count in channels.items()})
+            counts["latent/active_units"] = statistics.active_units
+        if channels := statistics.active_channels:
+            counts["latent/active_channels"] = sum(channels.values())
+            counts |= {f"latent/active_channels_by_layer/{layer}": count for layer, count in channels.items()}
+        self.board.scored.scalars(step, counts)
         for layer, kl in statistics.kl.items():
             of = f"/{layer}" if len(statistics.kl) > 1 else ""
-            self.board.histogram(f"latent/kl_per_unit{of}", step, kl)
+            self.board.scored.histogram(f"latent/kl_per_unit{of}", step, kl)
 
     def pictures(self, epoch: int, step: int, model: Model, probe: Probe) -> None:
         """Writes originals beside reconstructions, samples and interpolations, to TensorBoard and as PNG files.
@@ -158,29 +124,28 @@ class RunLogger:
         if len(ends):
             paths = inspection.interpolate(model, ends, steps=PICTURE_COLUMNS, seed=seed)
             sheets["interpolations"] = grid(to_uint8(paths), PICTURE_COLUMNS)
-        captions = dict(CAPTIONS)
+        known: dict[str, object] = {"split": self.split}
         if len(self.layers) > 1:
             found = inspection.progressive(model, chosen[:PICTURE_COLUMNS], seed=seed)
             sheets["layers"] = by_rows(originals[:PICTURE_COLUMNS], to_uint8(found.images))
-            kept = ", ".join(map(str, found.kept))
-            captions["layers"] = CAPTIONS["layers"].format(kept=kept, layers=found.layers)
+            known |= {"kept": ", ".join(map(str, found.kept)), "layers": found.layers}
         for name, sheet in sheets.items():
-            content = encode_png(sheet, scale=PICTURE_SCALE)
-            self.board.picture(f"pictures/{name}", step, content, captions[name])
+            sheet, caption = enlarged(sheet, PICTURE_SCALE), CAPTIONS[name].format(**known)
+            shown = titled(sheet, f"{name.capitalize()} after epoch {epoch}. {caption}")
+            self.board.common.picture(f"pictures/{name}", step, encode_png(shown), caption)
+            content = encode_png(sheet)
             for place in (f"{name}-epoch-{epoch:04d}.png", f"{name}.png"):
                 save_encoded(self.run.pictures / place, content)
 
-    def _kl_by_layer(self, split: str, values: Mapping[str, float]) -> dict[str, float]:
-        """Returns the scalars of the KL by layer; none if there is only one layer."""
-        if len(self.layers) == 1:
-            return {}
-        return {f"kl/{name}_{split}": values[f"kl_{name}"] for name in self.layers}
-
     def finish(self, step: int, model: Model, probe: Probe) -> None:
-        """Writes the probe's images, and their latents or a projection of them, for TensorBoard's projector."""
+        """Writes the probe's images, and their latents or a projection of them, for TensorBoard's projector.
+
+        It also marks the run as finished in TensorBoard's HParams table.
+        """
         z = inspection.projected(model, probe.images, dims=PROJECTOR_DIMS, seed=self.seed)
         labels = [probe.classes[label] for label in probe.labels]
-        self.board.projector("latents", step, z, labels, to_uint8(inspection.observed(model, probe.images)))
+        self.board.common.projector("latents", step, z, labels, to_uint8(inspection.observed(model, probe.images)))
+        self.board.end()
 
     def flush(self) -> None:
         """Flushes TensorBoard's events to disk."""

@@ -47,6 +47,7 @@ class Worker:
         agree: broadcasts rank 0's value to all workers.
         may_write: called before each write; raises if another worker group holds the writer lease.
         guard: context in which TensorFlow's server is started, if the worker has one.
+        trial: True if the run is a trial of a sweep, which writes the run's row in TensorBoard's HParams table.
     """
 
     rank: int = 0
@@ -58,6 +59,7 @@ class Worker:
     agree: Callable[[Any], Any] = lambda value: value
     may_write: Callable[[], None] = lambda: None
     guard: AbstractContextManager[None] = field(default_factory=nullcontext)
+    trial: bool = False
 
 
 def train(experiment: Experiment, run: RunFolder, worker: Worker) -> dict[str, float]:
@@ -139,7 +141,8 @@ def _logger(
 ) -> RunLogger:
     return RunLogger(
         run, experiment, split=inputs.split, resume_step=resume_step, workers=worker.workers,
-        layers=tuple(score_layout(model).layers), notify=worker.notify,
+        layers=tuple(score_layout(model).layers), notify=worker.notify, bits_per_dim=model.levels is not None,
+        trial=worker.trial,
     )  # fmt: skip
 
 

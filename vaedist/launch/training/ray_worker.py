@@ -35,8 +35,8 @@ def work(config: dict[str, Any]) -> None:
     Ray Train starts another group after it, the workers of that group return at once.
 
     Args:
-        config: "experiment" as TOML, the path or URI of the run's folder as "run", the "channel", and the number of
-            "threads" to compute with.
+        config: "experiment" as TOML, the path or URI of the run's folder as "run", the "channel", the number of
+            "threads" to compute with, and whether the run is a "trial" of a sweep.
     """
     line = WorkerLine(config["channel"], os.environ[GROUP])
     if line.given_up():
@@ -46,13 +46,13 @@ def work(config: dict[str, Any]) -> None:
     from vaedist.training.worker import train  # importing TensorFlow takes seconds, and reads the environment
 
     run, experiment = RunFolder.at(config["run"]), Experiment.from_toml(config["experiment"])
-    worker = _worker(experiment, run, line, config["threads"])
+    worker = _worker(experiment, run, line, config["threads"], trial=config["trial"])
     with _reporting(line, worker.rank):
         require_variables()
         train(experiment, run, worker)
 
 
-def _worker(experiment: Experiment, run: RunFolder, line: WorkerLine, threads: int) -> "Worker":
+def _worker(experiment: Experiment, run: RunFolder, line: WorkerLine, threads: int, *, trial: bool) -> "Worker":
     """Returns the worker's rank and resources, and its callbacks."""
     from vaedist.training.worker import Worker
 
@@ -71,6 +71,7 @@ def _worker(experiment: Experiment, run: RunFolder, line: WorkerLine, threads: i
         agree=broadcast_from_rank_zero,
         may_write=WriterLease(run.patient(notify), os.environ[GROUP]).check,
         guard=_guard(experiment, rank, line),
+        trial=trial,
     )
 
 

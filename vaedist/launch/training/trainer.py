@@ -56,6 +56,7 @@ def train(
     observe: Callable[[Event], None] = lambda _: None,
     stop: StopRequest | None = None,
     quiet: bool = True,
+    trial: bool = False,
 ) -> RunFolder:
     """Trains an experiment with Ray Train, and returns the run's folder.
 
@@ -68,6 +69,7 @@ def train(
         observe: called with each event, in this thread.
         stop: lets another thread stop the run, as KeyboardInterrupt does in this one.
         quiet: send Ray's output to logs/ray.log in the run's folder instead of the terminal.
+        trial: the run is a trial of a sweep, which writes the run's row in TensorBoard's HParams table.
 
     Raises:
         VaedistError: the experiment cannot be trained; nothing was started, or committed checkpoints stay.
@@ -100,7 +102,7 @@ def train(
         observe(Waiting(f"starting {count} worker(s)"))
         claim.begin()
         with records_of_ray(run) as records:
-            _fit(experiment, run, resources, records, _accepting(claim, observe), stop or StopRequest())
+            _fit(experiment, run, resources, records, _accepting(claim, observe), stop or StopRequest(), trial=trial)
     run.patient().refresh()
     return run
 
@@ -191,11 +193,13 @@ def _fit(
     records: Path,
     observe: Callable[[Event], None],
     stop: StopRequest,
+    *,
+    trial: bool,
 ) -> None:
     """Runs Ray Train in a separate thread, and reports its events in this one."""
     scaling, channel = experiment.scaling, open_channel()
     stop.attach(channel)
-    trainer = _trainer(experiment, run, resources, records, channel)
+    trainer = _trainer(experiment, run, resources, records, channel, trial=trial)
     errors: list[BaseException] = []
 
     def fit() -> None:
@@ -230,7 +234,9 @@ def _reason(error: BaseException) -> str:
     return f"Ray Train gave up: {last_line(error)}"
 
 
-def _trainer(experiment: Experiment, run: RunFolder, resources: dict[str, float], records: Path, channel: Any) -> Any:
+def _trainer(
+    experiment: Experiment, run: RunFolder, resources: dict[str, float], records: Path, channel: Any, *, trial: bool
+) -> Any:
     """Returns Ray Train's trainer of a run."""
     scaling = experiment.scaling
     supervisor = GroupSupervisor(channel, FailureBudget(scaling.max_failures, scaling.failure_window_hours))
@@ -242,6 +248,7 @@ def _trainer(experiment: Experiment, run: RunFolder, resources: dict[str, float]
             "run": run.location,
             "channel": channel,
             "threads": max(1, int(resources["CPU"])),
+            "trial": trial,
         },
         scaling_config=ScalingConfig(
             num_workers=scaling.workers,

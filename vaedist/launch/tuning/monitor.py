@@ -14,6 +14,7 @@ from ray.tune import Callback, Stopper
 from vaedist.config import Sweep
 from vaedist.errors import Interrupted, VaedistError
 from vaedist.launch.tuning.search import Proposer, Unpickled
+from vaedist.monitor.curves import hparam_metrics
 from vaedist.monitor.sweep_events import ENDED, State, SweepEvent, SweepNotice, TrialStatus
 from vaedist.monitor.tensorboard import TensorBoardWriter
 from vaedist.sweeps import Trial, TrialLog
@@ -107,17 +108,18 @@ class SweepMonitor(Unpickled, Callback):
         if not trial.epochs:
             return
         last = trial.epochs[-1]
-        of = "" if last.split == "test" else f"_{last.split}"  # as in the names of the curves
-        metrics = {f"hparam/elbo{of}": last.elbo, "hparam/epochs": float(last.epoch)}
-        for name in ("importance_bound", "bits_per_dim"):
-            if (value := getattr(last, name)) is not None:
-                metrics[f"hparam/{name}{of}"] = value
+        scores = {"hparam/epochs": float(last.epoch)}
         if (best := trial.best(self._metric, self._mode)) is not None:
-            metrics[f"hparam/best_{self._metric}{of}"] = best
+            scores[f"hparam/best_{self._metric}"] = best
+        curves = hparam_metrics(
+            last.split, bits_per_dim=last.bits_per_dim is not None, importance=last.importance_bound is not None
+        )
         run = trial.run.patient()
         events = [path.name for path in run.files_in(run.tensorboard)]
         writer = TensorBoardWriter(run.tensorboard, purge_step=None, after=events)
-        writer.hparams(trial.params, metrics, step=last.step)
+        writer.hparams(trial.params, [*(("", tag) for tag in scores), *curves])
+        writer.scalars(last.step, scores)
+        writer.end_hparams()
         writer.close()
 
     @property

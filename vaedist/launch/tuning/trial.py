@@ -76,6 +76,7 @@ class TrialRunner(Trainable):
                 changed_code=True,
                 observe=observe,
                 stop=self._stop,
+                trial=True,
             )
         except FINAL as error:
             worst = float("-inf") if tune.mode == "max" else float("inf")
