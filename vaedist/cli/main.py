@@ -12,6 +12,7 @@ from vaedist import __version__
 from vaedist.cli.bench import bench
 from vaedist.cli.check import check
 from vaedist.cli.cluster import cluster
+from vaedist.cli.completion import completion
 from vaedist.cli.config import config
 from vaedist.cli.data import data
 from vaedist.cli.doctor import doctor
@@ -142,5 +143,6 @@ for command in (
     check,
     bench,
     config,
+    completion,
 ):
     main.add_command(command)

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from vaedist.cli.completion import complete_folder, complete_key
 from vaedist.storage.uri import fault_of, is_remote, local_path
 
 
 def set_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --set, which overrides keys of a job."""
     return click.option(
-        "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", shell_complete=complete_key,
         help="Override a key of the job, such as model.flow.depth=4. May be repeated.",
     )(command)  # fmt: skip
 
@@ -57,6 +59,10 @@ class Location(click.ParamType):
         if isinstance(value, Path):
             return value
         return _checked(value) if is_remote(value) else _local(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Returns the request to complete a folder."""
+        return complete_folder(ctx, param, incomplete)
 
 
 def _local(value: str) -> Path:
@@ -158,7 +164,8 @@ def temperature_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --data, the location of a data set that was moved."""
     return click.option(
-        "--data", metavar="DIR", callback=lambda _context, _option, location: location and _checked(location),
+        "--data", metavar="DIR", shell_complete=complete_folder,
+        callback=lambda _context, _option, location: location and _checked(location),
         help="New location of the run's data set, if it was moved.",
     )(command)  # fmt: skip
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from vaedist.cli.completion import complete_folder
 from vaedist.cli.options import address_option, changed_code_option, changed_precision_option, job_argument, run_values
 from vaedist.cli.output import echo_result, quoted_location, user_stream
 from vaedist.config import Experiment
@@ -15,7 +16,12 @@ from vaedist.errors import ConfigError
 @click.command()
 @job_argument
 @click.option("--name", metavar="NAME", help="Name of the run.  [default: the job's run.name, or its file's name]")
-@click.option("--runs", metavar="DIR", help="Folder that holds the runs, or its URI.  [default: the job's run.folder]")
+@click.option(
+    "--runs",
+    metavar="DIR",
+    shell_complete=complete_folder,
+    help="Folder that holds the runs, or its URI.  [default: the job's run.folder]",
+)
 @click.option("--resume", is_flag=True, help="Resume an existing run from its newest checkpoint.")
 @changed_code_option
 @changed_precision_option

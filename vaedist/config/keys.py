@@ -96,13 +96,18 @@ def class_keys(section: type[Section], prefix: str = "") -> Iterator[ClassKey]:
             yield from class_keys(inner, f"{prefix}{name}.")
 
 
-def keys(section: type[Section], prefix: str = "") -> Iterator[str]:
+def keys(section: type[Section]) -> Iterator[str]:
     """Yields every dotted key of a section and its subsections, with the options of the default classes."""
+    return (key for key, _ in described_keys(section))
+
+
+def described_keys(section: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yields every dotted key, as `keys` does, with its type, default and description."""
     for name, field in section.model_fields.items():
         if inner := _section_of(field):
-            yield from keys(inner, f"{prefix}{name}.")
+            yield from described_keys(inner, f"{prefix}{name}.")
         else:
-            yield prefix + name
+            yield prefix + name, field
 
 
 def text_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
