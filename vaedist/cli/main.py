@@ -19,6 +19,7 @@ from vaedist.cli.doctor import doctor
 from vaedist.cli.evaluate import evaluate
 from vaedist.cli.export import export
 from vaedist.cli.inference import encode, generate, neighbours
+from vaedist.cli.init import init
 from vaedist.cli.jobs import jobs, submit
 from vaedist.cli.runs import reconstruct, runs, sample
 from vaedist.cli.streams import CLOSED_PIPE, OutputError, finish_stdout, give_up_stdout, open_streams
@@ -125,6 +126,7 @@ def main() -> None:
 
 for command in (
     data,
+    init,
     train,
     tune,
     submit,

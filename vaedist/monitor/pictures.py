@@ -13,7 +13,7 @@ from vaedist.files import replace_file
 WHITE = 255
 CELL_PIXELS = 96  # least width of a captioned image
 CAPTION_PIXELS = 12  # height of a caption's font
-TITLE_PIXELS = 14  # height of a title's font
+TITLE_PIXELS = 18  # height of a title's font
 TITLE_MARGIN = 4
 COMPRESSION = 3  # zlib level of PNGs: a quarter of the time of Pillow's default, 6, for files that are 4 % larger
 

@@ -14,7 +14,7 @@ from vaedist.runs.folder import RunFolder
 
 # Sections and keys of an experiment that are hyperparameters, besides all options of the model.
 HYPERPARAMETERS = {
-    "data": ("path", "binarize"),
+    "data": ("path",),
     "objective": ("kl_warmup_epochs", "free_bits", "samples"),
     "training": ("epochs", "global_batch", "optimizer", "learning_rate", "schedule", "weight_decay", "ema_decay",
                  "precision"),
