@@ -87,6 +87,7 @@ def test_a_run_without_a_terminal_is_plain_lines():
     assert lines(console) == [
         "waiting for 2 workers",
         "run cifar10-iaf: 2 workers, 4 devices, 50,000 images, 7,134,572 parameters",
+        "compiling the training step, which takes seconds, or minutes for deep models",
         f"epoch 1/100  step 100/100000  {numbers}  left -:--:--",
         f"epoch 1/100  step 200/100000  {numbers}  left 5:32:40",
         "epoch 3/100  test ELBO -1873.7  (recon -1801.2, KL 72.5)  best",
@@ -132,7 +133,7 @@ def test_messages_in_files_have_no_control_characters_but_newlines():
     assert {c for c in text if unicodedata.category(c).startswith("C")} == {"\n"}
     assert "[bold]kept[/bold] [/] 1.5" in text
     assert "the loss became nan at step 12 long long" in text
-    assert len(text.splitlines()) == 4  # a narrow console wraps no line
+    assert len(text.splitlines()) == 5  # a narrow console wraps no line
 
 
 def test_a_resumed_run_is_announced_and_counts_only_new_steps():

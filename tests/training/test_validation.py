@@ -129,9 +129,12 @@ def test_commands_that_look_at_a_run_say_whose_scores_they_print(trained):
 
 def test_a_training_ends_with_the_validation_elbo(trained, capsys):
     _print_result(trained.run, 60.0)
-    lines = capsys.readouterr().out.splitlines()
+    plot, lines = capsys.readouterr().out.rpartition("\n\n")[::2]
+    assert plot.splitlines()[1] == "validation ELBO, nats per image"
+    assert plot.count("*") == 3
+    lines = lines.splitlines()
     assert re.match(r"validation ELBO  -\d+\.\d\d nats per image .* after 3 epochs, 12 steps", lines[0])
-    assert [line[:17] for line in lines[1:]] == ["pictures         ", "look at it       "]
+    assert [line[:17].rstrip() for line in lines[1:]] == ["pictures", "look at it", "sample", "evaluate"]
     assert re.search(r"KL \d+\.\d\d\), \d+\.\d{3} bits/dim, after", lines[0])
 
 

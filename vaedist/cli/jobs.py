@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vaedist.cli.loading import quiet
 from vaedist.cli.options import (
     LocalPath,
     changed_code_option,
     changed_precision_option,
     dashboard_option,
+    dry_run_option,
     job_argument,
     json_option,
+    print_dry_run,
     run_values,
 )
 from vaedist.cli.output import console, print_pairs, status_line
@@ -26,6 +29,7 @@ from vaedist.packages import check_packages, make_importable
 if TYPE_CHECKING:
     from vaedist.launch.jobs.client import Jobs
     from vaedist.launch.jobs.job import Job
+    from vaedist.launch.jobs.submission import Submission
 
 PACKAGES = ("image", "pip")
 
@@ -57,6 +61,7 @@ job_name_argument = click.argument("name", metavar="JOB")
 )  # fmt: skip
 @click.option("--extra", "extras", multiple=True, metavar="NAME", help="With --env pip: extra to install, such as gpu.")
 @click.option("--no-wait", is_flag=True, help="Print the job's id and do not follow it.")
+@dry_run_option
 @dashboard_option
 def submit(
     job: Path,
@@ -73,6 +78,7 @@ def submit(
     packages: tuple[Path, ...],
     extras: tuple[str, ...],
     no_wait: bool,
+    dry_run: bool,
     address: str | None,
 ) -> None:
     """Train the experiment JOB on a cluster, as a Ray job.
@@ -105,6 +111,9 @@ def submit(
             resume=resume, changed_code=changed_code, changed_precision=changed_precision
         )
     submission = launch.Submission(read, arguments, job, installed, extras, variables, from_node, own)
+    if dry_run:
+        _describe(submission, address)
+        return
     cluster = _jobs(address)
     identity = cluster.submit(submission, progress=_say)
     if no_wait:
@@ -112,6 +121,14 @@ def submit(
         return
     _say(f"submitted {identity}")
     _follow(cluster, identity)
+
+
+def _describe(submission: "Submission", address: str | None) -> None:
+    with quiet():
+        from vaedist.launch.jobs.dry_run import describe_submission
+
+        described = describe_submission(submission, address)
+    print_dry_run(described)
 
 
 def _importable(folders: Sequence[Path]) -> list[Path]:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,22 @@ def changed_precision_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "--changed-precision", is_flag=True,
         help="With --resume: accept a change of training.precision.",
     )(command)  # fmt: skip
+
+
+def dry_run_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --dry-run, which starts nothing."""
+    return click.option(
+        "--dry-run", is_flag=True,
+        help="Check the job and print what would be started, with steps, parameters, memory and time; start and write "
+        "nothing.",
+    )(command)  # fmt: skip
+
+
+def print_dry_run(described: Mapping[str, str]) -> None:
+    """Prints what would be started."""
+    from vaedist.cli.output import print_pairs
+
+    print_pairs("dry run: nothing was started or written", described)
 
 
 def run_values(name: str | None, runs: str | None) -> dict[str, str]:

@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 from vaedist.cli.completion import complete_folder
-from vaedist.cli.options import address_option, changed_code_option, changed_precision_option, job_argument, run_values
+from vaedist.cli.options import (
+    address_option,
+    changed_code_option,
+    changed_precision_option,
+    dry_run_option,
+    job_argument,
+    print_dry_run,
+    run_values,
+)
 from vaedist.cli.output import echo_result, quoted_location, user_stream
 from vaedist.config import Experiment
 from vaedist.errors import ConfigError
@@ -25,6 +33,7 @@ from vaedist.errors import ConfigError
 @click.option("--resume", is_flag=True, help="Resume an existing run from its newest checkpoint.")
 @changed_code_option
 @changed_precision_option
+@dry_run_option
 @address_option
 def train(
     job: Path,
@@ -34,6 +43,7 @@ def train(
     resume: bool,
     changed_code: bool,
     changed_precision: bool,
+    dry_run: bool,
     address: str | None,
 ) -> None:
     """Train the experiment in the file JOB with Ray Train.
@@ -44,6 +54,11 @@ def train(
     experiment = Experiment.from_file(job, overrides, run_values(name, runs))
     if changed_precision and not resume:
         raise ConfigError("--changed-precision requires --resume")
+    if dry_run:
+        _describe(
+            experiment, resume=resume, changed_code=changed_code, changed_precision=changed_precision, address=address
+        )
+        return
 
     from rich.console import Console
 
@@ -62,19 +77,39 @@ def train(
     _print_result(run, time.monotonic() - begin)
 
 
-def _print_result(run: Any, seconds: float) -> None:
-    from vaedist.monitor.metrics import epoch_rows, read_metrics
+def _describe(experiment: Experiment, **options: Any) -> None:
+    from vaedist.cli.loading import quiet
 
-    last = epoch_rows(read_metrics(run.metrics))[-1]
+    with quiet():
+        from vaedist.launch.training.dry_run import describe_training
+
+        described = describe_training(experiment, **options)
+    print_dry_run(described)
+
+
+def _print_result(run: Any, seconds: float) -> None:
+    """Prints the scores and the curve of the scored split, the paths of pictures, and commands to continue with."""
+    from vaedist.monitor.metrics import epoch_rows, read_metrics
+    from vaedist.monitor.text_plot import text_plot
+
+    rows = epoch_rows(read_metrics(run.metrics))
+    last, location = rows[-1], quoted_location(run)
     label = f"{last['kind']} ELBO"
     bits = f", {last['bits_per_dim']:.3f} bits/dim" if "bits_per_dim" in last else ""
     width = max(13, len(label) + 2)
     first, *others = sorted(run.files_in(run.pictures, "*[a-z].png"), key=lambda path: path.stem != "reconstructions")
     pictures = ", ".join([run.store.display(first), *(path.name for path in others)])
+    if len(rows) > 1:
+        plot = text_plot(
+            f"{label}, nats per image", [row["epoch"] for row in rows], [row["elbo"] for row in rows], unit="epoch"
+        )
+        echo_result("\n".join(["", *plot, ""]))
     echo_result(
         f"{label:<{width}}{last['elbo']:.2f} nats per image (reconstruction {last['reconstruction']:.2f}, "
         f"KL {last['kl']:.2f}){bits}, after {last['epoch']} epochs, {last['step']} steps; "
         f"{seconds / 60:.1f} minutes in all\n"
         f"{'pictures':<{width}}{pictures}\n"
-        f"{'look at it':<{width}}vaedist tensorboard {quoted_location(run)}"
+        f"{'look at it':<{width}}vaedist tensorboard {location}\n"
+        f"{'sample':<{width}}vaedist sample {location} -o samples.png\n"
+        f"{'evaluate':<{width}}vaedist evaluate {location}"
     )

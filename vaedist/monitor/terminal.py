@@ -22,6 +22,7 @@ from vaedist.monitor.events import Event, Finished, Notice, Progress, Saved, Sta
 from vaedist.monitor.lossy_stream import lossy
 
 LINE_SECONDS = 10.0  # minimum time between two progress lines if there is no bar
+COMPILING = "compiling the training step, which takes seconds, or minutes for deep models"
 SPEED_SECONDS = 600.0  # window from which the remaining time is estimated, including test passes
 
 
@@ -114,7 +115,9 @@ class Terminal:
         if self._live:
             first_epoch = min(event.start_step // event.steps_per_epoch + 1, event.epochs)
             self._bar.start()
-            self._bar.advance_to(event.start_step, self._epoch(first_epoch), "")
+            self._bar.advance_to(event.start_step, self._epoch(first_epoch), COMPILING)
+        else:
+            self._line(COMPILING)
 
     def _progress(self, event: Progress) -> None:
         if self._bar is None or self._started is None:

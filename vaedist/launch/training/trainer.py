@@ -90,7 +90,7 @@ def train(
         reached = checkpoints_of(run).reached()
         check_unchanged(f"run {run.location}", reached, experiment, manifest, None if changed_code else packages)
     joined = address or os.environ.get("RAY_ADDRESS")
-    observe(Waiting(f"connecting to Ray at {joined}" if joined else "starting Ray"))
+    observe(Waiting(f"connecting to Ray at {joined}" if joined else "starting Ray, which takes some seconds"))
     busy = f"run {run.location} is being trained by another process"
     with owned(
         run, run.experiment, experiment.to_toml(), busy=busy, ray=ray_session(address, packages), quiet=quiet,
@@ -99,7 +99,7 @@ def train(
         resources = resources_per_worker(experiment.scaling)
         fewest, most = experiment.scaling.bounds
         count = f"{fewest} to {most}" if experiment.scaling.elastic else str(most)
-        observe(Waiting(f"starting {count} worker(s)"))
+        observe(Waiting(f"starting {count} worker(s), which load TensorFlow: up to a minute"))
         claim.begin()
         with records_of_ray(run) as records:
             _fit(experiment, run, resources, records, _accepting(claim, observe), stop or StopRequest(), trial=trial)
