@@ -6,13 +6,15 @@ from typing import Self
 from vaedist.config import Experiment
 from vaedist.data.manifest import SplitName
 from vaedist.data.worker_data import Probe
+from vaedist.errors import Interrupted
 from vaedist.evaluation import inspection
 from vaedist.models.model import Model
-from vaedist.monitor.events import Event, Progress, Tested
+from vaedist.monitor.events import Event, Notice, Progress, Tested
 from vaedist.monitor.metrics import MetricsLog
+from vaedist.monitor.mlflow_tracker import MlflowTracker
 from vaedist.monitor.pictures import by_rows, encode_png, enlarged, grid, save_encoded, side_by_side, titled, to_uint8
 from vaedist.runs.folder import RunFolder
-from vaedist.training.run_board import RunBoard
+from vaedist.training.run_board import RunBoard, hyperparameters
 
 PICTURE_SCALE = 2  # screen pixels per image pixel
 PICTURE_COLUMNS = 8
@@ -63,6 +65,7 @@ class RunLogger:
         self.split, self.settings, self.layers = split, experiment.monitor, layers
         self.seed = experiment.seed
         self.metrics = MetricsLog(run.metrics, resume_step=resume_step)
+        self.tracker = _tracker(run, experiment, resume=resume_step is not None, notify=notify)
         self.board = RunBoard(
             run, experiment, split=split, resume_step=resume_step, workers=workers, layers=layers,
             bits_per_dim=bits_per_dim, trial=trial,
@@ -71,15 +74,20 @@ class RunLogger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.metrics.close()
         self.board.close()
+        if self.tracker is not None:
+            stopped = kind is not None and issubclass(kind, Interrupted)
+            self.tracker.close("FINISHED" if kind is None else "KILLED" if stopped else "FAILED")
 
     def train(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
         """Logs a row of training means: the ELBO and its parts, learning rate, gradient norm and throughput."""
         self.may_write()
         self.metrics.append("train", epoch, step, values)
         self.board.train(step, values)
+        if self.tracker is not None:
+            self.tracker.metrics("train", step, values)
         numbers = (values[k] for k in ("elbo", "reconstruction", "kl", "images_per_second", "input_wait"))
         self.notify(Progress(epoch, step, *numbers))
 
@@ -88,6 +96,9 @@ class RunLogger:
         self.may_write()
         self.metrics.append(self.split, epoch, step, {**values, "train_elbo": train_elbo, "best": best})
         self.board.epoch(step, values, train_elbo)
+        if self.tracker is not None:
+            scores = {**values, "best_elbo": values["elbo"]} if best else values
+            self.tracker.metrics(self.split, step, scores)
         bits, bound = values.get("bits_per_dim"), values.get("importance_bound")
         elbo, reconstruction, kl = (values[k] for k in ("elbo", "reconstruction", "kl"))
         self.notify(Tested(epoch, step, elbo, reconstruction, kl, best, bits, bound, self.split))
@@ -136,6 +147,8 @@ class RunLogger:
             content = encode_png(sheet)
             for place in (f"{name}-epoch-{epoch:04d}.png", f"{name}.png"):
                 save_encoded(self.run.pictures / place, content)
+            if self.tracker is not None:
+                self.tracker.picture(self.run.pictures / f"{name}-epoch-{epoch:04d}.png")
 
     def finish(self, step: int, model: Model, probe: Probe) -> None:
         """Writes the probe's images, and their latents or a projection of them, for TensorBoard's projector.
@@ -150,3 +163,15 @@ class RunLogger:
     def flush(self) -> None:
         """Flushes TensorBoard's events to disk."""
         self.board.flush()
+
+
+def _tracker(
+    run: RunFolder, experiment: Experiment, *, resume: bool, notify: Callable[[Event], None]
+) -> MlflowTracker | None:
+    """Returns the tracker that the experiment names, None if there is none."""
+    if "mlflow" not in experiment.monitor.trackers:
+        return None
+    return MlflowTracker(
+        location=run.location, folder=run.store.parent, name=run.name, params=hyperparameters(experiment),
+        resume=resume, warn=lambda text: notify(Notice(text)),
+    )  # fmt: skip

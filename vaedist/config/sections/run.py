@@ -1,5 +1,7 @@
 """Location, checkpoints and logging of a run."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from vaedist.config.sections.base import Location, Section
@@ -39,6 +41,13 @@ class CheckpointSection(Section):
 
 class MonitorSection(Section):
     """Logging and its frequency."""
+
+    trackers: tuple[Literal["mlflow"], ...] = Field(
+        default=(),
+        description="Experiment trackers that also get the metrics, pictures and hyperparameters: mlflow, which "
+        "requires the extra mlflow, and uses MLflow's environment variables, such as MLFLOW_TRACKING_URI. Without that "
+        "variable, it writes to mlflow.db in run.folder. Errors of a tracker are reported, and do not stop a run.",
+    )
 
     log_every: int = Field(default=50, ge=1, description="Steps between two rows of training metrics.")
     pictures_every: int = Field(default=1, ge=0, description="Epochs between pictures; 0 writes them at the end only.")
