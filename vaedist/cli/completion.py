@@ -18,12 +18,13 @@ SHELLS = ("bash", "zsh", "fish")
 def completion(context: click.Context, shell: str) -> None:
     """Print the script for completion by SHELL.
 
-    It completes commands, options, keys of --set, and paths.
+    It completes commands, options, keys of --set, and paths. To use it in each new shell:
 
-    Add to ~/.bashrc, or to ~/.zshrc with zsh:  eval "$(vaedist completion bash)"
-
-    For fish, write the script to ~/.config/fish/completions/vaedist.fish.
-    """
+    \b
+    bash, in ~/.bashrc:  eval "$(vaedist completion bash)"
+    zsh, in ~/.zshrc:    eval "$(vaedist completion zsh)"
+    fish:                vaedist completion fish > ~/.config/fish/completions/vaedist.fish
+    """  # noqa: D301 - \b is the character that keeps click from wrapping a paragraph
     found = get_completion_class(shell)
     assert found is not None, "click completes in all of SHELLS"
     program = context.find_root().info_name or "vaedist"

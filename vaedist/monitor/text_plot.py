@@ -21,7 +21,7 @@ def text_plot(title: str, xs: Sequence[int], ys: Sequence[float], *, unit: str) 
     first, last = xs[0], xs[-1]
     columns = {_cell(x, first, last, WIDTH): y for x, y in zip(xs, ys, strict=True)}
     rows = {column: _cell(y, low, high, HEIGHT) for column, y in columns.items()}
-    labels = {HEIGHT - 1: f"{high:.4g}", 0: f"{low:.4g}"} if low < high else {0: f"{low:.4g}"}
+    labels = {HEIGHT - 1: f"{high:.6g}", 0: f"{low:.6g}"} if low < high else {0: f"{low:.6g}"}
     margin = max(map(len, labels.values()))
     lines = [title]
     for row in range(HEIGHT - 1 if low < high else 0, -1, -1):
