@@ -80,9 +80,12 @@ def test_two_worker_trials_end_on_two_cpus_and_tensorboard_lists_their_parameter
         assert dict(start.hparams).keys() == {"model.flow.depth"}  # not those of a run on its own
         last, best = trial.epochs[-1], max(epoch.importance_bound for epoch in trial.epochs)
         shown = metadata.parse_experiment_plugin_data(plugin[metadata.EXPERIMENT_TAG]).metric_infos
-        curves = [(info.name.group, info.name.tag) for info in shown]
-        assert {("test", "elbo"), ("test", "importance/bound"), ("", "hparam/best_importance_bound")} <= set(curves)
-        assert board.last("hparam/best_importance_bound") == pytest.approx(best, rel=1e-6)
+        scores = {
+            "hparam/elbo": last.elbo, "hparam/importance_bound": last.importance_bound,
+            "hparam/best_importance_bound": best, "hparam/epochs": 2.0,
+        }  # fmt: skip
+        assert {(info.name.group, info.name.tag) for info in shown} == {("", tag) for tag in scores}
+        assert {tag: board.last(tag) for tag in scores} == pytest.approx(scores, rel=1e-6)
         tested = Board(trial.run.tensorboard / "test")
         for tag, value in (("elbo", last.elbo), ("importance/bound", last.importance_bound)):
             assert tested.last(tag) == pytest.approx(value, rel=1e-6)

@@ -43,7 +43,8 @@ DESCRIPTIONS = {
     "latent/kl_per_unit": "Histogram of the KL divergence of each latent or channel, nats.",
     "latent/kl_per_unit/": "Histogram of the KL divergence of each latent or channel of a layer, nats.",
     "evaluation/": "Result of `vaedist evaluate`: bounds, gaps and KL divergences in nats per image.",
-    "hparam/": "Score of a sweep's trial: the best value of the sweep's metric, and the number of epochs.",
+    "hparam/": "Scores of a sweep's trial, for HParams: at the last epoch that counts, and the best of the sweep's "
+    "metric, with units as above; and the number of epochs.",
 }
 
 

@@ -14,7 +14,6 @@ from ray.tune import Callback, Stopper
 from vaedist.config import Sweep
 from vaedist.errors import Interrupted, VaedistError
 from vaedist.launch.tuning.search import Proposer, Unpickled
-from vaedist.monitor.curves import hparam_metrics
 from vaedist.monitor.sweep_events import ENDED, State, SweepEvent, SweepNotice, TrialStatus
 from vaedist.monitor.tensorboard import TensorBoardWriter
 from vaedist.sweeps import Trial, TrialLog
@@ -104,20 +103,24 @@ class SweepMonitor(Unpickled, Callback):
             self._error = self._error or error
 
     def _write_hparams(self, trial: Trial) -> None:
-        """Writes the trial's row of TensorBoard's HParams table to the run with its curves."""
+        """Writes the trial's row of TensorBoard's HParams table to the run with its curves.
+
+        The scores are points of their own, as a stopped trial may have curves beyond the last epoch that counts.
+        """
         if not trial.epochs:
             return
         last = trial.epochs[-1]
-        scores = {"hparam/epochs": float(last.epoch)}
+        of = "" if last.split == "test" else f"_{last.split}"
+        scores = {f"hparam/elbo{of}": last.elbo, "hparam/epochs": float(last.epoch)}
+        for name in ("importance_bound", "bits_per_dim"):
+            if (value := getattr(last, name)) is not None:
+                scores[f"hparam/{name}{of}"] = value
         if (best := trial.best(self._metric, self._mode)) is not None:
-            scores[f"hparam/best_{self._metric}"] = best
-        curves = hparam_metrics(
-            last.split, bits_per_dim=last.bits_per_dim is not None, importance=last.importance_bound is not None
-        )
+            scores[f"hparam/best_{self._metric}{of}"] = best
         run = trial.run.patient()
         events = [path.name for path in run.files_in(run.tensorboard)]
         writer = TensorBoardWriter(run.tensorboard, purge_step=None, after=events)
-        writer.hparams(trial.params, [*(("", tag) for tag in scores), *curves])
+        writer.hparams(trial.params, [("", tag) for tag in scores])
         writer.scalars(last.step, scores)
         writer.end_hparams()
         writer.close()
