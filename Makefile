@@ -20,7 +20,7 @@ help: ## Print the targets (the default)
 setup: $(INSTALLED) ## Create .venv and install the project into it; the targets below do this if needed
 
 train: $(INSTALLED) $(PHOTOS) ## Prepare data/photos if it is missing, and train jobs/photos-resnet.toml as a new run
-	@echo "training jobs/photos-resnet.toml: 3 to 10 minutes on two cores"
+	@echo "training jobs/photos-resnet.toml: 3 to 10 minutes on two cores, and 2.6 GB of memory"
 	@$(BIN)/vaedist train jobs/photos-resnet.toml --name "photos-resnet-$$(date +%Y%m%d-%H%M%S)"
 
 # Tests run in several processes, because those that start Ray are idle most of the time, in the order of tests/conftest.py,
