@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -310,7 +310,10 @@ def load_run(
         RunError: there is no run, or it has no moving averages.
         CheckpointError: the run has no intact checkpoint, or none of that step.
         StorageError: the object store does not respond.
+        ValueError: `checkpoint` is another text.
     """
+    if not isinstance(checkpoint, int) and checkpoint not in get_args(Which):
+        raise ValueError(f"checkpoint = {checkpoint!r}: must be {' or '.join(map(repr, get_args(Which)))}, or a step")
     folder = RunFolder.at(path)
     folder.refresh()
     experiment = folder.read_experiment()

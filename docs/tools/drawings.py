@@ -19,7 +19,9 @@ LANES = (BLUE, GREEN, ORANGE, PURPLE)
 CONTENTS = {  # of each layer of the package, by its first name
     "cli": "commands and their output",
     "launch": "Ray: sessions, training, sweeps, jobs",
+    "inference": "encoding and generating in parts",
     "api": "trained runs, sweeps, measurements",
+    "export": "SavedModel, Keras file, card",
     "training": "the loop and the compiled step",
     "evaluation": "bounds, active units, pictures",
     "objectives": "ELBO, L_K, free bits",
