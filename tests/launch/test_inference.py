@@ -15,7 +15,7 @@ import vaedist
 from vaedist.data.lanes import split_numbers
 from vaedist.data.manifest import load_manifest
 from vaedist.data.shards import open_split
-from vaedist.errors import DataError
+from vaedist.errors import ClusterError, DataError
 from vaedist.inference.encode import encode_job
 from vaedist.inference.generate import generate_job
 from vaedist.inference.output import OutputFolder, ParquetFormat, PngFormat
@@ -170,3 +170,10 @@ def test_an_error_of_a_worker_ends_the_command(run, tmp_path):
     with pytest.raises(DataError, match="have changed in the meantime"):
         write(job, tmp_path / "out", resume=True)
     assert not [actor for actor in ray.util.list_named_actors(all_namespaces=True) if "claim" in actor["name"]]
+
+
+def test_workers_without_room_are_refused(run, tmp_path):
+    job = encode_job(run, rows=10)
+    with pytest.raises(ClusterError, match="the cluster has no room for the job"):
+        write(job, tmp_path / "out", workers=64)
+    assert not (tmp_path / "out").exists()
