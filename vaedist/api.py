@@ -237,6 +237,46 @@ class Run:
         origin = origin_of(self.folder, self.experiment, self.checkpoint.position, ema=self.ema)
         write_export(str(path), origin, self.model, license_name=license, progress=progress)
 
+    def save_evaluation(self, evaluation: Evaluation, *, split: SplitName = "test", limit: int | None = None) -> Path:
+        """Saves an evaluation in the run's folder and in TensorBoard, replacing an earlier one of the same kind.
+
+        Args:
+            evaluation: result of `evaluate`.
+            split: argument of `evaluate`.
+            limit: argument of `evaluate`.
+
+        Returns:
+            The path of the JSON file.
+
+        Raises:
+            StorageError: a file cannot be written.
+        """
+        from vaedist.runs.evaluations import save_evaluation
+
+        position = self.checkpoint.position
+        averages = self.experiment.training.ema_decay > 0
+        name = "-".join(
+            [
+                split,
+                f"k{evaluation.samples}",
+                *([f"first{limit}"] if limit else []),
+                *(["no-ema"] if averages and not self.ema else []),
+            ]
+        )
+        record = {
+            "run": self.folder.location,
+            "checkpoint": self.folder.store.location_of(self.checkpoint.path),
+            "epoch": position.epoch,
+            "step": position.step,
+            "ema": self.ema,
+            "fingerprint": position.fingerprint,
+            "split": split,
+            "seed": self.experiment.seed,
+            "scored": self.preprocessing.shown,
+            **evaluation.to_dict(),
+        }
+        return save_evaluation(self.folder, name, position.step, record)
+
     @property
     def preprocessing(self) -> Preprocessing:
         """Mapping from pixels to the x that the model scores."""

@@ -18,6 +18,8 @@ import requests
 from command import run, start
 from dead_proxies import set_dead_proxies
 
+import vaedist
+from vaedist.errors import JobError
 from vaedist.launch.jobs.client import Jobs
 from vaedist.launch.local.cluster import get_cluster
 from vaedist.launch.session import environment
@@ -158,6 +160,33 @@ def test_a_run_that_is_complete_is_not_trained_again_and_fewer_epochs_are_refuse
     _, said = run(*arguments, "--set", "training.epochs=1", code=1, seconds=SECONDS)
     assert "has completed 2 epochs, and the job says training.epochs = 1" in said.splitlines()[-1]
     assert read(runs, "first/experiment.toml") == before
+
+
+def test_a_job_is_submitted_from_python(cluster, job, runs):
+    experiment = vaedist.Experiment.from_file(job, ["run.name=python", "training.epochs=1"])
+    options = {"address": cluster["dashboard"], "from_node": ["AWS_SECRET_ACCESS_KEY"]}
+    submitted, log = vaedist.submit(experiment, **options), []
+    submitted.wait(log.append)
+    assert submitted.status == "SUCCEEDED"
+    assert "run python: 2 workers" in "".join(log)
+    assert "".join(log) == submitted.log()
+    assert steps(runs, "python")[-1] == 100
+    fewer = experiment.with_overrides("run.name=first")
+    with pytest.raises(JobError, match=r"has completed 2 epochs, and the job says training\.epochs = 1"):
+        vaedist.submit(fewer, resume=True, **options).wait()
+
+
+def test_images_are_encoded_on_the_nodes_from_store_to_store(cluster, job, runs, s3_server, tmp_path):
+    trained, out = join_uri(runs, "first"), s3_server.uri("cluster/encoded")
+    options = ("--rows-per-part", 300, "--json")
+    written, _ = run("encode", trained, "-o", out, "--workers", 3, "--address", cluster["address"], *options)
+    assert json.loads(written)["rows"] == 1696
+    run("encode", trained, "-o", tmp_path / "here", "--workers", 1, *options)
+    here = {path.name: path.read_bytes() for path in (tmp_path / "here").glob("*.parquet")}
+    there = [name for name in Store(out).files() if name.endswith(".parquet")]
+    assert {Path(name).name: Store(out).read(name) for name in there} == here
+    assert len(here) == 7
+    assert "already exists" in run("encode", trained, "-o", out, *options, code=2)[1]
 
 
 def test_a_job_that_fails_prints_the_reason_last(cluster, job):

@@ -7,6 +7,7 @@ import pytest
 from board import Board
 from click.testing import CliRunner
 
+import vaedist
 from vaedist.api import load_run
 from vaedist.cli import main
 from vaedist.errors import ClusterError, DataError
@@ -61,6 +62,18 @@ def test_one_process_and_two_workers_get_the_same_result(averaged):
     assert alone.images == 90
     close(alone, shared)
     assert progress[-1] == (len(progress), len(progress))
+
+
+def test_an_evaluation_from_python_is_saved_as_that_of_the_command(averaged):
+    run = load_run(averaged.path)
+    assert vaedist.evaluate(run, samples=3, limit=20).images == 20
+    saved = averaged.evaluations / "test-k3-first20-step-000000100.json"
+    ours = json.loads(saved.read_text())
+    saved.unlink()
+    done = CliRunner().invoke(main, ["evaluate", str(averaged.path), "--samples", "3", "--limit", "20"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(saved.read_text()) == ours
+    close(vaedist.evaluate(run, samples=3, limit=20, workers=2), run.evaluate(samples=3, limit=20))
 
 
 @pytest.mark.slow

@@ -67,8 +67,7 @@ def evaluate(
                 opened.require_bits_per_dim()
         for opened in runs[1:]:
             runs[0].require_comparable(opened)
-    kind = [split, f"k{samples}", *([f"first{limit}"] if limit else []), *(["no-ema"] if ema is False else [])]
-    options = {"samples": samples, "split": split, "limit": limit}
+    options: dict[str, Any] = {"samples": samples, "split": split, "limit": limit}
     found, paths = [], []
     for place, opened in zip((run, *others), runs, strict=True):
         with progress_bar(f"evaluating {place}") as progress, quiet():
@@ -76,7 +75,7 @@ def evaluate(
                 found.append(_on_ray(opened, workers, gpus_per_worker, address, progress=progress, **options))
             else:
                 found.append(opened.evaluate(progress=progress, **options))
-            paths.append(_save(place, opened, split, "-".join(kind), found[-1]))
+            paths.append(opened.save_evaluation(found[-1], split=options["split"], limit=limit))
     if as_json:
         _print_json(run, others, paths, found)
         return
@@ -92,26 +91,6 @@ def _on_ray(opened: "Run", workers: int, gpus: int, address: str | None, **optio
 
     there = replace(opened, folder=opened.folder.absolute())
     return evaluate_on_ray(there, workers=workers, gpus_per_worker=gpus, address=address, **options)
-
-
-def _save(run: str | Path, opened: "Run", split: str, name: str, found: "Evaluation") -> Path:
-    """Saves an evaluation in the run's folder, together with the checkpoint and the data that it is about."""
-    from vaedist.runs.evaluations import save_evaluation
-
-    position, folder = opened.checkpoint.position, opened.folder
-    record = {
-        "run": str(run),
-        "checkpoint": folder.store.location_of(opened.checkpoint.path),
-        "epoch": position.epoch,
-        "step": position.step,
-        "ema": opened.ema,
-        "fingerprint": position.fingerprint,
-        "split": split,
-        "seed": opened.experiment.seed,
-        "scored": opened.preprocessing.shown,
-        **found.to_dict(),
-    }
-    return save_evaluation(folder, name, position.step, record)
 
 
 def _print_json(

@@ -23,7 +23,7 @@ from vaedist.cli.options import (
 )
 from vaedist.cli.output import console, print_pairs, status_line
 from vaedist.config import Experiment, Sweep
-from vaedist.errors import ConfigError, Interrupted, JobError
+from vaedist.errors import ConfigError, Interrupted
 from vaedist.packages import check_packages, make_importable
 
 if TYPE_CHECKING:
@@ -292,10 +292,7 @@ def _until_ended(wait: Callable[[], "Job"], identity: str) -> "Job":
 
 
 def _conclude(cluster: "Jobs", job: "Job") -> None:
-    if job.status == "FAILED":
-        raise JobError(f"job {job.id} failed: {cluster.reason(job)}")
-    if job.status == "STOPPED":
-        raise Interrupted(f"job {job.id} was stopped")
+    cluster.check_succeeded(job)
     click.echo(f"job {job.id} succeeded", err=True)
 
 

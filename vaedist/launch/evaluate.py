@@ -9,7 +9,8 @@ import ray
 from ray.util.actor_pool import ActorPool
 
 from vaedist.api import Run
-from vaedist.config import ScalingSection, check_classes
+from vaedist.config import EVALUATION_SAMPLES, ScalingSection, check_classes
+from vaedist.data.manifest import SplitName
 from vaedist.evaluation.importance import BLOCKS_AT_ONCE, BlockScores
 from vaedist.evaluation.results import Evaluation
 from vaedist.launch.actors import ended
@@ -17,6 +18,46 @@ from vaedist.launch.session import COMPUTING, ray_session, resources_per_worker
 from vaedist.launch.user_code import code_of
 
 RESTARTS = 3  # of a worker that died; its block is scored again
+
+
+def evaluate(
+    run: Run,
+    *,
+    samples: int = EVALUATION_SAMPLES,
+    split: SplitName = "test",
+    limit: int | None = None,
+    workers: int = 1,
+    gpus_per_worker: int = 0,
+    address: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Scores a run as `vaedist evaluate` does, saves the scores in the run's folder, and returns them.
+
+    Args:
+        run: the run.
+        samples: samples of z per image.
+        split: the split to score.
+        limit: maximum number of images, drawn at random from the split.
+        workers: number of Ray workers that share the images; with 1, and neither GPUs nor an address, this process
+            scores them.
+        gpus_per_worker: GPUs that each worker reserves.
+        address: address of the Ray cluster, see `train`; it must reach the run and its data at the same path or URI.
+        progress: called with the number of scored blocks and of all blocks.
+
+    Raises:
+        DataError: the data set is missing or has changed.
+        StorageError: the scores cannot be written.
+        ClusterError: the cluster cannot be reached, or has no room.
+        WorkerError: a worker died more than three times.
+    """
+    options: dict[str, Any] = {"samples": samples, "split": split, "limit": limit, "progress": progress}
+    if workers > 1 or gpus_per_worker or address:
+        there = replace(run, folder=run.folder.absolute())
+        found = evaluate_on_ray(there, workers=workers, gpus_per_worker=gpus_per_worker, address=address, **options)
+    else:
+        found = run.evaluate(**options)
+    run.save_evaluation(found, split=split, limit=limit)
+    return found
 
 
 def evaluate_on_ray(

@@ -1,5 +1,6 @@
 """Connects to a Ray cluster, or starts one on this machine, and plans the resources of workers."""
 
+import logging
 import os
 import signal
 import sys
@@ -21,6 +22,8 @@ from vaedist.launch.user_code import check_importable, python_path, staged
 from vaedist.storage.filesystem import first_line
 from vaedist.storage.uri import require_utf8
 
+# Ray's logger keeps the stderr of its import, which `output_to` cannot redirect in a notebook.
+LOGGED = logging.WARNING
 RAYLET_SECONDS = 120  # for the raylet to start
 # Ray's default of 30 s is too short on a machine that swaps or sleeps: processes that wait for the head would exit,
 # such as the actor that frees the workers of a run whose controller died.
@@ -87,7 +90,11 @@ def ray_session(address: str | None = None, packages: Sequence[Path] = ()) -> It
 def _join(address: str, packages: Sequence[Path]) -> None:
     """Connects to a running cluster, and uploads the user's packages for the workers of this connection."""
     with staged(packages) as copies:
-        ray.init(address=_reached(address), runtime_env={"py_modules": copies} if copies else None)
+        ray.init(
+            address=_reached(address),
+            runtime_env={"py_modules": copies} if copies else None,
+            logging_level=LOGGED,
+        )
 
 
 def start_ray(packages: Sequence[Path] = (), **options: Any) -> None:
@@ -124,7 +131,7 @@ def start_ray(packages: Sequence[Path] = (), **options: Any) -> None:
         patient_start(RAYLET_SECONDS),
         _hang_up_blocked(),
     ):
-        ray.init(address="local", **{"include_dashboard": False} | options)
+        ray.init(address="local", logging_level=LOGGED, **{"include_dashboard": False} | options)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vaedist import __version__
-from vaedist.errors import ClusterError, VaedistError
+from vaedist.errors import ClusterError, Interrupted, JobError, VaedistError
 from vaedist.launch.jobs.address import jobs_address
 from vaedist.launch.jobs.dashboard import Dashboard
 from vaedist.launch.jobs.job import Job
@@ -156,6 +156,18 @@ class Jobs:
     def stop(self, name: str) -> bool:
         """Asks a job to save a checkpoint and stop, and returns True if it was running; does not wait."""
         return self._dashboard.stop(name)
+
+    def check_succeeded(self, job: Job) -> None:
+        """Checks that a job that has ended has succeeded.
+
+        Raises:
+            JobError: the job failed; the message has the reason.
+            Interrupted: the job was stopped.
+        """
+        if job.status == "FAILED":
+            raise JobError(f"job {job.id} failed: {self.reason(job)}")
+        if job.status == "STOPPED":
+            raise Interrupted(f"job {job.id} was stopped")
 
     def reason(self, job: Job) -> str:
         """Returns the reason why a job failed, in one line."""

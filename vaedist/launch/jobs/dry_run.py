@@ -7,7 +7,7 @@ from vaedist.config import Sweep
 from vaedist.data.manifest import load_manifest
 from vaedist.data.worker_data import check_images
 from vaedist.errors import VaedistError
-from vaedist.launch.jobs.submission import LOOK_SECONDS, Submission
+from vaedist.launch.jobs.submission import JOB_FILE, LOOK_SECONDS, Submission
 from vaedist.storage.uri import join_uri
 
 
@@ -32,7 +32,7 @@ def describe_submission(submission: Submission, address: str | None) -> dict[str
         "where": f"a job on {cluster}, not contacted",
         "command": f"vaedist {shlex.join(submission.arguments)}",
         "environment": ", ".join([submission.environment, *variables]),
-        "sent": ", ".join(["vaedist", submission.file.name, *sent]),
+        "sent": ", ".join(["vaedist", submission.file.name if submission.file else JOB_FILE, *sent]),
         "workers": described_workers(job, None),
     }
     if isinstance(job, Sweep):

@@ -34,7 +34,7 @@ class Submission:
     Attributes:
         job: the experiment or the sweep; its paths must be valid on the cluster.
         arguments: arguments of `vaedist` on the cluster, where the job's file is "job.toml".
-        file: the local file of the job, for the metadata.
+        file: the local file of the job, for the metadata; None if it was made in Python.
         environment: "image" uses the packages of the cluster's image, "pip" installs the local versions.
         extras: extras of vaedist, for "pip".
         variables: environment variables of the job. They must not be secret, as all users of the cluster can see them.
@@ -47,7 +47,7 @@ class Submission:
 
     job: Experiment | Sweep
     arguments: Sequence[str]
-    file: Path
+    file: Path | None
     environment: str = "image"
     extras: Sequence[str] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -66,11 +66,12 @@ class Submission:
             "vaedist": __version__,
             "run": self.job.run.name,
             "user": getpass.getuser(),
-            "job": os.fsencode(self.file.name).decode(errors="replace"),  # JSON needs valid Unicode
         }
+        if self.file is not None:
+            metadata["job"] = os.fsencode(self.file.name).decode(errors="replace")  # JSON needs valid Unicode
         if self.packages:
             metadata["packages"] = ", ".join(f"{each.name} {package_digest(each)[:12]}" for each in self.packages)
-        if (revision := _revision(self.file)) is not None:
+        if self.file is not None and (revision := _revision(self.file)) is not None:
             metadata["revision"] = revision
         with suppress(VaedistError):  # the cluster's data may not be reachable from here
             metadata["data"] = load_manifest(self.job.data.path, seconds=LOOK_SECONDS).fingerprint
