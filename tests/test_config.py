@@ -68,6 +68,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "checkpoint.keep": (5, 0),
     "monitor.log_every": (10, 0),
     "monitor.pictures_every": (0, -1),
+    "monitor.trackers": (("mlflow",), "mlflow"),
     "monitor.importance_samples": (16, -1),
     "monitor.pictures": (16, 257),
 }
