@@ -10,7 +10,7 @@ from collections import Counter
 from functools import cache
 
 import pytest
-from pages import DOCS, LINKED, PAGES, README, ROOT, anchors, fences, links, sentences
+from pages import DOCS, LINKED, PAGES, README, ROOT, anchors, fences, links, prose, sentences
 
 MOST_LINES = 120  # of the README
 SENTENCE = 50  # characters; shorter sentences may occur on several pages
@@ -41,6 +41,16 @@ def test_links_and_their_anchors_exist(page):
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
 def test_a_page_is_in_the_navigation(page):
     assert f": {page.name}\n" in (ROOT / "mkdocs.yml").read_text()
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_rows_of_a_table_have_as_many_cells_as_its_heading(page):
+    """A bar in a cell, also in code, must be escaped; otherwise it starts another cell."""
+    wrong = []
+    for table in re.findall(r"(?:^\|.*\|$\n?){2,}", prose(page), re.MULTILINE):
+        cells = [len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()]
+        wrong += [row for row, count in zip(table.splitlines(), cells, strict=True) if count != cells[0]]
+    assert wrong == []
 
 
 def test_no_sentence_is_on_two_pages():
