@@ -1,4 +1,4 @@
-"""What TensorBoard reads of a folder of events, without sampling."""
+"""Reads all events of a folder, as TensorBoard does but without sampling."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Where an exported model comes from: its run, data set, training and scores, as recorded in the run's folder."""
+"""Provenance of an exported model: its run, data set, training and scores, as recorded in the run's folder."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -76,7 +76,7 @@ class NotebookProgress:
 
 
 class _View:
-    """What is displayed, as text and as HTML.
+    """Displayed progress, as text and as HTML.
 
     Args:
         headline: the first line.
