@@ -14,19 +14,22 @@ from vaedist.cli import main
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # signals that a command handles
 
 
-def start(*arguments, cwd=None, log=subprocess.PIPE, **variables):
+def start(*arguments, cwd=None, log=subprocess.PIPE, process_group=None, **variables):
     """Starts `vaedist ARGUMENTS` in a process that does not see the Ray of the tests.
 
     Args:
         arguments: arguments of the command.
         cwd: current folder of the command.
         log: file for stdout and stderr, if they are long.
+        process_group: 0 for a process group of its own.
         variables: environment variables, in addition to those of the tests. A token must not be set in the environment
             of the tests, where Ray may read it again and end the process.
     """
     program = [sys.executable, "-c", "from vaedist.cli import main; main(prog_name='vaedist')", *map(str, arguments)]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | variables
-    return subprocess.Popen(program, cwd=cwd, stdout=log, stderr=log, text=True, env=environment)
+    return subprocess.Popen(
+        program, cwd=cwd, stdout=log, stderr=log, text=True, env=environment, process_group=process_group
+    )
 
 
 def run(*arguments, cwd=None, code=0, seconds=300, **variables):

@@ -103,6 +103,7 @@ def test_only_its_owner_may_read_a_token(tmp_path):
     assert len(written) == 64
     make_token(path)
     assert path.read_text() == written, "one that is there stays"
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_ray_that_is_started_here_requires_a_token():
@@ -117,3 +118,17 @@ def test_a_missing_variable_of_a_job_is_named(monkeypatch):
     monkeypatch.setenv("THERE", "")
     with pytest.raises(ClusterError, match=r"^NOT_THERE is not set in Ray's environment on "):
         require_variables()
+
+
+def test_the_token_of_a_cluster_is_not_kept_for_a_ray_that_is_started_here(monkeypatch, tmp_path):
+    from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
+
+    secure_local()
+    other = tmp_path / "other"
+    make_token(other)
+    with monkeypatch.context() as patch:
+        patch.setenv(access.TOKEN_PATH, str(other))
+        authorize("10.0.0.1:6379")
+        assert other.read_text() in str(get_auth_headers_if_auth_enabled({}))
+    secure_local()
+    assert access.default_token_path().read_text() in str(get_auth_headers_if_auth_enabled({}))

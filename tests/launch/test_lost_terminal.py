@@ -1,8 +1,9 @@
-"""Training whose output pipe is closed, or whose terminal is lost."""
+"""Signals that all processes of a command get, and training whose output pipe is closed or whose terminal is lost."""
 
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -31,7 +32,7 @@ def newest_step(run):
 
 
 def last_row(run):
-    return max((row["step"] for row in read_metrics(run.metrics)), default=0)
+    return max((row["step"] for row in read_metrics(run.metrics)), default=0) if run.metrics.exists() else 0
 
 
 def test_a_run_survives_a_closed_pipe_and_is_saved_when_its_terminal_is_lost(experiment, tmp_path):
@@ -68,3 +69,36 @@ def test_a_run_survives_a_closed_pipe_and_is_saved_when_its_terminal_is_lost(exp
     assert 0 <= newest_step(run) - last_row(run) < experiment.monitor.log_every, "the step that it was at is saved"
     _, left = psutil.wait_procs(children, timeout=30)
     assert not left
+
+
+def test_signals_to_all_processes_of_a_command_suspend_resume_and_stop_it(experiment, tmp_path):
+    experiment = experiment.with_overrides("checkpoint.every_steps=0", "training.epochs=100000")
+    run, job = RunFolder.of(experiment), tmp_path / "run.toml"
+    job.write_text(experiment.to_toml())
+    with (tmp_path / "log").open("w") as log:
+        process = start("train", job, log=log, process_group=0)
+    main, children = psutil.Process(process.pid), []
+    try:
+        wait(lambda: last_row(run) > 100)
+        children = main.children(recursive=True)
+        os.killpg(process.pid, signal.SIGTSTP)  # Ctrl-Z
+        wait(lambda: {one.status() for one in [main, *children]} == {psutil.STATUS_STOPPED})
+        reached = last_row(run)
+        os.killpg(process.pid, signal.SIGCONT)
+        wait(lambda: last_row(run) > reached + 100)
+        os.killpg(process.pid, signal.SIGTERM)  # as by `timeout`
+        assert process.wait(SECONDS) == 130, (tmp_path / "log").read_text()
+        assert newest_step(run) >= reached
+        _, left = psutil.wait_procs(children, timeout=30)
+        assert not left
+    finally:
+        for one in filter(psutil.Process.is_running, [main, *children]):
+            one.kill()
+
+
+def wait(condition):
+    """Waits until a condition holds."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -29,6 +29,7 @@ RELIED_ON = [
     ("check_versions", "ray._private.utils:check_version_info", ["cluster_metadata", "this_process_address"]),
     ("default_temp_folder", "ray._common.utils:get_default_system_temp_dir", []),
     ("loopback_only", "ray._private.ray_constants:ENABLE_RAY_CLUSTER", None),
+    ("own_sessions", "ray._private.services:ConsolePopen", None),
     ("patient_start", "ray._private.services:get_node", ["gcs_address", "node_id"]),
     ("is_token_used", "ray._private.authentication.authentication_utils:is_token_auth_enabled", []),
     ("reload_authentication", "ray._raylet:Config.initialize", None),
@@ -81,6 +82,7 @@ RELIED_ON = [
 # (name in ray_internals, "module:function" of Ray, words that its source must contain for the patch to have an effect)
 ACTED_ON = [
     ("loopback_only", "ray._private.services:get_node_ip_address", "ray_constants.ENABLE_RAY_CLUSTER"),
+    ("own_sessions", "ray._private.services:start_ray_process", "process = ConsolePopen("),
     ("patient_start", "ray._private.node:Node.__init__", "raylet_start_wait_time_s = 30"),
     ("withhold_from_trials", "ray.tune.execution.class_cache:_ActorClassCache.get", "in ENV_VARS_TO_PROPAGATE"),
     (

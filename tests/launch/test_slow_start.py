@@ -1,11 +1,12 @@
-"""A local Ray on a machine that is busy with other programs while it starts."""
+"""A local Ray that starts slowly, or does not start."""
 
 import subprocess
 import sys
 
 import pytest
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+from vaedist.errors import ClusterError
+from vaedist.launch import session
 
 # Suspends the raylet, before it registers, for longer than the 30 s that Ray waits for it.
 STALLED = """
@@ -34,7 +35,28 @@ with ray_session():
 """
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_ray_starts_although_its_raylet_gets_no_processor_time_for_half_a_minute():
     said = subprocess.run([sys.executable, "-c", STALLED], capture_output=True, text=True, check=False)
     patient = "[True, True] [False, False]"  # in the raylet, and not in what this process starts later
     assert said.stdout.splitlines() == ["suspended", "started True 7", patient], said.stderr[-2000:]
+
+
+def test_the_reason_why_ray_does_not_start_is_one_line(monkeypatch):
+    failure = RuntimeError(
+        "Failed to start GCS.  Last 0 lines of error files:\n\n."
+        "Please check /tmp/ray/session/logs/gcs_server.out for details. Last connection error: None"
+    )
+
+    def fail(**_):
+        raise failure
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(session.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(session.ray, "init", fail)
+    with (
+        pytest.raises(ClusterError, match=r"^cannot start Ray: Failed to start GCS; see /tmp/ray/\S+/gcs_server\.out$"),
+        session.ray_session(),
+    ):
+        pass

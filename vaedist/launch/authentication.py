@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import socket
+import tempfile
 from pathlib import Path
 
 from vaedist.errors import ClusterError, StorageError
@@ -45,18 +46,21 @@ def has_token() -> bool:
 def make_token(path: Path) -> None:
     """Writes a new token that only its owner can read; keeps an existing one.
 
+    The file appears with its content, as other processes may start at the same time and read it.
+
     Raises:
         StorageError: the file cannot be written.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f"{path.name}-") as file:  # readable by its owner
+            file.write(secrets.token_hex(32))
+            file.flush()
+            os.link(file.name, path)
     except FileExistsError:
         return
     except OSError as error:
         raise StorageError(f"cannot write the token {path}: {error.strerror or error}") from error
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32))
 
 
 def use_token(path: Path | None = None) -> None:
@@ -112,7 +116,9 @@ def allow_insecure() -> None:
 
 def secure_local() -> None:
     """Makes the Ray that this process starts require a token, in a file that only its owner can read."""
-    if MODE not in os.environ:
+    if MODE in os.environ:
+        reload_authentication()  # Ray keeps a token that it has read, such as that of another cluster
+    else:
         if not has_token():
             make_token(default_token_path())
         use_token()

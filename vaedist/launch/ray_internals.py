@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Protocol
 
 import grpc
@@ -102,6 +103,23 @@ def loopback_only() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def own_sessions() -> Iterator[None]:
+    """Patch: within the context, Ray starts its processes in sessions of their own.
+
+    Signals that are sent to all processes of a command, as by a terminal that is lost or by `timeout`, would otherwise
+    end Ray before the command has saved its run. Not needed once Ray starts them like that.
+    """
+    from ray._private import services
+
+    popen = services.ConsolePopen
+    services.ConsolePopen = partial(popen, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
 
 
 @contextmanager

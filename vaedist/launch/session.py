@@ -2,13 +2,16 @@
 
 import logging
 import os
+import re
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 
 from vaedist.config import ScalingSection
@@ -16,7 +19,7 @@ from vaedist.errors import ClusterError, VaedistError, WorkerError
 from vaedist.launch.addresses import LOOPBACK, ONLY_HERE, free_port
 from vaedist.launch.authentication import IN_JOB, authorize, has_token, require_variables, secure_local
 from vaedist.launch.doctor.preflight import check_head, check_socket_paths
-from vaedist.launch.ray_internals import default_temp_folder, find_head, loopback_only, patient_start
+from vaedist.launch.ray_internals import default_temp_folder, find_head, loopback_only, own_sessions, patient_start
 from vaedist.launch.training.proxies import bypass_proxies
 from vaedist.launch.user_code import check_importable, python_path, staged
 from vaedist.storage.filesystem import first_line
@@ -76,11 +79,12 @@ def ray_session(address: str | None = None, packages: Sequence[Path] = ()) -> It
     except VaedistError:
         raise
     except Exception as error:  # Ray also raises plain exceptions
-        raise ClusterError(f"{failed}: {first_line(error)}") from error
+        raise ClusterError(f"{failed}: {_reason(error)}") from error
     try:
         if callable(on_sigterm):  # Ray has replaced it with a handler that ends the process at once
             signal.signal(signal.SIGTERM, on_sigterm)
-        yield
+        with _suspended_together():
+            yield
     except ray.exceptions.RayError as error:
         raise WorkerError(f"Ray failed: {first_line(error)}") from error
     finally:
@@ -128,24 +132,47 @@ def start_ray(packages: Sequence[Path] = (), **options: Any) -> None:
             **{name: os.environ.get(name, value) for name, value in PATIENCE.items()},
         ),
         loopback_only(),
+        own_sessions(),
         patient_start(RAYLET_SECONDS),
-        _hang_up_blocked(),
     ):
         ray.init(address="local", logging_level=LOGGED, **{"include_dashboard": False} | options)
 
 
 @contextmanager
-def _hang_up_blocked() -> Iterator[None]:
-    """Blocks SIGHUP in the processes that are started within the context.
+def _suspended_together() -> Iterator[None]:
+    """Suspends the descendants of this process within the context, too, when it gets SIGTSTP (Ctrl-Z).
 
-    When a terminal is lost they get SIGHUP too, and would end before the run is saved. Ray itself blocks SIGINT in
-    them, for Ctrl-C. This process receives a signal of that time after the context.
+    The processes of a local Ray are in sessions of their own, which signals of the terminal do not reach.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTSTP) != signal.SIG_DFL:
+        yield
+        return
+
+    def suspend(*_: Any) -> None:
+        descendants = psutil.Process().children(recursive=True)
+        for process in descendants:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        try:
+            signal.raise_signal(signal.SIGTSTP)  # returns at SIGCONT
+        finally:  # SIGCONT may come with SIGHUP or SIGTERM
+            signal.signal(signal.SIGTSTP, suspend)
+            for process in descendants:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+
+    signal.signal(signal.SIGTSTP, suspend)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+
+
+def _reason(error: Exception) -> str:
+    """Returns the reason of a failed start in one line; Ray's own first line announces others, which may be none."""
+    log = re.search(r"Please check (\S+) for details", str(error))
+    return f"{first_line(error).partition('. ')[0]}; see {log[1]}" if log else first_line(error)
 
 
 @contextmanager
