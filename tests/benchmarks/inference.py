@@ -32,6 +32,7 @@ from vaedist.inference.encode import encode_job
 from vaedist.inference.output import OutputFolder, ParquetFormat
 from vaedist.launch.inference import Workers, run_job
 from vaedist.launch.session import ray_session
+from vaedist.wording import counted
 
 FIRST, LAST = 1 / 3, 0.95
 
@@ -77,14 +78,14 @@ def main():
         place = Path(folder)
         prepare(photos(options.images, 64), f"{place}/data")
         save_run(place / "run", Experiment().with_overrides(f"data.path={place}/data"))
-        rates: dict[str, list[float]] = {"bare": []} | {f"{count} worker(s)": [] for count in options.workers}
+        rates: dict[str, list[float]] = {"bare": []} | {counted(count, "worker"): [] for count in options.workers}
         command = [sys.executable, __file__, "--bare", f"{place}/run", "--images", str(options.images // 4)]
         with ray_session():
             for _ in range(options.rounds):
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 rates["bare"].append(json.loads(done.stdout))
                 for count in options.workers:
-                    rates[f"{count} worker(s)"].append(encoded(f"{place}/run", count, place))
+                    rates[counted(count, "worker")].append(encoded(f"{place}/run", count, place))
     for name, found in rates.items():
         print(f"{name:12} {statistics.median(found):8.0f} images/s ({min(found):.0f} to {max(found):.0f})")
     for name in list(rates)[1:]:

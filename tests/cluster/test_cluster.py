@@ -75,7 +75,7 @@ def test_all_nodes_are_there_and_well(cluster):
     assert "3 of 3 nodes have joined" in printed
     assert printed.count("alive") == 3
     findings = json.loads(run("doctor", "--address", cluster["address"], "--storage", "/tmp", "--json")[0])
-    assert [f["found"] for f in findings if f["what"] == "cluster"] == ["3 node(s), 4 CPU, 0 GPU"]
+    assert [f["found"] for f in findings if f["what"] == "cluster"] == ["3 nodes, 4 CPU, 0 GPU"]
     assert sum(f["what"] == "storage" and f["where"].startswith("node ") for f in findings) == 3
     assert [f["found"] for f in findings if f["what"] == "Ray's ports"] == ["only on the loopback interface"] * 3
     assert not [f for f in findings if f["state"] == "fault"]

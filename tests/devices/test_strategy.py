@@ -90,8 +90,7 @@ def test_threads_and_devices_are_those_asked_for_or_an_error():
     assert said.returncode == 0, said.stderr[-3000:]
     lines = said.stdout.splitlines()
     assert lines == [
-        "ClusterError TensorFlow trains on 2 device(s), 2 of them on this worker; "
-        "requested were 1 worker(s) of 1 device(s)",
+        "ClusterError TensorFlow trains on 2 devices, 2 of them on this worker; requested were 1 worker of 1 device",
         "too late",
     ]
 

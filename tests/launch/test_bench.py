@@ -25,7 +25,7 @@ def record(cluster, make_experiment, tmp_path_factory):
     found = bench(make_experiment(runs), workers=(2,), rounds=2, progress=said.append)
     assert not list(runs.iterdir())  # the measured runs
     assert "compiling" in said
-    assert any("2 worker(s): round 2 of 2" in text for text in said)
+    assert any("2 workers: round 2 of 2" in text for text in said)
     return found
 
 
@@ -60,7 +60,7 @@ def test_an_interrupted_benchmark_leaves_nothing(make_experiment, tmp_path):
     job, runs = tmp_path / "job.toml", tmp_path / "runs"
     job.write_text(make_experiment(runs).to_toml())
     command = start("bench", job, "--rounds", 1)
-    assert any("1 worker(s): compiling" in line for line in command.stderr)  # in the middle of a run
+    assert any("1 worker: compiling" in line for line in command.stderr)  # in the middle of a run
     processes = psutil.Process(command.pid).children(recursive=True)
     assert processes
     command.send_signal(signal.SIGTERM)
@@ -83,13 +83,13 @@ def test_ctrl_c_after_the_last_round_is_not_mistaken_for_its_end(make_experiment
 
     def interrupt(text):
         said.append(text)
-        if said.count("1 worker(s): round 1 of 1") == 2:  # one that compiles, and one that is measured
+        if said.count("1 worker: round 1 of 1") == 2:  # one that compiles, and one that is measured
             os.kill(os.getpid(), signal.SIGINT)
 
     runs = tmp_path / "runs"
     with pytest.raises(Interrupted):
         bench(make_experiment(runs), workers=(1, 2), rounds=1, progress=interrupt)
-    assert not any(text.startswith("2 worker(s)") for text in said)
+    assert not any(text.startswith("2 workers") for text in said)
     assert not list(runs.iterdir())
 
 

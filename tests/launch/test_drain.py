@@ -64,7 +64,7 @@ def test_workers_are_waited_for_until_they_have_ended_or_the_deadline(worker, mo
     assert workers() == 1
     said = []
     wait_for_workers(time.time() + 0.3, notify=said.append)
-    assert said == ["waiting for 1 training worker(s) to save and end"]
+    assert said == ["waiting for 1 training worker to save and end"]
     worker.kill()
     worker.wait()
     began = time.monotonic()

@@ -9,6 +9,7 @@ from vaedist.cli.options import LocalPath, Location, address_option, changed_cod
 from vaedist.cli.output import console, echo_result, print_pairs, quoted_location, user_stream
 from vaedist.config import Sweep, told
 from vaedist.errors import ConfigError, StorageError
+from vaedist.wording import counted
 
 if TYPE_CHECKING:
     from vaedist.launch.tuning.sweep import Plan
@@ -165,7 +166,7 @@ def _print_plan(sweep: Sweep, planned: "Plan") -> None:
         "search": f"{sweep.tune.search}, {planned.trials} trials of {sweep.training.epochs} epochs",
         "scheduler": sweep.tune.scheduler,
         "metric": f"{sweep.tune.metric}, {sweep.tune.mode}",
-        "each trial": f"{planned.workers} worker(s) of {resources}",
+        "each trial": f"{counted(planned.workers, 'worker')} of {resources}",
         "cluster": planned.cluster,
         "at once": str(planned.at_once),
     }

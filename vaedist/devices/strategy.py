@@ -9,6 +9,7 @@ import tensorflow as tf
 from vaedist.devices.compile_cache import keep_programs
 from vaedist.devices.gpus import allow_tensor_float_32, memory_of_first, promised_gpus, share_of_memory
 from vaedist.errors import ClusterError
+from vaedist.wording import counted
 
 # Size of the chunks in which a ring of CPUs sends a tensor. TensorFlow's default of 4096 bytes takes more CPU time, and
 # memory for chunks above 128 KiB is allocated from the system each time.
@@ -89,8 +90,8 @@ def require_replicas(strategy: Any, workers: int, devices: int) -> None:
     local, together = local_devices(strategy), strategy.num_replicas_in_sync
     if (local, together) != (devices, workers * devices):
         raise ClusterError(
-            f"TensorFlow trains on {together} device(s), {local} of them on this worker; requested were {workers} "
-            f"worker(s) of {devices} device(s)"
+            f"TensorFlow trains on {counted(together, 'device')}, {local} of them on this worker; requested were "
+            f"{counted(workers, 'worker')} of {counted(devices, 'device')}"
         )
 
 

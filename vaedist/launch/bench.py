@@ -19,6 +19,7 @@ from vaedist.launch.training.trainer import check_data, train, with_absolute_pat
 from vaedist.launch.user_code import code_of
 from vaedist.monitor.events import Event, Progress, Started
 from vaedist.runs.folder import RunFolder
+from vaedist.wording import counted
 
 ROW_SECONDS = 2.0  # of training, for one sample of the throughput
 MANY_EPOCHS = 1_000_000  # never reached, as the run is stopped before
@@ -140,7 +141,7 @@ def _rates(short: Experiment, done: int, rows: int, rounds: int, progress: Calla
         rounds: all rounds, for the progress.
         progress: called with a description of each step.
     """
-    name, rates, stop = f"{short.scaling.workers} worker(s)", list[float](), StopRequest()
+    name, rates, stop = counted(short.scaling.bounds[1], "worker"), list[float](), StopRequest()
 
     def observe(event: Event) -> None:
         if isinstance(event, Started):

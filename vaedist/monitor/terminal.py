@@ -20,6 +20,7 @@ from rich.text import Text
 
 from vaedist.monitor.events import Event, Finished, Notice, Progress, Saved, Started, Tested, Waiting
 from vaedist.monitor.lossy_stream import lossy
+from vaedist.wording import counted
 
 LINE_SECONDS = 10.0  # minimum time between two progress lines if there is no bar
 COMPILING = "compiling the training step, which takes seconds, or minutes for deep models"
@@ -107,7 +108,7 @@ class Terminal:
         self._next_line = (0, float("-inf"))
         resumed = f", resumed at step {event.start_step}" if event.start_step else ""
         self._line(
-            f"run {event.run}: {_count(event.workers, 'worker')}, {_count(event.devices, 'device')}, "
+            f"run {event.run}: {counted(event.workers, 'worker')}, {counted(event.devices, 'device')}, "
             f"{event.train_rows:,} images, {event.parameters:,} parameters{resumed}"
         )
         total = event.epochs * event.steps_per_epoch
@@ -192,10 +193,6 @@ class _RunBar(RichProgress):
 
 def _elbo(event: Progress | Tested) -> str:
     return f"ELBO {event.elbo:.1f}  (recon {event.reconstruction:.1f}, KL {event.kl:.1f})"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _plain(text: str) -> Text:

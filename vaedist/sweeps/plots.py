@@ -43,6 +43,7 @@ from vaedist.sweeps.axes import (
     note,
     points,
 )
+from vaedist.wording import counted
 
 DPI = 150
 MOST_COLOURS, MOST_CELLS = 7, 12
@@ -97,7 +98,7 @@ def by_parameter(sweep: Sweep, order: Sequence[Outcome], key: str) -> Figure:
     if cut := [x_of(one.params[key]) for one in order if one not in shown]:
         axes.set_ylim(**{"bottom" if high_is_good else "top": edge})
         axes.scatter(cut, [edge] * len(cut), marker="v" if high_is_good else "^", s=110, color=RED, clip_on=False)
-        note(axes, f"{_count(len(cut), 'trial')} {_beyond(sweep, worst)}, shown at the edge", low=high_is_good)
+        note(axes, f"{counted(len(cut), 'trial')} {_beyond(sweep, worst)}, shown at the edge", low=high_is_good)
     joined = [ranked(sweep, group.members)[0] for group in groups_of(key, dimension, shown)]
     x, y = [x_of(one.params[key]) for one in joined], [one.score for one in joined]
     if numeric(dimension):
@@ -147,7 +148,7 @@ def heat_map(sweep: Sweep, order: Sequence[Outcome], across: str, up: str) -> Fi
     bar.ax.ticklabel_format(useOffset=False)
     if cut := sum(_worse(sweep, score, worst) for score in scores):
         axes.set_title(f"{axes.get_title(loc='left')}\n", fontsize=TITLE, loc="left")
-        axes.text(0, 1.01, f"{_count(cut, 'cell')} {_beyond(sweep, worst)}, with the colour of that", color=RED,
+        axes.text(0, 1.01, f"{counted(cut, 'cell')} {_beyond(sweep, worst)}, with the colour of that", color=RED,
                   fontsize=SMALL, transform=axes.transAxes)  # fmt: skip
     return figure
 
@@ -179,17 +180,17 @@ def curves(sweep: Sweep, order: Sequence[Outcome], key: str) -> Figure:
         for one in group.members:
             _curve(axes, one, colour, best=one is order[0])
     ends = [_images(one)[k] for one in order for k in (0, -1)]
-    counted = EngFormatter(sep=" ")
+    formatter = EngFormatter(sep=" ")
     if max(ends) >= 8 * min(ends):
-        logarithmic(axes, min(ends), max(ends), counted)
+        logarithmic(axes, min(ends), max(ends), formatter)
     else:
-        axes.xaxis.set_major_formatter(counted)
+        axes.xaxis.set_major_formatter(formatter)
     scores = [epoch.elbo for one in order for epoch in one.trial.epochs]
     worst = worst_of_most(scores, "max")
     if cut := sum(any(epoch.elbo < worst for epoch in one.trial.epochs) for one in order):
         edge = _edge(max(scores), worst, "max")
         axes.set_ylim(edge, max(scores) + 0.3 * (worst - edge))
-        note(axes, f"{_count(cut, 'trial')} partly below {_number('elbo', worst)}, not shown there", low=True)
+        note(axes, f"{counted(cut, 'trial')} partly below {_number('elbo', worst)}, not shown there", low=True)
     signs = [line_sign(group.label, colour) for group, colour in zip(groups, palette, strict=True)]
     signs += [line_sign("", "none"), line_sign(f"best: trial {order[0].trial.number}", "black", 6)]
     legend(axes, [*signs, *mark_signs(order)], title=key)
@@ -244,10 +245,6 @@ def _number(metric: str, value: float) -> str:
 def _decimals(spread: float) -> int:
     """Returns the number of decimals that shows the spread of the numbers with three digits."""
     return min(max(2 - math.floor(math.log10(spread)), 0), 4) if spread else 2
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' if number > 1 else ''}"
 
 
 def _metric_label(sweep: Sweep, order: Sequence[Outcome]) -> str:

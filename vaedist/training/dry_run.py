@@ -15,6 +15,7 @@ from vaedist.monitor.metrics import read_metrics
 from vaedist.runs.folder import RunFolder
 from vaedist.runs.resuming import MAY_CHANGE
 from vaedist.runs.summary import list_runs
+from vaedist.wording import counted
 
 CHUNKS = 3  # chunks of `training.steps_per_call` batches that are held in memory
 WORD = 4  # bytes of a float32
@@ -41,7 +42,7 @@ def describe_job(experiment: Experiment, manifest: Manifest, *, from_step: int =
     described = {
         "data": f"{experiment.data.path}: {rows} images of {'x'.join(map(str, manifest.shape))}",
         "fingerprint": manifest.fingerprint,
-        "steps": f"{total:,}: {_count(training.epochs, 'epoch')} of {steps:,} steps of {training.global_batch} images",
+        "steps": f"{total:,}: {counted(training.epochs, 'epoch')} of {steps:,} steps of {training.global_batch} images",
     }
     if from_step:
         described["steps"] += f"; {total - from_step:,} remain after step {from_step:,}"
@@ -109,10 +110,6 @@ def _rates(run: RunFolder) -> list[float]:
     return [row["images_per_second"] for row in rows if row["kind"] == "train" and row["images_per_second"]][1:]
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def _size(number: float) -> str:
     return f"{number / 1e6:,.1f} MB"
 
@@ -127,9 +124,9 @@ def described_workers(experiment: Experiment, resources: Mapping[str, Any] | Non
     """Returns the number of workers and devices, and what each worker reserves if that is known."""
     scaling = experiment.scaling
     fewest, most = scaling.bounds
-    count = f"{fewest} to {most} workers" if scaling.elastic else _count(most, "worker")
+    count = f"{fewest} to {most} workers" if scaling.elastic else counted(most, "worker")
     kind = "GPU" if scaling.gpus_per_worker else "CPU device"
-    text = f"{count} of {_count(scaling.devices_per_worker, kind)}"
+    text = f"{count} of {counted(scaling.devices_per_worker, kind)}"
     if resources is None:
         cpus = f"{scaling.cpus_per_worker:g} CPUs" if scaling.cpus_per_worker else "an equal share of the CPUs"
         return f"{text}, each with {cpus}"

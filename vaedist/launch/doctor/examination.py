@@ -16,6 +16,7 @@ from vaedist.launch.jobs.address import known_address
 from vaedist.launch.jobs.client import Jobs, entrypoint
 from vaedist.launch.training.proxies import bypass_proxies
 from vaedist.storage.filesystem import first_line
+from vaedist.wording import counted
 
 State = Literal["ok", "warning", "fault"]
 
@@ -113,7 +114,7 @@ def _on_node(node: str, function: Callable[..., Any], *arguments: Any) -> Any:
 def _of_cluster(nodes: Sequence[Mapping[str, Any]]) -> Finding:
     """Reports the resources of the nodes."""
     total = {kind: sum(node["Resources"].get(kind, 0) for node in nodes) for kind in ("CPU", "GPU")}
-    found = f"{len(nodes)} node(s), {total['CPU']:g} CPU, {total['GPU']:g} GPU"
+    found = f"{counted(len(nodes), 'node')}, {total['CPU']:g} CPU, {total['GPU']:g} GPU"
     if any(node["Resources"].get("CPU", 0) >= 1 for node in nodes):
         return Finding("cluster", "cluster", "ok", found)
     remedy = "no node has a CPU for workers: start nodes that have, or set scaling.autoscaling"

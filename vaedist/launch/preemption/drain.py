@@ -11,6 +11,7 @@ from vaedist.errors import ClusterError
 from vaedist.launch.authentication import authorize
 from vaedist.launch.doctor.preflight import check_head
 from vaedist.launch.ray_internals import ControlStore, find_head
+from vaedist.wording import counted
 
 ANSWER_SECONDS = 10.0
 WORKER = "RayTrainWorker"  # part of the title of a training worker's process
@@ -93,7 +94,7 @@ def wait_for_workers(deadline: float, *, notify: Callable[[str], None] = lambda 
     """Waits until no training worker runs on this machine, or until the deadline, a UNIX time."""
     count = workers()
     if count:
-        notify(f"waiting for {count} training worker(s) to save and end")
+        notify(f"waiting for {counted(count, 'training worker')} to save and end")
     while workers() and time.time() < deadline:
         time.sleep(POLL_SECONDS)
 
