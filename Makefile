@@ -65,12 +65,14 @@ clean: ## Remove .venv, caches and build output, but no runs or data
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find vaedist tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
+# In the mode "compat", the package is also found from the folder above a clone that is named vaedist.
 $(INSTALLED): pyproject.toml constraints.txt
 	@command -v "$(PYTHON)" >/dev/null || { echo "no $(PYTHON) here: $(TOO_OLD)" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(TOO_OLD)" or 0)'
 	@echo "installing into .venv: a few minutes, once"
 	@"$(PYTHON)" -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,mlflow,optuna,photos]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		--config-settings editable_mode=compat -e '.[dev,docs,mlflow,optuna,photos]'
 	@touch $@
 
 # Order-only: existing data is kept, even if .venv is newer.
