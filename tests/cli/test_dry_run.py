@@ -54,6 +54,7 @@ def test_a_dry_run_tells_and_writes_nothing(tmp_path, job, small_dataset):
     out, err = run("train", job, "--runs", tmp_path / "runs", "--dry-run", "--set", "scaling.workers=2", cwd=tmp_path)
     assert err == ""
     assert files(tmp_path) == before
+    assert out.splitlines() == [line.rstrip() for line in out.splitlines()]
     told = " ".join(out.split())
     assert "nothing was started or written" in told
     assert f"run {tmp_path / 'runs' / 'job'}: new" in told

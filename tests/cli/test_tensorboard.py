@@ -64,4 +64,5 @@ def test_runs_have_their_own_names_and_new_ones_appear(tmp_path):
         process.terminate()
         _, err = process.communicate(timeout=SECONDS)
     assert "Traceback" not in err
+    assert "cpu" not in err.lower(), "TensorFlow's lines about this machine precede the address"
     assert process.returncode == 0

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import click
 
+from vaedist.cli.loading import quiet
 from vaedist.cli.options import Location
 from vaedist.errors import RunError, StorageError
 from vaedist.storage.paths import is_there
@@ -79,7 +80,9 @@ def _repeat(updates: Sequence[Callable[[], object]]) -> NoReturn:
 
 def _serve(folder: Path, host: str, port: int) -> int:
     """Runs TensorBoard in this process until it is interrupted; returns its exit code."""
-    from tensorboard import default, main_lib, program
+    with quiet():
+        import tensorflow  # noqa: F401 - TensorBoard imports it, which prints lines about this machine
+        from tensorboard import default, main_lib, program
 
     main_lib.global_init()
     board = program.TensorBoard(plugins=default.get_plugins())

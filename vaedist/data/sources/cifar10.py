@@ -55,7 +55,7 @@ def cifar10_archive(path: str | Path) -> ImageSource:
     official = sha256 == OFFICIAL_SHA256
     digests = f"its SHA-256 is {sha256[:12]}..., not {OFFICIAL_SHA256[:12]}..."
     name = readable(path.name)
-    warning = f"{name} is not the official archive: {digests}"
+    warning = f"{name} is not the official archive, so its images may not be those of CIFAR-10: {digests}"
     return ImageSource(
         name="cifar10",
         shape=SHAPE,
