@@ -25,10 +25,16 @@ def start(*arguments, cwd=None, log=subprocess.PIPE, process_group=None, **varia
         variables: environment variables, in addition to those of the tests. A token must not be set in the environment
             of the tests, where Ray may read it again and end the process.
     """
-    program = [sys.executable, "-c", "from vaedist.cli import main; main(prog_name='vaedist')", *map(str, arguments)]
+    program = "from vaedist.cli import main; main(prog_name='vaedist')"
+    return start_python(program, *arguments, cwd=cwd, log=log, process_group=process_group, **variables)
+
+
+def start_python(program, *arguments, cwd=None, log=subprocess.PIPE, process_group=None, **variables):
+    """Starts a Python program like `start`."""
+    words = [sys.executable, "-c", program, *map(str, arguments)]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | variables
     return subprocess.Popen(
-        program, cwd=cwd, stdout=log, stderr=log, text=True, env=environment, process_group=process_group
+        words, cwd=cwd, stdout=log, stderr=log, text=True, env=environment, process_group=process_group
     )
 
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from vaedist.models.flows.options import FlowOptions
     from vaedist.models.likelihoods import Likelihood
     from vaedist.models.model import Model, Score
-    from vaedist.monitor.notebook import NotebookProgress
     from vaedist.runs.summary import list_runs
 
 __all__ = [
@@ -34,7 +33,6 @@ __all__ = [
     "Likelihood",
     "Model",
     "ModelOptions",
-    "NotebookProgress",
     "Run",
     "Score",
     "SubmittedJob",
@@ -57,7 +55,6 @@ _HOMES = {
     "Likelihood": "vaedist.models.likelihoods",
     "Model": "vaedist.models.model",
     "ModelOptions": "vaedist.config",
-    "NotebookProgress": "vaedist.monitor.notebook",
     "Run": "vaedist.api",
     "Score": "vaedist.models.model",
     "SubmittedJob": "vaedist.launch.jobs.submit",

@@ -10,7 +10,7 @@ import time
 
 import psutil
 import pytest
-from command import start
+from command import start, start_python
 
 from vaedist.monitor.metrics import read_metrics
 from vaedist.runs.checkpoint_store import CheckpointStore
@@ -19,6 +19,10 @@ from vaedist.runs.folder import RunFolder
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
 
 SECONDS = 240  # timeout
+SCRIPT = """
+import sys, vaedist
+vaedist.train(vaedist.Experiment.from_file(sys.argv[1]))
+"""
 ON_A_TERMINAL = """
 import fcntl, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # of its own: the kernel tells all its processes when it is gone
@@ -71,12 +75,16 @@ def test_a_run_survives_a_closed_pipe_and_is_saved_when_its_terminal_is_lost(exp
     assert not left
 
 
-def test_signals_to_all_processes_of_a_command_suspend_resume_and_stop_it(experiment, tmp_path):
+@pytest.mark.parametrize(("program", "code"), [("command", 130), ("script", 1)])
+def test_signals_to_all_its_processes_suspend_resume_and_stop_a_training(experiment, tmp_path, program, code):
     experiment = experiment.with_overrides("checkpoint.every_steps=0", "training.epochs=100000")
     run, job = RunFolder.of(experiment), tmp_path / "run.toml"
     job.write_text(experiment.to_toml())
     with (tmp_path / "log").open("w") as log:
-        process = start("train", job, log=log, process_group=0)
+        if program == "command":
+            process = start("train", job, log=log, process_group=0)
+        else:
+            process = start_python(SCRIPT, job, log=log, process_group=0)
     main, children = psutil.Process(process.pid), []
     try:
         wait(lambda: last_row(run) > 100)
@@ -87,7 +95,8 @@ def test_signals_to_all_processes_of_a_command_suspend_resume_and_stop_it(experi
         os.killpg(process.pid, signal.SIGCONT)
         wait(lambda: last_row(run) > reached + 100)
         os.killpg(process.pid, signal.SIGTERM)  # as by `timeout`
-        assert process.wait(SECONDS) == 130, (tmp_path / "log").read_text()
+        assert process.wait(SECONDS) == code, (tmp_path / "log").read_text()
+        assert f"stopped at step {newest_step(run)} of" in (tmp_path / "log").read_text()
         assert newest_step(run) >= reached
         _, left = psutil.wait_procs(children, timeout=30)
         assert not left

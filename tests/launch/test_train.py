@@ -61,7 +61,7 @@ def resumed(two):
 
 
 @pytest.mark.slow
-def test_one_worker_two_workers_and_two_devices_compute_the_same(experiment):
+def test_one_worker_two_workers_and_two_devices_compute_the_same(experiment, capfd):
     short = experiment.with_overrides("training.epochs=1", "monitor.log_every=1", "training.global_batch=30")
     ways = {
         "one": (),
@@ -72,6 +72,7 @@ def test_one_worker_two_workers_and_two_devices_compute_the_same(experiment):
     for name, overrides in ways.items():
         run = train(short.with_overrides(f"run.name={name}", *overrides))
         rows[name] = read_metrics(run.metrics)
+        assert f"run {name}: " in capfd.readouterr().err  # progress, without `observe`
     steps = -(-1600 // 30)
     assert [row["step"] for row in rows["one"]] == [*range(1, steps + 1), steps]
     for other in ("two", "split"):
@@ -183,7 +184,7 @@ def test_a_run_whose_workers_fail_too_often_ends_and_the_message_has_the_time(ex
     assert len(killed) == 2
     assert re.match(
         r"the workers failed 2 times within \d+ (s|min); scaling.max_failures = 1 in scaling.failure_window_hours = 1; "
-        r"last: \S.*see .*ray\.log; --resume continues from the newest checkpoint$",
+        r"last: \S.*see .*ray\.log; --resume, in Python resume=True, continues from the newest checkpoint$",
         str(error.value),
     )
 

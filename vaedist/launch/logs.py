@@ -15,6 +15,7 @@ import os, sys
 if not os.read(0, 1):
     os.write(2, (("\\x1b[?25h\\n" if os.isatty(2) else "") + sys.argv[1] + "\\n").encode(errors="surrogateescape"))
 """
+RESUMABLE = "--resume, in Python resume=True, continues from the newest checkpoint"
 ENDED = "error: the command was ended by Ray, which failed, or by the system"
 
 

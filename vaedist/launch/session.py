@@ -5,13 +5,11 @@ import os
 import re
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 
 from vaedist.config import ScalingSection
@@ -20,10 +18,12 @@ from vaedist.launch.addresses import LOOPBACK, ONLY_HERE, free_port
 from vaedist.launch.authentication import IN_JOB, authorize, has_token, require_variables, secure_local
 from vaedist.launch.doctor.preflight import check_head, check_socket_paths
 from vaedist.launch.ray_internals import default_temp_folder, find_head, loopback_only, own_sessions, patient_start
+from vaedist.launch.signals import suspended_together
 from vaedist.launch.training.proxies import bypass_proxies
 from vaedist.launch.user_code import check_importable, python_path, staged
 from vaedist.storage.filesystem import first_line
 from vaedist.storage.uri import require_utf8
+from vaedist.wording import counted
 
 # Ray's logger keeps the stderr of its import, which `output_to` cannot redirect in a notebook.
 LOGGED = logging.WARNING
@@ -83,7 +83,7 @@ def ray_session(address: str | None = None, packages: Sequence[Path] = ()) -> It
     try:
         if callable(on_sigterm):  # Ray has replaced it with a handler that ends the process at once
             signal.signal(signal.SIGTERM, on_sigterm)
-        with _suspended_together():
+        with suspended_together():
             yield
     except ray.exceptions.RayError as error:
         raise WorkerError(f"Ray failed: {first_line(error)}") from error
@@ -136,37 +136,6 @@ def start_ray(packages: Sequence[Path] = (), **options: Any) -> None:
         patient_start(RAYLET_SECONDS),
     ):
         ray.init(address="local", logging_level=LOGGED, **{"include_dashboard": False} | options)
-
-
-@contextmanager
-def _suspended_together() -> Iterator[None]:
-    """Suspends the descendants of this process within the context, too, when it gets SIGTSTP (Ctrl-Z).
-
-    The processes of a local Ray are in sessions of their own, which signals of the terminal do not reach.
-    """
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTSTP) != signal.SIG_DFL:
-        yield
-        return
-
-    def suspend(*_: Any) -> None:
-        descendants = psutil.Process().children(recursive=True)
-        for process in descendants:
-            with suppress(psutil.NoSuchProcess):
-                process.suspend()
-        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        try:
-            signal.raise_signal(signal.SIGTSTP)  # returns at SIGCONT
-        finally:  # SIGCONT may come with SIGHUP or SIGTERM
-            signal.signal(signal.SIGTSTP, suspend)
-            for process in descendants:
-                with suppress(psutil.NoSuchProcess):
-                    process.resume()
-
-    signal.signal(signal.SIGTSTP, suspend)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
 
 
 def _reason(error: Exception) -> str:
@@ -258,7 +227,9 @@ def node_resources() -> list[Mapping[str, float]]:
 
 def describe(nodes: Sequence[Mapping[str, float]]) -> str:
     """Returns the number of nodes and their total resources in words."""
-    return f"{len(nodes)} node(s) with " + ", ".join(f"{total(nodes, kind):g} {kind}" for kind in ("CPU", "GPU"))
+    return f"{counted(len(nodes), 'node')} with " + ", ".join(
+        f"{total(nodes, kind):g} {kind}" for kind in ("CPU", "GPU")
+    )
 
 
 def total(nodes: Sequence[Mapping[str, Any]], kind: str) -> float:

@@ -13,7 +13,7 @@ REDRAW_SECONDS = 0.5
 
 
 class NotebookProgress:
-    """Shows a run's events below a notebook's cell, as `observe` of `train`; needs IPython.
+    """Shows a run's events below a notebook's cell; needs IPython.
 
     The output is updated in place: a progress bar, the newest means of training, a plot of the ELBO of each epoch's
     test, and notices.

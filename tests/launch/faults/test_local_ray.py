@@ -5,6 +5,7 @@ import signal
 import psutil
 import pytest
 
+from vaedist.launch.logs import RESUMABLE
 from vaedist.runs.checkpoint_store import CheckpointStore
 
 
@@ -25,7 +26,7 @@ def test_a_command_that_loses_its_ray_says_so_and_can_be_resumed(
     lost.send_signal(number)
     *_, message = begun.end(code=1).splitlines()
     assert message.startswith("error: ")
-    assert f"see {begun.run.logs / 'ray.log'}; --resume continues from the newest checkpoint" in message
+    assert f"see {begun.run.logs / 'ray.log'}; {RESUMABLE}" in message
     epochs = CheckpointStore(begun.run).newest().position.step // 100 + 1
     resumed = training(experiment.with_overrides(f"training.epochs={epochs}"), "--resume")
     resumed.end()

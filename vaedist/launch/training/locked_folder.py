@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import ray
 
 from vaedist.errors import RunError
-from vaedist.launch.logs import output_to
+from vaedist.launch.logs import RESUMABLE, output_to
 from vaedist.runs.folder import RunFolder
 from vaedist.storage.claim import Claim
 from vaedist.storage.folder_store import FolderStore
@@ -92,7 +92,7 @@ class RaySession:
         """
         with ExitStack() as stack:
             if self.quiet:
-                stack.enter_context(output_to(log, advice=f"see {log}; --resume continues from the newest checkpoint"))
+                stack.enter_context(output_to(log, advice=f"see {log}; {RESUMABLE}"))
             stack.enter_context(self.ray)
             yield
 

@@ -15,8 +15,10 @@ from vaedist.data.lanes import LanePlan
 from vaedist.data.manifest import Manifest, SplitName, load_manifest, verify
 from vaedist.data.worker_data import check_images
 from vaedist.errors import ConfigError, Interrupted, WorkerError
+from vaedist.launch.logs import RESUMABLE
 from vaedist.launch.ray_internals import data_parallel_trainer, group_callback
 from vaedist.launch.session import COMPUTING, environment, ray_session, resources_per_worker
+from vaedist.launch.signals import sigterm_interrupts
 from vaedist.launch.training.backend import TensorflowCluster
 from vaedist.launch.training.channel import StopRequest, open_channel
 from vaedist.launch.training.failure_budget import FailureBudget
@@ -25,6 +27,7 @@ from vaedist.launch.training.locked_folder import RAY_LOG, owned, record_name, r
 from vaedist.launch.training.ray_worker import work
 from vaedist.launch.user_code import code_of
 from vaedist.monitor.events import Event, Notice, Started, Waiting
+from vaedist.monitor.progress import run_progress
 from vaedist.packages import digests_of
 from vaedist.runs.checkpoint import Position
 from vaedist.runs.checkpoint_store import checkpoints_of
@@ -32,6 +35,7 @@ from vaedist.runs.folder import RunFolder
 from vaedist.runs.resuming import check_run, check_same_code, check_same_data, is_complete
 from vaedist.storage.claim import Claim
 from vaedist.storage.uri import absolute_location, is_remote
+from vaedist.wording import counted
 
 E = TypeVar("E", bound=Experiment)
 # Time until an unresponsive worker counts as dead. Ray's default of 600 s allows for workers that keep Python's
@@ -53,7 +57,7 @@ def train(
     changed_code: bool = False,
     changed_precision: bool = False,
     address: str | None = None,
-    observe: Callable[[Event], None] = lambda _: None,
+    observe: Callable[[Event], None] | None = None,
     stop: StopRequest | None = None,
     quiet: bool = True,
     trial: bool = False,
@@ -66,15 +70,27 @@ def train(
         changed_code: resume although the code of the model's package has changed.
         changed_precision: resume although `training.precision` has changed.
         address: address of the Ray cluster, see `ray_session`.
-        observe: called with each event, in this thread.
+        observe: called with each event, in this thread; by default, progress is shown in the notebook or on stderr.
         stop: lets another thread stop the run, as KeyboardInterrupt does in this one.
         quiet: send Ray's output to logs/ray.log in the run's folder instead of the terminal.
         trial: the run is a trial of a sweep, which writes the run's row in TensorBoard's HParams table.
 
     Raises:
         VaedistError: the experiment cannot be trained; nothing was started, or committed checkpoints stay.
-        Interrupted: on KeyboardInterrupt or `stop`; if training had started, its last step is in a checkpoint.
+        Interrupted: on KeyboardInterrupt, `stop`, or SIGTERM if the program does not handle it; if training had
+            started, its last step is in a checkpoint.
     """
+    with run_progress(observe) as shown, sigterm_interrupts():
+        return _train(
+            experiment, resume=resume, changed_code=changed_code, changed_precision=changed_precision, address=address,
+            observe=shown, stop=stop or StopRequest(), quiet=quiet, trial=trial,
+        )  # fmt: skip
+
+
+def _train(
+    experiment: Experiment, *, resume: bool, changed_code: bool, changed_precision: bool, address: str | None,
+    observe: Callable[[Event], None], stop: StopRequest, quiet: bool, trial: bool,
+) -> RunFolder:  # fmt: skip
     experiment, packages = with_absolute_paths(experiment), code_of(experiment)
     run = RunFolder.of(experiment)
     exists = check_run(run, experiment, resume=resume, changed_precision=changed_precision)
@@ -98,11 +114,11 @@ def train(
     ) as claim:  # fmt: skip
         resources = resources_per_worker(experiment.scaling)
         fewest, most = experiment.scaling.bounds
-        count = f"{fewest} to {most}" if experiment.scaling.elastic else str(most)
-        observe(Waiting(f"starting {count} worker(s), which load TensorFlow: up to a minute"))
+        workers = f"{fewest} to {most} workers" if experiment.scaling.elastic else counted(most, "worker")
+        observe(Waiting(f"starting {workers}, loading TensorFlow: up to a minute"))
         claim.begin()
         with records_of_ray(run) as records:
-            _fit(experiment, run, resources, records, _accepting(claim, observe), stop or StopRequest(), trial=trial)
+            _fit(experiment, run, resources, records, _accepting(claim, observe), stop, trial=trial)
     run.patient().refresh()
     return run
 
@@ -212,7 +228,7 @@ def _fit(
             channel.put.remote(ENDED)
 
     threading.Thread(target=fit, name="ray-train", daemon=True).start()
-    advice = f"see {run.store.location_of(run.logs / RAY_LOG)}; --resume continues from the newest checkpoint"
+    advice = f"see {run.store.location_of(run.logs / RAY_LOG)}; {RESUMABLE}"
     try:
         _watch(channel, observe, stop)
         final = ray.get(channel.error.remote())
@@ -298,6 +314,6 @@ def _watch(channel: Any, observe: Callable[[Event], None], stop: StopRequest) ->
             if deadline is not None:
                 raise Interrupted("stopped at once; the newest checkpoint stays") from None
             deadline = time.monotonic() + STOP_SECONDS
-            observe(Notice("stopping after this step and saving a checkpoint; Ctrl-C again stops at once"))
+            observe(Notice("stopping after the current steps, and saving a checkpoint; Ctrl-C again stops at once"))
         except ray.exceptions.GetTimeoutError:
             raise Interrupted(f"stopped: the workers did not end within {STOP_SECONDS:.0f} s") from None

@@ -25,6 +25,7 @@ from vaedist.launch.tuning.monitor import SweepMonitor
 from vaedist.launch.tuning.search import Proposer, TrialSearch, make_proposer
 from vaedist.launch.tuning.trial import TrialRunner
 from vaedist.launch.user_code import code_of
+from vaedist.monitor.progress import sweep_progress
 from vaedist.monitor.sweep_events import SweepEvent, SweepNotice, SweepStarted
 from vaedist.sweeps import SweepFolder, Trial, TrialLog
 from vaedist.sweeps.resuming import check_same_split, check_sweep, ended_trials, reached_by_trials
@@ -82,7 +83,7 @@ def tune(
     retry_failed: bool = False,
     changed_code: bool = False,
     address: str | None = None,
-    observe: Callable[[SweepEvent], None] = lambda _: None,
+    observe: Callable[[SweepEvent], None] | None = None,
     quiet: bool = True,
 ) -> SweepFolder:
     """Runs or resumes a sweep, and returns its folder.
@@ -94,13 +95,24 @@ def tune(
         retry_failed: when resuming, retry trials that failed.
         changed_code: resume although the code of the model's package has changed.
         address: address of the Ray cluster, see `ray_session`.
-        observe: called with each event, in this thread.
+        observe: called with each event, in this thread; by default, progress is shown on stderr.
         quiet: send Ray's output to logs/ray.log in the sweep's folder instead of the terminal.
 
     Raises:
         VaedistError: the sweep cannot be run; nothing was started, or committed checkpoints stay.
         Interrupted: on KeyboardInterrupt; the sweep can be resumed.
     """
+    with sweep_progress(observe) as shown:
+        return _tune(
+            sweep, resume=resume, retry_failed=retry_failed, changed_code=changed_code, address=address, observe=shown,
+            quiet=quiet,
+        )  # fmt: skip
+
+
+def _tune(
+    sweep: Sweep, *, resume: bool, retry_failed: bool, changed_code: bool, address: str | None,
+    observe: Callable[[SweepEvent], None], quiet: bool,
+) -> SweepFolder:  # fmt: skip
     sweep, packages = with_absolute_paths(sweep), code_of(sweep)
     folder = SweepFolder.of(sweep)
     _check_folder(folder, sweep, resume=resume)
