@@ -30,7 +30,7 @@ class Encoding(NamedTuple):
     Attributes:
         x: pixel values in [0, 1], [B, D].
         mu, log_sigma: mean and logarithm of the standard deviation, [B, latent].
-        h: context of the flow, [B, context]; [B, 0] if it has none.
+        h: context of the flow, [B, context], in the dtype of its networks; [B, 0] if it has none.
     """
 
     x: Any
@@ -114,8 +114,9 @@ class FlowVAE(LikelihoodModel):
             NoiseError: `preprocessing` needs noise, and `u` is None.
         """
         x = ops.reshape(self.observe(images, u), (-1, self.pixels))
-        encoded = ops.cast(self.encoder(x), self.variable_dtype)
-        return Encoding(x, *ops.split(encoded, [self.latent, 2 * self.latent], axis=-1))
+        mu, log_sigma, h = ops.split(self.encoder(x), [self.latent, 2 * self.latent], axis=-1)
+        mu, log_sigma = (ops.cast(each, self.variable_dtype) for each in (mu, log_sigma))
+        return Encoding(x, mu, log_sigma, ops.cast(h, self.flow.compute_dtype))
 
     def posterior(self, encoding: Encoding, eps: Mapping[str, Any]) -> Posterior:
         """Samples z_T ~ q(z|x) with the given noise, [..., latent].
