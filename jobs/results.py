@@ -209,7 +209,7 @@ def vaedist(*words: str) -> None:
     """Runs a command of vaedist; if it fails, the script ends with its exit code."""
     if FAILED.is_set():
         return
-    print("vaedist", *words, file=sys.stderr, flush=True)
+    sys.stderr.write(f"vaedist {' '.join(words)}\n")  # whole lines: several threads write
     with subprocess.Popen([*VAEDIST, *words], stdout=subprocess.DEVNULL) as command:
         RUNNING.add(command)
         code = command.wait()
