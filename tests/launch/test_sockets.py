@@ -45,7 +45,7 @@ import tensorflow as tf
 with tf.Graph().as_default():
     config = tf.compat.v1.ConfigProto(operation_timeout_in_ms=1000 * int(sys.argv[3]))
     with tf.compat.v1.Session(f"grpc://{sys.argv[1]}", config=config) as session:
-        with tf.device("/job:worker/task:0"):
+        with tf.device(session.list_devices()[0].name):  # of whichever worker the port belongs to
             read = tf.io.read_file(sys.argv[2])
         print(session.run(read).decode())
 """
