@@ -90,10 +90,10 @@ def main():
     parser.add_argument("--jobs", type=Path, nargs="+", default=DEFAULT)
     options = parser.parse_args()
     configure_devices(threads=1, gpus=0, logical_devices=1)
-    headings = ["casts to bfloat16", "to float32", "and back to bfloat16", "products in bfloat16", "in float32"]
+    headings = ["casts to bfloat16", "to float32", "to float32 and back", "products in bfloat16", "in float32"]
     print("\n".join([f"| job | {' | '.join(headings)} |", "|---" * (1 + len(headings)) + "|"]))
     for job in options.jobs:
-        print(f"| {job.stem} | {' | '.join(map(str, count(gradient_hlo(job))))} |", flush=True)
+        print(f"| `jobs/{job.name}` | {' | '.join(map(str, count(gradient_hlo(job))))} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def console() -> Any:
 def print_pairs(title: str, rows: Mapping[str, str]) -> None:
     """Prints a title, and names and values as a table of two columns, whose lines are wrapped on a terminal only."""
     if not sys.stdout.isatty():
-        width = max(map(len, rows))
+        width = max(map(len, rows), default=0)
         click.echo("\n".join([title, *(f"{name:<{width}}  {value}" for name, value in rows.items())]))
         return
     from rich.markup import escape

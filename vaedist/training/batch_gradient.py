@@ -14,6 +14,7 @@ from vaedist.models.model import Model, Score
 from vaedist.models.rng import POSTERIOR, row_noise
 from vaedist.models.state import state_updates, state_variables
 from vaedist.objectives.objective import Objective
+from vaedist.wording import counted
 
 
 class ReplicaVariables(NamedTuple):
@@ -119,9 +120,9 @@ class BatchGradient:
                 state.extend(state_variables(model, lambda: score(model, *batch, samples=samples, training=True)))
             if path is not None and (len(model.noise) != 1 or path.samples != 1):
                 raise ModelError(
-                    f"model {type(model).__name__} has {len(model.noise)} stream(s) of noise and draws {path.samples} "
-                    "sample(s) by vaedist.models.reparameterization.sample_normal; objective.gradient = 'dreg' is for "
-                    "models with one of each, and 'plain' for all"
+                    f"model {type(model).__name__} has {counted(len(model.noise), 'stream')} of noise and draws "
+                    f"{counted(path.samples, 'sample')} by vaedist.models.reparameterization.sample_normal; "
+                    "objective.gradient = 'dreg' is for models with one of each, and 'plain' for all"
                 )
 
         tf.function(traced, autograph=False).get_concrete_function(images, eps, u)
