@@ -23,10 +23,14 @@ def test_a_command_that_loses_its_ray_says_so_and_can_be_resumed(
     begun.wait_for_step(200)  # by then there is a checkpoint
     mine = psutil.Process(begun.process.pid).children(recursive=True)
     (lost,) = [process for process in mine if process.name() == name]
+    workers = [process for process in mine if process.name().startswith("ray::RayTrainWorker")]
+    assert workers
     lost.send_signal(number)
     *_, message = begun.end(code=1).splitlines()
     assert message.startswith("error: ")
     assert f"see {begun.run.logs / 'ray.log'}; {RESUMABLE}" in message
+    _, left = psutil.wait_procs(workers, timeout=30)  # they may save checkpoints for some seconds longer
+    assert not [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     epochs = CheckpointStore(begun.run).newest().position.step // 100 + 1
     resumed = training(experiment.with_overrides(f"training.epochs={epochs}"), "--resume")
     resumed.end()
