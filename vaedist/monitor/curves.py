@@ -18,8 +18,8 @@ TERMS = ("elbo", "bits_per_dim", "reconstruction", "kl")
 DESCRIPTIONS = {
     "elbo": "Evidence lower bound, nats per image: `reconstruction` - `kl`. Higher is better. "
     "train: mean since the last point; test or validation: mean over the split after an epoch.",
-    "bits_per_dim": "-`elbo` / (D ln 2) for D pixel values, plus 8 for densities of dequantised pixels. Lower is better. "
-    "Only for likelihoods that define it.",
+    "bits_per_dim": "-`elbo` / (D ln 2) for D pixel values, plus 8 for densities of dequantised pixels. Lower is "
+    "better. Only for likelihoods that define it.",
     "reconstruction": "E log p(x|z), with z drawn from q(z|x), nats per image.",
     "kl": "KL(q(z|x) || p(z)), summed over all latents and estimated from the sample of z, nats per image.",
     "kl_by_layer/": "KL divergence of a stochastic layer, nats per image, for models of several layers.",
@@ -43,8 +43,8 @@ DESCRIPTIONS = {
     "latent/kl_per_unit": "Histogram of the KL divergence of each latent or channel, nats.",
     "latent/kl_per_unit/": "Histogram of the KL divergence of each latent or channel of a layer, nats.",
     "evaluation/": "Result of `vaedist evaluate`: bounds, gaps and KL divergences in nats per image.",
-    "hparam/": "Scores of a sweep's trial, for HParams, with units as above: those after its last epoch, the best of the "
-    "sweep's metric, and the number of epochs.",
+    "hparam/": "Scores of a sweep's trial, for HParams, with units as above: those after its last epoch, the best of "
+    "the sweep's metric, and the number of epochs.",
 }
 
 
