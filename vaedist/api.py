@@ -33,9 +33,10 @@ from vaedist.models.build import build_model
 from vaedist.models.model import Model
 from vaedist.models.preprocessing import Preprocessing
 from vaedist.objectives.elbo import Bound
-from vaedist.runs.checkpoint import Checkpoint
+from vaedist.runs.checkpoint import Checkpoint, open_checkpoint
 from vaedist.runs.checkpoint_store import checkpoints_of
 from vaedist.runs.folder import RunFolder
+from vaedist.storage.uri import absolute_location
 from vaedist.training.state import load_weights
 
 Which = Literal["best", "newest"]
@@ -71,14 +72,29 @@ class Run:
         """Returns the run with its checkpoint on this machine, downloaded from the object store if necessary.
 
         Raises:
-            CheckpointError: the checkpoint no longer exists.
+            CheckpointError: the checkpoint no longer exists, or was replaced.
             StorageError: the object store does not respond.
         """
-        path = self.checkpoint.path
-        if path.exists():
-            return self
         folder = RunFolder.at(self.folder.location)
-        return replace(self, folder=folder, checkpoint=checkpoints_of(folder).open(folder.checkpoints / path.name))
+        path = folder.checkpoints / self.checkpoint.path.name
+        try:
+            found = open_checkpoint(path)
+        except CheckpointError:  # not downloaded, or only its state, as by `checkpoints_of`
+            found = None
+        if found is None or found.digest != self.checkpoint.digest:
+            found = checkpoints_of(folder).open(path)
+        if found.digest != self.checkpoint.digest:
+            raise CheckpointError(f"checkpoint {folder.store.location_of(path)} was replaced in the meantime")
+        return replace(self, folder=folder, checkpoint=found)
+
+    def for_workers(self) -> "Run":
+        """Returns the run without its model, and with paths that are valid in processes with other current folders."""
+        folder, path = self.folder.absolute(), absolute_location(self.experiment.data.path)
+        data = self.experiment.data.model_copy(update={"path": path})
+        checkpoint = replace(self.checkpoint, path=folder.checkpoints / self.checkpoint.path.name)
+        return replace(
+            self, folder=folder, experiment=self.experiment.model_copy(update={"data": data}), checkpoint=checkpoint
+        )
 
     def build(self, dtype: str = "float32") -> Model:
         """Builds a new model with the checkpoint's weights."""

@@ -1,7 +1,7 @@
 """The job of encoding images: latents and scores of each image."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +93,7 @@ def encode_job(
     source = FolderSource.at(Path(folder), shape) if folder else PreparedSource.at(where, splits, shape)
     encoder = RowEncoder(run.model, seed=seed, kinds=latents)
     size = rows or rows_per_part(4 * sum(encoder.sizes.values()) + int(np.prod(shape)))
-    here = replace(run, folder=run.folder.absolute())  # drops the model
-    return EncodeJob(here, Parts(source.groups, size), source, encoder.kinds, seed, encoder.shapes)
+    return EncodeJob(run.for_workers(), Parts(source.groups, size), source, encoder.kinds, seed, encoder.shapes)
 
 
 def _fixed_size(values: np.ndarray) -> pa.Array:

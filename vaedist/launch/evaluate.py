@@ -1,7 +1,6 @@
 """Evaluation of a run on Ray workers that share its images; the result does not depend on their number."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from threading import Lock
 from typing import Any
 
@@ -52,8 +51,7 @@ def evaluate(
     """
     options: dict[str, Any] = {"samples": samples, "split": split, "limit": limit, "progress": progress}
     if workers > 1 or gpus_per_worker or address:
-        there = replace(run, folder=run.folder.absolute())
-        found = evaluate_on_ray(there, workers=workers, gpus_per_worker=gpus_per_worker, address=address, **options)
+        found = evaluate_on_ray(run, workers=workers, gpus_per_worker=gpus_per_worker, address=address, **options)
     else:
         found = run.evaluate(**options)
     run.save_evaluation(found, split=split, limit=limit)
@@ -83,7 +81,7 @@ def evaluate_on_ray(
         VaedistError: `Run.evaluate` raised it, or the cluster cannot be reached or has no room.
         WorkerError: a worker died more than `RESTARTS` times.
     """
-    run = replace(run)  # drops the model, if it was loaded
+    run = run.for_workers()
     check_classes(run.experiment)
     with ray_session(address, code_of(run.experiment)):
         resources = resources_per_worker(ScalingSection(workers=workers, gpus_per_worker=gpus_per_worker))
