@@ -316,6 +316,21 @@ class Run:
                 f"{other.preprocessing.shown}, the other {self.preprocessing.shown} ([model], data.binarize)"
             )
 
+    def require_trained_on(self, manifest: Manifest) -> None:
+        """Checks that the data set at the run's `data.path` is still the one that the run was trained on.
+
+        Args:
+            manifest: the manifest of the data set.
+
+        Raises:
+            DataError: its fingerprint differs.
+        """
+        if manifest.fingerprint != self.checkpoint.position.fingerprint:
+            raise DataError(
+                f"the data at {self.experiment.data.path} is not what the run was trained on: fingerprint "
+                f"{manifest.fingerprint[:12]}, not {self.checkpoint.position.fingerprint[:12]}"
+            )
+
     def require_bits_per_dim(self) -> None:
         """Checks that the run's scores can be stated in bits/dim.
 
@@ -332,11 +347,7 @@ class Run:
 
     def _manifest(self) -> Manifest:
         manifest = load_manifest(self.experiment.data.path)
-        if manifest.fingerprint != self.checkpoint.position.fingerprint:
-            raise DataError(
-                f"the data at {self.experiment.data.path} is not what the run was trained on: fingerprint "
-                f"{manifest.fingerprint[:12]}, not {self.checkpoint.position.fingerprint[:12]}"
-            )
+        self.require_trained_on(manifest)
         return manifest
 
     def _checked(self, images: np.ndarray) -> np.ndarray:

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from random_runs import save_run
+from synthetic import source
 
 import vaedist
 from vaedist.config import Experiment
-from vaedist.errors import CheckpointError
+from vaedist.data.prepare import prepare
+from vaedist.errors import CheckpointError, DataError
 from vaedist.inference.encode import encode_job
 from vaedist.inference.generate import generate_job
 from vaedist.runs.checkpoint import MARKER, STATE
@@ -62,6 +64,14 @@ def test_a_job_is_computed_without_the_downloads_and_the_folder_of_the_command(
     assert job.metadata() == metadata
     assert job.open()(job.parts[0]).equals(expected)
     np.testing.assert_array_equal(job.run.rows("test").read(0, 19), here.run.rows("test").read(0, 19))
+
+
+def test_a_moved_data_set_must_be_the_same_and_another_one_is_named(local, tmp_path):
+    prepare(source(train=20, test=10), str(tmp_path / "other"), shards=4)
+    with pytest.raises(DataError, match=r"^the data at other is not what the run was trained on: fingerprint "):
+        encode_job(vaedist.load_run(local, data="other"))
+    job = encode_job(vaedist.load_run(local), data="other")
+    assert (job.parts.rows, job.options()["data"]) == (30, str(tmp_path / "other"))
 
 
 def test_a_checkpoint_of_which_only_the_state_was_downloaded_is_downloaded(remote, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 import ray
+import tensorflow as tf
 from PIL import Image
 
 import vaedist
@@ -172,8 +173,16 @@ def test_an_error_of_a_worker_ends_the_command(run, tmp_path):
     assert not [actor for actor in ray.util.list_named_actors(all_namespaces=True) if "claim" in actor["name"]]
 
 
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="this machine has GPUs")
+def test_workers_share_a_gpu(run, tmp_path):
+    """Ray's only GPU does not exist: each of the two workers that it is assigned to finds that TensorFlow has none."""
+    job = encode_job(run, rows=ROWS)
+    with pytest.raises(ClusterError, match=r"was assigned 1 GPU\(s\), and TensorFlow sees 0"):
+        run_job(job, OutputFolder.at(tmp_path / "out"), ParquetFormat(), workers=Workers(2, 0.5))
+
+
 def test_workers_without_room_are_refused(run, tmp_path):
     job = encode_job(run, rows=10)
-    with pytest.raises(ClusterError, match="the cluster has no room for the job"):
+    with pytest.raises(ClusterError, match=r"no room for the job: 64 workers, each of 1 CPU, .* fewer"):
         write(job, tmp_path / "out", workers=64)
     assert not (tmp_path / "out").exists()

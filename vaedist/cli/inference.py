@@ -76,7 +76,8 @@ def _latents(_context: click.Context, _option: click.Parameter, value: str | Non
 
 @click.command()
 @run_argument
-@data_option
+@click.option("--data", metavar="DIR", type=Location(),
+              help="Encode this prepared data set, of images of the same shape, instead of the run's own.")  # fmt: skip
 @click.option("--folder", type=LocalPath(path_type=Path),
               help="Encode the images below this folder, at any depth, instead of a prepared data set.")  # fmt: skip
 @click.option("--split", type=click.Choice(["train", "validation", "test", "all"]), default="all", show_default=True,
@@ -90,7 +91,7 @@ def _latents(_context: click.Context, _option: click.Parameter, value: str | Non
 @ema_option
 @output_options
 def encode(
-    run: str | Path, data: str | None, folder: Path | None, split: str, latents: tuple[str, ...] | None,
+    run: str | Path, data: str | Path | None, folder: Path | None, split: str, latents: tuple[str, ...] | None,
     contact_sheet: Path | None, seed: int, checkpoint: str | int, ema: bool | None, **options: Any,
 ) -> None:  # fmt: skip
     """Write the latents and scores of a data set as Parquet.
@@ -110,11 +111,9 @@ def encode(
         from vaedist.inference.encode import encode_job
         from vaedist.inference.output import ParquetFormat
 
-        wanted: Any = None if split == "all" else split
-        kinds: Any = latents
-        job = encode_job(
-            opened, split=wanted, data=data, folder=folder, latents=kinds, seed=seed, rows=options["rows_per_part"]
-        )
+        chosen: Any = {"split": None if split == "all" else split, "latents": latents}
+        images = {"data": None if data is None else str(data), "folder": folder}
+        job = encode_job(opened, **images, **chosen, seed=seed, rows=options["rows_per_part"])
         fmt = ParquetFormat()
     if contact_sheet is None:
         _write(f"encoding with {run}", job, fmt, **options)

@@ -13,7 +13,7 @@ from vaedist.data.manifest import SplitName
 from vaedist.evaluation.importance import BLOCKS_AT_ONCE, BlockScores
 from vaedist.evaluation.results import Evaluation
 from vaedist.launch.actors import ended
-from vaedist.launch.session import COMPUTING, ray_session, resources_per_worker
+from vaedist.launch.session import COMPUTING, check_room, ray_session, resources_per_worker
 from vaedist.launch.user_code import code_of
 
 RESTARTS = 3  # of a worker that died; its block is scored again
@@ -84,8 +84,10 @@ def evaluate_on_ray(
     run = run.for_workers()
     check_classes(run.experiment)
     with ray_session(address, code_of(run.experiment)):
-        resources = resources_per_worker(ScalingSection(workers=workers, gpus_per_worker=gpus_per_worker))
-        scorers = _start(run, workers, max(1, int(resources["CPU"])), gpus_per_worker, options)
+        scaling = ScalingSection(workers=workers, gpus_per_worker=gpus_per_worker, autoscaling=True)  # not checked
+        cpus = resources_per_worker(scaling)["CPU"]
+        check_room(workers, cpus, gpus_per_worker)
+        scorers = _start(run, workers, max(1, int(cpus)), gpus_per_worker, options)
         with ended(scorers, f"a worker died more than {RESTARTS} times"):
             blocks, scores = ray.get(scorers[0].blocks.remote()), []
             pool = ActorPool(scorers * BLOCKS_AT_ONCE)

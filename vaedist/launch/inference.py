@@ -16,15 +16,15 @@ from ray.data import ActorPoolStrategy, Dataset
 from ray.exceptions import RayActorError, RayError
 
 from vaedist.api import Run
-from vaedist.config import ScalingSection, check_classes
+from vaedist.config import check_classes
 from vaedist.data.manifest import SplitName
-from vaedist.errors import Interrupted, VaedistError, WorkerError
+from vaedist.errors import ConfigError, Interrupted, VaedistError, WorkerError
 from vaedist.evaluation.encoding import Kind
 from vaedist.inference.encode import encode_job
 from vaedist.inference.job import Job
 from vaedist.inference.output import Format, OutputFolder, record_text
 from vaedist.inference.parts import Part
-from vaedist.launch.session import COMPUTING, places, ray_session, resources_per_worker, start_ray
+from vaedist.launch.session import COMPUTING, check_room, places, ray_session, start_ray
 from vaedist.launch.training.locked_folder import owned
 from vaedist.launch.user_code import code_of
 from vaedist.storage.filesystem import first_line
@@ -32,6 +32,7 @@ from vaedist.storage.filesystem import first_line
 RESTARTS = 3  # of a worker that died; its part is computed again
 AT_ONCE = 2  # parts of a worker: one is computed while the one before is written
 MOST_WORKERS = 16  # by default
+MOST_GPUS = 64  # of a worker
 MOST_BLOCKS = 2048  # of part numbers, which the driver puts into Ray's object store
 CPUS = 1.0  # of a worker. With more threads, sums would be rounded in another order.
 
@@ -46,10 +47,20 @@ class Workers:
     Attributes:
         count: number of workers; None for one per CPU or, with GPUs, as many as these allow, at most `MOST_WORKERS`.
         gpus: GPUs of each worker, or the fraction of one.
+
+    Raises:
+        ConfigError: a number is out of range.
     """
 
     count: int | None = None
     gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        if self.count is not None and self.count < 1:
+            raise ConfigError(f"workers = {self.count}: must be at least 1")
+        if not 0 <= self.gpus <= MOST_GPUS or (self.gpus > 1 and self.gpus % 1):
+            raise ConfigError(f"gpus_per_worker = {self.gpus:g}: must be an integer up to {MOST_GPUS}, or less than 1")
 
     def of_cluster(self, parts: int) -> int:
         """Returns the number of workers on the connected cluster, at most one for each part.
@@ -59,7 +70,7 @@ class Workers:
         """
         count = self.count or max(1, min(places(CPUS, self.gpus), MOST_WORKERS))
         count = min(count, max(parts, 1))
-        resources_per_worker(ScalingSection(workers=count, cpus_per_worker=CPUS, gpus_per_worker=self.gpus))
+        check_room(count, CPUS, self.gpus)
         return count
 
 
@@ -133,7 +144,7 @@ def encode_dataset(
     split: SplitName | Sequence[SplitName] | None = None,
     data: str | None = None,
     folder: str | Path | None = None,
-    latents: Sequence[Kind] | None = None,
+    latents: Kind | Sequence[Kind] | None = None,
     seed: int = 0,
     workers: int | None = None,
     gpus_per_worker: float = 0.0,
@@ -148,7 +159,7 @@ def encode_dataset(
     Args:
         run: the run.
         split: one or several splits; None for all.
-        data: the data set; None for the run's own.
+        data: any data set whose images have the run's shape; None for the run's own.
         folder: a folder of image files, instead of a data set.
         latents: "sample", "mean" and "log_sigma", or some of them; None for all that the model has.
         seed: seed of the noise.
