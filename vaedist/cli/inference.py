@@ -23,7 +23,7 @@ from vaedist.cli.options import (
     seed_option,
     temperature_option,
 )
-from vaedist.cli.output import print_pairs, progress_bar
+from vaedist.cli.output import print_pairs, progress_bar, user_stream
 
 if TYPE_CHECKING:
     from vaedist.inference.job import Job
@@ -111,9 +111,11 @@ def encode(
         from vaedist.inference.encode import encode_job
         from vaedist.inference.output import ParquetFormat
 
-        chosen: Any = {"split": None if split == "all" else split, "latents": latents}
-        images = {"data": None if data is None else str(data), "folder": folder}
-        job = encode_job(opened, **images, **chosen, seed=seed, rows=options["rows_per_part"])
+        images: Any = {
+            "data": None if data is None else str(data), "folder": folder, "split": None if split == "all" else split,
+        }  # fmt: skip
+        kinds: Any = latents
+        job = encode_job(opened, **images, latents=kinds, seed=seed, rows=options["rows_per_part"])
         fmt = ParquetFormat()
     if contact_sheet is None:
         _write(f"encoding with {run}", job, fmt, **options)
@@ -222,10 +224,10 @@ def _write(
     from vaedist.launch.inference import Workers, run_job
 
     folder = OutputFolder.at(output)
-    with progress_bar(title) as progress:
+    with user_stream() as terminal, progress_bar(title) as progress:
         run_job(
             job, folder, fmt, resume=resume, workers=Workers(workers, gpus_per_worker), address=address,
-            progress=progress, notify=lambda text: click.echo(text, err=True), **more,
+            progress=progress, notify=lambda text: click.echo(text, file=terminal), **more,
         )  # fmt: skip
     facts = {"output": folder.location, "rows": job.parts.rows, "parts": len(job.parts)}
     if as_json:

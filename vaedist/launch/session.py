@@ -48,21 +48,45 @@ def ray_session(address: str | None = None, packages: Sequence[Path] = ()) -> It
     """Connects to Ray within the context; an existing connection is used as it is.
 
     Args:
+        address: see `connect`; a local Ray that is started ends with the context.
+        packages: see `connect`.
+
+    Raises:
+        ConfigError, ClusterError: see `connect`.
+        WorkerError: within the context, Ray raised an error, as when this machine's Ray has ended.
+    """
+    if connect(address, packages):
+        try:
+            with suspended_together():
+                yield
+        except ray.exceptions.RayError as error:
+            raise WorkerError(f"Ray failed: {first_line(error)}") from error
+        finally:
+            ray.shutdown()
+    else:
+        yield
+
+
+def connect(address: str | None = None, packages: Sequence[Path] = ()) -> bool:
+    """Connects this process to Ray; an existing connection is used as it is.
+
+    Args:
         address: HOST:PORT of a cluster, or "auto" for the one on this machine. None uses RAY_ADDRESS, or if it is not
-            set starts a local Ray that ends with the context.
+            set starts a local Ray that ends with this process.
         packages: the user's packages, for workers to import. A local Ray reads them in place, and a cluster gets
             copies. A job's packages are on the cluster already, and those of an existing connection must be.
+
+    Returns:
+        True if there was no connection.
 
     Raises:
         ConfigError: a package cannot be read.
         ClusterError: the cluster cannot be reached, `authorize` refuses the address, or workers of an existing
             connection cannot import a package.
-        WorkerError: within the context, Ray raised an error, as when this machine's Ray has ended.
     """
     if ray.is_initialized():
         check_importable(packages)
-        yield
-        return
+        return False
     require_variables()
     source = "" if address else "RAY_ADDRESS: "
     address = address or os.environ.get("RAY_ADDRESS") or "local"
@@ -80,15 +104,9 @@ def ray_session(address: str | None = None, packages: Sequence[Path] = ()) -> It
         raise
     except Exception as error:  # Ray also raises plain exceptions
         raise ClusterError(f"{failed}: {_reason(error)}") from error
-    try:
-        if callable(on_sigterm):  # Ray has replaced it with a handler that ends the process at once
-            signal.signal(signal.SIGTERM, on_sigterm)
-        with suspended_together():
-            yield
-    except ray.exceptions.RayError as error:
-        raise WorkerError(f"Ray failed: {first_line(error)}") from error
-    finally:
-        ray.shutdown()
+    if callable(on_sigterm):  # Ray has replaced it with a handler that ends the process at once
+        signal.signal(signal.SIGTERM, on_sigterm)
+    return True
 
 
 def _join(address: str, packages: Sequence[Path]) -> None:
