@@ -7,13 +7,15 @@ pictures = run.sample(64, seed=0)
 bound = run.score(images)            # the ELBO of each image and its parts, in nats
 run.export("exports/cifar10-iaf")    # a TensorFlow SavedModel, a Keras file and a model card
 result = run.evaluate(samples=128)   # result.elbo.mean, result.log_p.standard_error, result.scores.elbo, ...
+rows = run.encode_dataset()          # latents and scores of the data set, as a Ray Dataset
 """
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from vaedist.data.rows import SplitRows
 from vaedist.data.worker_data import Probe, open_probe
 from vaedist.errors import CheckpointError, ConfigError, DataError, RunError
 from vaedist.evaluation import inspection
+from vaedist.evaluation.encoding import Kind
 from vaedist.evaluation.importance import ImportanceEvaluator
 from vaedist.evaluation.inspection import Pixels, Progressive
 from vaedist.evaluation.results import Evaluation
@@ -252,6 +255,29 @@ class Run:
         require_empty(str(path))
         origin = origin_of(self.folder, self.experiment, self.checkpoint.position, ema=self.ema)
         write_export(str(path), origin, self.model, license_name=license, progress=progress)
+
+    def encode_dataset(
+        self,
+        *,
+        split: SplitName | Sequence[SplitName] | None = None,
+        data: str | None = None,
+        folder: str | Path | None = None,
+        latents: Kind | Sequence[Kind] | None = None,
+        seed: int = 0,
+        workers: int | None = None,
+        gpus_per_worker: float = 0.0,
+        address: str | None = None,
+    ) -> Any:
+        """Returns a Ray Dataset of the encoded images of a data set, computed by Ray workers when it is consumed.
+
+        It is the result of `vaedist.encode_dataset`, which documents the arguments, the columns and the errors.
+        """
+        # By its name, as this module is below those that import Ray
+        encode_dataset = importlib.import_module("vaedist.launch.inference").encode_dataset
+        return encode_dataset(
+            self, split=split, data=data, folder=folder, latents=latents, seed=seed, workers=workers,
+            gpus_per_worker=gpus_per_worker, address=address,
+        )  # fmt: skip
 
     def save_evaluation(self, evaluation: Evaluation, *, split: SplitName = "test", limit: int | None = None) -> Path:
         """Saves an evaluation in the run's folder and in TensorBoard, replacing an earlier one of the same kind.

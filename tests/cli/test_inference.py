@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from command import refused
+from command import refused, start_python
 from random_runs import save_run
 from synthetic import source
 
@@ -13,6 +13,7 @@ from vaedist.data.prepare import prepare
 from vaedist.inference.encode import encode_job
 from vaedist.inference.generate import generate_job
 from vaedist.inference.output import ParquetFormat, record_text
+from vaedist.launch.inference import ADVICE
 
 GREY = (4, 6, 1)
 
@@ -93,3 +94,27 @@ def test_data_that_was_prepared_again_is_not_the_same(place):
     line = refused(place, "encode", "run", "-o", "encoded", "--resume", "--seed", 1)
     path.write_text(text)
     assert 'its fingerprint is "0000' in line
+
+
+ENDING = """
+import contextlib, os
+from vaedist.cli import main
+from vaedist.launch import inference
+
+@contextlib.contextmanager
+def ending(*_):
+    os._exit(1)
+    yield
+
+inference.ray_session = ending
+main(prog_name="vaedist")
+"""
+
+
+def test_a_command_that_ray_ends_says_how_to_complete_the_output(place):
+    process = start_python(ENDING, "encode", "run", "-o", "ended", cwd=place)
+    _, error = process.communicate(timeout=300)
+    *_, line = error.splitlines()
+    assert process.returncode == 1
+    log = place / "ended/_logs/ray.log"
+    assert line == f"error: the command was ended by Ray, which failed, or by the system; see {log}; {ADVICE}"

@@ -1,5 +1,6 @@
 """Jobs and runs in other processes: on machines without the command's downloads, and in other folders."""
 
+import inspect
 import pickle
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ from synthetic import source
 import vaedist
 from vaedist.config import Experiment
 from vaedist.data.prepare import prepare
-from vaedist.errors import CheckpointError, DataError
+from vaedist.errors import CheckpointError, ClusterError, ConfigError, DataError
 from vaedist.inference.encode import encode_job
 from vaedist.inference.generate import generate_job
 from vaedist.runs.checkpoint import MARKER, STATE
@@ -104,3 +105,21 @@ def test_a_checkpoint_that_was_replaced_is_not_used(place, request, tmp_path):
         shutil.rmtree(run.folder.path)
     with pytest.raises(CheckpointError, match=r"checkpoint .*/step-\d+.* was replaced in the meantime"):
         run.here()
+
+
+def test_the_method_takes_the_arguments_of_the_function():
+    function, method = map(inspect.signature, (vaedist.encode_dataset, vaedist.Run.encode_dataset))
+    wanted = [(name, one.default, one.annotation) for name, one in function.parameters.items() if name != "run"]
+    assert [(name, one.default, one.annotation) for name, one in method.parameters.items() if name != "self"] == wanted
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_dataset_is_computed_on_the_cluster_that_is_named(local, monkeypatch):
+    run = vaedist.load_run(local)
+    with pytest.raises(ClusterError, match=r"^no Ray cluster answers at 127.0.0.1:9: "):
+        run.encode_dataset(address="127.0.0.1:9")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(ClusterError, match=r"^RAY_ADDRESS: no Ray cluster answers at 127.0.0.1:9: "):
+        run.encode_dataset()
+    with pytest.raises(ConfigError, match=r"^workers = 0: must be at least 1$"):
+        run.encode_dataset(workers=0)

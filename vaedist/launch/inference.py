@@ -193,7 +193,8 @@ def encode_dataset(
     job = encode_job(run, split=split, data=data, folder=folder, latents=latents, seed=seed)
     check_classes(run.experiment)
     connect(address, code_of(run.experiment))
-    return _mapped(job, _Encoder, (job, gpus_per_worker), wanted.of_cluster(len(job.parts)), gpus_per_worker)
+    count = wanted.of_cluster(len(job.parts))
+    return _mapped(job, _Encoder, (job, gpus_per_worker), count, gpus_per_worker, TF_CPP_MIN_LOG_LEVEL="3")
 
 
 def _written(
@@ -205,8 +206,11 @@ def _written(
     return written
 
 
-def _mapped(job: Job, worker: type, arguments: tuple[Any, ...], count: int, gpus: float) -> Dataset:
-    """Returns the results of workers, instances of a class with these arguments, for the numbers of all parts."""
+def _mapped(job: Job, worker: type, arguments: tuple[Any, ...], count: int, gpus: float, **variables: str) -> Dataset:
+    """Returns the results of workers, instances of a class with these arguments, for the numbers of all parts.
+
+    The workers have the environment variables `variables`.
+    """
     numbers = ray.data.range(len(job.parts), override_num_blocks=min(len(job.parts), MOST_BLOCKS))
     numbers.context.print_on_execution_start = False
     numbers.context.raise_original_map_exception = True
@@ -220,7 +224,7 @@ def _mapped(job: Job, worker: type, arguments: tuple[Any, ...], count: int, gpus
         max_restarts=RESTARTS,
         max_task_retries=RESTARTS,
         max_concurrency=AT_ONCE,
-        runtime_env=COMPUTING,
+        runtime_env={"env_vars": COMPUTING["env_vars"] | variables},
     )
 
 
