@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from threading import Lock
 from typing import Any
 
@@ -66,7 +67,10 @@ def mapped(job: Job, worker: type, arguments: tuple[Any, ...], count: int, gpus:
 
     The workers have the environment variables `variables`.
     """
-    numbers = ray.data.range(len(job.parts), override_num_blocks=min(len(job.parts), MOST_BLOCKS))
+    # Not `ray.data.range`, whose tasks would wait for a CPU if the workers have all
+    edges = [len(job.parts) * block // MOST_BLOCKS for block in range(MOST_BLOCKS + 1)]
+    ranges = [np.arange(start, stop) for start, stop in pairwise(edges) if start < stop]
+    numbers = ray.data.from_blocks([pa.table({"part": block}) for block in ranges])
     numbers.context.print_on_execution_start = False
     return numbers.map_batches(
         worker,
@@ -107,7 +111,7 @@ class Encoder(Computer):
     def __call__(self, rows: dict[str, np.ndarray]) -> pa.Table:
         """Returns the table of the part with the given number."""
         try:
-            return self.table(self.job.parts[int(rows["id"][0])])
+            return self.table(self.job.parts[int(rows["part"][0])])
         except VaedistError as error:
             raise _of_user_code(error) from error
         except Exception as error:
@@ -134,7 +138,7 @@ class Writer(Computer):
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
         """Returns the number of the part, and its reported columns or the error, pickled."""
-        number = int(rows["id"][0])
+        number = int(rows["part"][0])
         result: pa.Table | VaedistError
         try:
             result = self._written(self.job.parts[number])
