@@ -126,6 +126,8 @@ def encode_dataset(
     It uses the Ray cluster that this process is connected to. If there is none, it joins one or starts a local Ray as
     `train` does; the connection ends with the process.
 
+    Ray's progress bars are off; `dataset.context.enable_progress_bars = True` shows them.
+
     When the Dataset is consumed, errors of workers are raised as the subclass of `VaedistError` that they are, and also
     as Ray's `RayTaskError`, whose traceback is that of the worker. A worker that died too often is a `RayError`.
 
@@ -161,9 +163,7 @@ def _written(
     job: Job, output: OutputFolder, fmt: Format, reported: Sequence[str], count: int, gpus: float, notices: Any
 ) -> Dataset:
     """Returns the numbers and the reported columns of the parts that workers write."""
-    written = mapped(job, Writer, (job, output.patient(), fmt, tuple(reported), gpus, notices), count, gpus)
-    written.context.enable_progress_bars = False
-    return written
+    return mapped(job, Writer, (job, output.patient(), fmt, tuple(reported), gpus, notices), count, gpus)
 
 
 @contextmanager

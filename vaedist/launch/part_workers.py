@@ -72,6 +72,7 @@ def mapped(job: Job, worker: type, arguments: tuple[Any, ...], count: int, gpus:
     ranges = [np.arange(start, stop) for start, stop in pairwise(edges) if start < stop]
     numbers = ray.data.from_blocks([pa.table({"part": block}) for block in ranges])
     numbers.context.print_on_execution_start = False
+    numbers.context.enable_progress_bars = False
     return numbers.map_batches(
         worker,
         fn_constructor_args=arguments,
