@@ -7,13 +7,15 @@ pictures = run.sample(64, seed=0)
 bound = run.score(images)            # the ELBO of each image and its parts, in nats
 run.export("exports/cifar10-iaf")    # a TensorFlow SavedModel, a Keras file and a model card
 result = run.evaluate(samples=128)   # result.elbo.mean, result.log_p.standard_error, result.scores.elbo, ...
+rows = run.encode_dataset()          # latents and scores of the data set, as a Ray Dataset
 """
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from vaedist.data.rows import SplitRows
 from vaedist.data.worker_data import Probe, open_probe
 from vaedist.errors import CheckpointError, ConfigError, DataError, RunError
 from vaedist.evaluation import inspection
+from vaedist.evaluation.encoding import Kind
 from vaedist.evaluation.importance import ImportanceEvaluator
 from vaedist.evaluation.inspection import Pixels, Progressive
 from vaedist.evaluation.results import Evaluation
@@ -33,9 +36,10 @@ from vaedist.models.build import build_model
 from vaedist.models.model import Model
 from vaedist.models.preprocessing import Preprocessing
 from vaedist.objectives.elbo import Bound
-from vaedist.runs.checkpoint import Checkpoint
+from vaedist.runs.checkpoint import Checkpoint, open_checkpoint
 from vaedist.runs.checkpoint_store import checkpoints_of
 from vaedist.runs.folder import RunFolder
+from vaedist.storage.uri import absolute_location
 from vaedist.training.state import load_weights
 
 Which = Literal["best", "newest"]
@@ -71,14 +75,29 @@ class Run:
         """Returns the run with its checkpoint on this machine, downloaded from the object store if necessary.
 
         Raises:
-            CheckpointError: the checkpoint no longer exists.
+            CheckpointError: the checkpoint no longer exists, or was replaced.
             StorageError: the object store does not respond.
         """
-        path = self.checkpoint.path
-        if path.exists():
-            return self
         folder = RunFolder.at(self.folder.location)
-        return replace(self, folder=folder, checkpoint=checkpoints_of(folder).open(folder.checkpoints / path.name))
+        path = folder.checkpoints / self.checkpoint.path.name
+        try:
+            found = open_checkpoint(path)
+        except CheckpointError:  # not downloaded, or only its state, as by `checkpoints_of`
+            found = None
+        if found is None or found.digest != self.checkpoint.digest:
+            found = checkpoints_of(folder).open(path)
+        if found.digest != self.checkpoint.digest:
+            raise CheckpointError(f"checkpoint {folder.store.location_of(path)} was replaced in the meantime")
+        return replace(self, folder=folder, checkpoint=found)
+
+    def for_workers(self) -> "Run":
+        """Returns the run without its model, and with paths that are valid in processes with other current folders."""
+        folder, path = self.folder.absolute(), absolute_location(self.experiment.data.path)
+        data = self.experiment.data.model_copy(update={"path": path})
+        checkpoint = replace(self.checkpoint, path=folder.checkpoints / self.checkpoint.path.name)
+        return replace(
+            self, folder=folder, experiment=self.experiment.model_copy(update={"data": data}), checkpoint=checkpoint
+        )
 
     def build(self, dtype: str = "float32") -> Model:
         """Builds a new model with the checkpoint's weights."""
@@ -237,6 +256,29 @@ class Run:
         origin = origin_of(self.folder, self.experiment, self.checkpoint.position, ema=self.ema)
         write_export(str(path), origin, self.model, license_name=license, progress=progress)
 
+    def encode_dataset(
+        self,
+        *,
+        split: SplitName | Sequence[SplitName] | None = None,
+        data: str | None = None,
+        folder: str | Path | None = None,
+        latents: Kind | Sequence[Kind] | None = None,
+        seed: int = 0,
+        workers: int | None = None,
+        gpus_per_worker: float = 0.0,
+        address: str | None = None,
+    ) -> Any:
+        """Returns a Ray Dataset of the encoded images of a data set, computed by Ray workers when it is consumed.
+
+        It is the result of `vaedist.encode_dataset`, which documents the arguments, the columns and the errors.
+        """
+        # By its name, as this module is below those that import Ray
+        encode_dataset = importlib.import_module("vaedist.launch.inference").encode_dataset
+        return encode_dataset(
+            self, split=split, data=data, folder=folder, latents=latents, seed=seed, workers=workers,
+            gpus_per_worker=gpus_per_worker, address=address,
+        )  # fmt: skip
+
     def save_evaluation(self, evaluation: Evaluation, *, split: SplitName = "test", limit: int | None = None) -> Path:
         """Saves an evaluation in the run's folder and in TensorBoard, replacing an earlier one of the same kind.
 
@@ -300,6 +342,21 @@ class Run:
                 f"{other.preprocessing.shown}, the other {self.preprocessing.shown} ([model], data.binarize)"
             )
 
+    def require_trained_on(self, manifest: Manifest) -> None:
+        """Checks that the data set at the run's `data.path` is still the one that the run was trained on.
+
+        Args:
+            manifest: the manifest of the data set.
+
+        Raises:
+            DataError: its fingerprint differs.
+        """
+        if manifest.fingerprint != self.checkpoint.position.fingerprint:
+            raise DataError(
+                f"the data at {self.experiment.data.path} is not what the run was trained on: fingerprint "
+                f"{manifest.fingerprint[:12]}, not {self.checkpoint.position.fingerprint[:12]}"
+            )
+
     def require_bits_per_dim(self) -> None:
         """Checks that the run's scores can be stated in bits/dim.
 
@@ -316,11 +373,7 @@ class Run:
 
     def _manifest(self) -> Manifest:
         manifest = load_manifest(self.experiment.data.path)
-        if manifest.fingerprint != self.checkpoint.position.fingerprint:
-            raise DataError(
-                f"the data at {self.experiment.data.path} is not what the run was trained on: fingerprint "
-                f"{manifest.fingerprint[:12]}, not {self.checkpoint.position.fingerprint[:12]}"
-            )
+        self.require_trained_on(manifest)
         return manifest
 
     def _checked(self, images: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Atomic writes of files and folders, and readable names and paths."""
 
 import os
+import re
 import secrets
 import shutil
 import time
@@ -34,6 +35,12 @@ def replace_file(path: Path, content: bytes | str) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def unfinished(name: str) -> str | None:
+    """Returns the name of the file that `replace_file` wrote under this temporary name; None for other names."""
+    found = re.fullmatch(r"\.(.+)\.\d+", name)
+    return found[1] if found else None
 
 
 @contextmanager

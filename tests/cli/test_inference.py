@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from command import refused
+from command import refused, start_python
 from random_runs import save_run
 from synthetic import source
 
@@ -13,6 +13,7 @@ from vaedist.data.prepare import prepare
 from vaedist.inference.encode import encode_job
 from vaedist.inference.generate import generate_job
 from vaedist.inference.output import ParquetFormat, record_text
+from vaedist.launch.inference import ADVICE
 
 GREY = (4, 6, 1)
 
@@ -30,6 +31,8 @@ def place(tmp_path_factory):
     mlp = base.with_overrides("model.hidden=8", "model.latent=4", "model.flow.depth=0")
     save_run(folder / "run", mlp, steps=(4, 8))
     save_run(folder / "copy", mlp)
+    moved = save_run(folder / "moved", mlp).experiment
+    moved.write_text(moved.read_text().replace(str(folder / "grey"), str(folder / "others")))  # prepared again
     hierarchy = base.with_overrides("model.type=resnet", "model.width=4", "model.latent=2", "model.flow.depth=0")
     save_run(folder / "hierarchy", hierarchy)
     run = vaedist.load_run(folder / "run")
@@ -48,6 +51,7 @@ def place(tmp_path_factory):
         ("encode run", "Missing option '-o' / '--output'"),
         ("encode nowhere -o out", "no run at nowhere"),
         ("encode run -o out --data colour", "/colour have the shape [4, 6, 3], but the run's model needs [4, 6, 1]"),
+        ("encode moved -o out", "the data at {place}/others is not what the run was trained on: fingerprint "),
         ("encode run -o out --data nowhere", "no data set at {place}/nowhere"),
         ("encode run -o out --split validation", "has no validation split; it has train, test"),
         ("encode run -o out --split dev", "'dev' is not one of 'train', 'validation', 'test', 'all'"),
@@ -59,6 +63,7 @@ def place(tmp_path_factory):
         ("encode run -o out --checkpoint last", "'last' must be best, newest, or the step of a checkpoint"),
         ("encode run -o out --workers 0", "0 is not in the range 1<=x<=4096"),
         ("encode run -o out --gpus-per-worker nan", "nan is not a number"),
+        ("encode run -o out --gpus-per-worker 1.5", "gpus_per_worker = 1.5: must be an integer"),
         ("encode run -o out --ema", "kept no moving averages"),
         ("encode run -o full", "{place}/full is not empty, and not an output of vaedist: use another name"),
         ("encode run -o full --resume", "{place}/full is not empty, and not an output of vaedist"),
@@ -89,3 +94,27 @@ def test_data_that_was_prepared_again_is_not_the_same(place):
     line = refused(place, "encode", "run", "-o", "encoded", "--resume", "--seed", 1)
     path.write_text(text)
     assert 'its fingerprint is "0000' in line
+
+
+ENDING = """
+import contextlib, os
+from vaedist.cli import main
+from vaedist.launch import inference
+
+@contextlib.contextmanager
+def ending(*_):
+    os._exit(1)
+    yield
+
+inference.ray_session = ending
+main(prog_name="vaedist")
+"""
+
+
+def test_a_command_that_ray_ends_says_how_to_complete_the_output(place):
+    process = start_python(ENDING, "encode", "run", "-o", "ended", cwd=place)
+    _, error = process.communicate(timeout=300)
+    *_, line = error.splitlines()
+    assert process.returncode == 1
+    log = place / "ended/_logs/ray.log"
+    assert line == f"error: the command was ended by Ray, which failed, or by the system; see {log}; {ADVICE}"

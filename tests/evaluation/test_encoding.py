@@ -5,7 +5,7 @@ import pytest
 from mlp_vae import vae
 from tiny import TinyHierarchy
 
-from vaedist.errors import ModelError
+from vaedist.errors import ConfigError, ModelError
 from vaedist.evaluation import encoding, inspection
 from vaedist.evaluation.encoding import RowEncoder
 
@@ -58,6 +58,16 @@ def test_only_the_wanted_latents_are_returned():
     assert list(encoder.encode(images(), np.arange(23))) == ["elbo", "reconstruction", "kl", "z_mean", "z_log_sigma"]
     with pytest.raises(ModelError, match="TinyHierarchy has no mean: it does not define posterior_base"):
         RowEncoder(TinyHierarchy(SHAPE), kinds=["mean", "sample"])
+
+
+@pytest.mark.parametrize("kinds", [["means"], [], ["sample", "scale"], "means"])
+def test_latents_that_do_not_exist_are_refused(kinds):
+    with pytest.raises(ConfigError, match=r"^latents = \[.*\]: must be one or several of sample, mean, log_sigma$"):
+        RowEncoder(vae(SHAPE, hidden=9, latent=5), kinds=kinds)
+
+
+def test_a_single_kind_needs_no_list():
+    assert RowEncoder(vae(SHAPE, hidden=9, latent=5), kinds="mean").kinds == ("mean",)
 
 
 def test_a_base_of_another_shape_is_refused():

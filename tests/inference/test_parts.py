@@ -22,6 +22,13 @@ def test_each_row_is_in_one_part(groups, size):
         assert names == sorted(names)
 
 
+def test_names_of_more_than_a_million_parts_sort():
+    parts = Parts({"train": 1_000_001, "test": 3}, 1)
+    names = [parts[number].name for number in (0, 9, 999_999, 1_000_000)]
+    assert names == ["train-0000000", "train-0000009", "train-0999999", "train-1000000"]
+    assert parts[1_000_001].name == "test-000000"
+
+
 def test_there_is_no_part_beyond_the_last():
     parts = Parts({"train": 5, "test": 4}, 3)
     assert [parts[number].name for number in range(4)] == [

@@ -8,6 +8,7 @@ import pytest
 
 from vaedist.errors import RunError
 from vaedist.storage.stored_folder import open_folder
+from vaedist.storage.transfer import Store
 
 KINDS = ["local", "s3"]
 
@@ -188,6 +189,63 @@ def test_a_folder_is_claimed_once_and_left_to_its_owner(location, elsewhere):
         claimed.begin()
     other = elsewhere()
     assert other.read(other.path / "record") == b"first"
+
+
+def test_an_empty_folder_of_the_user_stays_empty_if_no_work_begins(tmp_path):
+    store = open_folder(tmp_path)
+    with claim(store, "first"):
+        assert names(store) == [".lock", "logs/log.txt", "record"]
+    assert names(store) == [".lock"]
+    assert not (tmp_path / "logs").exists()
+    with claim(store, "second") as claimed:
+        assert claimed.new
+
+
+class OtherCluster(Cluster):
+    """A session of a cluster that does not see the locks of the other one."""
+
+    held: ClassVar[set[str]] = set()
+
+
+def claim_elsewhere(store, text):
+    log = store.path / "logs" / "log.txt"
+    return store.claim(store.path / "record", text, busy="busy", log=log, session=OtherCluster())
+
+
+def test_a_claim_that_failed_leaves_what_another_command_wrote(s3, tmp_path):
+    location = s3.uri(f"folders/{tmp_path.name}")
+    mine, other = open_folder(location), open_folder(location)
+    with claim(mine, "first"):
+        other.write(other.path / "record", b"second")
+        other.write(other.path / "part", b"1")
+    assert other.read(other.path / "record") == b"second"
+    assert other.read(other.path / "part") == b"1"
+    with claim(mine, "third") as claimed:
+        assert not claimed.new
+    assert names(other) == ["logs/log.txt", "part", "record"]
+
+
+def test_files_of_another_command_with_the_same_record_stay(s3, tmp_path):
+    location = s3.uri(f"folders/{tmp_path.name}")
+    mine, other = open_folder(location), open_folder(location)
+    with claim(mine, "same"), claim_elsewhere(other, "same") as theirs:
+        theirs.begin()
+        other.write(other.path / "part", b"1")
+    assert other.read(other.path / "part") == b"1"
+
+
+def test_of_two_records_written_at_once_the_last_one_counts(s3, tmp_path, monkeypatch):
+    store = open_folder(s3.uri(f"folders/{tmp_path.name}"))
+    write = Store.write
+
+    def both(self, name, content):
+        write(self, name, content)
+        write(self, name, b"of another command")
+
+    monkeypatch.setattr(Store, "write", both)
+    with pytest.raises(RunError, match=r"^busy$"), claim(store, "first"):
+        pass
+    assert store.read(store.path / "record") == b"of another command"
 
 
 def test_locations_are_shown_in_full_and_readably(tmp_path, s3, monkeypatch):

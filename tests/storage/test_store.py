@@ -23,8 +23,9 @@ from vaedist.storage.cache import FileCache
 from vaedist.storage.follower import Follower
 from vaedist.storage.mirror import Mirror
 from vaedist.storage.scratch import PREFIX, scratch_folder
+from vaedist.storage.stored_folder import open_folder
 from vaedist.storage.transfer import Store
-from vaedist.storage.uri import fault_of, is_remote, join_uri, local_path, name_of, parent_of
+from vaedist.storage.uri import absolute_location, fault_of, is_remote, join_uri, local_path, name_of, parent_of
 
 
 @pytest.fixture
@@ -45,6 +46,7 @@ def test_uris_keep_their_query_and_unknown_schemes_are_reported():
     assert join_uri(uri, "a", "b.txt") == "s3://b/runs/a/b.txt?scheme=http"
     assert (name_of(uri), parent_of(uri)) == ("runs", "s3://b?scheme=http")
     assert join_uri("a/what?", "b") == "a/what?/b"
+    assert absolute_location("s3://b/runs/?scheme=http") == open_folder("s3://b/runs/?scheme=http").location == uri
     assert is_remote(uri)
     assert not is_remote("file:///tmp/x%20y")
     assert str(local_path("file:///tmp/x%20y")) == "/tmp/x y"

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +89,7 @@ def evaluate(
 def _on_ray(opened: "Run", workers: int, gpus: int, address: str | None, **options: Any) -> "Evaluation":
     from vaedist.launch.evaluate import evaluate_on_ray
 
-    there = replace(opened, folder=opened.folder.absolute())
-    return evaluate_on_ray(there, workers=workers, gpus_per_worker=gpus, address=address, **options)
+    return evaluate_on_ray(opened, workers=workers, gpus_per_worker=gpus, address=address, **options)
 
 
 def _print_json(

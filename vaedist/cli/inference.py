@@ -23,7 +23,7 @@ from vaedist.cli.options import (
     seed_option,
     temperature_option,
 )
-from vaedist.cli.output import print_pairs, progress_bar
+from vaedist.cli.output import print_pairs, progress_bar, user_stream
 
 if TYPE_CHECKING:
     from vaedist.inference.job import Job
@@ -76,7 +76,8 @@ def _latents(_context: click.Context, _option: click.Parameter, value: str | Non
 
 @click.command()
 @run_argument
-@data_option
+@click.option("--data", metavar="DIR", type=Location(),
+              help="Encode this prepared data set, of images of the same shape, instead of the run's own.")  # fmt: skip
 @click.option("--folder", type=LocalPath(path_type=Path),
               help="Encode the images below this folder, at any depth, instead of a prepared data set.")  # fmt: skip
 @click.option("--split", type=click.Choice(["train", "validation", "test", "all"]), default="all", show_default=True,
@@ -90,7 +91,7 @@ def _latents(_context: click.Context, _option: click.Parameter, value: str | Non
 @ema_option
 @output_options
 def encode(
-    run: str | Path, data: str | None, folder: Path | None, split: str, latents: tuple[str, ...] | None,
+    run: str | Path, data: str | Path | None, folder: Path | None, split: str, latents: tuple[str, ...] | None,
     contact_sheet: Path | None, seed: int, checkpoint: str | int, ema: bool | None, **options: Any,
 ) -> None:  # fmt: skip
     """Write the latents and scores of a data set as Parquet.
@@ -110,11 +111,11 @@ def encode(
         from vaedist.inference.encode import encode_job
         from vaedist.inference.output import ParquetFormat
 
-        wanted: Any = None if split == "all" else split
+        images: Any = {
+            "data": None if data is None else str(data), "folder": folder, "split": None if split == "all" else split,
+        }  # fmt: skip
         kinds: Any = latents
-        job = encode_job(
-            opened, split=wanted, data=data, folder=folder, latents=kinds, seed=seed, rows=options["rows_per_part"]
-        )
+        job = encode_job(opened, **images, latents=kinds, seed=seed, rows=options["rows_per_part"])
         fmt = ParquetFormat()
     if contact_sheet is None:
         _write(f"encoding with {run}", job, fmt, **options)
@@ -223,10 +224,10 @@ def _write(
     from vaedist.launch.inference import Workers, run_job
 
     folder = OutputFolder.at(output)
-    with progress_bar(title) as progress:
+    with user_stream() as terminal, progress_bar(title) as progress:
         run_job(
             job, folder, fmt, resume=resume, workers=Workers(workers, gpus_per_worker), address=address,
-            progress=progress, notify=lambda text: click.echo(text, err=True), **more,
+            progress=progress, notify=lambda text: click.echo(text, file=terminal), **more,
         )  # fmt: skip
     facts = {"output": folder.location, "rows": job.parts.rows, "parts": len(job.parts)}
     if as_json:

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from vaedist.devices.compilation import compiled
-from vaedist.errors import ModelError
+from vaedist.errors import ConfigError, ModelError
 from vaedist.evaluation.scoring import evaluation_noise, score_encoding, score_layout
 from vaedist.models.model import Model
 from vaedist.models.rng import INSPECTION, numbered_noise
@@ -36,8 +36,8 @@ class RowEncoder:
     Args:
         model: the model.
         seed: seed of the noise.
-        kinds: latents to return: "sample" of q(z|x), and "mean" and "log_sigma" of the base of the posterior, see
-            `Model.posterior_base`. None returns those that the model has.
+        kinds: latents to return, one or several: "sample" of q(z|x), and "mean" and "log_sigma" of the base of the
+            posterior, see `Model.posterior_base`. None returns those that the model has.
 
     Attributes:
         kinds: the latents that are returned.
@@ -45,16 +45,20 @@ class RowEncoder:
         shapes: shape of the latents of an image, by the column's name.
 
     Raises:
+        ConfigError: a kind is unknown, or there is none.
         ModelError: the model has no mean and log_sigma.
         UserCodeError: the code of a user's model raises an exception.
     """
 
-    def __init__(self, model: Model, *, seed: int = 0, kinds: Sequence[Kind] | None = None) -> None:
+    def __init__(self, model: Model, *, seed: int = 0, kinds: Kind | Sequence[Kind] | None = None) -> None:
         self.model, self.seed, self.rows = model, seed, block_rows(model)
         self._layout = score_layout(model)
         base = self._base()
         if kinds is None:
             kinds = KINDS if base else ("sample",)
+        kinds = (kinds,) if isinstance(kinds, str) else kinds
+        if not kinds or set(kinds) - set(KINDS):
+            raise ConfigError(f"latents = {list(kinds)}: must be one or several of {', '.join(KINDS)}")
         if not base and set(kinds) != {"sample"}:
             missing = " and no ".join(kind for kind in kinds if kind != "sample")
             raise ModelError(

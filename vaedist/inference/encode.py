@@ -1,7 +1,7 @@
 """The job of encoding images: latents and scores of each image."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def encode_job(
     split: SplitName | Sequence[SplitName] | None = None,
     data: str | None = None,
     folder: str | Path | None = None,
-    latents: Sequence[Kind] | None = None,
+    latents: Kind | Sequence[Kind] | None = None,
     seed: int = 0,
     rows: int | None = None,
 ) -> EncodeJob:
@@ -78,23 +78,30 @@ def encode_job(
     Args:
         run: the run.
         split: one or several splits; None for all.
-        data: the data set; None for the run's own.
+        data: any data set whose images have the run's shape; None for the run's own.
         folder: a folder of image files, instead of a data set.
         latents: "sample", "mean" and "log_sigma", or some of them; None for all that the model has.
         seed: seed of the noise.
         rows: rows of a part; None for a number that depends on the size of a row.
 
     Raises:
-        DataError: there is no such data, or its images have another shape than the run's.
+        DataError: there is no such data, its images have another shape than the run's, or the run's own data set has
+            changed since the training.
+        ConfigError: there are no such latents.
         ModelError: the model has no such latents.
     """
     shape, where = run.image_shape, absolute_location(data or run.experiment.data.path)
     splits = [split] if isinstance(split, str) else split
-    source = FolderSource.at(Path(folder), shape) if folder else PreparedSource.at(where, splits, shape)
+    source: Source
+    if folder:
+        source = FolderSource.at(Path(folder), shape)
+    else:
+        source = PreparedSource.at(where, splits, shape)
+        if data is None:
+            run.require_trained_on(source.manifest)
     encoder = RowEncoder(run.model, seed=seed, kinds=latents)
     size = rows or rows_per_part(4 * sum(encoder.sizes.values()) + int(np.prod(shape)))
-    here = replace(run, folder=run.folder.absolute())  # drops the model
-    return EncodeJob(here, Parts(source.groups, size), source, encoder.kinds, seed, encoder.shapes)
+    return EncodeJob(run.for_workers(), Parts(source.groups, size), source, encoder.kinds, seed, encoder.shapes)
 
 
 def _fixed_size(values: np.ndarray) -> pa.Array:

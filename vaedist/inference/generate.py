@@ -1,7 +1,7 @@
 """The job of generating images."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -106,5 +106,4 @@ def generate_job(
         )
     score_layout(run.model)  # refuses models that violate the interface
     size = rows or rows_per_part(int(np.prod(run.image_shape)))
-    here = replace(run, folder=run.folder.absolute())  # drops the model
-    return GenerateJob(here, Parts({"images": count}, size), seed, pixels, temperature, content)
+    return GenerateJob(run.for_workers(), Parts({"images": count}, size), seed, pixels, temperature, content)

@@ -6,28 +6,32 @@ interrupted output is completed by computing the missing ones.
 
 import json
 import os
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vaedist.errors import RunError, StorageError
+from vaedist.files import unfinished
 from vaedist.inference.job import METADATA, Job
 from vaedist.inference.parts import Part
-from vaedist.storage.filesystem import first_line, open_filesystem
-from vaedist.storage.retry import MISSING, RUN_SECONDS, patiently
+from vaedist.storage.filesystem import first_line
+from vaedist.storage.retry import MISSING
 from vaedist.storage.stored_folder import StoredFolder
 
 RECORD = "_vaedist.json"
 SUCCESS = "_SUCCESS"
 MARKS = "_parts"  # folder of the marks of complete parts, see `PngFormat`
 LOCK = ".lock"  # of `claim_local_folder`
-T = TypeVar("T")
+WRITTEN = re.compile(rf"{RECORD}|{SUCCESS}|\w+-\d{{6,}}(\.parquet)?|\d+\.png")  # names of files of an output
+# What pyarrow raises for damaged files
+DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, OverflowError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -56,34 +60,43 @@ class OutputFolder(StoredFolder):
             RunError: the folder is not empty, or with `resume`, not the output of the same job.
             StorageError: it cannot be read.
         """
-        if not self.store.exists():
+        found = self._recorded()
+        if found is None:
+            if self.store.exists() and not all(_of_claim(path.name) for path in self.store.files()):
+                raise RunError(f"{self.location} is not empty, and not an output of vaedist: use another name")
             return
-        wanted = {"format": fmt.name, **job.record()}
-        try:
-            found = json.loads(self.store.read(self.record))
-        except MISSING:
-            if self.store.files():
-                raise RunError(
-                    f"{self.location} is not empty, and not an output of vaedist: use another name"
-                ) from None
-            return
-        except (OSError, ValueError) as error:
-            raise StorageError(f"cannot read {self.store.location_of(self.record)}: {first_line(error)}") from error
         if not resume:
             raise RunError(
                 f"{self.location} already exists: use another name, or --resume to complete it if it was interrupted"
             )
-        differing = [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]
-        if differing:
-            key = differing[0]
-            raise RunError(
-                f"cannot resume {self.location}: its {key} is {json.dumps(found.get(key))}, not "
-                f"{json.dumps(wanted.get(key))}"
-            )
+        wanted = _record(job, fmt)
+        for key in {**wanted, **found}:
+            if wanted.get(key) != found.get(key):
+                raise RunError(
+                    f"cannot resume {self.location}: its {key} is {json.dumps(found.get(key))}, not "
+                    f"{json.dumps(wanted.get(key))}"
+                )
 
-    def finish(self) -> None:
-        """Marks the output as complete, and removes temporary files that killed processes left."""
+    def check_owner(self, job: Job, fmt: "Format") -> None:
+        """Checks that no command has replaced the record by that of another job, as object stores have no locks.
+
+        Raises:
+            RunError: the record is that of another job.
+            StorageError: it cannot be read.
+        """
+        if self._recorded() not in (None, _record(job, fmt)):
+            raise RunError(f"another command writes to {self.location}: use another name")
+
+    def finish(self, job: Job, fmt: "Format") -> None:
+        """Marks the output as complete, and removes temporary files that killed processes left.
+
+        Raises:
+            RunError: the record is that of another job.
+            StorageError: a file cannot be read or written.
+        """
+        self.check_owner(job, fmt)
         self.clean()
+        self.store.write(self.record, record_text(job, fmt).encode())  # a command that failed may have removed it
         self.store.write(self.success, b"")
 
     def clean(self) -> None:
@@ -92,22 +105,47 @@ class OutputFolder(StoredFolder):
         for folder in (self.path, self.path / MARKS):
             with suppress(*MISSING), os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name.startswith(".") and entry.name != LOCK:
+                    if WRITTEN.fullmatch(unfinished(entry.name) or ""):
                         with suppress(OSError):
                             Path(entry.path).unlink()
 
-    def read(self, name: str, read: Callable[[pa.NativeFile], T]) -> T | None:
-        """Returns the result of reading a file in the folder at random; None if there is no such file."""
-        filesystem, folder = open_filesystem(self.location)
+    def read(self, name: str) -> bytes | None:
+        """Returns the content of a file in the folder; None if there is no such file.
 
-        def do() -> T:
-            with filesystem.open_input_file(f"{folder}/{name}") as file:
-                return read(file)
-
+        Raises:
+            StorageError: it cannot be read.
+        """
         try:
-            return patiently(do, f"read {self.store.location_of(self.path / name)}", seconds=RUN_SECONDS)
+            return self.store.read(self.path / name)
         except MISSING:
             return None
+        except OSError as error:
+            where = self.store.location_of(self.path / name)
+            raise StorageError(f"cannot read {where}: {error.strerror or error}") from error
+
+    def _recorded(self) -> dict[str, Any] | None:
+        """Returns the record of the folder; None if there is none."""
+        content = self.read(RECORD)
+        if content is None:
+            return None
+        try:
+            found = json.loads(content)
+        except ValueError as error:
+            raise StorageError(f"cannot read {self.store.location_of(self.record)}: {first_line(error)}") from error
+        if not isinstance(found, dict):
+            raise StorageError(f"cannot read {self.store.location_of(self.record)}: it must be a JSON object")
+        return found
+
+
+def _of_claim(name: str) -> bool:
+    """Returns True for files of a command that was killed before it had written the record."""
+    return name == LOCK or unfinished(name) == RECORD
+
+
+def _record(job: Job, fmt: "Format") -> dict[str, Any]:
+    """Returns the description of an output: the job and the format."""
+    record: dict[str, Any] = json.loads(record_text(job, fmt))
+    return record
 
 
 def record_text(job: Job, fmt: "Format") -> str:
@@ -149,25 +187,26 @@ class ParquetFormat(Format):
         """Writes the file."""
         sink = pa.BufferOutputStream()
         texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
-        pq.write_table(table, sink, use_dictionary=texts)  # type: ignore[arg-type]
+        pq.write_table(table, sink, use_dictionary=texts, write_page_checksum=True)  # type: ignore[arg-type]
         output.store.write(output.path / _parquet(part), sink.getvalue().to_pybytes())
 
     def find(
         self, output: OutputFolder, part: Part, metadata: Mapping[str, str], columns: Sequence[str]
     ) -> pa.Table | None:
-        """Returns columns of the file if its number of rows and its metadata are those of the job."""
+        """Returns columns of the file if it can be read, and its number of rows and its metadata are those of the job.
 
-        def read(source: pa.NativeFile) -> pa.Table | None:
-            try:
-                file = pq.ParquetFile(source)
-                told = (file.schema_arrow.metadata or {}).get(METADATA.encode(), b"").decode()
-                if file.metadata.num_rows != part.rows or told != metadata[METADATA]:
-                    return None
-                return file.read(columns=list(columns))
-            except pa.ArrowInvalid:  # damaged
-                return None
-
-        return output.read(_parquet(part), read)
+        All of the file is read first, so that an error of the store cannot be taken for damage, or the reverse.
+        """
+        content = output.read(_parquet(part))
+        if content is None:
+            return None
+        try:
+            file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+            told = (file.schema_arrow.metadata or {}).get(METADATA.encode(), b"").decode()
+            table = file.read()
+            return table.select(list(columns)) if (table.num_rows, told) == (part.rows, metadata[METADATA]) else None
+        except DAMAGED:
+            return None
 
 
 @dataclass(frozen=True)
@@ -191,7 +230,7 @@ class PngFormat(Format):
         self, output: OutputFolder, part: Part, metadata: Mapping[str, str], columns: Sequence[str]
     ) -> pa.Table | None:
         """Returns an empty table if the part is marked as complete."""
-        return output.read(_mark(part), lambda _: pa.table({}))
+        return None if output.read(_mark(part)) is None else pa.table({})
 
 
 def _parquet(part: Part) -> str:

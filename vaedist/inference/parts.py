@@ -51,8 +51,8 @@ class Parts(Sequence[Part]):
         for group, rows in self.groups.items():
             count = self._count(rows)
             if 0 <= left < count:
-                start = left * self.size
-                return Part(f"{group}-{left:06d}", group, start, min(start + self.size, rows))
+                start, width = left * self.size, max(6, len(str(count - 1)))
+                return Part(f"{group}-{left:0{width}d}", group, start, min(start + self.size, rows))
             left -= count
         raise IndexError(f"no part {number} of {len(self)}")
 

@@ -1,7 +1,6 @@
 """Evaluation of a run on Ray workers that share its images; the result does not depend on their number."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from threading import Lock
 from typing import Any
 
@@ -14,7 +13,7 @@ from vaedist.data.manifest import SplitName
 from vaedist.evaluation.importance import BLOCKS_AT_ONCE, BlockScores
 from vaedist.evaluation.results import Evaluation
 from vaedist.launch.actors import ended
-from vaedist.launch.session import COMPUTING, ray_session, resources_per_worker
+from vaedist.launch.session import COMPUTING, check_room, ray_session, resources_per_worker
 from vaedist.launch.user_code import code_of
 
 RESTARTS = 3  # of a worker that died; its block is scored again
@@ -52,8 +51,7 @@ def evaluate(
     """
     options: dict[str, Any] = {"samples": samples, "split": split, "limit": limit, "progress": progress}
     if workers > 1 or gpus_per_worker or address:
-        there = replace(run, folder=run.folder.absolute())
-        found = evaluate_on_ray(there, workers=workers, gpus_per_worker=gpus_per_worker, address=address, **options)
+        found = evaluate_on_ray(run, workers=workers, gpus_per_worker=gpus_per_worker, address=address, **options)
     else:
         found = run.evaluate(**options)
     run.save_evaluation(found, split=split, limit=limit)
@@ -83,11 +81,13 @@ def evaluate_on_ray(
         VaedistError: `Run.evaluate` raised it, or the cluster cannot be reached or has no room.
         WorkerError: a worker died more than `RESTARTS` times.
     """
-    run = replace(run)  # drops the model, if it was loaded
+    run = run.for_workers()
     check_classes(run.experiment)
     with ray_session(address, code_of(run.experiment)):
-        resources = resources_per_worker(ScalingSection(workers=workers, gpus_per_worker=gpus_per_worker))
-        scorers = _start(run, workers, max(1, int(resources["CPU"])), gpus_per_worker, options)
+        scaling = ScalingSection(workers=workers, gpus_per_worker=gpus_per_worker, autoscaling=True)  # not checked
+        cpus = resources_per_worker(scaling)["CPU"]
+        check_room(workers, cpus, gpus_per_worker)
+        scorers = _start(run, workers, max(1, int(cpus)), gpus_per_worker, options)
         with ended(scorers, f"a worker died more than {RESTARTS} times"):
             blocks, scores = ray.get(scorers[0].blocks.remote()), []
             pool = ActorPool(scorers * BLOCKS_AT_ONCE)

@@ -1,22 +1,21 @@
 """Jobs on Ray: workers that each hold the model compute the parts of a job's table, through Ray Data."""
 
+import math
 import pickle
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from threading import Lock
+from threading import Thread
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import ray
-import ray.data
-from ray.data import ActorPoolStrategy, Dataset
+from ray.data import Dataset
 from ray.exceptions import RayActorError, RayError
 
 from vaedist.api import Run
-from vaedist.config import ScalingSection, check_classes
+from vaedist.config import check_classes
 from vaedist.data.manifest import SplitName
 from vaedist.errors import Interrupted, VaedistError, WorkerError
 from vaedist.evaluation.encoding import Kind
@@ -24,43 +23,19 @@ from vaedist.inference.encode import encode_job
 from vaedist.inference.job import Job
 from vaedist.inference.output import Format, OutputFolder, record_text
 from vaedist.inference.parts import Part
-from vaedist.launch.session import COMPUTING, places, ray_session, resources_per_worker, start_ray
+from vaedist.launch.part_workers import RESTARTS, Encoder, Workers, Writer, mapped
+from vaedist.launch.session import connect, ray_session
+from vaedist.launch.training.channel import open_channel
 from vaedist.launch.training.locked_folder import owned
 from vaedist.launch.user_code import code_of
 from vaedist.storage.filesystem import first_line
+from vaedist.storage.uri import is_remote
 
-RESTARTS = 3  # of a worker that died; its part is computed again
-AT_ONCE = 2  # parts of a worker: one is computed while the one before is written
-MOST_WORKERS = 16  # by default
-MOST_BLOCKS = 2048  # of part numbers, which the driver puts into Ray's object store
-CPUS = 1.0  # of a worker. With more threads, sums would be rounded in another order.
+NOTICE_SECONDS = 10.0  # between two notices of workers
+ADVICE = "--resume completes the output"
 
 Progress = Callable[[int, int], None]
 Report = Callable[[Part, pa.Table], None]
-
-
-@dataclass(frozen=True)
-class Workers:
-    """Workers of a job.
-
-    Attributes:
-        count: number of workers; None for one per CPU or, with GPUs, as many as these allow, at most `MOST_WORKERS`.
-        gpus: GPUs of each worker, or the fraction of one.
-    """
-
-    count: int | None = None
-    gpus: float = 0.0
-
-    def of_cluster(self, parts: int) -> int:
-        """Returns the number of workers on the connected cluster, at most one for each part.
-
-        Raises:
-            ClusterError: the cluster has no room for them.
-        """
-        count = self.count or max(1, min(places(CPUS, self.gpus), MOST_WORKERS))
-        count = min(count, max(parts, 1))
-        resources_per_worker(ScalingSection(workers=count, cpus_per_worker=CPUS, gpus_per_worker=self.gpus))
-        return count
 
 
 def run_job(
@@ -69,7 +44,7 @@ def run_job(
     fmt: Format,
     *,
     resume: bool = False,
-    workers: Workers = Workers(),
+    workers: Workers = Workers(),  # noqa: B008 - frozen
     address: str | None = None,
     reported: Sequence[str] = (),
     report: Report = lambda part, table: None,
@@ -100,21 +75,26 @@ def run_job(
         WorkerError: a worker died more than `RESTARTS` times, or failed.
         Interrupted: on KeyboardInterrupt.
     """
-    output = OutputFolder(output.store.absolute())
+    output = output.absolute()
     output.check(job, fmt, resume=resume)
+    output = output.patient(notify)
     check_classes(job.run.experiment)
     busy = f"{output.location} is being written by another process"
     session = ray_session(address, code_of(job.run.experiment))
     with owned(
-        output, output.record, record_text(job, fmt), busy=busy, ray=session, quiet=True, notify=notify
+        output, output.record, record_text(job, fmt), busy=busy, ray=session, quiet=True, notify=notify, advice=ADVICE
     ) as claim:
+        if not claim.new:  # another command may have written it after the check
+            output.check(job, fmt, resume=resume)
         count = workers.of_cluster(len(job.parts))
         claim.begin()
         output.clean()
-        worker = _Writer, (job, output, fmt, tuple(reported), workers.gpus)
         done = 0
         try:
-            with closing(_results(_mapped(job, worker, count, workers.gpus))) as results:
+            with (
+                _notices(output.location, notify) as notices,
+                closing(_results(_written(job, output, fmt, reported, count, workers.gpus, notices))) as results,
+            ):
                 for number, table in results:
                     part = job.parts[number]
                     done += part.rows
@@ -124,7 +104,7 @@ def run_job(
             raise Interrupted(
                 f"stopped with {done:,} of {job.parts.rows:,} rows in {output.location}; --resume completes it"
             ) from None
-        output.finish()
+        output.finish(job, fmt)
 
 
 def encode_dataset(
@@ -133,59 +113,86 @@ def encode_dataset(
     split: SplitName | Sequence[SplitName] | None = None,
     data: str | None = None,
     folder: str | Path | None = None,
-    latents: Sequence[Kind] | None = None,
+    latents: Kind | Sequence[Kind] | None = None,
     seed: int = 0,
     workers: int | None = None,
     gpus_per_worker: float = 0.0,
+    address: str | None = None,
 ) -> Dataset:
     """Returns a Ray Dataset of the encoded images of a data set; nothing is computed before it is consumed.
 
     The columns are those of `encode_job`, which are also those of `vaedist encode`.
 
-    It uses the Ray cluster that this process is connected to. If there is none, it starts a local Ray, which ends with
-    the process.
+    It uses the Ray cluster that this process is connected to. If there is none, it joins one or starts a local Ray as
+    `train` does; the connection ends with the process.
+
+    Ray's progress bars are off; `dataset.context.enable_progress_bars = True` shows them.
+
+    When the Dataset is consumed, errors of workers are raised as the subclass of `VaedistError` that they are, and also
+    as Ray's `RayTaskError`, whose traceback is that of the worker. A worker that died too often is a `RayError`.
 
     Args:
         run: the run.
         split: one or several splits; None for all.
-        data: the data set; None for the run's own.
+        data: any data set whose images have the run's shape; None for the run's own.
         folder: a folder of image files, instead of a data set.
         latents: "sample", "mean" and "log_sigma", or some of them; None for all that the model has.
         seed: seed of the noise.
         workers: number of workers; None for one per CPU or, with GPUs, as many as these allow, at most 16.
         gpus_per_worker: GPUs of each worker, or the fraction of one.
+        address: address of the Ray cluster, see `train`; it must reach the run and its data at the same path or URI.
 
     Raises:
-        DataError: there is no such data, or its images have another shape than the run's.
-        ClusterError: the cluster has no room for the workers.
+        DataError: there is no such data, its images have another shape than the run's, or the run's own data set has
+            changed since the training.
+        ConfigError: there are no such latents, or a number of workers or GPUs is out of range.
+        ModelError: the model has no such latents.
+        ClusterError: the cluster cannot be reached, or has no room for the workers.
     """
+    wanted = Workers(workers, gpus_per_worker)
     job = encode_job(run, split=split, data=data, folder=folder, latents=latents, seed=seed)
     check_classes(run.experiment)
-    if not ray.is_initialized():
-        start_ray(code_of(run.experiment))
-    count = Workers(workers, gpus_per_worker).of_cluster(len(job.parts))
-    return _mapped(job, (_Computer, (job, gpus_per_worker)), count, gpus_per_worker)
+    connect(address, code_of(run.experiment))
+    count = wanted.of_cluster(len(job.parts))
+    encoded = mapped(job, Encoder, (job, gpus_per_worker), count, gpus_per_worker, TF_CPP_MIN_LOG_LEVEL="3")
+    encoded.context.raise_original_map_exception = True
+    return encoded
 
 
-def _mapped(job: Job, worker: tuple[type, tuple[Any, ...]], count: int, gpus: float) -> Dataset:
-    """Returns the results of workers, instances of a class with these arguments, for the numbers of all parts."""
-    numbers = ray.data.from_items(
-        [{"part": number} for number in range(len(job.parts))],
-        override_num_blocks=min(len(job.parts), MOST_BLOCKS),
-    )
-    made, arguments = worker
-    return numbers.map_batches(
-        made,
-        fn_constructor_args=arguments,
-        batch_size=1,
-        compute=ActorPoolStrategy(size=count),
-        num_cpus=CPUS,
-        num_gpus=gpus,
-        max_restarts=RESTARTS,
-        max_task_retries=RESTARTS,
-        max_concurrency=AT_ONCE,
-        runtime_env=COMPUTING,
-    )
+def _written(
+    job: Job, output: OutputFolder, fmt: Format, reported: Sequence[str], count: int, gpus: float, notices: Any
+) -> Dataset:
+    """Returns the numbers and the reported columns of the parts that workers write."""
+    return mapped(job, Writer, (job, output.patient(), fmt, tuple(reported), gpus, notices), count, gpus)
+
+
+@contextmanager
+def _notices(location: str, notify: Callable[[str], None]) -> Iterator[Any]:
+    """Yields a channel whose notices are passed on in another thread; None for a local folder, which has none.
+
+    Every worker that waits for an object store says so. Within `NOTICE_SECONDS`, only the first notice is passed on.
+    """
+    if not is_remote(location):
+        yield None
+        return
+    channel = open_channel()
+
+    def pass_on() -> None:
+        last = -math.inf
+        with suppress(RayError):  # Ray has ended, which the command reports
+            while (event := ray.get(channel.get.remote())) is not None:
+                if time.monotonic() > last + NOTICE_SECONDS:
+                    last = time.monotonic()
+                    notify(event.text)
+
+    thread = Thread(target=pass_on, daemon=True)
+    thread.start()
+    try:
+        yield channel
+    finally:
+        channel.put.remote(None)
+        thread.join(NOTICE_SECONDS)
+        ray.kill(channel)
 
 
 def _results(dataset: Dataset) -> Generator[tuple[int, pa.Table], None, None]:
@@ -195,8 +202,6 @@ def _results(dataset: Dataset) -> Generator[tuple[int, pa.Table], None, None]:
         VaedistError: a worker raised it.
         WorkerError: a worker died too often, or failed.
     """
-    dataset.context.enable_progress_bars = False
-    dataset.context.print_on_execution_start = False
     try:
         for rows in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="numpy"):
             for number, result in zip(rows["part"], rows["result"], strict=True):
@@ -211,53 +216,3 @@ def _results(dataset: Dataset) -> Generator[tuple[int, pa.Table], None, None]:
     except RayError as error:
         cause = error.__cause__ or error
         raise WorkerError(f"a worker failed: {type(cause).__name__}: {first_line(cause)}") from error
-
-
-class _Computer:
-    """Worker that computes the tables of parts; it loads the model at the first one."""
-
-    def __init__(self, job: Job, gpus: float) -> None:
-        self.job, self._gpus = job, gpus
-        self._lock = Lock()
-        self._compute: Callable[[Part], pa.Table] | None = None
-
-    def table(self, part: Part) -> pa.Table:
-        """Returns the table of a part; computes one at a time."""
-        with self._lock:
-            if self._compute is None:
-                from vaedist.devices.strategy import configure_devices
-
-                configure_devices(int(CPUS), self._gpus, 1)
-                self._compute = self.job.open()
-            return self._compute(part)
-
-    def __call__(self, rows: dict[str, np.ndarray]) -> pa.Table:
-        """Returns the table of the part with the given number."""
-        return self.table(self.job.parts[int(rows["part"][0])])
-
-
-class _Writer(_Computer):
-    """Worker that writes the parts of an output which do not exist yet."""
-
-    def __init__(self, job: Job, output: OutputFolder, fmt: Format, reported: Sequence[str], gpus: float) -> None:
-        super().__init__(job, gpus)
-        self._output, self._format, self._reported = OutputFolder(output.store.patient()), fmt, list(reported)
-        self._metadata = job.metadata()
-
-    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:  # type: ignore[override]
-        """Returns the number of the part, and its reported columns or the error, pickled."""
-        number = int(rows["part"][0])
-        result: pa.Table | VaedistError
-        try:
-            result = self._written(self.job.parts[number])
-        except VaedistError as error:
-            result = error
-        return {"part": [number], "result": [pickle.dumps(result)]}
-
-    def _written(self, part: Part) -> pa.Table:
-        found = self._format.find(self._output, part, self._metadata, self._reported)
-        if found is None:
-            table = self.table(part)
-            self._format.write(self._output, part, table)
-            found = table.select(self._reported)
-        return found

@@ -48,21 +48,45 @@ def ray_session(address: str | None = None, packages: Sequence[Path] = ()) -> It
     """Connects to Ray within the context; an existing connection is used as it is.
 
     Args:
+        address: see `connect`; a local Ray that is started ends with the context.
+        packages: see `connect`.
+
+    Raises:
+        ConfigError, ClusterError: see `connect`.
+        WorkerError: within the context, Ray raised an error, as when this machine's Ray has ended.
+    """
+    if connect(address, packages):
+        try:
+            with suspended_together():
+                yield
+        except ray.exceptions.RayError as error:
+            raise WorkerError(f"Ray failed: {first_line(error)}") from error
+        finally:
+            ray.shutdown()
+    else:
+        yield
+
+
+def connect(address: str | None = None, packages: Sequence[Path] = ()) -> bool:
+    """Connects this process to Ray; an existing connection is used as it is.
+
+    Args:
         address: HOST:PORT of a cluster, or "auto" for the one on this machine. None uses RAY_ADDRESS, or if it is not
-            set starts a local Ray that ends with the context.
+            set starts a local Ray that ends with this process.
         packages: the user's packages, for workers to import. A local Ray reads them in place, and a cluster gets
             copies. A job's packages are on the cluster already, and those of an existing connection must be.
+
+    Returns:
+        True if there was no connection.
 
     Raises:
         ConfigError: a package cannot be read.
         ClusterError: the cluster cannot be reached, `authorize` refuses the address, or workers of an existing
             connection cannot import a package.
-        WorkerError: within the context, Ray raised an error, as when this machine's Ray has ended.
     """
     if ray.is_initialized():
         check_importable(packages)
-        yield
-        return
+        return False
     require_variables()
     source = "" if address else "RAY_ADDRESS: "
     address = address or os.environ.get("RAY_ADDRESS") or "local"
@@ -80,15 +104,9 @@ def ray_session(address: str | None = None, packages: Sequence[Path] = ()) -> It
         raise
     except Exception as error:  # Ray also raises plain exceptions
         raise ClusterError(f"{failed}: {_reason(error)}") from error
-    try:
-        if callable(on_sigterm):  # Ray has replaced it with a handler that ends the process at once
-            signal.signal(signal.SIGTERM, on_sigterm)
-        with suspended_together():
-            yield
-    except ray.exceptions.RayError as error:
-        raise WorkerError(f"Ray failed: {first_line(error)}") from error
-    finally:
-        ray.shutdown()
+    if callable(on_sigterm):  # Ray has replaced it with a handler that ends the process at once
+        signal.signal(signal.SIGTERM, on_sigterm)
+    return True
 
 
 def _join(address: str, packages: Sequence[Path]) -> None:
@@ -200,24 +218,50 @@ def resources_per_worker(
     fewest, most = scaling.bounds
     if not cpus:
         largest = int(max((node.get("CPU", 0) for node in nodes), default=0))
-        wanted = min(jobs * most, max(_places(nodes, 1, gpus), fewest))
-        fitting = [c for c in range(largest, 0, -1) if _places(nodes, c, gpus) >= wanted]
+        wanted = min(jobs * most, max(places(1, gpus, nodes), fewest))
+        fitting = [c for c in range(largest, 0, -1) if places(c, gpus, nodes) >= wanted]
         cpus = fitting[0] if fitting else 1
-    if not scaling.autoscaling and (room := _places(nodes, cpus, gpus)) < fewest:
-        wish = " at least" if scaling.elastic else ""
+    if not scaling.autoscaling:
+        wish = f"scaling.workers = {fewest}" + (" at least" if scaling.elastic else "")
+        advice = "ask for less, or set scaling.autoscaling = true if the cluster adds nodes on demand"
+        check_room(fewest, cpus, gpus, nodes, wish=wish, advice=advice)
+    return {"CPU": float(cpus)} | ({"GPU": float(gpus)} if gpus else {})
+
+
+def check_room(
+    workers: int,
+    cpus: float,
+    gpus: float,
+    nodes: Sequence[Mapping[str, float]] | None = None,
+    *,
+    wish: str = "",
+    advice: str = "ask for fewer workers",
+) -> None:
+    """Checks that the cluster has room for workers.
+
+    Args:
+        workers: number of workers.
+        cpus: CPUs of each.
+        gpus: GPUs of each, or the fraction of one.
+        nodes: resources of each node; None uses those of the connected cluster.
+        wish: how the number of workers was requested, for the message.
+        advice: what to do if there is no room.
+
+    Raises:
+        ClusterError: there is no room.
+    """
+    nodes = node_resources() if nodes is None else nodes
+    if (room := places(cpus, gpus, nodes)) < workers:
         each = f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
         raise ClusterError(
-            f"the cluster has no room for the job: scaling.workers = {fewest}{wish}, each of {each}, and "
-            f"{describe(nodes)} in all fit {room}; ask for less, or set scaling.autoscaling = true "
-            f"if the cluster adds nodes on demand"
+            f"the cluster has no room for the job: {wish or counted(workers, 'worker')}, each of {each}, and "
+            f"{describe(nodes)} in all fit {room}; {advice}"
         )
-    return {"CPU": float(cpus)} | ({"GPU": float(gpus)} if gpus else {})
 
 
 def jobs_at_once(scaling: ScalingSection, resources: Mapping[str, float]) -> int:
     """Returns the number of jobs that fit into the cluster, if each worker reserves `resources`; at least 1."""
-    places = _places(node_resources(), resources["CPU"], resources.get("GPU", 0))
-    return max(1, places // scaling.bounds[0])
+    return max(1, places(resources["CPU"], resources.get("GPU", 0)) // scaling.bounds[0])
 
 
 def node_resources() -> list[Mapping[str, float]]:
@@ -237,16 +281,19 @@ def total(nodes: Sequence[Mapping[str, Any]], kind: str) -> float:
     return sum(node.get(kind, 0) for node in nodes)
 
 
-def places(cpus: float, gpus: float) -> int:
-    """Returns the number of workers with these resources that fit on the connected cluster."""
-    return _places(node_resources(), cpus, gpus)
+def places(cpus: float, gpus: float, nodes: Sequence[Mapping[str, float]] | None = None) -> int:
+    """Returns the number of workers with these resources that fit on the nodes; None: on the connected cluster."""
+    nodes = node_resources() if nodes is None else nodes
+    return sum(min(_times(node.get("CPU", 0), cpus), _on_gpus(node.get("GPU", 0), gpus)) for node in nodes)
 
 
-def _places(nodes: Sequence[Mapping[str, float]], cpus: float, gpus: float) -> int:
-    """Returns the number of workers with these resources that fit on the nodes."""
-    return sum(min(_times(node, "CPU", cpus), _times(node, "GPU", gpus)) for node in nodes)
+def _on_gpus(count: float, each: float) -> int:
+    """Returns the number of workers that GPUs have room for; a part of a GPU comes from a single one."""
+    if not 0 < each < 1:
+        return _times(count, each)
+    return int(count) * _times(1, each) + _times(count % 1, each)
 
 
-def _times(node: Mapping[str, float], kind: str, each: float) -> int:
-    """Returns the number of workers that a node has room for, by one resource; each needs the amount `each`."""
-    return int(node.get(kind, 0) / each + 1e-9) if each else sys.maxsize
+def _times(amount: float, each: float) -> int:
+    """Returns how many times an amount holds another."""
+    return int(amount / each + 1e-9) if each else sys.maxsize

@@ -67,21 +67,13 @@ class Checkpoint:
         path: the checkpoint's folder.
         position: position of the run.
         experiment: the experiment's TOML text.
+        digest: SHA-256 of its state, which holds the digests of all other files.
     """
 
     path: Path
     position: Position
     experiment: str
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of its state, which holds the digests of all other files.
-
-        Raises:
-            CheckpointError: the checkpoint was removed.
-        """
-        with _faults(self.path):
-            return (self.path / MARKER).read_text(encoding="ascii").strip()
+    digest: str
 
     def weights(self) -> dict[str, np.ndarray]:
         """Reads the model's weights, by their Keras paths."""
@@ -105,11 +97,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: it is not committed, or a file is missing or differs; the message names it.
     """
     with _faults(path):
-        position, digests = _read_state(path)
+        position, digests, marker = _read_state(path)
         for name, digest in digests.items():
             if Path(name).name != name or _sha256(path / name) != digest:
                 raise CheckpointError(f"checkpoint {path} is damaged: {name} has changed since it was committed")
-        return Checkpoint(path, position, (path / EXPERIMENT).read_text(encoding="utf-8"))
+        return Checkpoint(path, position, (path / EXPERIMENT).read_text(encoding="utf-8"), marker)
 
 
 def read_position(path: Path) -> Position:
@@ -122,8 +114,8 @@ def read_position(path: Path) -> Position:
         return _read_state(path)[0]
 
 
-def _read_state(path: Path) -> tuple[Position, dict[str, str]]:
-    """Reads a checkpoint's position, and the digest of each of its files."""
+def _read_state(path: Path) -> tuple[Position, dict[str, str], str]:
+    """Reads a checkpoint's position, the digest of each of its files, and the marker, which is the state's digest."""
     marker = (path / MARKER).read_text(encoding="ascii").strip()
     state = (path / STATE).read_bytes()
     if hashlib.sha256(state).hexdigest() != marker:
@@ -132,7 +124,7 @@ def _read_state(path: Path) -> tuple[Position, dict[str, str]]:
     if record.pop("format") != FORMAT:
         raise CheckpointError(f"checkpoint {path} was written by another version of vaedist")
     digests = record.pop("files")
-    return TypeAdapter(Position).validate_json(json.dumps(record), strict=True), digests
+    return TypeAdapter(Position).validate_json(json.dumps(record), strict=True), digests, marker
 
 
 @contextmanager

@@ -178,5 +178,5 @@ class LocalFolderStore(FolderStore):
     @contextmanager
     def claim(self, record: Path, text: str, *, busy: str, log: Path, session: Session) -> Iterator[Claim]:
         """Claims the folder by a file lock, then connects."""
-        with claim_local_folder(self.path, record, text, busy) as claim, session.connect(log):
+        with claim_local_folder(self.path, record, text, busy, log) as claim, session.connect(log):
             yield claim

@@ -41,6 +41,7 @@ class RemoteFolderStore(FolderStore):
     @classmethod
     def at(cls, uri: str) -> "RemoteFolderStore":
         """Returns the folder at a URI, with a working copy in the user's cache folder."""
+        uri = join_uri(uri)  # without a trailing slash
         return cls(uri, copy_of(uri))
 
     @cached_property
@@ -235,7 +236,7 @@ class RemoteFolderStore(FolderStore):
             with (
                 session.connect(local),
                 session.lock(lock, busy),
-                claim_remote_folder(self._store, self._name(record), text) as claim,
+                claim_remote_folder(self._store, self._name(record), text, busy, self._name(log)) as claim,
                 self._appended(local, self._name(log)),
             ):
                 yield claim

@@ -31,8 +31,8 @@ def local_path(location: str) -> Path:
 
 
 def absolute_location(location: str) -> str:
-    """Returns a location that is valid in every process: a URI, or an absolute path."""
-    return location if is_remote(location) else str(local_path(location).absolute())
+    """Returns a location that is valid in every process: a URI, or an absolute path; without a trailing slash."""
+    return join_uri(location) if is_remote(location) else str(local_path(location).absolute())
 
 
 def _expanded(path: str) -> str:

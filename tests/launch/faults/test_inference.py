@@ -68,7 +68,7 @@ def test_workers_that_are_killed_leave_no_trace(run, whole, tmp_path, processes,
 
 def test_a_worker_that_always_dies_ends_the_command(run, tmp_path, processes, monkeypatch):
     """As out of memory: the table of a part ends the process."""
-    monkeypatch.setattr(OutputFolder, "finish", lambda self: pytest.fail("it is not complete"))
+    monkeypatch.setattr(OutputFolder, "finish", lambda *_: pytest.fail("it is not complete"))
 
     class Deadly(type(generate_job(run, 1))):
         def open(self):

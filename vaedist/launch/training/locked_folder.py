@@ -45,6 +45,7 @@ def owned(
     ray: AbstractContextManager[None],
     quiet: bool,
     notify: Callable[[str], None],
+    advice: str = RESUMABLE,
 ) -> Iterator[Claim]:
     """Claims a folder and connects to Ray.
 
@@ -56,6 +57,7 @@ def owned(
         ray: context that connects to Ray, which locks folders on object stores.
         quiet: send Ray's output to the folder's log.
         notify: called with a notice if an object store does not answer.
+        advice: what to do if this process is ended, see `output_to`.
 
     Yields:
         The claim. Call `begin` when the work begins; until then a new folder is removed again on an error. Call
@@ -67,7 +69,8 @@ def owned(
         ClusterError: Ray cannot be reached.
     """
     store = folder.store.patient(notify)
-    with store.claim(record, text, busy=busy, log=folder.logs / RAY_LOG, session=RaySession(ray, quiet)) as claim:
+    session = RaySession(ray, quiet, advice)
+    with store.claim(record, text, busy=busy, log=folder.logs / RAY_LOG, session=session) as claim:
         yield claim
 
 
@@ -78,10 +81,12 @@ class RaySession:
     Attributes:
         ray: context that connects to Ray.
         quiet: send Ray's output to the log.
+        advice: what to do if this process is ended, see `output_to`.
     """
 
     ray: AbstractContextManager[None]
     quiet: bool
+    advice: str
 
     @contextmanager
     def connect(self, log: Path) -> Iterator[None]:
@@ -92,7 +97,7 @@ class RaySession:
         """
         with ExitStack() as stack:
             if self.quiet:
-                stack.enter_context(output_to(log, advice=f"see {log}; {RESUMABLE}"))
+                stack.enter_context(output_to(log, advice=f"see {log}; {self.advice}"))
             stack.enter_context(self.ray)
             yield
 
