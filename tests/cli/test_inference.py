@@ -32,6 +32,8 @@ def place(tmp_path_factory):
     save_run(folder / "copy", mlp)
     hierarchy = base.with_overrides("model.type=resnet", "model.width=4", "model.latent=2", "model.flow.depth=0")
     save_run(folder / "hierarchy", hierarchy)
+    prepare(source(train=30, test=19, shape=(4, 6, 2)), str(folder / "pairs"), shards=4)
+    save_run(folder / "two", mlp.with_overrides(f"data.path={folder / 'pairs'}"))
     run = vaedist.load_run(folder / "run")
     for name, job in (("encoded", encode_job(run, seed=1)), ("images", generate_job(run, 10))):
         (folder / name).mkdir()
@@ -75,6 +77,9 @@ def place(tmp_path_factory):
         ("generate run -n 0 -o out", "0 is not in the range"),
         ("generate run -o out", "Missing option '-n' / '--count'"),
         ("generate run -n 10 -o out --temperature nan", "nan is not a number"),
+        ("generate two -n 10 -o out", "cannot be PNG, which has 1 or 3: use --format parquet-array"),
+        ("generate two -n 10 -o out --format png", "images of 2 channels cannot be PNG"),
+        ("encode two -o out --folder full", "images in full are grey or RGB, but the run's model needs 2 channels"),
         ("generate run -n 10 -o out --format jpeg", "'jpeg' is not one of"),
     ],
 )  # fmt: skip

@@ -24,6 +24,7 @@ from vaedist.cli.options import (
     temperature_option,
 )
 from vaedist.cli.output import print_pairs, progress_bar
+from vaedist.errors import ConfigError
 
 if TYPE_CHECKING:
     from vaedist.inference.job import Job
@@ -153,7 +154,13 @@ def generate(
     with loaded_for_workers(run, checkpoint=checkpoint, ema=ema) as opened:
         from vaedist.inference.generate import generate_job
         from vaedist.inference.output import ParquetFormat, PngFormat
+        from vaedist.monitor.pictures import PNG_CHANNELS
 
+        channels = opened.image_shape[2]
+        if form != "parquet-array" and channels not in PNG_CHANNELS:
+            raise ConfigError(
+                f"images of {channels} channels cannot be PNG, which has 1 or 3: use --format parquet-array"
+            )
         drawn: Any = {"pixels": pixels, "content": "array" if form == "parquet-array" else "png"}
         job = generate_job(opened, count, seed=seed, temperature=temperature, rows=options["rows_per_part"], **drawn)
         fmt = PngFormat(len(str(count - 1))) if form == "png" else ParquetFormat()
