@@ -34,6 +34,12 @@ def test_the_notebook_runs_and_prints_nothing_of_its_libraries(tmp_path):
     assert (tmp_path / "runs" / "notebook" / "pictures" / "samples.png").exists()
 
 
+def test_the_committed_outputs_are_free_of_messages():
+    notebook = nbformat.read(DOCS / "notebook.ipynb", as_version=4)
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert [output.output_type for output in outputs] == [*["display_data"] * 3, "execute_result", "display_data"]
+
+
 def test_the_kernel_is_that_of_the_tests():
     from jupyter_client.kernelspec import KernelSpecManager
 
