@@ -41,6 +41,7 @@ def place(tmp_path_factory):
     (folder / "full").mkdir()
     (folder / "full/notes.txt").write_text("mine")
     (folder / "empty").mkdir()
+    (folder / "link").symlink_to("full")
     return folder
 
 
@@ -57,6 +58,8 @@ def place(tmp_path_factory):
         ("encode hierarchy -o out --latents mean", "ResNetVAE has no mean: it does not define posterior_base"),
         ("encode run -o out --folder empty", "no images in empty"),
         ("encode run -o out --folder full --split test", "--folder excludes --data and --split"),
+        ("encode run -o out --folder full --contact-sheet full/a/sheet.png", "must be outside of --folder"),
+        ("encode run -o out --folder ./link --contact-sheet full/sheet.png", "must be outside of --folder"),
         ("encode run -o out --checkpoint 5", "no checkpoint of step 5 in run/checkpoints; it has steps 4, 8"),
         ("encode run -o out --checkpoint last", "'last' must be best, newest, or the step of a checkpoint"),
         ("encode run -o out --workers 0", "0 is not in the range 1<=x<=4096"),

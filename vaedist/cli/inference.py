@@ -107,6 +107,8 @@ def encode(
     """
     if folder is not None and (data is not None or split != "all"):
         raise click.UsageError("--folder excludes --data and --split")
+    if folder is not None and contact_sheet is not None and contact_sheet.resolve().is_relative_to(folder.resolve()):
+        raise click.UsageError("--contact-sheet must be outside of --folder: it would become one of the images")
     with loaded_for_workers(run, checkpoint=checkpoint, ema=ema) as opened:
         from vaedist.inference.encode import encode_job
         from vaedist.inference.output import ParquetFormat
