@@ -221,7 +221,7 @@ class Run:
 
         The folder has `saved_model/1/`, whose functions `encode`, `decode`, `reconstruct`, `score` and `generate` need
         TensorFlow only and return what the methods of this class return; `model.keras`; `README.md`; and
-        `experiment.toml`. It appears as a whole, or not at all.
+        `experiment.toml`. It appears as a whole, or not at all; on an object store, `README.md` is written last.
 
         Args:
             path: path or URI of the folder, which must be new or empty.
