@@ -20,7 +20,7 @@ help: ## Print the targets (the default)
 setup: $(INSTALLED) ## Create .venv and install the project into it; the targets below do this if needed
 
 train: $(INSTALLED) $(PHOTOS) ## Prepare data/photos if it is missing, and train jobs/photos-resnet.toml as a new run
-	@echo "training jobs/photos-resnet.toml: 3 to 10 minutes on two cores, and 2.6 GB of memory"
+	@echo "training jobs/photos-resnet.toml: about 3 minutes on two idle cores, and 2.6 GB of memory"
 	@$(BIN)/vaedist train jobs/photos-resnet.toml --name "photos-resnet-$$(date +%Y%m%d-%H%M%S)"
 
 # Tests run in several processes, because those that start Ray are idle most of the time, in the order of tests/conftest.py,
@@ -52,6 +52,7 @@ docs docs-serve: export NO_MKDOCS_2_WARNING := 1
 
 docs: $(INSTALLED) ## Build the documentation into build/site; a broken link is an error
 	$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
 
 docs-serve: $(INSTALLED) ## Serve the documentation at http://127.0.0.1:8000, and rebuild it when a page changes
 	$(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:8000

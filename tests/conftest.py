@@ -39,7 +39,7 @@ ARCHIVE = "VAEDIST_CIFAR10_ARCHIVE"
 # Files whose tests share a Ray cluster, with the fixture `cluster`; those of a group run in one process.
 SHARING = {
     "train": ("train", "resnet", "gpus", "joining", "actors", "drain", "doctor_ports", "image_health", "normalised"),
-    "tune": ("tune", "evaluate", "bench", "inference"),
+    "tune": ("tune", "evaluate", "bench", "inference", "contact_sheet"),
 }
 GROUPS = {f"tests/launch/test_{name}.py": group for group, names in SHARING.items() for name in names}
 

@@ -53,6 +53,14 @@ def test_the_rows_of_a_table_have_as_many_cells_as_its_heading(page):
     assert wrong == []
 
 
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
+def test_commands_and_items_of_lists_are_on_lines_of_their_own(page):
+    comments = [line.partition(" # ")[2] for block in fences(page, "sh") for line in block.splitlines()]
+    assert [comment for comment in comments if re.search("(?<!`)vaedist ", comment)] == []
+    assert [text for text in prose(page).split("\n\n") if re.match(r"1\. .*\S 2\. ", text, re.DOTALL)] == []
+    assert re.findall(r".*[;:.] - .*", prose(page)) == []
+
+
 def test_no_sentence_is_on_two_pages():
     pages = [page for page in PAGES if page.name != "CHANGELOG.md"]
     found = Counter(sentence for page in pages for sentence in set(sentences(page)) if len(sentence) >= SENTENCE)

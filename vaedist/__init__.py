@@ -6,8 +6,10 @@ run = vaedist.train(experiment)
 
 import importlib
 import warnings
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from vaedist.tensorflow_log import without_import_messages as _without_import_messages
 from vaedist.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -69,11 +71,17 @@ _HOMES = {
     "tune": "vaedist.launch.tuning.sweep",
 }
 
+# Names whose modules import TensorFlow.
+_TENSORFLOW = {"Flow", "FlowOutput", "Likelihood", "Model", "Run", "Score", "encode_dataset", "evaluate", "load_run"}
+
 
 def __getattr__(name: str) -> Any:
     """Imports a name when it is first used: TensorFlow and Ray take seconds to import."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with warnings.catch_warnings():
+    with ExitStack() as stack:
+        if name in _TENSORFLOW:
+            stack.enter_context(_without_import_messages())
+        stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm, in notebooks without ipywidgets
         return getattr(importlib.import_module(_HOMES[name]), name)

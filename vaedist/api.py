@@ -109,12 +109,19 @@ class Run:
         """Returns a sample of q(z|x), [n, latents], for uint8 images [n, H, W, C]; layers are concatenated.
 
         Raises:
-            DataError: the images have another shape or type.
+            DataError: the images have another shape or type, or there are none.
         """
         return inspection.encode(self.model, self._checked(images), seed=seed)
 
     def decode(self, z: np.ndarray) -> np.ndarray:
-        """Returns E[x|z], [n, H, W, C], float32 in [0, 1], for latents [n, latents] as returned by `encode`."""
+        """Returns E[x|z], [n, H, W, C], float32 in [0, 1], for latents [n, latents] as returned by `encode`.
+
+        Raises:
+            DataError: the latents have another shape, or there are none.
+        """
+        z, latents = np.asarray(z), score_layout(self.model).size
+        if z.ndim != 2 or z.shape[1] != latents or not len(z):
+            raise DataError(f"z must be of shape [n, {latents}] with n >= 1, not {list(z.shape)}")
         return inspection.decode(self.model, z)
 
     def sample(self, count: int, *, seed: int = 0, pixels: Pixels = "mean", temperature: float = 1.0) -> np.ndarray:
@@ -122,14 +129,18 @@ class Run:
 
         By default these are the means E[x|z]; with `pixels` = "sample" the pixels are drawn from p(x|z). `temperature`
         is a factor on the standard deviations of the prior, of every stochastic layer.
+
+        Raises:
+            ConfigError: count is less than 1, or temperature is negative or not finite, or `pixels` is another text.
         """
+        inspection.require_drawable(count, pixels=pixels, temperature=temperature)
         return inspection.sample(self.model, count, seed=seed, pixels=pixels, temperature=temperature)
 
     def reconstruct(self, images: np.ndarray, *, seed: int = 0) -> np.ndarray:
         """Returns decode(encode(images)), [n, H, W, C], float32 in [0, 1].
 
         Raises:
-            DataError: the images have another shape or type.
+            DataError: the images have another shape or type, or there are none.
         """
         return inspection.reconstruct(self.model, self._checked(images), seed=seed)
 
@@ -144,7 +155,7 @@ class Run:
             seed: seed of the noise.
 
         Raises:
-            DataError: the images have another shape or type.
+            DataError: the images have another shape or type, or there are none.
             RunError: the model has a single stochastic layer.
         """
         images, layers = self._checked(images), score_layout(self.model).layers
@@ -162,7 +173,7 @@ class Run:
         `probe` then look as they do in every evaluation.
 
         Raises:
-            DataError: the images have another shape or type.
+            DataError: the images have another shape or type, or there are none.
         """
         return inspection.observed(self.model, self._checked(images))
 
@@ -174,7 +185,7 @@ class Run:
         """Returns the ELBO of each uint8 image and its terms, from one sample of z, [n] each, in nats.
 
         Raises:
-            DataError: the images have another shape or type.
+            DataError: the images have another shape or type, or there are none.
         """
         return inspection.score(self.model, self._checked(images), seed=seed)
 
@@ -240,7 +251,7 @@ class Run:
 
         The folder has `saved_model/1/`, whose functions `encode`, `decode`, `reconstruct`, `score` and `generate` need
         TensorFlow only and return what the methods of this class return; `model.keras`; `README.md`; and
-        `experiment.toml`. It appears as a whole, or not at all.
+        `experiment.toml`. It appears as a whole, or not at all; on an object store, `README.md` is written last.
 
         Args:
             path: path or URI of the folder, which must be new or empty.
@@ -378,9 +389,9 @@ class Run:
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         images = np.asarray(images)
-        if images.dtype != np.uint8 or images.shape[1:] != tuple(self.image_shape):
+        if images.dtype != np.uint8 or images.shape[1:] != tuple(self.image_shape) or not len(images):
             raise DataError(
-                f"images must be uint8 of shape [n, {', '.join(map(str, self.image_shape))}], "
+                f"images must be uint8 of shape [n, {', '.join(map(str, self.image_shape))}] with n >= 1, "
                 f"not {images.dtype} of shape {list(images.shape)}"
             )
         return images

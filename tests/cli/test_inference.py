@@ -35,6 +35,8 @@ def place(tmp_path_factory):
     moved.write_text(moved.read_text().replace(str(folder / "grey"), str(folder / "others")))  # prepared again
     hierarchy = base.with_overrides("model.type=resnet", "model.width=4", "model.latent=2", "model.flow.depth=0")
     save_run(folder / "hierarchy", hierarchy)
+    prepare(source(train=30, test=19, shape=(4, 6, 2)), str(folder / "pairs"), shards=4)
+    save_run(folder / "two", mlp.with_overrides(f"data.path={folder / 'pairs'}"))
     run = vaedist.load_run(folder / "run")
     for name, job in (("encoded", encode_job(run, seed=1)), ("images", generate_job(run, 10))):
         (folder / name).mkdir()
@@ -42,6 +44,7 @@ def place(tmp_path_factory):
     (folder / "full").mkdir()
     (folder / "full/notes.txt").write_text("mine")
     (folder / "empty").mkdir()
+    (folder / "link").symlink_to("full")
     return folder
 
 
@@ -59,6 +62,8 @@ def place(tmp_path_factory):
         ("encode hierarchy -o out --latents mean", "ResNetVAE has no mean: it does not define posterior_base"),
         ("encode run -o out --folder empty", "no images in empty"),
         ("encode run -o out --folder full --split test", "--folder excludes --data and --split"),
+        ("encode run -o out --folder full --contact-sheet full/a/sheet.png", "must be outside of --folder"),
+        ("encode run -o out --folder ./link --contact-sheet full/sheet.png", "must be outside of --folder"),
         ("encode run -o out --checkpoint 5", "no checkpoint of step 5 in run/checkpoints; it has steps 4, 8"),
         ("encode run -o out --checkpoint last", "'last' must be best, newest, or the step of a checkpoint"),
         ("encode run -o out --workers 0", "0 is not in the range 1<=x<=4096"),
@@ -80,6 +85,9 @@ def place(tmp_path_factory):
         ("generate run -n 0 -o out", "0 is not in the range"),
         ("generate run -o out", "Missing option '-n' / '--count'"),
         ("generate run -n 10 -o out --temperature nan", "nan is not a number"),
+        ("generate two -n 10 -o out", "cannot be PNG, which has 1 or 3: use --format parquet-array"),
+        ("generate two -n 10 -o out --format png", "images of 2 channels cannot be PNG"),
+        ("encode two -o out --folder full", "images in full are grey or RGB, but the run's model needs 2 channels"),
         ("generate run -n 10 -o out --format jpeg", "'jpeg' is not one of"),
     ],
 )  # fmt: skip

@@ -30,6 +30,12 @@ def test_a_job_is_valid_and_explains_each_key(model, size):
     assert max(map(len, lines)) <= 120
 
 
+@pytest.mark.parametrize(("images", "epochs"), [(54, 500), (10_000, 20), (None, 20)])
+def test_few_images_are_seen_in_more_epochs(images, epochs):
+    text = starter_job("data/own", "resnet", "small", "job.toml", images)  # batches of 16
+    assert Experiment.from_toml(text).training.epochs == epochs
+
+
 def test_a_job_is_written_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = invoke("my job.toml", "--model", "resnet", "--size", "medium", "--data", "s3://bucket/own")

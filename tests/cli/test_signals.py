@@ -50,7 +50,7 @@ def test_signals_and_a_lost_terminal_give_a_command_time_to_save(first):
     for _ in range(3):  # in the representations of the kernel and of shells
         process.send_signal(signal.SIGHUP)
     out, err = process.communicate(timeout=30)
-    assert (out, err) == ("saved\n", "stopped: stopped at step 3, which is saved\n")
+    assert (out, err) == ("saved\n", "stopped at step 3, which is saved\n")
     assert process.returncode == 130
 
 

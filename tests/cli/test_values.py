@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from command import refused
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
@@ -178,6 +179,43 @@ def test_paths_of_commands_below_the_home_folder(arguments, says, jobs, tmp_path
     assert ended.exit_code == 2
     assert says.format(home=tmp_path) in ended.output
     assert ended.output.count("\n") == 1, ended.output
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("encode run -o out --folder {uri}", "'--folder'"),
+        ("encode run -o out --contact-sheet {uri}", "'--contact-sheet'"),
+        ("neighbours run -o {uri}", "'-o' / '--output'"),
+        ("sample run -o {uri}", "'-o' / '--output'"),
+        ("reconstruct run -o {uri}", "'-o' / '--output'"),
+        ("bench job.toml --out {uri}", "'--out'"),
+        ("bench job.toml --against {uri}", "'--against'"),
+        ("data prepare folder --folder {uri}", "'--folder'"),
+        ("data prepare cifar10 --archive {uri}", "'--archive'"),
+        ("data prepare digits --idx {uri}", "'--idx'"),
+        ("data prepare digits --npz {uri}", "'--npz'"),
+        ("data prepare mnist --data-dir {uri}", "'--data-dir'"),
+        ("data inspect blobs -o {uri}", "'-o' / '--output'"),
+        ("submit job.toml --package {uri}", "'--package'"),
+        ("tune best sweep -o {uri}", "'-o' / '--out'"),
+        ("train {uri}", "'JOB'"),
+        ("tune run {uri}", "'[JOB]'"),
+        ("init {uri}", "'[FILE]'"),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["s3://bucket", "https://host"])
+def test_a_uri_of_another_machine_is_not_a_local_path(words, option, scheme, tmp_path):
+    uri = f"{scheme}{tmp_path}/place"  # as a local path, it would be a folder in which files can be made
+    assert f"error: Invalid value for {option}: {uri} must be a path on this machine, not a URI" in refused(
+        tmp_path, *words.format(uri=uri).split()
+    )
+
+
+def test_a_file_uri_is_a_local_path(tmp_path):
+    ended = CliRunner().invoke(main, ["init", f"file://{tmp_path}/a%20job.toml", "--model", "mlp"])
+    assert ended.exit_code == 0, ended.output
+    assert (tmp_path / "a job.toml").exists()
 
 
 def test_a_shell_passes_the_arguments_of_a_job_unchanged(tmp_path):

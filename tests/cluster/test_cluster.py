@@ -224,7 +224,7 @@ def test_a_job_is_stopped_midway_and_resumed(cluster, job, runs, proxy):
         assert "the job is not affected: reconnecting" in said
         assert said.splitlines()[-1].startswith("stopped: job stopped-")
         assert out.count("run stopped: 2 workers") == 1, "the log is written once"
-        assert out.splitlines()[-1].startswith("stopped: stopped at step ")
+        assert out.splitlines()[-1].startswith("stopped at step ")
     finally:
         del os.environ["RAY_AUTH_TOKEN_PATH"]
     at = int(out.splitlines()[-1].split()[4])

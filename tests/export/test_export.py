@@ -178,6 +178,17 @@ def test_the_command_exports_a_step_into_an_empty_folder(place, tmp_path):
     assert not np.allclose(z, vaedist.load_run(place / "mlp").encode(images), atol=1e-5)
 
 
+def test_an_export_names_no_folder_of_this_machine(place, exports):
+    run = vaedist.load_run(place / "mlp")
+    assert str(place) in run.experiment.to_toml()
+    for path in exports.rglob("*"):
+        assert path.is_dir() or str(place.parent).encode() not in path.read_bytes(), path
+    told = vaedist.Experiment.from_file(exports / "mlp/experiment.toml")
+    assert (told.run.folder, told.data.path) == ("runs", "data/numbers")
+    assert told == run.experiment.model_copy(update={"run": told.run, "data": told.data})
+    assert told.data == run.experiment.data.model_copy(update={"path": "data/numbers"})
+
+
 def test_a_folder_that_is_not_empty_is_refused(place, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").write_text("")

@@ -5,8 +5,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic import source
 
 from vaedist.data.manifest import load_manifest
+from vaedist.data.prepare import prepare
 from vaedist.data.rows import SplitRows
 from vaedist.inference.extremes import Extremes
 from vaedist.inference.parts import Parts
@@ -57,6 +59,19 @@ def test_the_sheet_shows_the_images_of_the_extremes(prepared, small_dataset):
     for row, (image, height) in enumerate(((5, 0), (0, len(sheet) // 2))):
         shown = sheet[height + 4 : height + 4 + 64, 4 : 4 + 96][::16, ::16]
         np.testing.assert_array_equal(shown, stored.read(image, image + 1)[0], err_msg=str(row))
+
+
+@pytest.mark.parametrize(("channels", "shown"), [(2, 1), (4, 3)])
+def test_the_sheet_shows_images_of_any_number_of_channels(channels, shown, tmp_path):
+    shape = (4, 6, channels)
+    prepare(source(train=20, test=19, shape=shape), str(tmp_path / "data"), shards=4)
+    prepared = PreparedSource.at(str(tmp_path / "data"), ["test"], shape)
+    extremes = Extremes(prepared, 2)
+    (part,) = Parts({"test": 19}, 50)
+    rows = prepared.read(part)
+    extremes.add(part, pa.table({"elbo": np.arange(19, dtype=np.float32), **rows.columns}))
+    picture = extremes.sheet()[4 : 4 + 64, 4 : 4 + 96][::16, ::16]
+    np.testing.assert_array_equal(picture, rows.images[0][..., :shown])
 
 
 def test_captions_are_below_the_images():

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from random_runs import save_run
+from synthetic import source
 
 import vaedist
 from vaedist.cli import main
@@ -29,8 +30,8 @@ def drawn(split):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    source = ImageSource("drawn", (4, 6, 3), ("a",), Source(kind="folder", name="drawn"), SIZES, drawn)
-    prepare(source, str(folder / "data"), shards=4)
+    images = ImageSource("drawn", (4, 6, 3), ("a",), Source(kind="folder", name="drawn"), SIZES, drawn)
+    prepare(images, str(folder / "data"), shards=4)
     experiment = Experiment().with_overrides(f"data.path={folder / 'data'}", "model.hidden=8", "model.latent=4")
     return vaedist.load_run(save_run(folder / "run", experiment).path)
 
@@ -78,3 +79,16 @@ def test_the_command_writes_a_row_for_each_sample(run, tmp_path):
     told = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
     expected = nearest_training_images(run, 3, neighbours=2)
     assert told["rows"] == expected.rows.tolist()
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_commands_show_images_of_any_number_of_channels(tmp_path, channels):
+    prepare(source(train=20, test=19, shape=(4, 6, channels)), str(tmp_path / "data"), shards=4)
+    experiment = Experiment().with_overrides(f"data.path={tmp_path / 'data'}", "model.hidden=8", "model.latent=4")
+    run = save_run(tmp_path / "run", experiment)
+    for command in ("neighbours", "sample", "reconstruct"):
+        picture = tmp_path / f"{command}.png"
+        done = CliRunner().invoke(main, [command, str(run.path), "-n", "2", "-o", str(picture)])
+        assert done.exit_code == 0, done.output
+        with Image.open(picture) as sheet:
+            assert sheet.mode == {2: "L", 4: "RGB"}[channels]

@@ -72,7 +72,8 @@ def test_a_run_survives_ctrl_c_and_kill_9_of_the_whole_command(experiment, tmp_p
     first.send_signal(signal.SIGINT)
     _, said = first.communicate(timeout=SECONDS)
     assert first.returncode == 130, said
-    assert said.splitlines()[-1].startswith("stopped: stopped at step ")
+    assert said.splitlines()[-1].startswith("stopped at step ")
+    assert said.splitlines()[-1].endswith(f"to resume: vaedist train {job} --resume")
     assert "Traceback" not in said
     stopped = CheckpointStore(run).newest().position.step
     assert 20 <= stopped < 1200

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vaedist.errors import StorageError
-from vaedist.monitor.pictures import by_rows, grid, save_png, side_by_side, to_uint8
+from vaedist.monitor.pictures import by_rows, captioned, encode_png, grid, save_png, side_by_side, to_uint8
 
 
 def numbered(n, height=4, width=3, channels=3):
@@ -48,12 +48,29 @@ def test_grid_contains_each_image_in_its_cell_and_white_elsewhere(n, columns, pa
 
 @pytest.mark.parametrize(
     "images",
-    [numbered(2) / 255, numbered(2)[0], numbered(2, channels=4), numbered(2)[:0]],
-    ids=["floats", "one image", "four channels", "none"],
+    [numbered(2) / 255, numbered(2)[0], numbered(2)[:0]],
+    ids=["floats", "one image", "none"],
 )
 def test_grid_refuses_arrays_that_are_not_lists_of_images(images):
     with pytest.raises(ValueError, match="images must be uint8"):
         grid(images, 2)
+
+
+@pytest.mark.parametrize(("channels", "shown"), [(1, 1), (2, 1), (3, 3), (4, 3)])
+def test_sheets_show_the_channels_that_are_visible(channels, shown):
+    images = numbered(2, channels=channels)
+    seen = images[..., :shown]
+    np.testing.assert_array_equal(grid(images, 2), grid(seen, 2))
+    np.testing.assert_array_equal(captioned(images, ["a", "b"], 2), captioned(seen, ["a", "b"], 2))
+    np.testing.assert_array_equal(side_by_side(images, images, 1), side_by_side(seen, seen, 1))
+    np.testing.assert_array_equal(by_rows(images, images[:, None]), by_rows(seen, seen[:, None]))
+    assert len(encode_png(grid(images, 2)))
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_a_png_has_one_or_three_channels(channels):
+    with pytest.raises(ValueError, match=f"must have 1 or 3 channels, not {channels}"):
+        encode_png(numbered(1, channels=channels)[0])
 
 
 def test_grid_refuses_less_than_one_column():

@@ -67,6 +67,21 @@ def test_training_and_test_have_the_same_tags_for_the_same_quantities(logged):
     assert list(row)[3:] == [*score_layout(model).columns[1:], "bits_per_dim", *RATES]
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_images_of_any_number_of_channels_have_pictures(channels, tmp_path):
+    rng, shape = np.random.default_rng(0), (4, 6, channels)
+    run, model = RunFolder.at(tmp_path / "run"), TinyHierarchy(shape)
+    run.path.mkdir()
+    probe = Probe(rng.integers(0, 256, (16, *shape), np.uint8), np.arange(16) % 2, ("cat", "dog"))
+    options = {"split": "test", "resume_step": None, "workers": 1, "layers": ("z_2", "z_1")}
+    with RunLogger(run, Experiment(), **options, notify=lambda event: None) as logger:
+        logger.pictures(1, 10, model, probe)
+        logger.finish(10, model, probe)
+    for path in (*run.pictures.glob("*.png"), *run.tensorboard.rglob("sprite.png")):
+        with Image.open(path) as picture:
+            assert picture.mode == {2: "L", 4: "RGB"}[channels]
+
+
 def test_every_tag_has_a_description(logged):
     run, *_ = logged
     for folder in ("train", "test"):

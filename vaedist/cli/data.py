@@ -241,9 +241,11 @@ def _write_sheet(path: str, images: np.ndarray, classes: Sequence[str]) -> None:
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
-    from vaedist.monitor.pictures import grid, save_png
+    from vaedist.monitor.pictures import grid, save_png, visible
 
-    images = images[..., :3] if images.shape[-1] >= 3 else images[..., :1].repeat(3, axis=-1)
+    images = visible(images)
+    if images.shape[-1] == 1:
+        images = images.repeat(3, axis=-1)
     scale = max(1, SHEET_SIDE // images.shape[2])
     images = images.repeat(scale, axis=2).repeat(scale, axis=3)
     sheet = Image.fromarray(grid(images.reshape(-1, *images.shape[2:]), images.shape[1]))

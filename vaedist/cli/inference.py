@@ -24,6 +24,7 @@ from vaedist.cli.options import (
     temperature_option,
 )
 from vaedist.cli.output import print_pairs, progress_bar, user_stream
+from vaedist.errors import ConfigError
 
 if TYPE_CHECKING:
     from vaedist.inference.job import Job
@@ -107,6 +108,8 @@ def encode(
     """
     if folder is not None and (data is not None or split != "all"):
         raise click.UsageError("--folder excludes --data and --split")
+    if folder is not None and contact_sheet is not None and contact_sheet.resolve().is_relative_to(folder.resolve()):
+        raise click.UsageError("--contact-sheet must be outside of --folder: it would become one of the images")
     with loaded_for_workers(run, checkpoint=checkpoint, ema=ema) as opened:
         from vaedist.inference.encode import encode_job
         from vaedist.inference.output import ParquetFormat
@@ -154,7 +157,13 @@ def generate(
     with loaded_for_workers(run, checkpoint=checkpoint, ema=ema) as opened:
         from vaedist.inference.generate import generate_job
         from vaedist.inference.output import ParquetFormat, PngFormat
+        from vaedist.monitor.pictures import PNG_CHANNELS
 
+        channels = opened.image_shape[2]
+        if form != "parquet-array" and channels not in PNG_CHANNELS:
+            raise ConfigError(
+                f"images of {channels} channels cannot be PNG, which has 1 or 3: use --format parquet-array"
+            )
         drawn: Any = {"pixels": pixels, "content": "array" if form == "parquet-array" else "png"}
         job = generate_job(opened, count, seed=seed, temperature=temperature, rows=options["rows_per_part"], **drawn)
         fmt = PngFormat(len(str(count - 1))) if form == "png" else ParquetFormat()

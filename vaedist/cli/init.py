@@ -3,12 +3,17 @@
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vaedist.cli.completion import complete_folder
 from vaedist.cli.options import LocalPath
 from vaedist.errors import ConfigError, StorageError
+
+if TYPE_CHECKING:
+    from vaedist.config import Experiment
+    from vaedist.data.manifest import Manifest
 
 MODELS = ("mlp", "conv", "resnet")
 SIZES = ("small", "medium", "large")
@@ -41,10 +46,13 @@ def init(file: Path, data: str | None, model: str | None, size: str | None) -> N
     model = model or _choice("Model", MODELS, asks=asks)
     size = size or _choice("Size", SIZES, asks=asks)
 
+    from vaedist.config import Experiment
     from vaedist.config.starter import starter_job
+    from vaedist.storage.uri import is_remote
 
-    text = starter_job(data, model, size, shlex.quote(str(file)))
-    prepared = _check(text, str(file), data)
+    name = shlex.quote(str(file))
+    manifest = _check(Experiment.from_toml(starter_job(data, model, size, name), str(file)))
+    text = starter_job(data, model, size, name, manifest.splits["train"].rows if manifest else None)
     try:
         with file.open("x", encoding="utf-8") as opened:
             opened.write(text)
@@ -53,7 +61,7 @@ def init(file: Path, data: str | None, model: str | None, size: str | None) -> N
     except OSError as error:
         raise StorageError(f"cannot write {file}: {error.strerror or error}") from error
     click.echo(f"wrote {file}: a {size} {model} model for {data}")
-    if not prepared:
+    if manifest is None and not is_remote(data):
         click.echo(f"prepare the data   vaedist data prepare SOURCE --out {shlex.quote(data)}")
     click.echo(f"train              vaedist train {shlex.quote(str(file))}")
 
@@ -66,24 +74,25 @@ def _choice(title: str, words: tuple[str, ...], *, asks: bool) -> str:
     return chosen
 
 
-def _check(text: str, where: str, data: str) -> bool:
-    """Checks that the job is valid, also for the data's images if the data exist; returns True if they do.
+def _check(experiment: "Experiment") -> "Manifest | None":
+    """Checks that the model can be trained on the data, and returns their manifest.
+
+    The result is None if there are no such data yet, or if they are on an object store.
 
     Raises:
-        ConfigError: the job is invalid, for example because of an invalid location of the data.
         DataError: the model cannot be trained on images of that shape.
     """
-    from vaedist.config import Experiment
     from vaedist.data.manifest import load_manifest
     from vaedist.data.worker_data import check_images
     from vaedist.errors import DataError
     from vaedist.storage.uri import is_remote
 
-    experiment = Experiment.from_toml(text, where)
-    if is_remote(data) or not Path(data, "manifest.json").exists():
-        return is_remote(data)
+    path = experiment.data.path
+    if is_remote(path) or not Path(path, "manifest.json").exists():
+        return None
+    manifest = load_manifest(path)
     try:
-        check_images(experiment, load_manifest(data).shape)
+        check_images(experiment, manifest.shape)
     except DataError as error:
         raise DataError(f"{error}; choose another --model") from None
-    return True
+    return manifest

@@ -51,7 +51,9 @@ class OneLineErrors(click.Group):
         except UserCodeError as error:
             _end(error.exit_code, *f"error: {error}".splitlines())
         except VaedistError as error:
-            _end(error.exit_code, f"{'stopped' if isinstance(error, Interrupted) else 'error'}: {error}")
+            stopped = isinstance(error, Interrupted)
+            prefix = "" if str(error).startswith("stopped") else "stopped: " if stopped else "error: "
+            _end(error.exit_code, f"{prefix}{error}")
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(error.exit_code)

@@ -32,9 +32,11 @@ class LocalPath(click.Path):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> str | bytes | os.PathLike[str]:
-        """Expands ~, and checks the path as `click.Path` does."""
+        """Expands ~, refuses the URIs of other machines, and checks the path as `click.Path` does."""
         if isinstance(value, str):
-            value = str(_local(value))
+            if is_remote(value):
+                self.fail(f"{value} must be a path on this machine, not a URI", param, ctx)
+            value = str(local_path(_checked(value)))
         return super().convert(value, param, ctx)
 
 
@@ -58,15 +60,11 @@ class Location(click.ParamType):
         """Checks the text of the location, and expands ~ in a local path."""
         if isinstance(value, Path):
             return value
-        return _checked(value) if is_remote(value) else _local(value)
+        return value if is_remote(_checked(value)) else local_path(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Returns the request to complete a folder."""
         return complete_folder(ctx, param, incomplete)
-
-
-def _local(value: str) -> Path:
-    return local_path(_checked(value))
 
 
 def _checked(value: str) -> str:

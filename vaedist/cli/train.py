@@ -1,5 +1,7 @@
 """`vaedist train`."""
 
+import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from vaedist.cli.options import (
 )
 from vaedist.cli.output import echo_result, quoted_location, user_stream
 from vaedist.config import Experiment
-from vaedist.errors import ConfigError
+from vaedist.errors import ConfigError, Interrupted
 
 
 @click.command()
@@ -70,11 +72,20 @@ def train(
         terminal.status("starting")
         from vaedist.launch.training.trainer import train as launch
 
-        run = launch(
-            experiment, resume=resume, changed_code=changed_code, changed_precision=changed_precision,
-            address=address, observe=terminal.show,
-        )  # fmt: skip
-    _print_result(run, time.monotonic() - begin)
+        try:
+            run = launch(
+                experiment, resume=resume, changed_code=changed_code, changed_precision=changed_precision,
+                address=address, observe=terminal.show,
+            )  # fmt: skip
+        except Interrupted as stopped:
+            raise Interrupted(f"{stopped}; to resume: {_resume_command()}") from None
+    _print_result(run, time.monotonic() - begin, resumed=resume)
+
+
+def _resume_command() -> str:
+    """Returns the command line of this process, with --resume."""
+    given = sys.argv[1:]
+    return shlex.join(["vaedist", *given, *(() if "--resume" in given else ("--resume",))])
 
 
 def _describe(experiment: Experiment, **options: Any) -> None:
@@ -87,7 +98,7 @@ def _describe(experiment: Experiment, **options: Any) -> None:
     print_dry_run(described)
 
 
-def _print_result(run: Any, seconds: float) -> None:
+def _print_result(run: Any, seconds: float, *, resumed: bool) -> None:
     """Prints the scores and the curve of the scored split, the paths of pictures, and commands to continue with."""
     from vaedist.monitor.metrics import epoch_rows, read_metrics
     from vaedist.monitor.text_plot import text_plot
@@ -107,7 +118,7 @@ def _print_result(run: Any, seconds: float) -> None:
     echo_result(
         f"{label:<{width}}{last['elbo']:.2f} nats per image (reconstruction {last['reconstruction']:.2f}, "
         f"KL {last['kl']:.2f}){bits}, after {last['epoch']} epochs, {last['step']} steps; "
-        f"{seconds / 60:.1f} minutes in all\n"
+        f"{seconds / 60:.1f} minutes {'since it was resumed' if resumed else 'in all'}\n"
         f"{'pictures':<{width}}{pictures}\n"
         f"{'look at it':<{width}}vaedist tensorboard {location}\n"
         f"{'sample':<{width}}vaedist sample {location} -o samples.png\n"

@@ -1,5 +1,6 @@
 """Commented job files for a start with one's own data."""
 
+import math
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from vaedist.config.experiment import Experiment
 from vaedist.config.keys import described_keys
 
 COLUMNS = 120
+LEAST_STEPS = 2000  # of a run; with few images, this takes more epochs
 # Values by model and size, by dotted key. Those of the ResNet are as in the jobs for photos and CIFAR-10.
 FLOW = {"model.flow.depth": 3, "model.flow.width": 320}
 DENSE: Mapping[str, Any] = {
@@ -42,7 +44,7 @@ VALUES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 }  # fmt: skip
 
 
-def starter_job(data: str, model: str, size: str, file: str) -> str:
+def starter_job(data: str, model: str, size: str, file: str, images: int | None = None) -> str:
     """Returns the text of a job file, in which the schema's description stands above each key.
 
     Args:
@@ -50,8 +52,12 @@ def starter_job(data: str, model: str, size: str, file: str) -> str:
         model: "mlp", "conv" or "resnet".
         size: "small", "medium" or "large".
         file: name of the file, for the commands in its first lines.
+        images: number of training images; if they are few, the job has more epochs. None if it is unknown.
     """
     values = {"data.path": data, "model.type": model, **VALUES[model][size]}
+    if images:
+        epochs = math.ceil(LEAST_STEPS / math.ceil(images / values["training.global_batch"]))
+        values["training.epochs"] = max(values["training.epochs"], epochs)
     experiment = Experiment().with_values(values)
     described = dict(described_keys(Experiment.of_classes_in({"model": {"type": model}})))
     lines = [

@@ -47,6 +47,7 @@ def prepare(
 
     Raises:
         DataError: `out` exists, a split has fewer rows than shards, or the source is damaged.
+        RunError: `out` is on an object store, and another process writes to it at the same time.
         StorageError: `out` cannot be written.
     """
     _check_request(source, shards, seed)

@@ -10,12 +10,13 @@ An exception in a user's model, or in its flow or likelihood, is raised as a `Us
 """
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import tensorflow as tf
 
 from vaedist.devices.compilation import compiled, traced
+from vaedist.errors import ConfigError
 from vaedist.evaluation import row_functions
 from vaedist.evaluation.active_units import (
     active_channels,
@@ -170,6 +171,20 @@ def sample(model: Model, count: int, *, seed: int = 0, pixels: Pixels = "mean", 
         return sample_rows(model, first, block.shape[0], seed=seed, pixels=pixels, temperature=temperature)
 
     return _in_blocks(model, "generate images", np.zeros(count, np.int32), draw)
+
+
+def require_drawable(count: int, *, pixels: Pixels, temperature: float) -> None:
+    """Checks the arguments of `sample`.
+
+    Raises:
+        ConfigError: count is less than 1, or temperature is negative or not finite, or `pixels` is another text.
+    """
+    if count < 1:
+        raise ConfigError(f"count = {count}: must be at least 1")
+    if not 0 <= temperature < math.inf:  # which NaN is not
+        raise ConfigError(f"temperature = {temperature}: must be at least 0, and finite")
+    if pixels not in get_args(Pixels):
+        raise ConfigError(f"pixels = {pixels!r}: must be {' or '.join(map(repr, get_args(Pixels)))}")
 
 
 def sample_rows(model: Model, first: Any, rows: int, *, seed: int, pixels: Pixels, temperature: float) -> Any:

@@ -48,7 +48,7 @@ def write_export(
             _save_keras(model, folder / KERAS_FILE)
             progress("exporting: model card")
             (folder / CARD).write_text(model_card(origin, model, license_name), encoding="utf-8")
-            (folder / EXPERIMENT).write_text(origin.experiment.to_toml(), encoding="utf-8")
+            (folder / EXPERIMENT).write_text(origin.portable_experiment.to_toml(), encoding="utf-8")
             for path in folder.rglob("*"):
                 sync(path)
         if is_remote(out):

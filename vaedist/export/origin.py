@@ -36,6 +36,17 @@ class Origin:
     evaluations: Sequence[Mapping[str, Any]]
     summary: Summary
 
+    @property
+    def portable_experiment(self) -> Experiment:
+        """The experiment without the locations of the run and of the data, which do not exist elsewhere.
+
+        `run.folder` is the default, and `data.path` the location where `vaedist data prepare` writes such a data set.
+        """
+        experiment, name = self.experiment, self.manifest.name if self.manifest else ""
+        places = {"run": {"folder": Experiment().run.folder}, "data": {"path": f"data/{name}".rstrip("/")}}
+        sections = {key: getattr(experiment, key).model_copy(update=place) for key, place in places.items()}
+        return experiment.model_copy(update=sections)
+
 
 def origin_of(folder: RunFolder, experiment: Experiment, position: Position, *, ema: bool) -> Origin:
     """Reads the origin of a model from its run's folder, and from the data set if that is available.

@@ -140,7 +140,7 @@ class FolderSource(Source):
     Attributes:
         folder: the folder, at the same path on all machines.
         shape: shape of the images that are made, [H, W, C] with 1 or 3 channels.
-        fingerprint: digest of the names and sizes of the files.
+        fingerprint: digest of the names, sizes and modification times of the files.
         count: number of files.
     """
 
@@ -169,7 +169,7 @@ class FolderSource(Source):
 
     @property
     def description(self) -> dict[str, Any]:
-        """Path of the folder, and digest of its files' names and sizes."""
+        """Path of the folder, and digest of its files' names, sizes and modification times."""
         return {"folder": str(self.folder), "fingerprint": self.fingerprint}
 
     @cached_property
@@ -203,12 +203,16 @@ class FolderSource(Source):
 
 
 def _digest(folder: Path, files: Sequence[Path]) -> str:
-    """Returns the SHA-256 of the names and the sizes of files."""
+    """Returns the SHA-256 of the names, sizes and modification times of files.
+
+    The times count in whole seconds, which most programs that copy files preserve.
+    """
     digest = hashlib.sha256()
     try:
         for file in files:
             name = file.relative_to(folder).as_posix()
-            digest.update(f"{readable(name)}\0{file.stat().st_size}\0".encode())
+            status = file.stat()
+            digest.update(f"{readable(name)}\0{status.st_size}\0{int(status.st_mtime)}\0".encode())
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
     return digest.hexdigest()

@@ -1,4 +1,7 @@
-"""Grids of images, and PNG files of them; images are uint8, [H, W, C] with 1 or 3 channels."""
+"""Grids of images, and PNG files of them; images are uint8, [H, W, C].
+
+Pictures have 1 or 3 channels. Of images with other channels, grids show those that `visible` returns.
+"""
 
 import io
 from collections.abc import Callable, Sequence
@@ -11,6 +14,7 @@ from vaedist.errors import StorageError
 from vaedist.files import replace_file
 
 WHITE = 255
+PNG_CHANNELS = (1, 3)
 CELL_PIXELS = 96  # least width of a captioned image
 CAPTION_PIXELS = 12  # height of a caption's font
 TITLE_PIXELS = 18  # height of a title's font
@@ -33,6 +37,11 @@ def to_uint8(x: npt.ArrayLike) -> np.ndarray:
     return np.rint(np.nan_to_num(clipped) * 255.0).astype(np.uint8)
 
 
+def visible(images: np.ndarray) -> np.ndarray:
+    """Returns the channels of images, [..., C], that a picture can show: all of 1 or 3, the first of 2, 3 of more."""
+    return images[..., : 3 if images.shape[-1] >= 3 else 1]
+
+
 def grid(images: np.ndarray, columns: int, *, padding: int = 2) -> np.ndarray:
     """Arranges images in a grid, row by row, on a white background.
 
@@ -44,12 +53,13 @@ def grid(images: np.ndarray, columns: int, *, padding: int = 2) -> np.ndarray:
         padding: white pixels around each image.
 
     Returns:
-        uint8, [rows * (H + padding) + padding, columns * (W + padding) + padding, C].
+        uint8, [rows * (H + padding) + padding, columns * (W + padding) + padding, 1 or 3].
 
     Raises:
         ValueError: the images have another shape or type, or there are none; or columns or padding is too small.
     """
     _require_images(images)
+    images = visible(images)
     if columns < 1 or padding < 0:
         raise ValueError(f"columns = {columns} must be at least 1 and padding = {padding} at least 0")
     n, height, width, channels = images.shape
@@ -71,7 +81,7 @@ def side_by_side(originals: np.ndarray, reconstructions: np.ndarray, columns: in
         columns: number of pairs per row.
 
     Returns:
-        uint8, [H', W', C].
+        uint8, [H', W', 1 or 3].
 
     Raises:
         ValueError: the images are not uint8 [n, H, W, C], or their shapes differ.
@@ -92,7 +102,7 @@ def by_rows(originals: np.ndarray, others: np.ndarray) -> np.ndarray:
         others: uint8, [n, m, H, W, C].
 
     Returns:
-        uint8, [H', W', C].
+        uint8, [H', W', 1 or 3].
 
     Raises:
         ValueError: the images have other shapes or types.
@@ -112,7 +122,7 @@ def captioned(images: np.ndarray, captions: Sequence[str], columns: int) -> np.n
         columns: number of images per row; the sheet always has the width of all columns.
 
     Returns:
-        uint8, [H', W', C].
+        uint8, [H', W', 1 or 3].
 
     Raises:
         ValueError: the images have another shape or type, or there are none.
@@ -120,6 +130,7 @@ def captioned(images: np.ndarray, captions: Sequence[str], columns: int) -> np.n
     from PIL import Image, ImageDraw, ImageFont
 
     _require_images(images)
+    images = visible(images)
     scale = max(1, -(-CELL_PIXELS // images.shape[2]))
     width, channels = images.shape[2] * scale, images.shape[3]
     font, line = ImageFont.load_default(CAPTION_PIXELS), CAPTION_PIXELS + 3
@@ -195,6 +206,8 @@ def encode_png(array: np.ndarray, *, scale: int = 1) -> bytes:
 
     array = array[..., None] if array.ndim == 2 else array
     _require_images(array[None])
+    if array.shape[2] not in PNG_CHANNELS:
+        raise ValueError(f"a picture must have 1 or 3 channels, not {array.shape[2]}")
     array = enlarged(array, scale)
     picture = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
     content = io.BytesIO()
@@ -211,7 +224,5 @@ def save_encoded(path: str | Path, content: bytes) -> None:
 
 
 def _require_images(images: np.ndarray) -> None:
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
-        raise ValueError(
-            f"images must be uint8 [n, H, W, 1 or 3] and not empty, not {images.dtype} {list(images.shape)}"
-        )
+    if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
+        raise ValueError(f"images must be uint8 [n, H, W, C] and not empty, not {images.dtype} {list(images.shape)}")

@@ -46,7 +46,7 @@ HANGING_SECONDS = 60
 ROOM_SECONDS = 15
 # Interval of the polls for nodes that will be preempted. Ray's default is 5 s, of the 30 s that some clouds give.
 DRAINING_SECONDS = 1
-STOP_SECONDS = 120.0  # for the workers to finish their step and commit a checkpoint
+STOP_SECONDS = 300.0  # for the workers to finish their step and commit a checkpoint
 ENDED = "ended"
 
 
@@ -316,4 +316,6 @@ def _watch(channel: Any, observe: Callable[[Event], None], stop: StopRequest) ->
             deadline = time.monotonic() + STOP_SECONDS
             observe(Notice("stopping after the current steps, and saving a checkpoint; Ctrl-C again stops at once"))
         except ray.exceptions.GetTimeoutError:
-            raise Interrupted(f"stopped: the workers did not end within {STOP_SECONDS:.0f} s") from None
+            raise Interrupted(
+                f"stopped: the workers did not end within {STOP_SECONDS:.0f} s; the newest checkpoint stays"
+            ) from None
