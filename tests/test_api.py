@@ -8,7 +8,7 @@ from synthetic import source
 import vaedist
 from vaedist.config import Experiment
 from vaedist.data.prepare import prepare
-from vaedist.errors import ConfigError, DataError
+from vaedist.errors import CheckpointError, ConfigError, DataError
 
 SHAPE = (4, 8, 3)
 
@@ -65,3 +65,15 @@ def test_samples_that_cannot_be_drawn_are_refused(run, options, says):
 
 def test_a_temperature_of_zero_is_allowed(run):
     assert run.sample(1, temperature=0.0).shape == (1, *SHAPE)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_not_replaced_by_another_unnoticed(run, tmp_path, name):
+    folder = save_run(tmp_path / "run", run.experiment, steps=(4, 8))
+    assert vaedist.load_run(folder.path).checkpoint.position.step == 8  # the best
+    file = folder.checkpoints / "step-000000008" / name
+    file.write_bytes(file.read_bytes()[:-1])
+    for checkpoint in ("best", "newest"):
+        with pytest.raises(CheckpointError, match=r"step-000000008.* choose the step of the checkpoint$"):
+            vaedist.load_run(folder.path, checkpoint=checkpoint)
+    assert vaedist.load_run(folder.path, checkpoint=4).checkpoint.position.step == 4

@@ -412,7 +412,7 @@ def load_run(
 
     Raises:
         RunError: there is no run, or it has no moving averages.
-        CheckpointError: the run has no intact checkpoint, or none of that step.
+        CheckpointError: the run has no checkpoint, or none of that step, or the chosen one is damaged.
         StorageError: the object store does not respond.
         ValueError: `checkpoint` is another text.
     """
@@ -430,7 +430,10 @@ def load_run(
     if isinstance(checkpoint, int):
         chosen: Checkpoint | None = checkpoints.at(checkpoint)
     else:
-        chosen = checkpoints.best() if checkpoint == "best" else checkpoints.newest()
+        damaged: list[str] = []
+        chosen = (checkpoints.best if checkpoint == "best" else checkpoints.newest)(damaged.append)
+        if damaged:  # another checkpoint must not be scored in its place unnoticed
+            raise CheckpointError(f"{damaged[0]}; to use another one, choose the step of the checkpoint")
     if chosen is None:
         raise CheckpointError(f"run {path} has no checkpoint yet")
     return Run(folder, experiment, chosen, kept if ema is None else ema)

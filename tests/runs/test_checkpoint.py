@@ -85,6 +85,15 @@ def test_a_damaged_one_is_named_and_the_one_before_is_taken(store, name, damage)
     assert [p.name for p in store.folder.iterdir() if p.name.startswith("damaged-step-000000020")]
 
 
+def test_a_damaged_one_is_named_where_the_best_is_asked_for(store):
+    save(store, 10, elbo=-2.0)
+    (save(store, 20, elbo=-1.0) / "weights.safetensors").write_bytes(b"")
+    warnings = []
+    assert store.best(warnings.append).position.step == 10
+    assert len(warnings) == 1
+    assert "step-000000020" in warnings[0]
+
+
 def test_without_an_intact_checkpoint_there_is_an_error(store):
     (save(store, 10) / "weights.safetensors").unlink()
     with pytest.raises(CheckpointError, match="none of the 1 checkpoints"):

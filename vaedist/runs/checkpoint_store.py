@@ -191,7 +191,7 @@ class CheckpointStore:
             try:
                 return self.open(path)
             except CheckpointError as error:
-                warn(f"{error}; skipped")
+                self._warn_of(path, error, warn)
         if committed:
             location = self._store.location_of(self.folder)
             raise CheckpointError(f"none of the {len(committed)} checkpoints in {location} is intact")
@@ -204,14 +204,31 @@ class CheckpointStore:
                 return read_position(path)
         return None
 
-    def best(self) -> Checkpoint | None:
-        """Opens the intact checkpoint with the highest ELBO after an epoch, or the newest if none has an ELBO."""
-        for _, path in sorted(_scored(self.committed()), reverse=True):
+    def best(self, warn: Callable[[str], None] = lambda _: None) -> Checkpoint | None:
+        """Opens the intact checkpoint with the highest ELBO after an epoch, or the newest if none has an ELBO.
+
+        It calls `warn` about damaged checkpoints, which are skipped.
+
+        Raises:
+            CheckpointError: there are committed checkpoints, but all are damaged.
+        """
+        scored = []
+        for path in self.committed():
+            try:
+                scored.append((read_position(path).elbo, path))
+            except CheckpointError as error:
+                self._warn_of(path, error, warn)
+        for _, path in sorted(((elbo, path) for elbo, path in scored if elbo is not None), reverse=True):
             try:
                 return self.open(path)
-            except CheckpointError:
-                continue
-        return self.newest()
+            except CheckpointError as error:
+                self._warn_of(path, error, warn)
+        return self.newest(warn)
+
+    def _warn_of(self, path: Path, error: CheckpointError, warn: Callable[[str], None]) -> None:
+        """Calls `warn` about a checkpoint, unless the run's writer has removed it in the meantime."""
+        if (path / MARKER).exists():
+            warn(str(error))
 
     def drop_after(self, step: int) -> None:
         """Sets aside the checkpoints after the step from which a run is resumed, which are damaged.

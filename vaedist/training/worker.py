@@ -161,7 +161,7 @@ def _newest_checkpoint(checkpoints: CheckpointStore, worker: Worker) -> Checkpoi
     """Opens the newest intact checkpoint, as found by rank 0, on every worker; returns None if there is none."""
     name = None
     if worker.rank == 0:
-        newest = checkpoints.newest(lambda text: worker.notify(Notice(text)))
+        newest = checkpoints.newest(lambda text: worker.notify(Notice(f"{text}; skipped")))
         name = newest.path.name if newest else None
     name = worker.agree(name)
     if name is None:
