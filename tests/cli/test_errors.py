@@ -163,7 +163,7 @@ def test_runs_that_are_not_there(place):
         (("evaluate", "runs/job", "--split", "dev"), "error: Invalid value for '--split': 'dev' is not one of"),
         (("evaluate",), "error: Missing argument 'RUN'; see vaedist evaluate --help"),
         (("evaluate", "--sample", "3", "runs/job"), "No such option"),
-        (("trian",), "error: No such command 'trian'"),
+        (("trian",), "error: No such command 'trian'. Did you mean 'train'? See vaedist --help"),
     ],
 )
 def test_a_wrong_call_is_one_line(place, arguments, says):

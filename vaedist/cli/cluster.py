@@ -62,7 +62,7 @@ def up(nodes: int, cpus: int | None, name: str, as_json: bool) -> None:
         f"dashboard    {started.dashboard}\n"
         f"use it       vaedist submit JOB --address {started.dashboard}\n"
         f"             vaedist train JOB --address {started.address}\n"
-        f"Ray's own    export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={started.token}\n"
+        f"for `ray`    export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={started.token}\n"
         f"stop it      vaedist cluster down{own}"
     )
 

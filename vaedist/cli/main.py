@@ -58,8 +58,10 @@ class OneLineErrors(click.Group):
             error.show()
             sys.exit(error.exit_code)
         except click.UsageError as error:
-            command = f"; see {error.ctx.command_path} --help" if error.ctx else ""
-            _end(error.exit_code, f"error: {error.format_message().rstrip('.')}{command}")
+            message = error.format_message().rstrip(".")
+            if error.ctx:  # a message may end with "Did you mean ...?"
+                message += f"{' See' if message.endswith('?') else '; see'} {error.ctx.command_path} --help"
+            _end(error.exit_code, f"error: {message}")
         except click.ClickException as error:
             _end(error.exit_code, f"error: {error.format_message()}")
         except UnicodeEncodeError as error:
