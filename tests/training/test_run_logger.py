@@ -21,6 +21,7 @@ from vaedist.monitor.metrics import MetricsLog, read_metrics
 from vaedist.monitor.pictures import by_rows, to_uint8
 from vaedist.monitor.tensorboard import TensorBoardWriter
 from vaedist.runs.folder import RunFolder
+from vaedist.training.run_board import LoggedRun
 from vaedist.training.run_logger import RunLogger
 
 SHAPE = (4, 6, 3)
@@ -35,7 +36,7 @@ def logged(tmp_path):
     probe = Probe(rng.integers(0, 256, (16, *SHAPE), np.uint8), np.arange(16) % 2, ("cat", "dog"))
     columns = score_layout(model).columns[1:]
     options = {"split": "test", "resume_step": None, "workers": 1, "layers": ("z_2", "z_1"), "bits_per_dim": True}
-    with RunLogger(run, Experiment(), **options, notify=lambda event: None) as logger:
+    with RunLogger(run, Experiment(), LoggedRun(**options), notify=lambda event: None) as logger:
         logger.train(1, 10, {name: float(i) for i, name in enumerate((*columns, "bits_per_dim", *RATES))})
         logger.epoch(1, 10, {name: 100.0 + i for i, name in enumerate(columns)}, -1.0, best=True)
         logger.latents(10, model, probe)
@@ -74,7 +75,7 @@ def test_images_of_any_number_of_channels_have_pictures(channels, tmp_path):
     run.path.mkdir()
     probe = Probe(rng.integers(0, 256, (16, *shape), np.uint8), np.arange(16) % 2, ("cat", "dog"))
     options = {"split": "test", "resume_step": None, "workers": 1, "layers": ("z_2", "z_1")}
-    with RunLogger(run, Experiment(), **options, notify=lambda event: None) as logger:
+    with RunLogger(run, Experiment(), LoggedRun(**options), notify=lambda event: None) as logger:
         logger.pictures(1, 10, model, probe)
         logger.finish(10, model, probe)
     for path in (*run.pictures.glob("*.png"), *run.tensorboard.rglob("sprite.png")):
@@ -146,7 +147,7 @@ def test_a_resumed_run_of_an_earlier_version_has_complete_curves(tmp_path):
     old.scalars(10, {"elbo/train": -10.0})
     old.close()
     for step in (20, 30):  # the second time, there is nothing to write again
-        with RunLogger(run, Experiment(), resume_step=step, **options, notify=lambda event: None) as logger:
+        with RunLogger(run, Experiment(), LoggedRun(resume_step=step, **options), notify=lambda event: None) as logger:
             logger.train(1, step + 10, {"elbo": -step - 10.0, "reconstruction": 0.0, "kl": 1.0, "gate_1": 0.5, **rates})
     train, test = curves(run.tensorboard / "train"), curves(run.tensorboard / "test")
     assert train["elbo"] == [(step, -float(step)) for step in (10, 20, 30, 40)]
@@ -175,7 +176,7 @@ def test_one_layer_has_no_picture_and_no_curves_by_layer(tmp_path):
     run.path.mkdir()
     probe = Probe(np.zeros((4, *SHAPE), np.uint8), np.zeros(4, np.int64), ("cat",))
     columns, options = score_layout(model).columns[1:], {"split": "test", "resume_step": None, "workers": 1}
-    with RunLogger(run, Experiment(), **options, layers=("z",), notify=lambda event: None) as logger:
+    with RunLogger(run, Experiment(), LoggedRun(**options, layers=("z",)), notify=lambda event: None) as logger:
         logger.train(1, 10, dict.fromkeys((*columns, *RATES), 0.0))
         logger.latents(10, model, probe)
         logger.pictures(1, 10, model, probe)

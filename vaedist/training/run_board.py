@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,27 @@ HYPERPARAMETERS = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class LoggedRun:
+    """Facts about a run that its logs depend on.
+
+    Attributes:
+        split: the split that is scored after each epoch, "validation" or "test".
+        resume_step: step of the checkpoint that the run resumes from; None for a new run.
+        workers: number of workers, for the throughput per worker.
+        layers: names of the model's stochastic layers.
+        bits_per_dim: True if the model has bits/dim.
+        trial: True for a trial of a sweep, which writes the row of the HParams table itself.
+    """
+
+    split: SplitName
+    resume_step: int | None
+    workers: int
+    layers: Sequence[str]
+    bits_per_dim: bool = False
+    trial: bool = False
+
+
 class RunBoard:
     """Writes a run's TensorBoard events, for rank 0.
 
@@ -33,56 +55,38 @@ class RunBoard:
     Args:
         run: the run's folder; its metrics must not have rows after `resume_step`.
         experiment: the experiment, which is shown as text.
-        split: the split that is scored after each epoch.
-        resume_step: step of the checkpoint that the run resumes from; None for a new run.
-        workers: number of workers.
-        layers: names of the model's stochastic layers.
-        bits_per_dim: True if the model has bits/dim.
-        trial: True for a trial of a sweep, which writes the row of the HParams table itself.
+        facts: further facts about the run.
 
     Raises:
         StorageError: by any method, if the folder cannot be written.
     """
 
-    def __init__(
-        self,
-        run: RunFolder,
-        experiment: Experiment,
-        *,
-        split: SplitName,
-        resume_step: int | None,
-        workers: int,
-        layers: Sequence[str],
-        bits_per_dim: bool,
-        trial: bool,
-    ) -> None:
-        self._workers, self._layers, self._trial = workers, layers, trial
-        folders = (run.tensorboard, run.tensorboard / TRAIN, run.tensorboard / split)
-        old = resume_step is not None and not _events_in(run, run.tensorboard / TRAIN)
-        self.common, self.training, self.scored = (_writer(run, folder, resume_step) for folder in folders)
-        if resume_step is None:
-            importance = experiment.monitor.importance_samples > 0
+    def __init__(self, run: RunFolder, experiment: Experiment, facts: LoggedRun) -> None:
+        self._facts = facts
+        folders = (run.tensorboard, run.tensorboard / TRAIN, run.tensorboard / facts.split)
+        old = facts.resume_step is not None and not _events_in(run, run.tensorboard / TRAIN)
+        self.common, self.training, self.scored = (_writer(run, folder, facts.resume_step) for folder in folders)
+        if facts.resume_step is None:
+            shown = {"bits_per_dim": facts.bits_per_dim, "importance": experiment.monitor.importance_samples > 0}
             self.common.text("experiment", f"```toml\n{experiment.to_toml()}\n```")
-            self.common.charts(charts(layers, bits_per_dim=bits_per_dim, importance=importance))
-            if not trial:
-                self.common.hparams(
-                    hyperparameters(experiment), hparam_metrics(split, bits_per_dim=bits_per_dim, importance=importance)
-                )
+            self.common.charts(charts(facts.layers, **shown))
+            if not facts.trial:
+                self.common.hparams(hyperparameters(experiment), hparam_metrics(facts.split, **shown))
         if old:
             self._write_again(run)
 
     def train(self, step: int, row: Mapping[str, Any]) -> None:
         """Writes the points of a row of training metrics."""
-        self.training.scalars(step, training_scalars(row, workers=self._workers, layers=self._layers))
+        self.training.scalars(step, training_scalars(row, workers=self._facts.workers, layers=self._facts.layers))
 
     def epoch(self, step: int, row: Mapping[str, Any], train_elbo: float) -> None:
         """Writes the points of the means over the scored split, and the training ELBO of the epoch."""
-        self.scored.scalars(step, epoch_scalars(row, layers=self._layers))
+        self.scored.scalars(step, epoch_scalars(row, layers=self._facts.layers))
         self.training.scalars(step, {"epoch_elbo": train_elbo})
 
     def end(self) -> None:
         """Marks the run as finished in the HParams table."""
-        if not self._trial:
+        if not self._facts.trial:
             self.common.end_hparams()
 
     def flush(self) -> None:

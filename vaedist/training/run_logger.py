@@ -1,10 +1,9 @@
 """Logs of a running training, written by rank 0: metrics, TensorBoard, pictures, and events for the terminal."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Self
 
 from vaedist.config import Experiment
-from vaedist.data.manifest import SplitName
 from vaedist.data.worker_data import Probe
 from vaedist.errors import Interrupted
 from vaedist.evaluation import inspection
@@ -14,7 +13,7 @@ from vaedist.monitor.metrics import MetricsLog
 from vaedist.monitor.mlflow_tracker import MlflowTracker
 from vaedist.monitor.pictures import by_rows, encode_png, enlarged, grid, save_encoded, side_by_side, titled, to_uint8
 from vaedist.runs.folder import RunFolder
-from vaedist.training.run_board import RunBoard, hyperparameters
+from vaedist.training.run_board import LoggedRun, RunBoard, hyperparameters
 
 PICTURE_SCALE = 2  # screen pixels per image pixel
 PICTURE_COLUMNS = 8
@@ -36,40 +35,22 @@ class RunLogger:
     Args:
         run: the run's folder.
         experiment: the experiment, which TensorBoard shows as text.
-        split: the split that is evaluated after each epoch, "validation" or "test".
-        resume_step: step of the checkpoint that the run resumes from; None for a new run.
-        workers: number of workers, for the throughput per worker.
-        layers: names of the model's stochastic layers.
+        facts: further facts about the run.
         notify: called with each event.
-        bits_per_dim: True if the model has bits/dim.
-        trial: True for a trial of a sweep, see `RunBoard`.
 
     Raises:
         StorageError: by any method, if the folder cannot be written.
     """
 
     def __init__(
-        self,
-        run: RunFolder,
-        experiment: Experiment,
-        *,
-        split: SplitName,
-        resume_step: int | None,
-        workers: int,
-        layers: Sequence[str],
-        notify: Callable[[Event], None],
-        bits_per_dim: bool = False,
-        trial: bool = False,
+        self, run: RunFolder, experiment: Experiment, facts: LoggedRun, *, notify: Callable[[Event], None]
     ) -> None:
         self.run, self.notify, self.may_write = run, notify, run.store.check_writer
-        self.split, self.settings, self.layers = split, experiment.monitor, layers
+        self.split, self.settings, self.layers = facts.split, experiment.monitor, facts.layers
         self.seed = experiment.seed
-        self.metrics = MetricsLog(run.metrics, resume_step=resume_step)
-        self.tracker = _tracker(run, experiment, resume=resume_step is not None, notify=notify)
-        self.board = RunBoard(
-            run, experiment, split=split, resume_step=resume_step, workers=workers, layers=layers,
-            bits_per_dim=bits_per_dim, trial=trial,
-        )  # fmt: skip
+        self.metrics = MetricsLog(run.metrics, resume_step=facts.resume_step)
+        self.tracker = _tracker(run, experiment, resume=facts.resume_step is not None, notify=notify)
+        self.board = RunBoard(run, experiment, facts)  # reads the metrics that are kept
 
     def __enter__(self) -> Self:
         return self

@@ -24,6 +24,7 @@ from vaedist.runs.workspace import workspace
 from vaedist.storage.retry import RUN_SECONDS
 from vaedist.training.initialisation import initialise_from_data
 from vaedist.training.loop import Loop
+from vaedist.training.run_board import LoggedRun
 from vaedist.training.run_logger import RunLogger
 
 # What a precision other than float32 means without GPUs.
@@ -139,11 +140,15 @@ def _check_same_data(experiment: Experiment, worker: Worker, fingerprint: str) -
 def _logger(
     run: RunFolder, experiment: Experiment, inputs: WorkerData, worker: Worker, resume_step: int | None, model: Model
 ) -> RunLogger:
-    return RunLogger(
-        run, experiment, split=inputs.split, resume_step=resume_step, workers=worker.workers,
-        layers=tuple(score_layout(model).layers), notify=worker.notify, bits_per_dim=model.levels is not None,
+    facts = LoggedRun(
+        split=inputs.split,
+        resume_step=resume_step,
+        workers=worker.workers,
+        layers=tuple(score_layout(model).layers),
+        bits_per_dim=model.levels is not None,
         trial=worker.trial,
-    )  # fmt: skip
+    )
+    return RunLogger(run, experiment, facts, notify=worker.notify)
 
 
 def _importance_evaluator(
