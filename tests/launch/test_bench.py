@@ -70,7 +70,7 @@ def test_an_interrupted_benchmark_leaves_nothing(make_experiment, tmp_path):
         command.kill()
     assert command.returncode == 130, err
     assert "Traceback" not in err
-    assert err.splitlines()[-1].startswith("stopped: ")
+    assert err.splitlines()[-1] == "stopped before the end of the measurement"
     assert out == ""
     assert not runs.exists() or not list(runs.iterdir())
     _, left = psutil.wait_procs(processes, timeout=SECONDS)

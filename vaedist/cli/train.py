@@ -1,5 +1,6 @@
 """`vaedist train`."""
 
+import os
 import shlex
 import sys
 import time
@@ -70,6 +71,7 @@ def train(
     # A separate stream: what Ray prints on stdout and stderr goes to the run's log.
     with user_stream() as stream, Terminal(Console(file=stream)) as terminal:
         terminal.status("starting")
+        from vaedist.launch.authentication import IN_JOB
         from vaedist.launch.training.trainer import train as launch
 
         try:
@@ -78,6 +80,8 @@ def train(
                 address=address, observe=terminal.show,
             )  # fmt: skip
         except Interrupted as stopped:
+            if IN_JOB in os.environ:  # `vaedist submit` resumes it, and this command line is not the user's
+                raise
             raise Interrupted(f"{stopped}; to resume: {_resume_command()}") from None
     _print_result(run, time.monotonic() - begin, resumed=resume)
 

@@ -158,7 +158,7 @@ def _rates(short: Experiment, done: int, rows: int, rounds: int, progress: Calla
             train(short, observe=observe, stop=stop)
         except Interrupted:
             if stop.by_hand or len(rates) <= rows:  # stopped by the user, and not by the end of its rounds
-                raise
+                raise Interrupted("stopped before the end of the measurement") from None
     return rates[1 : rows + 1]
 
 
