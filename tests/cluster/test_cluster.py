@@ -227,7 +227,7 @@ def test_a_job_is_stopped_midway_and_resumed(cluster, job, runs, proxy):
         assert out.splitlines()[-1].startswith("stopped at step ")
     finally:
         del os.environ["RAY_AUTH_TOKEN_PATH"]
-    at = int(out.splitlines()[-1].split()[4])
+    at = int(out.splitlines()[-1].split()[3])
     committed = [name for name in Store(runs).files("stopped/checkpoints") if name.endswith("/COMMITTED")]
     assert max(committed) == f"stopped/checkpoints/step-{at:09d}/COMMITTED"
     assert not [p for p in get_cluster("tests").processes() if "RayTrainWorker" in " ".join(p.cmdline())]

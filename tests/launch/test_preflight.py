@@ -135,7 +135,7 @@ def test_the_page_on_clusters_documents_the_limit_on_the_folders_path():
         check_socket_paths("t" * 40, "ray")
     with pytest.raises(ClusterError):
         check_socket_paths("t" * 25, "vaedist-00000000/2")
-    assert "can therefore have at most 39 bytes on Linux, and 24 for `vaedist cluster up`" in page
+    assert "can therefore have at most 39 bytes, or 24 for `vaedist cluster up`" in page
 
 
 def test_a_socket_can_be_bound_at_the_longest_path(tmp_path):

@@ -128,12 +128,14 @@ def test_commands_that_look_at_a_run_say_whose_scores_they_print(trained):
 
 
 def test_a_training_ends_with_the_validation_elbo(trained, capsys):
-    _print_result(trained.run, 60.0)
+    _print_result(trained.run, 60.0, resumed=False)
     plot, lines = capsys.readouterr().out.rpartition("\n\n")[::2]
     assert plot.splitlines()[1] == "validation ELBO, nats per image"
     assert plot.count("*") == 3
     lines = lines.splitlines()
-    assert re.match(r"validation ELBO  -\d+\.\d\d nats per image .* after 3 epochs, 12 steps", lines[0])
+    assert re.match(
+        r"validation ELBO  -\d+\.\d\d nats per image .* after 3 epochs, 12 steps; 1\.0 minutes in all$", lines[0]
+    )
     assert [line[:17].rstrip() for line in lines[1:]] == ["pictures", "look at it", "sample", "evaluate"]
     assert re.search(r"KL \d+\.\d\d\), \d+\.\d{3} bits/dim, after", lines[0])
 
@@ -143,8 +145,8 @@ def test_a_training_without_bits_per_dim_ends_without_them(trained, capsys, monk
         {key: value for key, value in row.items() if key != "bits_per_dim"} for row in read_metrics(trained.run.metrics)
     ]
     monkeypatch.setattr("vaedist.monitor.metrics.read_metrics", lambda path: rows)
-    _print_result(trained.run, 60.0)
-    assert re.search(r"KL \d+\.\d\d\), after 3 epochs", capsys.readouterr().out)
+    _print_result(trained.run, 60.0, resumed=True)
+    assert re.search(r"KL \d+\.\d\d\), after 3 epochs.* 1\.0 minutes since it was resumed\n", capsys.readouterr().out)
 
 
 def test_the_test_images_are_left_to_evaluate(trained):
