@@ -5,11 +5,11 @@
 
 PYTHON ?= python3
 
-# All paths are relative, because make splits at spaces, which the path of the project's folder may contain.
+# All paths are relative, because make would split an absolute one at spaces.
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 PHOTOS := data/photos/manifest.json
-TOO_OLD := vaedist needs Python 3.11 or newer; choose one with PYTHON=...
+UNSUPPORTED := vaedist needs Python 3.11 to 3.13; choose one with PYTHON=...
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-all test-cluster test-faults lint format docs docs-reference docs-serve clean
@@ -69,7 +69,7 @@ clean: ## Remove .venv, caches and build output, but no runs or data
 # In the mode "compat", the package is also found from the folder above a clone that is named vaedist.
 $(INSTALLED): pyproject.toml constraints.txt
 	@command -v "$(PYTHON)" >/dev/null || { echo "no $(PYTHON) here: $(TOO_OLD)" >&2; exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(TOO_OLD)" or 0)'
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "$(UNSUPPORTED)" or 0)'
 	@echo "installing into .venv: a few minutes, once"
 	@"$(PYTHON)" -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \

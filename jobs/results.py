@@ -8,8 +8,8 @@ script trains and evaluates the runs that are missing. It can be stopped at any 
 again. `--at-once 2` trains two runs at a time, `--only ROW` those of one row, and `--print` only prints the table; rows
 without an evaluated run are empty.
 
-Numbers are means over seeds, with standard deviations if there are several. They are those of the checkpoint after the
-last epoch, on the test images, so that no split selects anything.
+Scores are means over seeds, with standard deviations if there are several. They are those of the checkpoint after the
+last epoch, on the test images; no checkpoint is selected by a score.
 """
 
 import argparse

@@ -141,7 +141,7 @@ def test_pixels_that_a_gaussian_has_outside_of_0_to_1_are_counted(invoke, tmp_pa
     """The 24 means from -1 to 2 have equal steps: 8 are below 0 and 8 above 1."""
     for command in ("sample", "reconstruct"):
         words = (command, "gaussian", "-n", 4, "-o", tmp_path / f"{command}.png")
-        assert "66.7% of the Gaussian's pixel values were outside [0, 1]" in invoke(*words).stdout
+        assert "66.7% of the pixel values were outside [0, 1]" in invoke(*words).stdout
         assert json.loads(invoke(*words, "--json").stdout)["clipped"] == pytest.approx(2 / 3)
         words = (command, "grey", "-n", 4, "-o", tmp_path / f"{command}.png")
         assert "outside" not in invoke(*words).stdout

@@ -40,8 +40,8 @@ def check(
 
     The model is the trained one of RUN, a run's folder, or the initial one of JOB, a TOML file. The checks compare its
     gradient with finite differences, the compiled update with an eager one, and two devices with one. If the model
-    declares them, its flows are checked (dependencies, log-determinant, inverse), and that its probabilities sum to 1.
-    The exit code is 1 if a check fails.
+    provides what they need, its flows are checked (dependencies, log-determinant, inverse), and its probabilities are
+    summed. The exit code is 1 if a check fails.
     """
     is_run = isinstance(target, str) or (is_there(target) and target.is_dir())
     _check_options(is_run)

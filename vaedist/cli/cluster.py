@@ -120,14 +120,14 @@ def down(name: str) -> None:
 @cluster.command()
 @click.option("--seconds", type=NumberRange(0, 86_400), default=30.0, show_default=True, metavar="S",
               help="Seconds until this machine stops.")  # fmt: skip
-@click.option("--wait", is_flag=True, help="Wait until no training worker is left on it, or the time is over.")
+@click.option("--wait", is_flag=True, help="Wait until no training worker is left on it, or the time is up.")
 @own_address_option
 @node_ip_option
 @insecure_option
 def drain(seconds: float, wait: bool, address: str | None, node_ip: str | None) -> None:
     """Announce that this machine is about to stop.
 
-    Runs that use it save a checkpoint, and continue without it when the time is over.
+    Runs that use it save a checkpoint, and continue without it when the time is up.
     """
     from vaedist.launch.preemption.drain import OwnNode, wait_for_workers
 

@@ -16,7 +16,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the script for completion by SHELL.
+    """Print the completion script for a shell.
 
     It completes commands, options, keys of --set, and paths. To use it in each new shell:
 

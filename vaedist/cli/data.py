@@ -52,7 +52,7 @@ def data() -> None:
 @click.option("--folder", metavar="DIR", type=LocalPath(), help="folder: the folder of images, see above.")
 @click.option("--size", metavar="HxW", callback=parse_size,
               help="folder: resize images to this size.  [default: 32x32]")  # fmt: skip
-@click.option("--grey", is_flag=True, default=None, help="folder: convert to grey images, which a job may binarize.")
+@click.option("--grey", is_flag=True, default=None, help="folder: convert to grey images, which a job may binarise.")
 @click.option("--background", metavar="COLOUR", callback=parse_colour,
               help="folder: colour behind transparent pixels, such as black or #336699.  [default: white]")  # fmt: skip
 @click.option("--skip-damaged", is_flag=True, default=None,
@@ -153,7 +153,7 @@ def verify(dataset: str) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; a contact sheet is then written only with -o.")
 def inspect(dataset: str, output: str | None, as_json: bool) -> None:
-    """Summarize the data set in DIR, and write a contact sheet.
+    """Summarise the data set in DIR, and write a contact sheet.
 
     The contact sheet shows examples of each class.
     """

@@ -30,7 +30,7 @@ def export(
 ) -> None:
     """Export RUN's model for use without vaedist.
 
-    The folder has a TensorFlow SavedModel with the functions encode, decode, reconstruct, score and generate, which
+    The folder has a TensorFlow SavedModel with functions such as encode, decode, score and generate, which
     TensorFlow and TensorFlow Serving load without vaedist and which give the same numbers; a Keras file, which needs
     vaedist; a model card, README.md; and the experiment.
     """

@@ -195,8 +195,8 @@ def neighbours(
     followed by its nearest training images, with their distances and their numbers in the training split. The distance
     is the root mean square difference of pixel values in [0, 1], or of the images' encodings.
 
-    For comparison, the command prints the median distance of test images to their nearest training image. Copies are
-    much closer.
+    For comparison, the command prints the median and the range of the distances from test images to their nearest
+    training images. Copies are much closer.
     """
     with (
         progress_bar(f"comparing with the training images of {run}") as progress,

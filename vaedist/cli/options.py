@@ -77,7 +77,7 @@ def changed_code_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --changed-code, which allows resuming with a model whose code has changed."""
     return click.option(
         "--changed-code", is_flag=True,
-        help="With --resume: accept changes of the package that holds the model.",
+        help="With --resume: accept changes to the package that holds the model.",
     )(command)  # fmt: skip
 
 
@@ -139,7 +139,8 @@ def checkpoint_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --checkpoint, which selects a checkpoint."""
     return click.option(
         "--checkpoint", type=CheckpointName(), default="best", show_default=True, metavar="best|newest|STEP",
-        help="best: by validation ELBO, or by test ELBO if there is no validation split; newest; or the step of one.",
+        help="best: by validation ELBO, or by test ELBO if there is no validation split; newest: the most recent; "
+        "STEP: the one of that step.",
     )(command)  # fmt: skip
 
 
@@ -204,7 +205,7 @@ def insecure_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --insecure, for clusters that require no token."""
     return click.option(
         "--insecure", is_flag=True, expose_value=False, callback=_allow_insecure,
-        help="Allow a cluster on another machine that requires no token.",
+        help="Allow connections without a token to a cluster on another machine.",
     )(command)  # fmt: skip
 
 

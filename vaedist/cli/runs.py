@@ -49,7 +49,7 @@ def sample(
     """Write a PNG grid of images that RUN's model generates.
 
     Latents z are drawn from the prior. Each image is the mean E[x|z], or with --pixels sample a sample of p(x|z).
-    The values of a Gaussian likelihood are clipped to [0, 1]; the command prints the share of clipped values.
+    Values that a likelihood, such as the Gaussian, places outside [0, 1] are clipped; the command prints their share.
     """
     from vaedist.monitor.pictures import grid, to_uint8
 
@@ -119,7 +119,7 @@ def runs() -> None:
 
 
 @runs.command("list")
-@click.argument("folder", metavar="RUNS", type=Location(), default="runs")
+@click.argument("folder", metavar="[RUNS]", type=Location(), default="runs")
 @json_option
 def list_(folder: str | Path, as_json: bool) -> None:
     """List the runs in a folder, highest ELBO first.
@@ -228,5 +228,5 @@ def _write_picture(output: Path, sheet: Any, as_json: bool, clipped: float | Non
         click.echo(json.dumps({"output": str(output), **facts, "clipped": clipped}))
         return
     if clipped is not None:
-        click.echo(f"{clipped:.1%} of the Gaussian's pixel values were outside [0, 1] and are clipped")
+        click.echo(f"{clipped:.1%} of the pixel values were outside [0, 1] and were clipped")
     click.echo(f"wrote {output}")

@@ -1,4 +1,4 @@
-"""The training objective and its optimization."""
+"""The training objective and its optimisation."""
 
 from itertools import pairwise
 from typing import Annotated, Literal, Self
@@ -47,7 +47,7 @@ class ObjectiveSection(Section):
 
 
 class TrainingSection(Section):
-    """Optimization."""
+    """Optimisation."""
 
     epochs: int = Field(default=100, ge=1, description="Number of passes over the training images.")
     global_batch: int = Field(default=32, ge=1, description="Images per step, over all workers and devices.")
