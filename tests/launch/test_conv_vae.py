@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow.dataset
 import pytest
 import tomli_w
 from command import run as vaedist
 from command import start
+from PIL import Image
 
+from vaedist import load_run
+from vaedist.monitor.pictures import to_uint8
 from vaedist.runs.checkpoint_store import checkpoints_of
 from vaedist.runs.folder import RunFolder
 
@@ -101,6 +105,21 @@ def test_every_command_accepts_the_model(trained, folder):
     for command in ("sample", "reconstruct"):
         vaedist(command, trained.path, "-n", 4, "-o", f"{command}.png", cwd=folder, PYTHONPATH=".")
         assert (folder / f"{command}.png").stat().st_size > 100
+
+
+def test_workers_encode_and_generate_with_it(trained, folder, monkeypatch):
+    vaedist("encode", trained.path, "-o", "encoded", "--split", "test", "--workers", 2, cwd=folder, PYTHONPATH=".")
+    vaedist("generate", trained.path, "-o", "generated", "-n", 5, "--format", "png", "--workers", 1,
+            cwd=folder, PYTHONPATH=".")  # fmt: skip
+    monkeypatch.syspath_prepend(folder)
+    run = load_run(trained.path)
+    table = pyarrow.dataset.dataset(folder / "encoded").to_table().sort_by("row")
+    rows = run.rows("test")
+    images = rows.read(0, rows.rows)[np.argsort(rows.numbers(0, rows.rows))]
+    np.testing.assert_allclose(np.stack(table["z"].to_pylist()), run.encode(images), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(table["elbo"], run.score(images).elbo, rtol=1e-4)
+    drawn = np.stack([np.asarray(Image.open(folder / "generated" / f"{i}.png")) for i in range(5)])
+    assert np.abs(drawn.astype(int) - to_uint8(run.sample(5))).max() <= 1
 
 
 def test_a_sweep_varies_its_keys(folder, blob_data):
