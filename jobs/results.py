@@ -4,9 +4,9 @@
     python jobs/results.py jobs/tables/cifar10-depth.toml --data data/cifar10
 
 A table's file names a job, and for each row the values that differ from it; a row has a run for each seed. The
-script trains and evaluates the runs that are missing. It can be stopped at any time, and resumes when it is started
-again. `--at-once 2` trains two runs at a time, `--only ROW` those of one row, and `--print` only prints the table; rows
-without an evaluated run are empty.
+script trains and evaluates the runs that are missing, and keeps the job file of each run beside its folder. It can be
+stopped at any time, and resumes when it is started again. `--at-once 2` trains two runs at a time, `--only ROW` those
+of one row, and `--print` only prints the table; rows without an evaluated run are empty.
 
 Scores are means over seeds, with standard deviations if there are several. They are those of the checkpoint after the
 last epoch, on the test images; no checkpoint is selected by a score.
@@ -18,7 +18,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -192,10 +191,10 @@ def train(table: Table, trial: Trial, args: argparse.Namespace) -> None:
     chosen = experiment(table, trial, args)
     if epochs_of(args.runs / trial.name) >= chosen.training.epochs:
         return
-    with tempfile.TemporaryDirectory(prefix="results-") as folder:
-        job = Path(folder) / f"{trial.name}.toml"
-        job.write_text(chosen.to_toml(), encoding="utf-8")
-        vaedist("train", str(job), "--runs", str(args.runs), "--name", trial.name, "--resume")
+    job = args.runs / f"{trial.name}.toml"
+    job.parent.mkdir(parents=True, exist_ok=True)
+    job.write_text(chosen.to_toml(), encoding="utf-8")
+    vaedist("train", str(job), "--runs", str(args.runs), "--name", trial.name, "--resume")
 
 
 def evaluate(table: Table, trial: Trial, args: argparse.Namespace) -> None:

@@ -181,6 +181,9 @@ def test_a_table_that_is_stopped_saves_the_run_that_it_trains(small_dataset, tmp
         _, said = script.communicate(timeout=120)
     assert script.returncode == 130, said
     assert "stopping after the current steps, and saving a checkpoint" in said  # by the command, which has ended too
+    job = tmp_path / "runs" / "one-seed-0.toml"
+    assert f"to resume: vaedist train {job} " in said
+    assert Experiment.from_file(job).seed == 0
     reached = CheckpointStore(RunFolder.at(tmp_path / "runs" / "one-seed-0")).newest().position.step
     assert reached == read_metrics(metrics)[-1]["step"]
     assert not (tmp_path / "runs" / "one-seed-1").exists()
