@@ -55,6 +55,7 @@ def rows(run):
     return [json.loads(line) for line in run.metrics.read_text().splitlines()] if run.metrics.exists() else []
 
 
+@pytest.mark.faults
 def test_a_killed_worker_changes_nothing(trained, folder, arguments):
     run = RunFolder.at(folder / "runs" / "killed")
     command = start("train", "job.toml", "--name", "killed", *arguments, cwd=folder, PYTHONPATH=".")

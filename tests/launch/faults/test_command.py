@@ -15,7 +15,7 @@ from vaedist.monitor.metrics import read_metrics
 from vaedist.runs.checkpoint_store import CheckpointStore
 from vaedist.runs.folder import RunFolder
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 SECONDS = 240  # timeout
 AS_USERS = {"XLA_FLAGS": ""}  # compiles with the flags of users, not of tests
