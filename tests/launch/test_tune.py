@@ -101,7 +101,7 @@ def test_a_trial_that_asha_stops_frees_its_resources_for_the_next_one(sweep, pro
     # One after the other on the whole cluster: the second does not learn, and would run for long.
     space = {"training.learning_rate": {"grid": [1e-3, 1e-9, 2e-3]}}
     wanted = sweep(space, ("scaling.cpus_per_worker=2", "training.epochs=30"), scheduler="asha", reduction=2.0)
-    freed, workers = threading.Event(), []
+    freed, workers, stopped = threading.Event(), [], []
 
     def wait_until_free():
         deadline = time.monotonic() + FREE_SECONDS
@@ -116,13 +116,15 @@ def test_a_trial_that_asha_stops_frees_its_resources_for_the_next_one(sweep, pro
             if event.state == "running" and event.epoch == 1:
                 workers.extend(processes("RayTrainWorker"))
             if event.state == "stopped":
+                stopped.append(event.epoch)
                 threading.Thread(target=wait_until_free).start()
 
     folder = tune(wanted, observe=observe)
     assert states(folder) == ["finished", "stopped", "finished"]
     assert workers
     assert freed.wait(FREE_SECONDS), "workers or their placement group were there after 10 s"
-    assert folder.read_trials()[1].epochs[-1].epoch < 30
+    assert [folder.read_trials()[1].epochs[-1].epoch] == stopped  # as reported, though its process trained on
+    assert stopped[0] < 30
 
 
 @pytest.mark.slow

@@ -49,6 +49,16 @@ def test_a_trial_as_it_was_after_an_epoch(written):
     assert [epoch.epoch for epoch in made.epochs] == [1, 2, 3, 4]
 
 
+def test_epochs_after_the_one_at_which_a_trial_was_stopped_do_not_count(written):
+    sweep = written()
+    sweep.trial((0, 16), (-3.0, -2.5, -1.0))
+    sweep.log.set(0, "stopped", until=2)
+    for trials in (sweep.log.trials, TrialLog.open(sweep.folder).trials):
+        assert [epoch.epoch for epoch in trials[0].epochs] == [1, 2]
+    sweep.log.set(0, "running")  # resumed
+    assert [epoch.epoch for epoch in sweep.folder.read_trials()[0].epochs] == [1, 2, 3]
+
+
 def test_starts_are_counted_over_retries(mixed):
     for _ in range(2):
         mixed.log.set(4, "running")

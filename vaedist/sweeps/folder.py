@@ -137,8 +137,9 @@ class SweepFolder(StoredFolder):
             trials[number] = Trial(number, record["params"], self.trial(record["run"]))
         trial = trials[number]
         trials[number] = replace(
-            trial, state=state, starts=trial.starts + (state == "running"), reason=record.get("reason", "")
-        )
+            trial, state=state, starts=trial.starts + (state == "running"), reason=record.get("reason", ""),
+            until=record.get("until"),
+        )  # fmt: skip
 
 
 def is_of_trial(name: Path) -> bool:
@@ -162,5 +163,6 @@ def _check(record: Any, space: set[str]) -> None:
         name, params = record["run"], record["params"]  # the name must not lead out of the folder
         right = right and bool(re.fullmatch(NAME_PATTERN, name)) and set(params) == space
         right = right and isinstance(params, dict) and all(isinstance(value, Value) for value in params.values())
-    if not right or not isinstance(record.get("reason", ""), str):
+    right = right and isinstance(record.get("reason", ""), str) and type(record.get("until", 1)) is int
+    if not right:
         raise ValueError(record)

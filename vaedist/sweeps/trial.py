@@ -36,7 +36,8 @@ class Trial:
         state: its state; "stopped" means stopped by the scheduler.
         starts: number of times that it was started or resumed.
         reason: reason of its failure.
-        until: last epoch that counts; None counts all.
+        until: last epoch that counts, which is the one after which the scheduler stopped the trial, whose process may
+            have trained on for some time; None counts all.
     """
 
     number: int

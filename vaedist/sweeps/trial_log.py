@@ -46,9 +46,10 @@ class TrialLog:
         self._write({"trial": number, "state": "open", "run": run_name(number, params), "params": dict(params)})
         return self.trials[number]
 
-    def set(self, number: int, state: State, reason: str = "") -> Trial:
-        """Sets the state of a trial and returns the trial."""
-        self._write({"trial": number, "state": state, **({"reason": reason} if reason else {})})
+    def set(self, number: int, state: State, reason: str = "", until: int | None = None) -> Trial:
+        """Sets the state of a trial, and the last epoch that counts, and returns the trial."""
+        facts = {**({"reason": reason} if reason else {}), **({} if until is None else {"until": until})}
+        self._write({"trial": number, "state": state, **facts})
         return self.trials[number]
 
     def _write(self, record: dict[str, Any]) -> None:

@@ -40,7 +40,7 @@ class SweepMonitor(Unpickled, Callback):
 
     def status(self, trial: Trial, *, until: int | None = None) -> TrialStatus:
         """Returns the status of a trial from its run's current metrics, or from those up to epoch `until`."""
-        trial = replace(self._fetched(trial), until=until)
+        trial = replace(self._fetched(trial), until=trial.until if until is None else until)
         epochs, best = trial.epochs, trial.best(self._metric, self._mode)
         last = getattr(epochs[-1], self._metric) if epochs else None
         made = epochs[-1].epoch if epochs else 0
@@ -72,7 +72,7 @@ class SweepMonitor(Unpickled, Callback):
         elif self._stopping:
             self._set(trial, "open")
         else:
-            self._set(trial, "stopped")
+            self._set(trial, "stopped", until=result.get("epochs"))
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Logs that a trial has failed for the last time."""
@@ -83,10 +83,10 @@ class SweepMonitor(Unpickled, Callback):
         number = trial.config["trial"]
         self._observe(SweepNotice(f"trial {number:04d} failed and is retried: {_reason(trial)}"))
 
-    def _set(self, trial: Any, state: State, reason: str = "") -> None:
+    def _set(self, trial: Any, state: State, reason: str = "", until: int | None = None) -> None:
         def change() -> None:
             number = trial.config["trial"]
-            known = self._fetched(self._log.set(number, state, reason))
+            known = self._fetched(self._log.set(number, state, reason, until))
             if state in ENDED:
                 score = None if state == "failed" else known.best(self._metric, self._mode)
                 self._proposer.learn(number, known.params, score)
