@@ -16,6 +16,8 @@ from vaedist.inference.sources import PreparedSource
 from vaedist.monitor.pictures import captioned
 
 SHAPE = (4, 6, 3)
+TITLE = 26  # height of a title
+TOP = TITLE + 4  # of the first image below it
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,8 @@ def test_the_sheet_shows_the_images_of_the_extremes(prepared, small_dataset):
     ]  # fmt: skip
     sheet = extremes.sheet()
     for row, (image, height) in enumerate(((5, 0), (0, len(sheet) // 2))):
-        shown = sheet[height + 4 : height + 4 + 64, 4 : 4 + 96][::16, ::16]
+        shown = sheet[height + TOP : height + TOP + 64, 4 : 4 + 96][::16, ::16]
+        assert (sheet[height : height + TITLE] < 128).any()
         np.testing.assert_array_equal(shown, stored.read(image, image + 1)[0], err_msg=str(row))
 
 
@@ -70,7 +73,7 @@ def test_the_sheet_shows_images_of_any_number_of_channels(channels, shown, tmp_p
     (part,) = Parts({"test": 19}, 50)
     rows = prepared.read(part)
     extremes.add(part, pa.table({"elbo": np.arange(19, dtype=np.float32), **rows.columns}))
-    picture = extremes.sheet()[4 : 4 + 64, 4 : 4 + 96][::16, ::16]
+    picture = extremes.sheet()[TOP : TOP + 64, 4 : 4 + 96][::16, ::16]
     np.testing.assert_array_equal(picture, rows.images[0][..., :shown])
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from vaedist.inference.parts import Part
 from vaedist.inference.sources import Source
-from vaedist.monitor.pictures import captioned
+from vaedist.monitor.pictures import captioned, titled
 
 COUNT = 32  # images of each kind
 COLUMNS = 8
@@ -55,15 +55,15 @@ class Extremes:
         self.highest = sorted(self.highest, reverse=True)[: self._count]
 
     def sheet(self) -> np.ndarray:
-        """Returns a sheet of the images, uint8, [H', W', C]: first the lowest, then the highest.
+        """Returns a sheet of the images, uint8, [H', W', C]: first the lowest, then the highest, each with a title.
 
         Each caption has the ELBO in nats, and the values of the source's captions.
 
         Raises:
             DataError: an image cannot be read.
         """
-        sheets = [captioned(*self._read(kind), COLUMNS) for kind in (self.lowest, self.highest)]
-        return np.concatenate(sheets, axis=0)
+        kinds = {"Lowest ELBO, in nats per image": self.lowest, "Highest ELBO": self.highest}
+        return np.concatenate([titled(captioned(*self._read(kind), COLUMNS), title) for title, kind in kinds.items()])
 
     def _read(self, kind: list[Scored]) -> tuple[np.ndarray, list[str]]:
         parts = [Part(one.caption, one.group, one.place, one.place + 1) for one in kind]

@@ -41,7 +41,10 @@ def check_run(run: RunFolder, experiment: Experiment, *, resume: bool, changed_p
         return False
     run.refresh()
     if not resume:
-        raise RunError(f"run {run.location} exists: use --resume to resume it, or --name to start another")
+        raise RunError(
+            f"run {run.location} exists: use --resume to resume it, or --name to start another; in Python, resume=True "
+            "or another run.name"
+        )
     before, accepted = run.read_experiment(), ("training.precision",) if changed_precision else ()
     for key, old, new in differences(before, experiment):
         scheduled = key == "training.epochs" and experiment.training.decays_to_the_end

@@ -150,7 +150,10 @@ def _check_folder(folder: SweepFolder, sweep: Sweep, *, resume: bool) -> None:
     if resume:
         check_sweep(folder, sweep)
     elif exists:
-        raise RunError(f"sweep {folder.location} exists: use --resume to resume it, or --name to start another")
+        raise RunError(
+            f"sweep {folder.location} exists: use --resume to resume it, or --name to start another; in Python, "
+            "resume=True or another run.name"
+        )
 
 
 def _started(sweep: Sweep, monitor: SweepMonitor, ended: Iterable[Trial], at_once: int, split: str) -> SweepStarted:
