@@ -126,7 +126,7 @@ def list_(folder: str | Path, as_json: bool) -> None:
 
     RUNS is the folder, "runs" by default. The ELBO is that of the validation images, or of the test images if the
     run's data has no validation split. The column "options" shows the model's options that differ from their defaults;
-    in JSON, "options" has all of them.
+    in JSON, "options" has all of them. For a class of your own that cannot be imported, both show all options.
 
     Runs that cannot be read are listed with the reason, in JSON as "error"; the exit code is 0 nevertheless.
     """
@@ -184,7 +184,7 @@ def show(run: str | Path, as_json: bool) -> None:
 
     folder = RunFolder.at(run)
     folder.refresh()
-    summary, experiment = summarize(folder), folder.read_experiment()
+    summary, experiment = summarize(folder), folder.read_experiment(need_classes=False)
     checkpoints, evaluations, pictures = (
         [folder.store.location_of(path) for path in paths]
         for paths in (

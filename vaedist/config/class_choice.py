@@ -137,7 +137,7 @@ class ClassChoice:
                 path = os.environ.get("PYTHONPATH")
                 reason = (
                     f"there is no module {error.name} in PYTHONPATH ({path or 'not set'}) or among the installed "
-                    "packages; set PYTHONPATH to the folder that contains it, or submit the job with --package"
+                    "packages; set PYTHONPATH to the folder that contains it"
                 )
                 raise self.refusal(name, key, reason) from None
 
