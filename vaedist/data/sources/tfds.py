@@ -15,6 +15,7 @@ from vaedist.data.sources.pixels import eight_bit_values
 from vaedist.data.sources.source import Batch, ImageSource, plain_name
 from vaedist.errors import DataError
 from vaedist.storage.filesystem import first_line
+from vaedist.tensorflow_log import without_import_messages
 
 # name, name/config, name:version: data sets of tensorflow-datasets itself. A community name (owner:name) would run
 # downloaded code.
@@ -66,7 +67,8 @@ def tfds_source(name: str, data_dir: str | Path | None = None) -> ImageSource:
 
 def _leave_gpus_free() -> None:
     """Prevents TensorFlow from allocating all GPU memory, as it only reads files here."""
-    import tensorflow as tf
+    with without_import_messages():
+        import tensorflow as tf
 
     for gpu in tf.config.list_physical_devices("GPU"):
         with suppress(RuntimeError):  # already initialised
