@@ -2,5 +2,6 @@
 
 
 def counted(number: int, noun: str) -> str:
-    """Returns a number with its noun, as in "1 worker" and "1,024 workers"."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    """Returns a number with its noun, as in "1 worker", "1,024 workers" and "2 classes"."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{plural if number != 1 else ''}"

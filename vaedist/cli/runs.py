@@ -24,6 +24,7 @@ from vaedist.cli.options import (
 from vaedist.cli.output import console, print_pairs
 from vaedist.config import told
 from vaedist.errors import RunError
+from vaedist.wording import counted
 
 if TYPE_CHECKING:
     from vaedist.runs.summary import Summary, Unreadable
@@ -198,7 +199,7 @@ def show(run: str | Path, as_json: bool) -> None:
         click.echo(json.dumps(record, indent=2))
         return
     rows = {
-        "epochs": f"{summary.epoch} of {summary.epochs}, {summary.step} steps",
+        "epochs": f"{summary.epoch} of {summary.epochs}, {counted(summary.step, 'step')}",
         f"{summary.split or 'best'} ELBO": "none yet"
         if summary.elbo is None
         else f"{summary.elbo:.3f} nats, best {summary.best_elbo:.3f}",
