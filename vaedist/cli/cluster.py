@@ -46,11 +46,11 @@ def up(nodes: int, cpus: int | None, name: str, as_json: bool) -> None:
 
     with status_line() as progress:
         started = start(name, nodes=nodes, cpus=cpus, progress=progress)
-    cpus = sum(node.cpus for node in started.nodes)
+    total = sum(node.cpus for node in started.nodes)
     facts = {
         "name": started.name,
         "nodes": len(started.nodes),
-        "cpus": cpus,
+        "cpus": total,
         "dashboard": started.dashboard,
         "address": started.address,
         "token": started.token,
@@ -60,7 +60,7 @@ def up(nodes: int, cpus: int | None, name: str, as_json: bool) -> None:
         return
     own = "" if name == "local" else f" --name {name}"
     click.echo(
-        f"cluster      {name}: {counted(len(started.nodes), 'node')}, {counted(cpus, 'CPU')}\n"
+        f"cluster      {name}: {counted(len(started.nodes), 'node')}, {counted(total, 'CPU')}\n"
         f"dashboard    {started.dashboard}\n"
         f"use it       vaedist submit JOB --address {started.dashboard}\n"
         f"             vaedist train JOB --address {started.address}\n"
