@@ -77,3 +77,18 @@ def test_a_damaged_checkpoint_is_not_replaced_by_another_unnoticed(run, tmp_path
         with pytest.raises(CheckpointError, match=r"step-000000008.* choose the step of the checkpoint$"):
             vaedist.load_run(folder.path, checkpoint=checkpoint)
     assert vaedist.load_run(folder.path, checkpoint=4).checkpoint.position.step == 4
+
+
+def test_a_run_and_its_evaluation_print_as_a_few_lines(run):
+    assert repr(run) == f"<Run {run.folder.location}: resnet, step 4 (1 epoch)>"
+    found = run.evaluate(samples=2, limit=8)
+    title, *rows = str(found).splitlines()
+    assert repr(found) == str(found)
+    assert title == "Evaluation of 8 images, 2 samples of z each"
+    assert rows[0].split() == ["ELBO", f"{found.elbo.mean:.3f}", "+-", f"{found.elbo.standard_error:.3f}", "nats"]
+    assert [row.split("  ")[0] for row in rows] == [
+        "ELBO", "log p(x) >= L_2", "Monte Carlo error", "L_2 - L_1", "effective samples", "gap", "reconstruction", "KL",
+        "bits/dim <=", "active units", "active channels",
+    ]  # fmt: skip
+    assert len({row.index(row.partition("  ")[2].strip()) for row in rows}) == 1  # in one column
+    assert str(found.against(found)).splitlines()[2].split() == ["ELBO", "0.000", "+-", "0.000", "nats"]

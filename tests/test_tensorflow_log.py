@@ -16,7 +16,9 @@ MESSAGES = [
     "W0000 00:00:1796003940.589229   30842 a.cc:1] a warning\n",
     "E0000 00:00:1796003940.589229   30842 a.cc:1] an error\n",
     "I am the user's own line\n",
+    "E0000 00:00:1796042270.052680   15301 cuda_platform.cc:52] failed call to cuInit: UNKNOWN ERROR (999)\n",
 ]
+NO_DRIVER = "E0000 00:00:1796042270.052680   15301 cuda_platform.cc:52] failed call to cuInit: UNKNOWN ERROR (303)\n"
 
 
 def printed(program, **variables):
@@ -45,16 +47,37 @@ def test_only_some_names_import_tensorflow_and_none_prints_anything():
     assert set(vaedist.__all__) > vaedist._TENSORFLOW
 
 
-@pytest.mark.parametrize(("level", "kept"), [(None, 2), ("0", 0), ("1", 2), ("2", 3), ("3", 4), ("many", 0)])
+@pytest.mark.parametrize(("level", "kept"), [(None, 2), ("0", 0), ("1", 2), ("2", 3), ("many", 0)])
 def test_messages_from_the_level_on_are_kept(level, kept, unimported, monkeypatch, capfd):
     if level is None:
         monkeypatch.delenv(LEVEL)
     else:
         monkeypatch.setenv(LEVEL, level)
     with without_import_messages():
-        os.write(2, "".join(MESSAGES).encode())
+        os.write(2, "".join([NO_DRIVER, *MESSAGES]).encode())
     os.write(2, b"I0000 00:00:1796003940.589229 later\n")
-    assert capfd.readouterr().err == "".join(MESSAGES[kept:]) + "I0000 00:00:1796003940.589229 later\n"
+    first = "" if kept else NO_DRIVER
+    assert capfd.readouterr().err == first + "".join(MESSAGES[kept:]) + "I0000 00:00:1796003940.589229 later\n"
+
+
+def test_level_3_keeps_neither_warnings_nor_errors(unimported, monkeypatch, capfd):
+    monkeypatch.setenv(LEVEL, "3")
+    with without_import_messages():
+        os.write(2, "".join(MESSAGES).encode())
+    assert capfd.readouterr().err == "I am the user's own line\n"
+
+
+def test_a_users_model_and_the_first_use_of_a_device_print_nothing(tmp_path):
+    (tmp_path / "own.py").write_text("import vaedist\nclass Own(vaedist.Model):\n    Options = vaedist.ModelOptions\n")
+    program = """if True:
+        import sys, vaedist
+        vaedist.Experiment.from_dict({"model": {"type": "own:Own"}})
+        tf = sys.modules["tensorflow"]
+        two = [tf.config.LogicalDeviceConfiguration()] * 2  # refused once devices are in use
+        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
+        tf.function(lambda x: x + 1, jit_compile=True)(tf.constant(1.0))
+    """
+    assert printed(program, PYTHONPATH=str(tmp_path)) == ("", 0)
 
 
 def test_a_message_outlives_the_process():

@@ -41,6 +41,7 @@ from vaedist.runs.checkpoint_store import checkpoints_of
 from vaedist.runs.folder import RunFolder
 from vaedist.storage.uri import absolute_location
 from vaedist.training.state import load_weights
+from vaedist.wording import counted
 
 Which = Literal["best", "newest"]
 
@@ -60,6 +61,12 @@ class Run:
     experiment: Experiment
     checkpoint: Checkpoint
     ema: bool = False
+
+    def __repr__(self) -> str:
+        """Returns the run's location, its model, and the checkpoint."""
+        position, weights = self.checkpoint.position, ", moving averages" if self.ema else ""
+        done = f"step {position.step} ({counted(position.epoch, 'epoch')})"
+        return f"<Run {self.folder.location}: {self.experiment.model.type}, {done}{weights}>"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

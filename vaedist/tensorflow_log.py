@@ -1,8 +1,10 @@
-"""Keeps TensorFlow's informational messages off stderr while it is imported in a user's process.
+"""Keeps TensorFlow's informational messages off stderr when it is imported in a user's process.
 
 TensorFlow logs messages about oneDNN and CUDA while its libraries are loaded, before it obeys TF_CPP_MIN_LOG_LEVEL.
+When it first looks for devices, it logs the absence of NVIDIA's driver as an error.
 """
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -16,11 +18,15 @@ LEVEL = "TF_CPP_MIN_LOG_LEVEL"  # 1 discards informational messages, 2 also warn
 FILTER = r"""
 import os, re, sys
 levels = b"IWEF"[: int(sys.argv[1])]
-discarded = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[%b]\d{4} \d\d:\d\d" % levels)
+discarded = re.compile(
+    rb"WARNING: All log messages before absl::InitializeLog|To enable the following instructions|"
+    rb"[%b]\d{4} \d\d:\d\d|E\d{4} .*failed call to cuInit.*\(303\)" % levels  # 303: there is no driver
+)
 for line in open(0, "rb"):
     if not discarded.match(line):
         os.write(2, line)
 """
+DRIVER = "libcuda.so.1"
 WAIT_SECONDS = 5.0
 _lock = RLock()
 
@@ -37,7 +43,18 @@ def without_import_messages() -> Iterator[None]:
         if "tensorflow" not in sys.modules and level in ("1", "2", "3"):
             with suppress(OSError):  # stderr is closed, or there can be no more processes: messages stay
                 stack.enter_context(_filtered(level))
+                stack.callback(_look_for_devices)
         yield
+
+
+def _look_for_devices() -> None:
+    """Makes TensorFlow, if it was imported, look for devices now if there is no driver, which has no other effect."""
+    config = getattr(sys.modules.get("tensorflow"), "config", None)
+    try:
+        ctypes.CDLL(DRIVER)
+    except OSError:
+        if config is not None:
+            config.list_physical_devices("GPU")
 
 
 @contextmanager

@@ -1,13 +1,10 @@
 """Exceptions in a user's own code, shown with the user's lines of the traceback and without the libraries'."""
 
-import os
 import re
-import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
 from traceback import FrameSummary, StackSummary, TracebackException, walk_tb
 
 from vaedist.errors import UserCodeError, VaedistError
@@ -16,12 +13,6 @@ PACKAGE = Path(__file__).parent
 STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 LIBRARIES = {"keras", "optree", "pydantic", "ray", "tensorflow", "vaedist"}  # these call a user's code
 STYLE = re.compile(r"\x1b\[[0-9;]*m")  # terminal styles, which Keras adds to messages
-# Prefixes of the lines that TensorFlow writes when it is loaded.
-GREETING = (
-    b"I0000 ",
-    b"WARNING: All log messages before absl::InitializeLog()",
-    b"To enable the following instructions",
-)
 
 
 @contextmanager
@@ -75,25 +66,3 @@ def _trim(shown: TracebackException) -> None:
     for earlier in (shown.__cause__, shown.__context__, *(shown.exceptions or ())):
         if earlier is not None:
             _trim(earlier)
-
-
-@contextmanager
-def quiet_tensorflow() -> Iterator[None]:
-    """Drops TensorFlow's start-up messages on stderr; all other output is written when the context ends."""
-    if "tensorflow" in sys.modules:
-        yield
-        return
-    sys.stderr.flush()
-    with TemporaryFile() as caught:
-        stderr = os.dup(2)
-        os.dup2(caught.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            caught.seek(0)
-            for line in caught:
-                if not line.startswith(GREETING):
-                    os.write(2, line)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tomllib
 
 import pytest
 import tomli_w
@@ -45,8 +46,12 @@ def test_config_shows_the_keys_of_the_model(place):
 def test_a_missing_model_is_refused_before_anything_starts(place, toy_package, monkeypatch, arguments):
     monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder != str(toy_package)])
     monkeypatch.setenv("PYTHONPATH", "/some/where")
-    assert refused(place, *arguments).startswith(
+    line = refused(place, *arguments)
+    assert line.startswith(
         f"error: job.toml: model.type = '{TOY}': there is no module {NAME} in PYTHONPATH (/some/where) or among"
+    )
+    assert line.partition("; ")[2] == "set PYTHONPATH to the folder that contains it" + (
+        ", or send the package with --package" if "submit" in arguments else ""
     )
 
 
@@ -116,6 +121,46 @@ def test_runs_are_listed_with_the_options_that_differ_from_their_defaults(place)
     assert listed["toy"]["model"] == TOY
     assert listed["toy"]["options"] == {"channels": 16, "norm": "batch", "stage.blocks": 5, "stage.name": "first"}
     assert listed["toy"]["changed"] == {"stage.blocks": 5}
+
+
+def test_runs_of_classes_that_cannot_be_imported_are_listed_and_shown(tmp_path):
+    models = {
+        "model": {"type": "gone.model:Own", "width": 8, "stage": {"blocks": 5}, "flow": {"type": "gone.flow:Own"}},
+        "flow": {"type": "mlp", "latent": 3, "flow": {"type": "gone.flow:Own", "depth": 2, "angle": 0.5}},
+        "likelihood": {"type": "mlp", "latent": 3, "likelihood": "gone.pixels:Own"},
+    }
+    for name, model in models.items():
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "experiment.toml").write_text(tomli_w.dumps({"run": {"name": name}, "model": model}))
+    listed = run("runs", "list", "--json", cwd=tmp_path)
+    assert listed[1] == ""
+    assert {one["name"]: one["changed"] for one in json.loads(listed[0])} == {
+        "model": {"width": 8, "stage.blocks": 5, "flow.type": "gone.flow:Own"},
+        "flow": {"latent": 3, "flow.type": "gone.flow:Own", "flow.depth": 2, "flow.angle": 0.5},
+        "likelihood": {"latent": 3, "likelihood": "gone.pixels:Own"},
+    }
+    for name, model in models.items():
+        shown, _ = run("runs", "show", f"runs/{name}", cwd=tmp_path)
+        tables = tomllib.loads(shown[shown.index("seed = ") :])
+        assert tables["run"]["name"] == name
+        assert tables["model"].items() >= {key: value for key, value in model.items() if key != "flow"}.items()
+        assert tables["model"]["flow"].items() >= model.get("flow", {}).items()
+        assert "there is no module gone" in refused(tmp_path, "sample", f"runs/{name}")
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ('type = "mpl"', "model.type = 'mpl': must be 'mlp', "),
+        ("type = 3", "model.type = 3: must be 'mlp', "),
+        ('likelihood = "gausian"', "model.likelihood = 'gausian': must be 'bernoulli', "),
+        ('type = "gone.model:Own"\n[data]\nbinarize = 1', "data.binarize = 1: must be "),
+    ],
+)
+def test_all_else_of_a_listed_run_is_validated(tmp_path, table, reason):
+    (tmp_path / "experiment.toml").write_text(f"[model]\n{table}\n")
+    assert refused(tmp_path, "runs", "show", ".").startswith(f"error: experiment.toml: {reason}")
 
 
 @pytest.mark.parametrize("command", ["train", "bench"])

@@ -127,14 +127,14 @@ def test_few_images_make_few_shards_unless_more_are_asked_for(here):
         Image.new("RGB", (8, 8), (k, 0, 0)).save(here / "pictures" / f"{k}.png")
     (here / "pictures" / "notes.txt").touch()
     refused = run("prepare", "folder", "--folder", "pictures", "--shards", 4)
-    assert "pictures has 1 test images for 4 shards: use --shards 1 or less" in str(refused.exception)
+    assert "pictures has 1 test image for 4 shards: use --shards 1 or less" in str(refused.exception)
     assert not (here / "data").exists() or list((here / "data").iterdir()) == []
     made = run("prepare", "folder", "--folder", "pictures")
     assert made.exit_code == 0, made.output
-    assert made.stdout.startswith("data/folder: 9 training and 1 test images, 32x32x3, 1 classes, 9 + 1 shards")
+    assert made.stdout.startswith("data/folder: 9 training and 1 test images, 32x32x3, 1 class, 9 + 1 shards")
     assert made.stderr.splitlines() == [
         "warning: ignored 1 file: 1 .txt",
-        "warning: a split has 1 images, so at most 1 workers can share the data",
+        "warning: a split has 1 image, so at most 1 worker can share the data",
     ]
 
 

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 from synthetic import CLASSES, image_rows, row_of
+from urllib3.util.retry import Retry
 
-from vaedist.data.sources import tfds_source
+from vaedist.data.sources import tfds, tfds_source
 from vaedist.errors import DataError
 
 
@@ -68,3 +69,15 @@ def test_unavailable_data_sets_are_refused_in_one_line(data_dir, name, message):
     with pytest.raises(DataError, match=message) as caught:
         tfds_source(name, data_dir)
     assert "\n" not in str(caught.value)
+
+
+def test_a_download_without_a_network_fails_soon_and_names_the_command_that_needs_none(data_dir, monkeypatch, caplog):
+    pauses = []
+    monkeypatch.setattr(Retry, "sleep", lambda retry, response=None: pauses.append(retry.get_backoff_time()))
+    monkeypatch.setitem(tfds._PUBLISHED, "tiny_refused", "--archive tiny.tar.gz")
+    with pytest.raises(DataError, match=r"cannot download and prepare tiny_refused:1.0.0: .*refused") as caught:
+        tfds_source("tiny_refused:1.0.0", data_dir)
+    assert str(caught.value).endswith("; without a network: vaedist data prepare tiny_refused --archive tiny.tar.gz")
+    assert len(pauses) == tfds.RETRIES
+    assert sum(pauses) < 10
+    assert not caplog.records

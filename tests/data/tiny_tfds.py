@@ -83,3 +83,11 @@ class TinyUnreachable(_Tiny):
     def _split_generators(self, dl_manager):
         dl_manager.download("ftp://127.0.0.1:1/images.zip")
         return super()._split_generators(dl_manager)
+
+
+class TinyRefused(_Tiny):
+    """Downloads a file from a server that does not respond, by HTTP."""
+
+    def _split_generators(self, dl_manager):
+        dl_manager.download("http://127.0.0.1:1/images.zip")
+        return super()._split_generators(dl_manager)

@@ -10,6 +10,7 @@ from vaedist.cli.options import LocalPath, address_option, job_argument, json_op
 from vaedist.cli.output import console, print_pairs, status_line
 from vaedist.config import Experiment
 from vaedist.files import display_path, replace_file
+from vaedist.wording import counted
 
 if TYPE_CHECKING:
     from vaedist.bench.record import Record
@@ -81,7 +82,7 @@ def _print(job: Path, record: "Record") -> None:
         {
             "machine": f"{machine['processor']}, {machine['threads']} threads, GPUs: {machine['GPUs']}",
             "software": ", ".join(f"{name} {machine[name]}" for name in ("vaedist", "tensorflow", "numpy", "python")),
-            "model": f"{counts['parameters']:,} weights, {counts['images a step']:,} images a step",
+            "model": f"{counted(counts['parameters'], 'weight')}, {counted(counts['images a step'], 'image')} a step",
             "a step": f"{counts['flops a step'] / 1e9:.2f} GFLOP in {' and '.join(multiplied)}",
         },
     )

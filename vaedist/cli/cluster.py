@@ -10,6 +10,7 @@ import click
 from vaedist.cli.options import NumberRange, insecure_option, json_option
 from vaedist.cli.output import console, print_pairs, status_line
 from vaedist.launch.preemption.clouds import CLOUDS, METADATA_URL
+from vaedist.wording import counted
 
 name_option = click.option("--name", default="local", show_default=True, metavar="NAME", help="Name of the cluster.")
 own_address_option = click.option(
@@ -45,10 +46,11 @@ def up(nodes: int, cpus: int | None, name: str, as_json: bool) -> None:
 
     with status_line() as progress:
         started = start(name, nodes=nodes, cpus=cpus, progress=progress)
+    total = sum(node.cpus for node in started.nodes)
     facts = {
         "name": started.name,
         "nodes": len(started.nodes),
-        "cpus": sum(node.cpus for node in started.nodes),
+        "cpus": total,
         "dashboard": started.dashboard,
         "address": started.address,
         "token": started.token,
@@ -58,7 +60,7 @@ def up(nodes: int, cpus: int | None, name: str, as_json: bool) -> None:
         return
     own = "" if name == "local" else f" --name {name}"
     click.echo(
-        f"cluster      {name}: {facts['nodes']} nodes, {facts['cpus']} CPUs\n"
+        f"cluster      {name}: {counted(len(started.nodes), 'node')}, {counted(total, 'CPU')}\n"
         f"dashboard    {started.dashboard}\n"
         f"use it       vaedist submit JOB --address {started.dashboard}\n"
         f"             vaedist train JOB --address {started.address}\n"
@@ -114,7 +116,7 @@ def down(name: str) -> None:
     found = get_cluster(name)
     with status_line() as progress:
         ended = end(found, progress)
-    click.echo(f"stopped {name}: {ended} processes ended")
+    click.echo(f"stopped {name}: {counted(ended, 'process')} ended")
 
 
 @cluster.command()

@@ -11,6 +11,7 @@ import click
 from vaedist.cli.data_sources import open_source, parse_colour, parse_size
 from vaedist.cli.options import LocalPath
 from vaedist.cli.output import progress_bar
+from vaedist.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,7 +125,8 @@ def prepare(source: str, out: str | None, shards: int | None, seed: int, **optio
         manifest = prepare(images, out, shards=shards, seed=seed, progress=lambda done: bar(done, rows))
     fewest = min(len(split.shards) for split in manifest.splits.values())
     if shards is None and fewest < SHARDS:
-        click.echo(f"warning: a split has {fewest} images, so at most {fewest} workers can share the data", err=True)
+        few = f"a split has {counted(fewest, 'image')}, so at most {counted(fewest, 'worker')} can share the data"
+        click.echo(f"warning: {few}", err=True)
     click.echo(f"{out}: {_in_words(manifest)}")
     click.echo(f"fingerprint {manifest.fingerprint}")
 
@@ -182,7 +184,7 @@ def _in_words(manifest: Manifest) -> str:
     shards = " + ".join(str(len(manifest.splits[split].shards)) for split in manifest.split_names)
     return (
         f"{rows['train']} training{validation} and {rows['test']} test images, {shape}, "
-        f"{len(manifest.classes)} classes, {shards} shards, {decimal(manifest.bytes)}"
+        f"{counted(len(manifest.classes), 'class')}, {shards} shards, {decimal(manifest.bytes)}"
     )
 
 

@@ -75,8 +75,7 @@ def open_source(name: str, seed: int, options: Mapping[str, Any]) -> ImageSource
         return sources.idx_folder(options["idx"], name, transpose=options.get("transpose", False))
     if "npz" in options:
         return sources.npz_file(options["npz"], name)
-    option = sources.without_network(name)
-    hint = f"; without a network, use {option}" if option else ""
+    hint = sources.without_network(name)
     click.echo(f"{name} is provided by tensorflow-datasets, which downloads it on first use{hint}", err=True)
     return sources.tfds_source(name, **options)
 

@@ -21,10 +21,12 @@ from vaedist.cli.options import (
 )
 from vaedist.cli.output import console, print_pairs, progress_bar
 from vaedist.config import EVALUATION_SAMPLES
+from vaedist.evaluation.text import difference_rows, evaluation_rows
+from vaedist.wording import counted
 
 if TYPE_CHECKING:
     from vaedist.api import Run
-    from vaedist.evaluation.results import Difference, Estimate, Evaluation
+    from vaedist.evaluation.results import Evaluation
 
 
 @click.command()
@@ -83,7 +85,7 @@ def evaluate(
         _print(place, opened, split, evaluation)
         click.echo(f"wrote {opened.folder.store.location_of(path)}")
     for place, evaluation in zip(others, found[1:], strict=True):
-        _print_difference(f"{place} less {run}", evaluation.against(found[0]))
+        print_pairs(f"{place} less {run}", difference_rows(evaluation.against(found[0])))
 
 
 def _on_ray(opened: "Run", workers: int, gpus: int, address: str | None, **options: Any) -> "Evaluation":
@@ -113,30 +115,14 @@ def _print(run: str | Path, opened: "Run", split: str, found: "Evaluation") -> N
     position, samples, seen = opened.checkpoint.position, found.samples, opened.preprocessing
     weights = ", moving averages" if opened.ema else ""
     rows = {
-        "checkpoint": f"step {position.step} ({position.epoch} epochs){weights}",
-        "images": f"{found.images:,} of {split}, {samples} samples of z each",
+        "checkpoint": f"step {position.step} ({counted(position.epoch, 'epoch')}){weights}",
+        "images": f"{found.images:,} of {split}, {counted(samples, 'sample')} of z each",
     }
     if seen.proper:
         rows["NLL <="] = f"{-found.log_p.mean:.3f} nats by L_{samples}, {-found.elbo.mean:.3f} by the ELBO"
-    rows |= {
-        "ELBO": _nats(found.elbo),
-        f"log p(x) >= L_{samples}": _nats(found.log_p),
-        "Monte Carlo error": _monte_carlo(found),
-        f"L_{samples} - L_{samples // 2}": _rise(found),
-        "effective samples": f"{found.effective_sample_size.mean:.2f} of {samples}",
-        "gap": _nats(found.gap),
-        "reconstruction": _nats(found.reconstruction),
-        "KL": _nats(found.kl),
-        "bits/dim <=": _bits(found.bits_per_dim, samples),
-        "active units": _active(found),
-        "active channels": _active_channels(found),
-    }
-    if not found.channels:
-        del rows["active channels"]
-    if samples == 1:
-        del rows["L_1 - L_0"]
-    if seen.proper and found.bits_per_dim is None:
-        del rows["bits/dim <="]
+    rows |= evaluation_rows(found)
+    if not seen.proper:
+        rows["bits/dim <="] = "none: the model's score of grey values is not a density"
     print_pairs(str(run), rows)
     if len(found.kl_by_layer) > 1:
         _print_layers(found)
@@ -151,56 +137,6 @@ def _print(run: str | Path, opened: "Run", split: str, found: "Evaluation") -> N
                 str(k), f"{bound.mean:.3f}", f"{bound.standard_error:.3f}", f"{found.monte_carlo_errors[k]:.3f}"
             )
         console().print(table)
-
-
-def _print_difference(title: str, found: "Difference") -> None:
-    """Prints the mean differences between two runs, image by image."""
-    rows = {
-        "images": f"{found.images:,}, the same for both",
-        "ELBO": _nats(found.elbo),
-        "importance-weighted bound": _nats(found.importance_bound),
-        "reconstruction": _nats(found.reconstruction),
-        "KL": _nats(found.kl),
-    }
-    print_pairs(title, rows)
-
-
-def _nats(estimate: "Estimate") -> str:
-    return f"{estimate.mean:.3f} +- {estimate.standard_error:.3f} nats"
-
-
-def _monte_carlo(found: "Evaluation") -> str:
-    if found.samples == 1:
-        return "needs at least 2 samples"
-    elbo, bound = found.monte_carlo_errors[1], found.monte_carlo_errors[found.samples]
-    return f"{elbo:.3f} nats of the ELBO, {bound:.3f} of L_{found.samples}, on these images"
-
-
-def _rise(found: "Evaluation") -> str:
-    if found.rise is None:
-        return ""
-    verdict = {True: ": still rising, so more samples tighten the bound", False: ": no rise seen", None: ""}
-    return _nats(found.rise) + verdict[found.still_rises]
-
-
-def _bits(estimates: "dict[int, Estimate] | None", samples: int) -> str:
-    if estimates is None:
-        return "none: the model's score of grey values is not a density"
-    elbo, log_p = estimates[1], estimates[samples]
-    return f"{elbo.mean:.4f} +- {elbo.standard_error:.4f} by the ELBO, {log_p.mean:.4f} by L_{samples}"
-
-
-def _active(found: "Evaluation") -> str:
-    if found.active_units is None:
-        return f"not counted: {found.active_units_withheld}"
-    return f"{found.active_units} of {found.latents} latents"
-
-
-def _active_channels(found: "Evaluation") -> str:
-    from vaedist.evaluation.active_units import ACTIVE_KL
-
-    active, channels = sum(found.active_channels.values()), sum(found.channels.values())
-    return f"{active} of {channels} have a KL above {ACTIVE_KL:g} nats"
 
 
 def _print_layers(found: "Evaluation") -> None:

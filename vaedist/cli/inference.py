@@ -25,6 +25,7 @@ from vaedist.cli.options import (
 )
 from vaedist.cli.output import print_pairs, progress_bar, user_stream
 from vaedist.errors import ConfigError
+from vaedist.wording import counted
 
 if TYPE_CHECKING:
     from vaedist.inference.job import Job
@@ -216,8 +217,8 @@ def neighbours(
         click.echo(json.dumps(facts))
         return
     rows = {
-        f"{len(nearest)} samples": f"{median(nearest):.4f} (median; {min(nearest):.4f} to {max(nearest):.4f})",
-        f"{len(references)} test images": f"{median(references):.4f} (median; {min(references):.4f} to "
+        counted(len(nearest), "sample"): f"{median(nearest):.4f} (median; {min(nearest):.4f} to {max(nearest):.4f})",
+        counted(len(references), "test image"): f"{median(references):.4f} (median; {min(references):.4f} to "
         f"{max(references):.4f})",
     }
     print_pairs(f"{distance} distance to training images", rows)
@@ -242,4 +243,6 @@ def _write(
     if as_json:
         click.echo(json.dumps(facts | {"job": job.record()}))
         return
-    click.echo(f"wrote {job.parts.rows:,} rows in {len(job.parts):,} parts to {folder.store.display()}")
+    click.echo(
+        f"wrote {counted(job.parts.rows, 'row')} in {counted(len(job.parts), 'part')} to {folder.store.display()}"
+    )

@@ -10,6 +10,7 @@ import click
 
 from vaedist.cli.streams import give_up_stdout, stderr_copy
 from vaedist.errors import StorageError
+from vaedist.wording import aligned
 
 
 def quoted_location(folder: Any) -> str:
@@ -27,8 +28,7 @@ def console() -> Any:
 def print_pairs(title: str, rows: Mapping[str, str]) -> None:
     """Prints a title, and names and values as a table of two columns, whose lines are wrapped on a terminal only."""
     if not sys.stdout.isatty():
-        width = max(map(len, rows), default=0)
-        click.echo("\n".join([title, *(f"{name:<{width}}  {value}" for name, value in rows.items())]))
+        click.echo(aligned(title, rows))
         return
     from rich.markup import escape
     from rich.table import Table

@@ -24,6 +24,7 @@ from vaedist.cli.options import (
 from vaedist.cli.output import console, print_pairs
 from vaedist.config import told
 from vaedist.errors import RunError
+from vaedist.wording import counted
 
 if TYPE_CHECKING:
     from vaedist.runs.summary import Summary, Unreadable
@@ -126,7 +127,7 @@ def list_(folder: str | Path, as_json: bool) -> None:
 
     RUNS is the folder, "runs" by default. The ELBO is that of the validation images, or of the test images if the
     run's data has no validation split. The column "options" shows the model's options that differ from their defaults;
-    in JSON, "options" has all of them.
+    in JSON, "options" has all of them. For a class of your own that cannot be imported, both show all options.
 
     Runs that cannot be read are listed with the reason, in JSON as "error"; the exit code is 0 nevertheless.
     """
@@ -184,7 +185,7 @@ def show(run: str | Path, as_json: bool) -> None:
 
     folder = RunFolder.at(run)
     folder.refresh()
-    summary, experiment = summarize(folder), folder.read_experiment()
+    summary, experiment = summarize(folder), folder.read_experiment(need_classes=False)
     checkpoints, evaluations, pictures = (
         [folder.store.location_of(path) for path in paths]
         for paths in (
@@ -198,7 +199,7 @@ def show(run: str | Path, as_json: bool) -> None:
         click.echo(json.dumps(record, indent=2))
         return
     rows = {
-        "epochs": f"{summary.epoch} of {summary.epochs}, {summary.step} steps",
+        "epochs": f"{summary.epoch} of {summary.epochs}, {counted(summary.step, 'step')}",
         f"{summary.split or 'best'} ELBO": "none yet"
         if summary.elbo is None
         else f"{summary.elbo:.3f} nats, best {summary.best_elbo:.3f}",

@@ -22,6 +22,7 @@ from vaedist.cli.options import (
 from vaedist.cli.output import echo_result, quoted_location, user_stream
 from vaedist.config import Experiment
 from vaedist.errors import ConfigError, Interrupted
+from vaedist.wording import counted
 
 
 @click.command()
@@ -121,7 +122,7 @@ def _print_result(run: Any, seconds: float, *, resumed: bool) -> None:
         echo_result("\n".join(["", *plot, ""]))
     echo_result(
         f"{label:<{width}}{last['elbo']:.2f} nats per image (reconstruction {last['reconstruction']:.2f}, "
-        f"KL {last['kl']:.2f}){bits}, after {last['epoch']} epochs, {last['step']} steps; "
+        f"KL {last['kl']:.2f}){bits}, after {counted(last['epoch'], 'epoch')}, {counted(last['step'], 'step')}; "
         f"{seconds / 60:.1f} minutes {'since it was resumed' if resumed else 'in all'}\n"
         f"{'pictures':<{width}}{pictures}\n"
         f"{'look at it':<{width}}vaedist tensorboard {location}\n"

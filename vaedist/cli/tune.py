@@ -162,8 +162,9 @@ def _print_plan(sweep: Sweep, planned: "Plan") -> None:
     from rich.table import Table
 
     resources = ", ".join(f"{amount:g} {kind}" for kind, amount in planned.resources.items())
+    trials = f"{counted(planned.trials, 'trial')} of {counted(sweep.training.epochs, 'epoch')}"
     rows = {
-        "search": f"{sweep.tune.search}, {planned.trials} trials of {sweep.training.epochs} epochs",
+        "search": f"{sweep.tune.search}, {trials}",
         "scheduler": sweep.tune.scheduler,
         "metric": f"{sweep.tune.metric}, {sweep.tune.mode}",
         "each trial": f"{counted(planned.workers, 'worker')} of {resources}",

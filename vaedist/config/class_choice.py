@@ -12,7 +12,8 @@ from importlib import import_module
 from typing import Any
 
 from vaedist.errors import ConfigError
-from vaedist.user_code import quiet_tensorflow, user_code
+from vaedist.tensorflow_log import without_import_messages
+from vaedist.user_code import user_code
 
 
 class ClassNameError(ConfigError):
@@ -88,7 +89,7 @@ class ClassChoice:
             return _imported(self.built_in[name])
         if self.options is not None:
             self.options_class(name, key)
-        with quiet_tensorflow():
+        with without_import_messages():
             found, base = self._users_class(name, key), _imported(self.base)
         if not issubclass(found, base):
             raise self.refusal(name, key, f"class {found.__qualname__} must be a subclass of {self.public}")
@@ -128,7 +129,7 @@ class ClassChoice:
         return found
 
     def _users_module(self, name: str, key: str | None, module: str) -> Any:
-        with quiet_tensorflow(), user_code(f"{key or self.key} = {name!r}: module {module} cannot be imported"):
+        with without_import_messages(), user_code(f"{key or self.key} = {name!r}: module {module} cannot be imported"):
             try:
                 return import_module(module)
             except ModuleNotFoundError as error:
@@ -137,7 +138,7 @@ class ClassChoice:
                 path = os.environ.get("PYTHONPATH")
                 reason = (
                     f"there is no module {error.name} in PYTHONPATH ({path or 'not set'}) or among the installed "
-                    "packages; set PYTHONPATH to the folder that contains it, or submit the job with --package"
+                    "packages; set PYTHONPATH to the folder that contains it"
                 )
                 raise self.refusal(name, key, reason) from None
 

@@ -3,12 +3,16 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, create_model
 from pydantic_core import PydanticCustomError
 
 from vaedist.config.class_choice import ClassChoice, ClassNameError
 from vaedist.config.sections import Section
+from vaedist.errors import UserCodeError
+from vaedist.packages import REFERENCE
 from vaedist.user_code import user_code
+
+NEED_CLASSES = "need_classes"  # key of pydantic's validation context, see `classes_needed`
 
 
 class ClassOptions(Section):
@@ -30,30 +34,47 @@ class ClassOptions(Section):
         return {key: value for key, value, default in _leaves(self, None) if value != default}
 
 
-def of_its_type(base: type[ClassOptions]) -> Callable[[Any], Any]:
+def classes_needed(info: ValidationInfo) -> bool:
+    """Returns False if a user's class that cannot be imported is no fault, as the experiment is only to be shown."""
+    return bool((info.context or {}).get(NEED_CLASSES, True))
+
+
+def of_its_type(base: type[ClassOptions]) -> Callable[[Any, ValidationInfo], Any]:
     """Returns a validator that converts a table to the options of the class that its key `type` names.
+
+    If a user's class cannot be imported and is not needed, see `classes_needed`, the table is not validated.
 
     Args:
         base: base class of the options, whose `choice` holds the allowed names.
     """
     choice = base.choice
 
-    def read(given: Any) -> Any:
+    def read(given: Any, info: ValidationInfo) -> Any:
         if not isinstance(given, Mapping | base):
             return given
         kind = given.type if isinstance(given, ClassOptions) else given.get("type", choice.default)
         try:
             options = choice.options_class(kind if isinstance(kind, str) else repr(kind))
-        except ClassNameError as error:
+        except (ClassNameError, UserCodeError) as error:
+            if isinstance(given, Mapping) and REFERENCE.fullmatch(str(kind)) and not classes_needed(info):
+                return _as_given(base, given)
+            if isinstance(error, UserCodeError):
+                raise
             raise _wrong_type(kind, error.reason) from None
         if isinstance(given, Mapping):
             with user_code(f"{choice.key} = {kind!r}: its options raise an exception", ValueError):
-                return options.model_validate({**given, "type": kind})
+                return options.model_validate({**given, "type": kind}, context=info.context)
         if type(given) is not options:
             raise _wrong_type(kind, f"must be the {choice.noun} to which {type(given).__qualname__} belongs")
         return given
 
     return read
+
+
+def _as_given(base: type[ClassOptions], table: Mapping[str, Any]) -> ClassOptions:
+    """Returns options of an unknown class, of which nothing is validated."""
+    made: type[ClassOptions] = create_model(base.__name__, __base__=base, __cls_kwargs__={"extra": "allow"})
+    return made.model_construct(**table)
 
 
 def class_sections(section: Section, prefix: str = "") -> Iterator[tuple[str, ClassOptions]]:
@@ -91,3 +112,13 @@ def _leaves(section: Section, default: Section | None, prefix: str = "") -> Iter
             yield from _leaves(value, usual if type(usual) is type(value) else None, f"{prefix}{name}.")
         else:
             yield prefix + name, value, usual
+    for key, value in _flat(section.model_extra or {}, prefix):  # of an unknown class, whose defaults are unknown
+        yield key, value, None
+
+
+def _flat(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import tomli_w
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, ValidationInfo, model_validator
 
 from vaedist.config.class_choice import ClassChoice
-from vaedist.config.class_options import ClassOptions, class_sections, of_its_type
+from vaedist.config.class_options import NEED_CLASSES, ClassOptions, class_sections, classes_needed, of_its_type
 from vaedist.config.keys import with_options
 from vaedist.config.model_options import MODELS, ModelOptions
-from vaedist.config.reading import first_fault, nearby_jobs, parse, parsed, placed
+from vaedist.config.reading import first_fault, parse, parsed, placed, read_tables
 from vaedist.config.sections import (
     CheckpointSection,
     DataSection,
@@ -50,9 +50,10 @@ class Experiment(Section):
     monitor: MonitorSection = MonitorSection()
 
     @model_validator(mode="after")
-    def _pixels_that_the_model_scores(self) -> Self:
-        with user_code(f"model.type = {self.model.type!r}: preprocessing raises an exception", ValueError):
-            self.model.preprocessing(self.data.binarize)
+    def _pixels_that_the_model_scores(self, info: ValidationInfo) -> Self:
+        if classes_needed(info):
+            with user_code(f"model.type = {self.model.type!r}: preprocessing raises an exception", ValueError):
+                self.model.preprocessing(self.data.binarize)
         return self
 
     @model_validator(mode="after")
@@ -78,8 +79,13 @@ class Experiment(Section):
             yield f"{key}.type", options.type, options.choice
 
     @classmethod
-    def from_dict(cls, tables: Mapping[str, Any], where: str = "experiment") -> Self:
-        """Returns an experiment from nested tables; `where` names their origin in errors.
+    def from_dict(cls, tables: Mapping[str, Any], where: str = "experiment", *, need_classes: bool = True) -> Self:
+        """Returns an experiment from nested tables.
+
+        Args:
+            tables: the tables.
+            where: their origin, for errors.
+            need_classes: False leaves the options of a user's class that cannot be imported as they are.
 
         Raises:
             ConfigError: the tables are invalid; the message names the first faulty key, its value and what is allowed.
@@ -89,7 +95,7 @@ class Experiment(Section):
         if "tune" in tables and "tune" not in cls.model_fields:
             raise SweepGivenError(f"{where} has a [tune] section: it is a sweep; use `vaedist tune`")
         try:
-            return cls.model_validate(tables)
+            return cls.model_validate(tables, context={NEED_CLASSES: need_classes})
         except ValidationError as error:
             raise ConfigError(f"{where}: {first_fault(cls.of_classes_in(tables), error)}") from None
 
@@ -116,15 +122,7 @@ class Experiment(Section):
             UserCodeError: as `from_dict` raises it.
         """
         path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except FileNotFoundError:
-            raise ConfigError(f"no job file at {path}{nearby_jobs(path)}") from None
-        except UnicodeDecodeError:
-            raise ConfigError(f"cannot read job file {path}: not UTF-8 text") from None
-        except OSError as error:
-            raise ConfigError(f"cannot read job file {path}: {error.strerror}") from None
-        tables = parse(text, str(path))
+        tables = read_tables(path)
         cls.from_dict(tables, str(path))  # first, so that faults of the file are reported as such
         merged = placed(tables, parsed(overrides, cls.of_classes_in, tables))
         cls.from_dict(merged, "--set")

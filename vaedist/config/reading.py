@@ -23,6 +23,23 @@ def parse(text: str, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}: not valid TOML: {error}") from None
 
 
+def read_tables(path: Path) -> dict[str, Any]:
+    """Returns the nested tables of a TOML file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        ConfigError: the file is missing, cannot be read, or is not TOML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"no job file at {path}{nearby_jobs(path)}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"cannot read job file {path}: not UTF-8 text") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read job file {path}: {error.strerror}") from None
+    return parse(text, str(path))
+
+
 def parsed(
     overrides: Iterable[str], section_for: Callable[[Mapping[str, Any]], type[Section]], nested: Mapping[str, Any]
 ) -> dict[str, Any]:

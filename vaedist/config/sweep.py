@@ -167,15 +167,15 @@ class Sweep(Experiment):
         )
 
     @classmethod
-    def from_dict(cls, tables: Mapping[str, Any], where: str = "experiment") -> Self:
-        """Returns a sweep from nested tables; `where` names their origin in errors.
+    def from_dict(cls, tables: Mapping[str, Any], where: str = "experiment", *, need_classes: bool = True) -> Self:
+        """Returns a sweep from nested tables; the arguments are those of `Experiment.from_dict`.
 
         Raises:
             ConfigError: the tables are invalid, see `Experiment.from_dict`, or there is no [tune] section.
         """
         if "tune" not in tables:
             raise ConfigError(f"{where} has no [tune] section: it is not a sweep; use `vaedist train`")
-        return super().from_dict(tables, where)
+        return super().from_dict(tables, where, need_classes=need_classes)
 
     @property
     def grid_size(self) -> int:

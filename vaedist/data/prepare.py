@@ -23,6 +23,7 @@ from vaedist.files import sync
 from vaedist.storage.filesystem import open_filesystem, sha256_of
 from vaedist.storage.transfer import Store
 from vaedist.storage.uri import fault_of, is_remote
+from vaedist.wording import counted
 
 Progress = Callable[[int], None]
 
@@ -94,7 +95,8 @@ def _check_request(source: ImageSource, shards: int | None, seed: int) -> None:
         if not rows:
             raise DataError(f"{source.name} has no {split} images: there must be at least one")
         if shards is not None and rows < shards:
-            raise DataError(f"{source.name} has {rows} {split} images for {shards} shards: use --shards {rows} or less")
+            few = f"{counted(rows, f'{split} image')} for {counted(shards, 'shard')}"
+            raise DataError(f"{source.name} has {few}: use --shards {rows} or less")
 
 
 class _Writer:

@@ -6,8 +6,8 @@ import os
 import tensorflow as tf
 
 from vaedist.errors import ClusterError
+from vaedist.tensorflow_log import DRIVER
 
-DRIVER = "libcuda.so.1"
 CONTEXT_BYTES = (
     600 << 20
 )  # memory of a process on a GPU besides TensorFlow's tensors: CUDA's context, kernels, workspaces

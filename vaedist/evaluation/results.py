@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from vaedist.errors import RunError
+from vaedist.evaluation.text import difference_rows, evaluation_rows
+from vaedist.wording import aligned, counted
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class Difference:
     reconstruction: Estimate
     kl: Estimate
 
+    def __repr__(self) -> str:
+        """Returns the mean differences, one a line."""
+        return aligned("Difference between two evaluations", difference_rows(self))
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -105,6 +111,11 @@ class Evaluation:
     kl_by_layer: dict[str, Estimate]
     kl_per_unit: tuple[float, ...]
     scores: ImageScores = field(compare=False, repr=False)
+
+    def __repr__(self) -> str:
+        """Returns the mean scores, one a line; the attributes have all others."""
+        title = f"Evaluation of {counted(self.images, 'image')}, {counted(self.samples, 'sample')} of z each"
+        return aligned(title, evaluation_rows(self))
 
     @property
     def elbo(self) -> Estimate:

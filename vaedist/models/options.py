@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from vaedist.config import ClassChoice, ModelOptions
 from vaedist.config.class_choice import ClassNameError
+from vaedist.config.class_options import classes_needed
 from vaedist.models.preprocessing import BINARIZE, PREPROCESSING, Preprocessing
+from vaedist.packages import REFERENCE
 from vaedist.user_code import user_code
 
 if TYPE_CHECKING:
@@ -58,8 +60,8 @@ class LikelihoodOptions(ModelOptions):
 
     @field_validator("likelihood")
     @classmethod
-    def _a_likelihood(cls, name: str) -> str:
-        if name not in LIKELIHOODS.built_in:
+    def _a_likelihood(cls, name: str, info: ValidationInfo) -> str:
+        if name not in LIKELIHOODS.built_in and (classes_needed(info) or not REFERENCE.fullmatch(name)):
             try:
                 make_likelihood(name)
             except ClassNameError as error:

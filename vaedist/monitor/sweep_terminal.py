@@ -13,6 +13,7 @@ from rich.text import Text
 from vaedist.config import told
 from vaedist.monitor.lossy_stream import lossy
 from vaedist.monitor.sweep_events import ENDED, SweepEvent, SweepNotice, SweepStarted, TrialStatus
+from vaedist.wording import counted
 
 STYLES = {"running": "cyan", "finished": "green", "stopped": "dim", "failed": "red", "open": "dim"}
 LINES_KEPT = 6  # lines of the screen that the table leaves free
@@ -66,8 +67,9 @@ class SweepTerminal:
             self._keep(trial)
         self._ended_before = len(event.ended)
         kept = f", {len(event.ended)} of them ended before" if event.ended else ""
+        trials = f"{counted(event.trials, 'trial')} of {counted(event.epochs, 'epoch')}"
         self._line(
-            f"sweep {event.name}: {event.trials} trials of {event.epochs} epochs, {event.at_once} at once{kept}; "
+            f"sweep {event.name}: {trials}, {event.at_once} at once{kept}; "
             f"best is the {'highest' if event.mode == 'max' else 'lowest'} {event.metric} of the {event.split} images"
         )
         if self._console.is_interactive:

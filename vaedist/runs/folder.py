@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from vaedist.config import Experiment
+from vaedist.config.reading import read_tables
 from vaedist.storage.stored_folder import StoredFolder
 
 
@@ -69,15 +70,20 @@ class RunFolder(StoredFolder):
         """
         self.store.refresh(self.experiment, self.metrics)
 
-    def read_experiment(self) -> Experiment:
+    def read_experiment(self, *, need_classes: bool = True) -> Experiment:
         """Returns the experiment that the run was started with.
+
+        Args:
+            need_classes: False leaves the options of a user's class that cannot be imported as they are, for reading
+                runs without their code.
 
         Raises:
             RunError: there is no run here.
-            ConfigError: the file cannot be read, or was written by another version.
+            ConfigError: the file cannot be read, was written by another version, or needs a class that cannot be
+                imported.
         """
         self.require(self.experiment, "run")
-        return Experiment.from_file(self.experiment)
+        return Experiment.from_dict(read_tables(self.experiment), str(self.experiment), need_classes=need_classes)
 
     def files_in(self, folder: Path, pattern: str = "*") -> list[Path]:
         """Returns the sorted paths of the files directly in a folder of the run whose names match a pattern.

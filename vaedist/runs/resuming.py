@@ -9,6 +9,7 @@ from vaedist.monitor.metrics import epoch_rows, read_metrics
 from vaedist.runs.checkpoint import Position
 from vaedist.runs.checkpoint_store import checkpoints_of
 from vaedist.runs.folder import RunFolder
+from vaedist.wording import counted
 
 # Keys that may change when a run is resumed: they do not affect the results, only their number or where they are.
 MAY_CHANGE = (
@@ -65,7 +66,7 @@ def _check_epochs(run: RunFolder, epochs: int) -> None:
         return
     in_the_next = position.elbo is None  # a checkpoint at the end of an epoch has an ELBO
     if position.epoch > epochs or (position.epoch == epochs and in_the_next):
-        done = f"{position.epoch} epochs and part of the next" if in_the_next else f"{position.epoch} epochs"
+        done = counted(position.epoch, "epoch") + (" and part of the next" if in_the_next else "")
         raise RunError(
             f"run {run.location} has completed {done}, and the job says training.epochs = {epochs}: a resumed run must "
             f"not have fewer epochs"

@@ -72,13 +72,13 @@ def summarize_all(path: str | Path) -> list[Summary | Unreadable]:
 def summarize(folder: RunFolder) -> Summary:
     """Returns a run's summary from its experiment and metrics; no checkpoint is read.
 
+    If a user's class cannot be imported, its options are those in the run's folder, and all count as changed.
+
     Raises:
         RunError: there is no run, or its metrics cannot be read.
-        ConfigError: its experiment cannot be read or was written by another version, or its model's package is not
-            installed.
-        UserCodeError: the module of the run's model raised an exception.
+        ConfigError: its experiment cannot be read or was written by another version.
     """
-    experiment = folder.read_experiment()
+    experiment = folder.read_experiment(need_classes=False)
     rows = read_metrics(folder.metrics) if os.path.lexists(folder.metrics) else []
     tests = epoch_rows(rows)
     try:

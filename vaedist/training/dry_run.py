@@ -42,7 +42,8 @@ def describe_job(experiment: Experiment, manifest: Manifest, *, from_step: int =
     described = {
         "data": f"{experiment.data.path}: {rows} images of {'x'.join(map(str, manifest.shape))}",
         "fingerprint": manifest.fingerprint,
-        "steps": f"{total:,}: {counted(training.epochs, 'epoch')} of {steps:,} steps of {training.global_batch} images",
+        "steps": f"{total:,}: {counted(training.epochs, 'epoch')} of {counted(steps, 'step')} of "
+        f"{counted(training.global_batch, 'image')}",
     }
     if from_step:
         described["steps"] += f"; {total - from_step:,} remain after step {from_step:,}"
@@ -116,7 +117,7 @@ def _size(number: float) -> str:
 
 def _duration(seconds: float) -> str:
     if seconds < 90:
-        return f"{seconds:.0f} seconds"
+        return counted(round(seconds), "second")
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 

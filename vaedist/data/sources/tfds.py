@@ -1,10 +1,11 @@
 """Image data sets of tensorflow-datasets, by name."""
 
 import difflib
+import logging
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,24 @@ from vaedist.data.sources.pixels import eight_bit_values
 from vaedist.data.sources.source import Batch, ImageSource, plain_name
 from vaedist.errors import DataError
 from vaedist.storage.filesystem import first_line
+from vaedist.tensorflow_log import without_import_messages
 
 # name, name/config, name:version: data sets of tensorflow-datasets itself. A community name (owner:name) would run
 # downloaded code.
 _NAME = re.compile(r"[a-z0-9_]+(/[\w.+-]+)?(:\d+\.[\d.*]+)?")
 BATCH = 256  # rows read at a time
 
-_PUBLISHED = {"cifar10": "--archive FILE"} | dict.fromkeys(("mnist", "fashion_mnist", "kmnist", "emnist"), "--idx DIR")
+RETRIES = 5  # of a download, with pauses of 6 s in total; those of tensorflow-datasets take minutes
+
+_PUBLISHED = {"cifar10": "--archive cifar-10-binary.tar.gz"} | dict.fromkeys(
+    ("mnist", "fashion_mnist", "kmnist", "emnist"), "--idx DIR"
+)
 
 
-def without_network(name: str) -> str | None:
-    """Returns the option of `vaedist data prepare` that reads a data set's published files, if there is one."""
-    return _PUBLISHED.get(re.split("[:/]", name)[0])
+def without_network(name: str) -> str:
+    """Returns the end of a message: the command that reads a data set's published files; "" if there is none."""
+    base = re.split("[:/]", name)[0]
+    return f"; without a network: vaedist data prepare {base} {_PUBLISHED[base]}" if base in _PUBLISHED else ""
 
 
 def tfds_source(name: str, data_dir: str | Path | None = None) -> ImageSource:
@@ -66,7 +73,8 @@ def tfds_source(name: str, data_dir: str | Path | None = None) -> ImageSource:
 
 def _leave_gpus_free() -> None:
     """Prevents TensorFlow from allocating all GPU memory, as it only reads files here."""
-    import tensorflow as tf
+    with without_import_messages():
+        import tensorflow as tf
 
     for gpu in tf.config.list_physical_devices("GPU"):
         with suppress(RuntimeError):  # already initialised
@@ -113,12 +121,27 @@ def _class_names(builder: Any) -> tuple[str, ...]:
 
 def _download(builder: Any, name: str) -> None:
     try:
-        with redirect_stdout(sys.stderr):  # it reports progress on stdout
+        with redirect_stdout(sys.stderr), _few_retries():  # it reports progress on stdout
             builder.download_and_prepare()
     except Exception as error:  # runs the data set's own code
-        option = without_network(name)
-        hint = f"; {option} reads the published files without a network" if option else ""
-        raise DataError(f"cannot download and prepare {name}: {first_line(error)}{hint}") from error
+        message = f"cannot download and prepare {name}: {first_line(error)}{without_network(name)}"
+        raise DataError(message) from error
+
+
+@contextmanager
+def _few_retries() -> Iterator[None]:
+    """Lets tensorflow-datasets retry a download `RETRIES` times, without a warning each time."""
+    from tensorflow_datasets.core.download import downloader
+
+    logger = logging.getLogger("urllib3.connectionpool")
+    kept = downloader.MAX_RETRIES, logger.level
+    downloader.MAX_RETRIES = RETRIES
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        downloader.MAX_RETRIES = kept[0]
+        logger.setLevel(kept[1])
 
 
 def _read(builder: Any, split: SplitName, *, labelled: bool) -> Iterator[Batch]:

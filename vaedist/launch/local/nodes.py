@@ -24,6 +24,7 @@ from vaedist.launch.authentication import make_token
 from vaedist.launch.doctor.preflight import check_socket_paths
 from vaedist.launch.local.cluster import MARK, NAME, LocalCluster, LocalNode, birth_of, clusters_folder, joined
 from vaedist.launch.training.proxies import bypass_proxies
+from vaedist.wording import counted
 
 SCRATCH = "vaedist-"  # the folder's name begins with it
 START_SECONDS = 120.0
@@ -258,7 +259,7 @@ def _end_processes(
         if not (left := list({*left, *find()})):
             break
         ended |= {process.pid for process in left}
-        progress(f"ending {len(left)} processes")
+        progress(f"ending {counted(len(left), 'process')}")
         for process in left:
             with suppress(psutil.Error):
                 process.kill() if attempt else process.terminate()
