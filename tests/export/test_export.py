@@ -17,6 +17,7 @@ from vaedist.cli import main
 from vaedist.errors import RunError, UserCodeError
 from vaedist.evaluation.row_functions import by_layer
 from vaedist.evaluation.scoring import score_layout
+from vaedist.export.origin import origin_of
 from vaedist.export.saved_model import save_servable
 from vaedist.models import Model
 
@@ -187,6 +188,14 @@ def test_an_export_names_no_folder_of_this_machine(place, exports):
     assert (told.run.folder, told.data.path) == ("runs", "data/numbers")
     assert told == run.experiment.model_copy(update={"run": told.run, "data": told.data})
     assert told.data == run.experiment.data.model_copy(update={"path": "data/numbers"})
+
+
+def test_an_export_names_no_network(place):
+    run = vaedist.load_run(place / "mlp")
+    experiment = run.experiment.with_overrides("scaling.peer_networks=['10.7.0.0/16']")
+    origin = origin_of(run.folder, experiment, run.checkpoint.position, ema=False)
+    assert origin.experiment.scaling.peer_networks
+    assert not origin.portable_experiment.scaling.peer_networks
 
 
 def test_a_folder_that_is_not_empty_is_refused(place, tmp_path):

@@ -16,6 +16,7 @@ from vaedist.data.prepare import prepare
 from vaedist.errors import CheckpointError, ClusterError, ConfigError, DataError
 from vaedist.inference.encode import encode_job
 from vaedist.inference.generate import generate_job
+from vaedist.monitor.pictures import save_png
 from vaedist.runs.checkpoint import MARKER, STATE
 from vaedist.storage.transfer import Store
 
@@ -65,6 +66,14 @@ def test_a_job_is_computed_without_the_downloads_and_the_folder_of_the_command(
     assert job.metadata() == metadata
     assert job.open()(job.parts[0]).equals(expected)
     np.testing.assert_array_equal(job.run.rows("test").read(0, 19), here.run.rows("test").read(0, 19))
+
+
+def test_the_home_of_the_user_is_expanded_in_the_folder_of_images(local, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "pictures").mkdir()
+    save_png(tmp_path / "pictures/one.png", np.zeros((4, 6, 3), np.uint8))
+    job = encode_job(vaedist.load_run(local), folder="~/pictures")
+    assert job.open()(job.parts[0])["file"].to_pylist() == ["one.png"]
 
 
 def test_a_moved_data_set_must_be_the_same_and_another_one_is_named(local, tmp_path):

@@ -38,12 +38,17 @@ class Origin:
 
     @property
     def portable_experiment(self) -> Experiment:
-        """The experiment without the locations of the run and of the data, which do not exist elsewhere.
+        """The experiment without the locations of the run and of the data, and without addresses of the network.
 
-        `run.folder` is the default, and `data.path` the location where `vaedist data prepare` writes such a data set.
+        They do not exist elsewhere. `run.folder` and `scaling.peer_networks` have their defaults, and `data.path` is
+        the location where `vaedist data prepare` writes such a data set.
         """
-        experiment, name = self.experiment, self.manifest.name if self.manifest else ""
-        places = {"run": {"folder": Experiment().run.folder}, "data": {"path": f"data/{name}".rstrip("/")}}
+        experiment, name, default = self.experiment, self.manifest.name if self.manifest else "", Experiment()
+        places = {
+            "run": {"folder": default.run.folder},
+            "data": {"path": f"data/{name}".rstrip("/")},
+            "scaling": {"peer_networks": default.scaling.peer_networks},
+        }
         sections = {key: getattr(experiment, key).model_copy(update=place) for key, place in places.items()}
         return experiment.model_copy(update=sections)
 

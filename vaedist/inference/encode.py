@@ -14,7 +14,7 @@ from vaedist.evaluation.encoding import SCORES, Kind, RowEncoder
 from vaedist.inference.job import Job, rows_per_part
 from vaedist.inference.parts import Part, Parts
 from vaedist.inference.sources import FolderSource, PreparedSource, Source
-from vaedist.storage.uri import absolute_location
+from vaedist.storage.uri import absolute_location, local_path
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def encode_job(
     splits = [split] if isinstance(split, str) else split
     source: Source
     if folder:
-        source = FolderSource.at(Path(folder), shape)
+        source = FolderSource.at(local_path(str(folder)), shape)
     else:
         source = PreparedSource.at(where, splits, shape)
         if data is None:
