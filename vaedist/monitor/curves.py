@@ -43,8 +43,8 @@ DESCRIPTIONS = {
     "latent/kl_per_unit": "Histogram of the KL divergence of each latent or channel, nats.",
     "latent/kl_per_unit/": "Histogram of the KL divergence of each latent or channel of a layer, nats.",
     "evaluation/": "Result of `vaedist evaluate`: bounds, gaps and KL divergences in nats per image.",
-    "hparam/": "Scores of a sweep's trial, for HParams, with units as above: those after its last epoch, the best of "
-    "the sweep's metric, and the number of epochs.",
+    "hparam/": "Scores of one trial of a sweep, for HParams, with units as above: those after its last epoch, its "
+    "best value of the sweep's metric, and its number of epochs.",
 }
 
 
