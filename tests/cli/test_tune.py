@@ -148,7 +148,7 @@ def test_a_trial_larger_than_the_cluster_is_refused_and_a_dry_run_starts_none(pl
     line = refused(here, "tune", "sweep.toml", "--set", "scaling.cpus_per_worker=900")
     assert "each of 900 CPU" in line
     out, _ = run("tune", "sweep.toml", "--dry-run", cwd=here)
-    assert "grid, 3 trials of 1 epochs" in out
+    assert "grid, 3 trials of 1 epoch" in out
     assert "1 worker of" in out
     assert [row.split()[1:4:2] for row in out.splitlines() if row.startswith("│ 000")] == [
         ["0000", "0"], ["0001", "1"], ["0002", "2"],

@@ -99,7 +99,7 @@ def test_a_complete_run_ends_at_once_with_its_result(run):
 def test_part_of_an_epoch_counts(experiment, tmp_path):
     write_run(experiment, RunFolder.of(experiment), epochs=1, part=True)
     with pytest.raises(
-        RunError, match=r"has completed 1 epochs and part of the next, and the job says training\.epochs = 1"
+        RunError, match=r"has completed 1 epoch and part of the next, and the job says training\.epochs = 1"
     ):
         train(experiment.with_overrides("training.epochs=1"), resume=True)
 
