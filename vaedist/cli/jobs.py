@@ -98,12 +98,7 @@ def submit(
     if changed_precision and (is_sweep or not resume):
         raise ConfigError("--changed-precision requires --resume, and cannot be used with --tune")
     own = _importable(packages)
-    try:
-        read: Experiment | Sweep = (Sweep if is_sweep else Experiment).from_file(job, overrides, values)
-    except ConfigError as error:
-        if "set PYTHONPATH" not in str(error):  # a class's module is missing
-            raise
-        raise ConfigError(f"{error}, or send the package with --package") from None
+    read: Experiment | Sweep = (Sweep if is_sweep else Experiment).from_file(job, overrides, values)
 
     from vaedist.launch.jobs import submission as launch
 

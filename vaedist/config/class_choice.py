@@ -138,7 +138,7 @@ class ClassChoice:
                 path = os.environ.get("PYTHONPATH")
                 reason = (
                     f"there is no module {error.name} in PYTHONPATH ({path or 'not set'}) or among the installed "
-                    "packages; set PYTHONPATH to the folder that contains it"
+                    "packages; set PYTHONPATH to the folder that contains it (vaedist submit sends it with --package)"
                 )
                 raise self.refusal(name, key, reason) from None
 
