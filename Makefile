@@ -28,7 +28,7 @@ train: $(INSTALLED) $(PHOTOS) ## Prepare data/photos if it is missing, and train
 test: $(INSTALLED) ## Run the essential tests, some with real Ray workers: a few minutes
 	$(BIN)/python -m pytest -m "not slow and not cluster and not faults" --numprocesses 2 --no-loadscope-reorder
 
-test-all: $(INSTALLED) ## Run all tests except those of faults: half an hour
+test-all: $(INSTALLED) ## Run all tests except those of faults: 45 minutes
 	$(BIN)/python -m pytest -m "not faults" --numprocesses 2 --no-loadscope-reorder
 
 test-cluster: $(INSTALLED) ## Run the tests on a Ray cluster of three nodes, a part of test-all
