@@ -14,6 +14,7 @@ from keras import ops
 from vaedist.models.densities import log_standard_normal
 from vaedist.models.flows.build import make_flow
 from vaedist.models.flows.flow import FlowCase
+from vaedist.models.initializers import PosteriorInitializer
 from vaedist.models.likelihood_model import LikelihoodModel
 from vaedist.models.likelihoods import Likelihood
 from vaedist.models.model import Score
@@ -75,11 +76,18 @@ class FlowVAE(LikelihoodModel):
 
     @abstractmethod
     def make_encoder(self, outputs: int, seed: int) -> Any:
-        """Returns the layer "encoder", which maps x [B, D] to [B, outputs]."""
+        """Returns the layer "encoder", which maps x [B, D] to [B, outputs].
+
+        `posterior_initializer` is the initializer of its last kernel.
+        """
 
     @abstractmethod
     def make_decoder(self, seed: int) -> Any:
         """Returns the layer "decoder", whose output for z [..., latent] is the argument of `raw`."""
+
+    def posterior_initializer(self, seed: int) -> PosteriorInitializer:
+        """Returns the initializer of the kernel that computes mu, log_sigma and h."""
+        return PosteriorInitializer(self.latent, seed)
 
     def raw(self, decoded: Any) -> Any:
         """Returns the raw parameters of the likelihood, [..., outputs * D], from the decoder's output."""

@@ -59,6 +59,14 @@ def test_the_networks_are_those_of_the_paper():
     np.testing.assert_allclose(model.decode({"z": z}), tf.sigmoid(logits), rtol=1e-10)
 
 
+def test_at_first_log_sigma_is_0_for_every_image():
+    model = make_model()
+    encoding = model.encode(images_of(model.image_shape))
+    np.testing.assert_array_equal(encoding.log_sigma, np.zeros((2, 4)))
+    for others in (encoding.mu, encoding.h):
+        assert (np.ptp(others, axis=0) > 0).all()
+
+
 @pytest.mark.parametrize("likelihood", ["bernoulli", "discretized_logistic"])
 @pytest.mark.parametrize("flow", [{"depth": 0}, {"depth": 2, "width": 6}])
 def test_flows_and_likelihoods(likelihood, flow):

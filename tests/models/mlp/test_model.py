@@ -287,6 +287,13 @@ def test_encoder_and_decoder_start_with_different_weights():
     assert (model.encoder.hidden[0].kernel.numpy() != model.decoder.out.kernel.numpy()).any()
 
 
+def test_at_first_log_sigma_is_0_for_every_image():
+    encoding = vae(2).encode(images(5))
+    np.testing.assert_array_equal(encoding.log_sigma, np.zeros((5, 4)))
+    for others in (encoding.mu, encoding.h):
+        assert (np.ptp(others, axis=0) > 0).all()
+
+
 def test_every_weight_exists_before_the_first_call():
     model = vae(3, flow_layers=2)
     before = [w.path for w in model.weights]

@@ -13,6 +13,7 @@ from keras import ops
 from vaedist.models.conv.options import ConvOptions
 from vaedist.models.convolutions import Resize, convolution_of, over_images
 from vaedist.models.flow_vae import FlowVAE
+from vaedist.models.initializers import SeededInitializer
 from vaedist.models.products import Dense, Product
 from vaedist.models.seeds import derived_seeds
 
@@ -60,17 +61,26 @@ class Encoder(keras.layers.Layer):
         hidden: units of the gated dense layer.
         outputs: number of outputs.
         seed: seed of the initial weights.
+        out_initializer: returns the initializer of the last kernel for a seed.
     """
 
     def __init__(
-        self, image_shape: Sequence[int], *, width: int, hidden: int, outputs: int, seed: int, **kwargs: Any
+        self,
+        image_shape: Sequence[int],
+        *,
+        width: int,
+        hidden: int,
+        outputs: int,
+        seed: int,
+        out_initializer: SeededInitializer,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.image_shape, (first, second, last) = image_shape, derived_seeds(seed, 3)
         sizes: Sizes = ((width, None), (width, "half"), (2 * width, None), (2 * width, "half"), (2 * width, None))
         self.convolutions = _stack(image_shape[-1], sizes, first, self.dtype_policy)
         self.hidden = _dense(2 * hidden, second, "hidden", self.dtype_policy)
-        self.out = _dense(outputs, last, "out", self.dtype_policy)
+        self.out = Dense(outputs, kernel_initializer=out_initializer(last), name="out", dtype=self.dtype_policy)
         self.features = math.prod(_smallest(image_shape, 2 * width))
 
     def build(self, input_shape: Any) -> None:
@@ -151,7 +161,8 @@ class ConvVAE(FlowVAE):
     def make_encoder(self, outputs: int, seed: int) -> Encoder:
         """Returns the encoder."""
         sizes = {"width": self.options.width, "hidden": self.options.hidden, "outputs": outputs}
-        return Encoder(self.image_shape, **sizes, seed=seed, name="encoder", dtype=self.dtype_policy)
+        common = {"out_initializer": self.posterior_initializer, "name": "encoder", "dtype": self.dtype_policy}
+        return Encoder(self.image_shape, **sizes, seed=seed, **common)
 
     def make_decoder(self, seed: int) -> Decoder:
         """Returns the decoder."""

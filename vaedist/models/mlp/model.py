@@ -5,15 +5,35 @@ from typing import Any
 import keras
 
 from vaedist.models.flow_vae import FlowVAE
+from vaedist.models.initializers import SeededInitializer
 from vaedist.models.mlp.options import MLPOptions
 from vaedist.models.products import Dense, Product
 from vaedist.models.seeds import derived_seeds
 
 
 class MLP(keras.layers.Layer):
-    """Tanh hidden layers of one width and a linear output: [..., inputs] -> [..., outputs]."""
+    """Tanh hidden layers of one width and a linear output: [..., inputs] -> [..., outputs].
 
-    def __init__(self, inputs: int, *, hidden: int, layers: int, outputs: int, seed: int, **kwargs: Any) -> None:
+    Args:
+        inputs: number of inputs.
+        hidden: units per hidden layer.
+        layers: number of hidden layers.
+        outputs: number of outputs.
+        seed: seed of the initial weights.
+        out_initializer: returns the initializer of the output's kernel for a seed.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        *,
+        hidden: int,
+        layers: int,
+        outputs: int,
+        seed: int,
+        out_initializer: SeededInitializer = keras.initializers.GlorotUniform,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.inputs, dtype = inputs, self.dtype_policy
         *seeds, last = derived_seeds(seed, layers + 1)
@@ -27,8 +47,7 @@ class MLP(keras.layers.Layer):
             )
             for number, seed in enumerate(seeds, 1)
         ]
-        initializer = keras.initializers.GlorotUniform(last)
-        self.out = Dense(outputs, kernel_initializer=initializer, name="out", dtype=dtype)
+        self.out = Dense(outputs, kernel_initializer=out_initializer(last), name="out", dtype=dtype)
 
     def build(self, input_shape: Any) -> None:
         """Creates the weights of all layers."""
@@ -59,7 +78,8 @@ class VAE(FlowVAE):
 
     def make_encoder(self, outputs: int, seed: int) -> MLP:
         """Returns the encoder."""
-        return MLP(self.pixels, outputs=outputs, seed=seed, name="encoder", **self._sizes)
+        initializer = self.posterior_initializer
+        return MLP(self.pixels, outputs=outputs, seed=seed, out_initializer=initializer, name="encoder", **self._sizes)
 
     def make_decoder(self, seed: int) -> MLP:
         """Returns the decoder."""
