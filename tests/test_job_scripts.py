@@ -65,6 +65,16 @@ def test_curves_show_the_elbo_unless_all_runs_have_bits_per_dim(tmp_path):
     assert lines[-1] == "| end | -9.000 (step 130) | -80.000 (step 130) |"
 
 
+def test_curves_with_those_of_training_are_elbos_and_share_a_picture(tmp_path):
+    for seed in (0, 1):
+        write_metrics(tmp_path / f"grey-seed-{seed}", 1.0, [{"elbo": -9.0, "bits_per_dim": 6.0, "train_elbo": -7.0}])
+    runs = [tmp_path / "grey-seed-0", tmp_path / "grey-seed-1"]
+    lines = curves(tmp_path / "train.png", *runs, "--train")
+    curves(tmp_path / "test.png", *runs)
+    assert lines[-1] == "| end | -9.000 (step 130) | -9.000 (step 130) |"
+    assert (tmp_path / "train.png").read_bytes() != (tmp_path / "test.png").read_bytes()
+
+
 TABLE = """
 job = "mnist-iwae.toml"
 seeds = [0, 1]
