@@ -23,6 +23,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "model.layers": (2, 17),
     "model.latent": (32, 2.5),
     "model.likelihood": ("gaussian", "poisson"),
+    "model.initial_log_sigma": (-1.5, 2.5),
     "model.flow.type": ("iaf", "planar"),
     "model.flow.depth": (5, 65),
     "model.flow.width": (128, "wide"),

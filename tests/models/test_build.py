@@ -21,7 +21,7 @@ def test_the_mlp_is_created_from_its_options_and_recreated_from_its_config():
     experiment = Experiment().with_overrides(
         "model.hidden=6", "model.layers=2", "model.latent=3", "model.flow.depth=2", "model.flow.width=5",
         "model.flow.layers=2", "model.flow.transform=affine", "model.flow.context=false", "model.flow.gate_bias=1.5",
-        "data.binarize=threshold", "seed=7",
+        "model.initial_log_sigma=-1.5", "data.binarize=threshold", "seed=7",
     )  # fmt: skip
     assert experiment.model.values().keys() == experiment.model.changed().keys() | {"likelihood", "flow.type"}
     model = build_model(experiment, (2, 3, 1), "float64")

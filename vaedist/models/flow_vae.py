@@ -58,7 +58,7 @@ class Posterior(NamedTuple):
 class FlowVAE(LikelihoodModel):
     """A VAE with latents z, a flow posterior, and networks that a subclass makes.
 
-    The options have the keys `latent` and `flow` besides the likelihood's. See `LikelihoodModel` for the arguments.
+    The options are `FlowVAEOptions` with the keys `latent` and `flow`. See `LikelihoodModel` for the arguments.
     """
 
     default_name = "vae"
@@ -124,6 +124,7 @@ class FlowVAE(LikelihoodModel):
         x = ops.reshape(self.observe(images, u), (-1, self.pixels))
         mu, log_sigma, h = ops.split(self.encoder(x), [self.latent, 2 * self.latent], axis=-1)
         mu, log_sigma = (ops.cast(each, self.variable_dtype) for each in (mu, log_sigma))
+        log_sigma = log_sigma + self.options.initial_log_sigma  # the weights of the encoder's log_sigma start at 0
         return Encoding(x, mu, log_sigma, ops.cast(h, self.flow.compute_dtype))
 
     def posterior(self, encoding: Encoding, eps: Mapping[str, Any]) -> Posterior:

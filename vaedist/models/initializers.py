@@ -12,8 +12,8 @@ SeededInitializer = Callable[[int], keras.initializers.Initializer]  # makes an 
 class PosteriorInitializer(keras.initializers.Initializer):
     """Kernel [inputs, outputs] of the layer that computes mu, log_sigma, and a context h if there are more outputs.
 
-    The columns of log_sigma are 0, so that at first q(z_0|x) has the standard deviation of the prior for every image;
-    the others are Glorot's.
+    The columns of log_sigma are 0, so that at first q(z_0|x) has the same standard deviation for every image; the
+    others are Glorot's.
 
     Args:
         latent: number of latents.

@@ -87,6 +87,18 @@ class LikelihoodOptions(ModelOptions):
         return BINARIZE[binarize] or own
 
 
+class FlowVAEOptions(LikelihoodOptions):
+    """Base class for the options of each `FlowVAE`."""
+
+    initial_log_sigma: float = Field(
+        default=0.0,
+        ge=-10.0,
+        le=2.0,
+        description="Logarithm of the standard deviation of z_0 before training, the same for all images and latents. "
+        "Values below 0 suit latents that will hold much information, as with the likelihood discretized_logistic.",
+    )
+
+
 def check_divisible(image_shape: Sequence[int], factor: int, setting: str) -> None:
     """Checks that the height and width of images are divisible by a factor, on which a setting depends.
 

@@ -59,10 +59,11 @@ def test_the_networks_are_those_of_the_paper():
     np.testing.assert_allclose(model.decode({"z": z}), tf.sigmoid(logits), rtol=1e-10)
 
 
-def test_at_first_log_sigma_is_0_for_every_image():
-    model = make_model()
+@pytest.mark.parametrize("options", [{}, {"initial_log_sigma": -2.0}])
+def test_at_first_log_sigma_is_the_same_for_every_image(options):
+    model = make_model(**options)
     encoding = model.encode(images_of(model.image_shape))
-    np.testing.assert_array_equal(encoding.log_sigma, np.zeros((2, 4)))
+    np.testing.assert_array_equal(encoding.log_sigma, np.full((2, 4), options.get("initial_log_sigma", 0.0)))
     for others in (encoding.mu, encoding.h):
         assert (np.ptp(others, axis=0) > 0).all()
 

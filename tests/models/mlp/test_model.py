@@ -287,9 +287,10 @@ def test_encoder_and_decoder_start_with_different_weights():
     assert (model.encoder.hidden[0].kernel.numpy() != model.decoder.out.kernel.numpy()).any()
 
 
-def test_at_first_log_sigma_is_0_for_every_image():
-    encoding = vae(2).encode(images(5))
-    np.testing.assert_array_equal(encoding.log_sigma, np.zeros((5, 4)))
+@pytest.mark.parametrize("options", [{}, {"initial_log_sigma": -2.0}])
+def test_at_first_log_sigma_is_the_same_for_every_image(options):
+    encoding = vae(2, **options).encode(images(5))
+    np.testing.assert_array_equal(encoding.log_sigma, np.full((5, 4), options.get("initial_log_sigma", 0.0)))
     for others in (encoding.mu, encoding.h):
         assert (np.ptp(others, axis=0) > 0).all()
 

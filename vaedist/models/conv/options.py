@@ -7,10 +7,10 @@ from pydantic import Field
 
 from vaedist.config import ModelOptions
 from vaedist.models.flows.options import AnyFlowOptions, IAFOptions
-from vaedist.models.options import LikelihoodOptions, check_divisible
+from vaedist.models.options import FlowVAEOptions, check_divisible
 
 
-class ConvOptions(LikelihoodOptions):
+class ConvOptions(FlowVAEOptions):
     """Options of the gated convolutional VAE."""
 
     factor: ClassVar[int] = 4  # ratio of the side of the image to that of the smallest feature maps

@@ -4,10 +4,10 @@ from pydantic import Field
 
 from vaedist.config import ModelOptions
 from vaedist.models.flows.options import AnyFlowOptions, IAFOptions
-from vaedist.models.options import LikelihoodOptions
+from vaedist.models.options import FlowVAEOptions
 
 
-class MLPOptions(LikelihoodOptions):
+class MLPOptions(FlowVAEOptions):
     """Options of the VAE with MLP encoder and decoder."""
 
     type: str = Field(default="mlp", description=ModelOptions.model_fields["type"].description)
